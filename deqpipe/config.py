@@ -1,0 +1,555 @@
+"""The configuration: typed, frozen, complete. Defaults stand in config.yaml and nowhere else.
+
+`load` merges YAML files, `parse` resolves `protocol` and validates. Unknown and missing keys are refused at every level.
+The JSON schema in schemas/ and docs/configuration.md are generated from these types.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from deqpipe.errors import UserError
+
+Framework = Literal["pgd_at", "trades"]
+
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Damping = Annotated[float, Field(gt=0, le=1)]
+Pixels255 = Annotated[float, Field(ge=0, le=255)]
+
+# `key: protocol` in a config file takes the value that stands here. design: shared by all places that differ
+# between the paper's text and its authors' code, so that one word sets them together.
+PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
+    "paper": {
+        "solver.returned": "last",
+        "solver.tolerance": 0.0,
+        "training.unroll.lead_step": False,
+        "attack.unroll.lead_step": False,
+        "evaluation.final_unroll_steps": 5,
+        "training.epochs": 210,
+        "training.learning_rate_min": 0.0,
+        "random_state.pick": "iterate",
+        "random_state.natural": "final",
+        "selection.split": "validation",
+        "selection.first_epoch": 1,
+        "selection.attack_random_state": False,
+        "early_state.mode": "select",
+        "attack.pgd.clamp_start": True,
+        "autoattack.mode": "standard",
+        "autoattack.keep": "best_loss",
+        "entropy.resolve": "alg1",
+        "entropy.last_update": "resolve",
+        "entropy.state": "last",
+        "entropy.final_input": "updated",
+    }
+}
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, strict about types, closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class PathVars(Section):
+    """Where the workflow writes (Snakemake's path variables)."""
+
+    results: str
+    """Folder of everything that is kept: models, records, tables, figures, report."""
+    logs: str
+    """Folder of one log and one benchmark file per job."""
+    state: str
+    """Folder of what makes jobs resumable: training states and finished attack points."""
+
+
+class Data(Section):
+    """Which images, and how they are split."""
+
+    source: Literal["digits", "cifar10", "folder"]
+    """digits: scikit-learn's 8x8 digits (embedded); cifar10: torchvision's (downloaded); folder: train/<class>/*, test/<class>/*."""
+    root: str
+    """Folder of the images; where CIFAR-10 is downloaded to; unused by digits."""
+    validation: Count
+    """How many training images are held out for model selection and early states (by index, never trained on)."""
+    augment: Literal["none", "crop_flip"]
+    """crop_flip: random crop after padding by 4, and horizontal flip; done on the device."""
+
+
+class Model(Section):
+    """The multiscale DEQ (MDEQ). The default is MDEQ-Large."""
+
+    channels: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]
+    """Channels of each scale; every scale has half the resolution of the one before."""
+    head_channels: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]
+    """Bottleneck channels of the classification head, one per scale; the head is four times as wide."""
+    final_channels: Count
+    """Channels before global average pooling."""
+    groups: Count
+    """Groups of every GroupNorm in f; half of them after fusing."""
+    expansion: Count
+    """Width of the residual blocks in f, relative to the scale's channels."""
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Variational dropout in f: one mask per image and channel for a whole forward pass, training only."""
+    weight_norm: bool
+    """Weight normalisation of the block and post-fuse convolutions of f."""
+    init: Literal["release", "normal_all"]
+    """release: weight-normed convolutions keep PyTorch's initialisation, the others N(0, 0.01^2); normal_all: all N(0, 0.01^2)."""
+
+
+class ResNetTraining(Section):
+    """Recipe of Pang et al. (2021) for the ResNet-18 rows."""
+
+    epochs: Count
+    batch_size: Count
+    learning_rate: Positive
+    momentum: Fraction
+    weight_decay: NonNegative
+    milestones: Annotated[tuple[Count, ...], Field(strict=False)]
+    """Epochs after which the learning rate is multiplied by `factor`."""
+    factor: Positive
+
+
+class ResNet(Section):
+    """The deep-network baseline: torchvision's ResNet with a 3x3 stem and no max-pooling."""
+
+    layers: Annotated[tuple[Count, ...], Field(min_length=4, max_length=4, strict=False)]
+    """Basic blocks per stage; [2, 2, 2, 2] is ResNet-18."""
+    training: ResNetTraining
+
+
+class Solver(Section):
+    """The fixed-point solver of Eq. (3)."""
+
+    name: Literal["broyden", "anderson", "fixed_point"]
+    steps: Count
+    """N: the states are z^[1] .. z^[N]."""
+    anderson_memory: Annotated[int, Field(ge=2)]
+    """How many past states Anderson mixing keeps (only with name: anderson)."""
+    tolerance: NonNegative
+    """An image stops at this relative residual; 0: always N steps."""
+    returned: Literal["last"]
+    """Which state is z*: last is z^[N]."""
+
+
+class Pretrain(Section):
+    """The shared trunk: a weight-tied unrolled network trained on clean images."""
+
+    layers: Count
+    """How often f is applied."""
+    steps: Whole
+    """Training steps, counted within training.epochs."""
+
+
+class Unroll(Section):
+    """The damped steps of Eq. (11) behind the final state."""
+
+    steps: Count
+    damping: Damping
+    lead_step: bool
+    """One undamped f before the damped steps."""
+
+
+class TrainingAttack(Section):
+    """The attack inside adversarial training."""
+
+    steps: Count
+    step_size_255: Pixels255
+    """Step size alpha, in 1/255 of the pixel range."""
+
+
+class Trades(Section):
+    """TRADES (Zhang et al., 2019)."""
+
+    inverse_lambda: NonNegative
+    """1/lambda: weight of the KL term."""
+    start_noise: NonNegative
+    """Standard deviation of the Gaussian start of its attack, in units of the pixel range."""
+
+
+class Training(Section):
+    """Training of the DEQs (Appendix A)."""
+
+    epochs: Count
+    """All epochs, pretraining included; the cosine schedule spans them."""
+    batch_size: Count
+    learning_rate: Positive
+    learning_rate_min: NonNegative
+    betas: Annotated[tuple[Fraction, Fraction], Field(strict=False)]
+    """Adam's."""
+    weight_decay: NonNegative
+    gradient: Literal["phantom", "exact"]
+    """phantom: unroll behind z^[N]; exact: implicit function theorem, solved with implicit_steps."""
+    implicit_steps: Count
+    """Solver steps of the adjoint equation (only with gradient: exact)."""
+    unroll: Unroll
+    attack: TrainingAttack
+    trades: Trades
+
+
+class PerFramework(Section):
+    """One value for each adversarial training framework."""
+
+    pgd_at: NonNegative
+    trades: NonNegative
+
+
+class Jacobian(Section):
+    """Jacobian regularisation (Bai et al., 2021)."""
+
+    weight: PerFramework
+    frequency: Fraction
+    """Share of training steps that carry the term."""
+    stop_epoch: Whole
+    """No Jacobian term after this epoch."""
+    probes: Count
+    """Gaussian probes of Hutchinson's estimate."""
+    length_jitter: Annotated[tuple[int, int], Field(strict=False)]
+    """On a regularised step the solver takes N plus a uniform draw from this range (both ends included)."""
+    trades_terms: Literal["both", "adversarial"]
+    """Which branches of TRADES carry the term."""
+
+
+class RandomState(Section):
+    """Loss from random intermediate states (Sec. 3.3)."""
+
+    pick: Literal["iterate"]
+    """iterate: z^[i] with i ~ U[1, N] (Eq. 10)."""
+    natural: Literal["final", "independent", "shared"]
+    """State of the natural TRADES branch: the final one, a draw of its own, or the adversarial branch's."""
+    in_attack: bool
+    """Training attacks see random states too, a new draw per step."""
+
+
+class Selection(Section):
+    """Choice of the best epoch by PGD at the final state."""
+
+    split: Literal["validation", "test"]
+    """validation: held-out training images; test: leaks, for comparison only."""
+    first_epoch: Count
+    """No epoch before this one is tried."""
+    attack_random_state: Literal[False]
+    """Whether the selecting attack is crafted at random states."""
+    attack: TrainingAttack
+
+
+class EarlyState(Section):
+    """Which intermediate state decides (early-state defence)."""
+
+    mode: Literal["select", "fixed"]
+    """select: the state with the best validation accuracy under ready-made PGD; fixed: `index`."""
+    index: Count
+    """The state when mode is fixed; counted from 1."""
+
+
+class ThreatModel(Section):
+    """What an attacker may change: every pixel by at most epsilon (l-infinity), within [0, 1]."""
+
+    epsilon_255: Pixels255
+    """Radius, in 1/255 of the pixel range."""
+
+
+class Pgd(Section):
+    """PGD at evaluation."""
+
+    steps: Count
+    step_size_255: Pixels255
+    clamp_start: bool
+    """Whether the uniform random start is clamped into [0, 1]."""
+
+
+class Grid(Section):
+    """The intermediate-state attacks of Eq. (11): every combination, and always the ready-made point."""
+
+    states: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]
+    """i: unrolled states."""
+    steps: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]
+    """K_a: unroll steps."""
+    damping: Annotated[tuple[Damping, ...], Field(min_length=1, strict=False)]
+    """lambda: damping of the unroll."""
+
+
+class AttackUnroll(Section):
+    """How surrogates unroll."""
+
+    lead_step: bool
+    """One undamped f before the K_a damped ones; Eq. (11) as written has none."""
+
+
+class Attack(Section):
+    """The attacks that models are evaluated under."""
+
+    pgd: Pgd
+    grid: Grid
+    unroll: AttackUnroll
+    defence_in_loop: Literal["none"]
+    """none: images are crafted on the undefended dynamics and scored on every decision."""
+    states_per_job: Count
+    """How many states one grid job takes; no influence on results."""
+    images_per_job: Count
+    """How many images one grid job takes; no influence on results."""
+
+
+class Entropy(Section):
+    """Input entropy reduction along the neural dynamics (Sec. 3.2, Algorithm 1)."""
+
+    solver_steps: Count
+    """T_f: the input is updated after every so many solver steps."""
+    input_steps: Whole
+    """R: entropy descent steps per update; 0 equals the undefended dynamics bit for bit."""
+    step_size_255: Pixels255
+    """beta, in 1/255 of the pixel range."""
+    step: Literal["sign", "raw"]
+    """Whether Eq. (8) steps along the sign of the gradient or the gradient itself."""
+    resolve: Literal["alg1"]
+    """alg1: the state is solved again with the new input (Algorithm 1, line 13)."""
+    last_update: Literal["resolve", "dead"]
+    """Whether the update after z^[N] changes it (resolve) or is skipped, as nothing follows it (dead)."""
+    state: Literal["last"]
+    """Which state of a round the entropy is taken at."""
+    final_input: Literal["updated", "original"]
+    """The input that the final state is unrolled with."""
+
+
+class AutoAttack(Section):
+    """AutoAttack. Its keys are fixed from the start; the attack itself is not part of the workflow yet."""
+
+    mode: Literal["standard"]
+    keep: Literal["best_loss"]
+    defence_in_loop: Literal["original"]
+
+
+class Evaluation(Section):
+    """What is evaluated, and how many images at once."""
+
+    images: Count
+    """Test images, the first ones of the test split."""
+    batch_size: Count
+    """Images at once; no influence on results."""
+    final_unroll_steps: Count
+    """Damped steps (lambda 0.5) from z^[N] to the final state."""
+
+
+class Statistics(Section):
+    """Intervals."""
+
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    resamples: Annotated[int, Field(ge=100)]
+    """Bootstrap resamples of the images."""
+
+
+class Config(Section):
+    """The whole experiment."""
+
+    protocol: Literal["paper"]
+    """What `protocol` stands for where a key says so: paper is the paper's text."""
+    seeds: Annotated[tuple[Whole, ...], Field(min_length=1, strict=False)]
+    """One complete repetition each; tables use the first."""
+    device: Literal["auto", "cpu", "cuda"]
+    """auto takes CUDA where there is one. Recorded with every result, never a reason to run again."""
+    precision: Literal["fp32", "tf32"]
+    """Matrix products and convolutions on CUDA; the CPU always computes in fp32."""
+    pathvars: PathVars
+    data: Data
+    model: Model
+    resnet: ResNet
+    solver: Solver
+    pretrain: Pretrain
+    training: Training
+    jacobian: Jacobian
+    random_state: RandomState
+    selection: Selection
+    early_state: EarlyState
+    threat_model: ThreatModel
+    attack: Attack
+    entropy: Entropy
+    autoattack: AutoAttack
+    evaluation: Evaluation
+    statistics: Statistics
+
+
+def load(paths: Sequence[Path]) -> Config:
+    """The configuration in YAML files, later ones laid over earlier ones.
+
+    Raises:
+        UserError: a file is missing or no YAML mapping, or the result is not a valid configuration.
+    """
+    merged: dict[str, Any] = {}
+    for path in paths:
+        merged = merge(merged, read_yaml(path))
+    return parse(merged)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"config file {path} does not exist") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"config file {path} holds a {type(value).__name__}, but must hold keys and values")
+    return value
+
+
+def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """`overlay` laid over `base`: sections are merged, everything else is replaced (as Snakemake does it)."""
+    merged = dict(base)
+    for key, value in overlay.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def parse(raw: Mapping[str, Any]) -> Config:
+    """The configuration that a mapping describes, with `protocol` resolved and every key checked.
+
+    Raises:
+        UserError: one line that names the first wrong key, its value and what was allowed.
+    """
+    try:
+        config = Config.model_validate(resolve_protocol(raw))
+    except ValidationError as error:
+        raise UserError(_one_line(error)) from None
+    check(config)
+    return config
+
+
+def resolve_protocol(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """`raw` with every `key: protocol` replaced by what the protocol in force says of that key."""
+    name = raw.get("protocol", "paper")
+    if name not in PROTOCOLS:
+        raise UserError(f"config: protocol is {name!r}, but must be one of {', '.join(sorted(PROTOCOLS))}")
+    resolved: dict[str, Any] = merge({}, raw)
+    for key, value in PROTOCOLS[name].items():
+        *sections, last = key.split(".")
+        resolved = _replace_sentinel(resolved, sections, last, value)
+    return resolved
+
+
+def _replace_sentinel(node: dict[str, Any], sections: list[str], key: str, value: object) -> dict[str, Any]:
+    if sections:
+        below = node.get(sections[0])
+        if not isinstance(below, Mapping):
+            return node
+        return {**node, sections[0]: _replace_sentinel(dict(below), sections[1:], key, value)}
+    return {**node, key: value} if node.get(key) == "protocol" else node
+
+
+def _one_line(error: ValidationError) -> str:
+    first, *others = error.errors()
+    key = ".".join(str(part) for part in first["loc"])
+    more = f" (and {len(others)} more)" if others else ""
+    if first["type"] == "extra_forbidden":
+        return f"config: unknown key {key}{_closest(first['loc'])}{more}"
+    if first["type"] == "missing":
+        return f"config: {key} is missing{more}"
+    return f"config: {key} is {first['input']!r}: {first['msg'].lower()}{more}"
+
+
+def _closest(loc: tuple[int | str, ...]) -> str:
+    import difflib
+
+    section: Any = Config
+    for part in loc[:-1]:
+        section = section.model_fields[str(part)].annotation
+    names = list(section.model_fields)
+    close = difflib.get_close_matches(str(loc[-1]), names, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; allowed here: {', '.join(names)}"
+
+
+def check(config: Config) -> None:
+    """Refuse values that make no sense together.
+
+    Raises:
+        UserError: names the keys and the values.
+    """
+    model, steps = config.model, config.solver.steps
+    if len(model.channels) != len(model.head_channels):
+        raise UserError(
+            f"config: model.head_channels has {len(model.head_channels)} entries, "
+            f"but model.channels has {len(model.channels)} scales"
+        )
+    _check_groups(model)
+    if max(config.attack.grid.states) > steps:
+        raise UserError(
+            f"config: attack.grid.states has {max(config.attack.grid.states)}, but the solver has states 1 to {steps}"
+        )
+    for name in ("states", "steps", "damping"):
+        values = getattr(config.attack.grid, name)
+        if len(set(values)) != len(values):
+            raise UserError(f"config: attack.grid.{name} is {list(values)}: every value may stand there once")
+    if len(set(config.seeds)) != len(config.seeds):
+        raise UserError(f"config: seeds is {list(config.seeds)}: every seed may stand there once")
+    if config.early_state.mode == "fixed" and config.early_state.index > steps:
+        raise UserError(
+            f"config: early_state.index is {config.early_state.index}, but the solver has states 1 to {steps}"
+        )
+    if config.training.learning_rate_min > config.training.learning_rate:
+        raise UserError(
+            f"config: training.learning_rate_min is {config.training.learning_rate_min}, "
+            f"but training.learning_rate is {config.training.learning_rate}"
+        )
+    low, high = config.jacobian.length_jitter
+    if low > high or steps + low < 1:
+        raise UserError(
+            f"config: jacobian.length_jitter is [{low}, {high}], but must ascend and leave at least one of {steps} steps"
+        )
+    if len(set((config.pathvars.results, config.pathvars.logs, config.pathvars.state))) < 3:
+        raise UserError("config: pathvars.results, pathvars.logs and pathvars.state must be three different folders")
+
+
+def _check_groups(model: Model) -> None:
+    if model.groups % 2:
+        raise UserError(f"config: model.groups is {model.groups}, but must be even (half of them after fusing)")
+    for channels in model.channels:
+        if channels % model.groups:
+            raise UserError(
+                f"config: model.channels has {channels}, which model.groups = {model.groups} does not divide"
+            )
+
+
+def check_image_folder(config: Config) -> None:
+    """Refuse an image folder that is not there. Other sources need none.
+
+    Raises:
+        UserError: data.source is folder and train/<class>/ or test/<class>/ is missing.
+    """
+    if config.data.source != "folder":
+        return
+    for split in ("train", "test"):
+        folder = Path(config.data.root, split)
+        if not folder.is_dir() or not any(child.is_dir() for child in folder.iterdir()):
+            raise UserError(
+                f"config: data.root is {config.data.root!r}, but must hold train/<class>/* and test/<class>/*: "
+                f"no class folders in {folder}"
+            )
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of a config file: the types' own, with `protocol` allowed where a protocol has a say."""
+    schema = Config.model_json_schema()
+    for key in PROTOCOLS["paper"]:
+        node = schema
+        for part in key.split(".")[:-1]:
+            node = _resolve_reference(schema, node["properties"][part])
+        name = key.rsplit(".", 1)[-1]
+        plain = dict(node["properties"][name])
+        if {"const": "protocol"} in plain.get("anyOf", ()):
+            continue  # a section used twice (Unroll) is reached twice
+        text = {word: plain.pop(word) for word in ("title", "description") if word in plain}
+        node["properties"][name] = {**text, "anyOf": [plain, {"const": "protocol"}]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _resolve_reference(schema: Mapping[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" in node:
+        found: dict[str, Any] = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+        return found
+    return node

@@ -1,0 +1,62 @@
+"""Where a result comes from: what stands beside every output."""
+
+import hashlib
+import platform
+from collections.abc import Mapping
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("torch", "torchvision", "numpy", "pyarrow", "safetensors")
+
+
+def provenance(
+    spec: Mapping[str, Any],
+    *,
+    device: str,
+    inputs: Mapping[str, Path],
+    seconds: float,
+    f_evaluations: int = 0,
+) -> dict[str, Any]:
+    """The record that goes with an output.
+
+    Args:
+        spec: of the job.
+        device: what it ran on, in words.
+        inputs: files that it read, by name.
+        seconds: how long it computed, over all attempts.
+        f_evaluations: applications of f, times images.
+    """
+    return {
+        "spec": dict(spec),
+        "seed": spec.get("seed"),
+        "code": code_hash(),
+        "versions": versions(),
+        "device": device,
+        "inputs": {name: file_hash(path) for name, path in inputs.items()},
+        "seconds": round(seconds, 3),
+        "f_evaluations": f_evaluations,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of the package and of the libraries that results depend on."""
+    found = {"python": platform.python_version(), "deqpipe": metadata.version("deqpipe")}
+    return found | {name: metadata.version(name) for name in LIBRARIES}
+
+
+@cache
+def code_hash() -> str:
+    """Sixteen hexadecimal digits that stand for the package's source."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,148 @@
+"""Per-image records of an evaluation, and the provenance that travels in the same file. No torch.
+
+One row is one image under one attack, judged by one decision. Columns are `COLUMNS`; the columns of `PER_STATE` hold one
+value for every state z^[1] .. z^[N] and, last, for the final (unrolled) state; a ResNet has the final state only.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from deqpipe.errors import UserError
+
+SCALARS: Mapping[str, Any] = {
+    "image": pa.int32(),  # index in the split, counted from 0
+    "label": pa.int16(),
+    "model": pa.dictionary(pa.int8(), pa.string()),  # whose weights decide
+    "defence": pa.dictionary(pa.int8(), pa.string()),  # plain | entropy
+    "attack": pa.dictionary(pa.int8(), pa.string()),  # clean | pgd
+    "crafted_on": pa.dictionary(pa.int8(), pa.string()),  # whose gradients made the image; "" for clean ones
+    "state": pa.int16(),  # i of the surrogate; 0: no surrogate of Eq. (11)
+    "steps": pa.int16(),  # K_a
+    "damping": pa.float32(),  # lambda
+    "perturbation": pa.float32(),  # largest change of a pixel, in units of the pixel range
+    "lost_gradient": pa.float32(),  # share of attack steps whose gradient was zero in every pixel
+}
+PER_STATE: Mapping[str, Any] = {
+    "predicted": pa.int16(),  # class
+    "margin": pa.float32(),  # logit of the label minus the largest other logit
+    "entropy": pa.float32(),  # of the softmax, in nats
+    "residual": pa.float32(),  # norm(f(z) - z) / norm(f(z)); NaN for a ResNet
+    "deviation": pa.float32(),  # norm(z - z_clean) / norm(z_clean); NaN for clean images
+}
+COLUMNS = (*SCALARS, *PER_STATE)
+METADATA_KEY = b"deqpipe"
+
+
+@dataclass(frozen=True)
+class Records:
+    """Rows as arrays: scalars of shape (rows,), per-state columns of shape (rows, states)."""
+
+    columns: Mapping[str, np.ndarray]
+    provenance: tuple[Mapping[str, Any], ...]
+
+    def __len__(self) -> int:
+        return len(self.columns["image"])
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.columns[name]
+
+    def where(self, mask: np.ndarray) -> "Records":
+        """The rows that a boolean mask selects."""
+        return Records({name: column[mask] for name, column in self.columns.items()}, self.provenance)
+
+
+def write(path: Path, columns: Mapping[str, np.ndarray], *, provenance: Mapping[str, Any]) -> None:
+    """Write records whole: under a temporary name, then renamed. `provenance` goes into the file's metadata."""
+    arrays = [pa.array(columns[name]).cast(kind) for name, kind in SCALARS.items()]
+    arrays += [_nested(columns[name], kind) for name, kind in PER_STATE.items()]
+    table = pa.Table.from_arrays(arrays, names=list(COLUMNS))
+    table = table.replace_schema_metadata({METADATA_KEY: json.dumps(provenance, sort_keys=True).encode()})
+    with atomic(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def _nested(values: np.ndarray, kind: Any) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()).cast(kind), values.shape[1])
+
+
+def read(path: Path, columns: Sequence[str] = COLUMNS) -> Records:
+    """Records from one file.
+
+    Raises:
+        UserError: the file is missing, is not a records file, or is cut short.
+    """
+    try:
+        table = pq.read_table(path, columns=list(columns))
+    except FileNotFoundError:
+        raise UserError(f"records {path} do not exist") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"records {path} cannot be read: {' '.join(str(error).split())}") from None
+    metadata = table.schema.metadata or {}
+    if METADATA_KEY not in metadata:
+        raise UserError(f"records {path} carry no provenance: not written by deqpipe")
+    return Records({name: _array(table[name]) for name in columns}, (json.loads(metadata[METADATA_KEY]),))
+
+
+def _array(column: pa.ChunkedArray) -> np.ndarray:
+    array = column.combine_chunks()
+    if pa.types.is_fixed_size_list(array.type):
+        return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)
+    return array.to_numpy(zero_copy_only=False)
+
+
+def merge(parts: Sequence[Records]) -> Records:
+    """Records of several shards of one spec as one.
+
+    Raises:
+        UserError: the shards come from different specs, or an image stands twice under the same attack and decision.
+    """
+    provenance = tuple(entry for part in parts for entry in part.provenance)
+    specs = {json.dumps(entry["spec"], sort_keys=True) for entry in provenance}
+    if len(specs) > 1:
+        raise UserError(f"records of {len(specs)} different specs cannot be put together; delete the older ones")
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0].columns}
+    merged = Records(columns, provenance)
+    _refuse_duplicates(merged)
+    return merged
+
+
+def _refuse_duplicates(records: Records) -> None:
+    names = ("model", "defence", "attack", "crafted_on", "state", "steps", "damping", "image")
+    keys = [np.unique(records[name], return_inverse=True)[1] for name in names if name in records.columns]
+    rows = np.stack(keys, axis=1)
+    unique = len(np.unique(rows, axis=0))
+    if unique != len(rows):
+        raise UserError(f"{len(rows) - unique} images stand twice in records that should be put together")
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path in the same folder that becomes `path` when the block ends without an exception."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,326 @@
+"""One canonical spec per job: all that its output depends on, and nothing else.
+
+The spec is what Snakemake compares to decide about running again, what names a job's folder of resumable state, and what
+provenance records. Package code is not part of it; a stage whose results would change raises its REVISION instead, and
+tests/test_revisions.py fails when a stage's code changes and neither its revision nor the recorded hash does.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from deqpipe.config import Config, Framework
+from deqpipe.errors import UserError
+
+Stage = Literal["data", "pretrain", "train_deq", "train_resnet", "select", "clean", "attack_grid", "attack_pgd"]
+Product = Literal["config", "table", "figure", "report"]
+Defence = Literal["plain", "entropy"]
+
+REVISION: Mapping[str, int] = {
+    "data": 1,
+    "pretrain": 1,
+    "train_deq": 1,
+    "train_resnet": 1,
+    "select": 1,
+    "clean": 1,
+    "attack_grid": 1,
+    "attack_pgd": 1,
+    "config": 1,
+    "table": 1,
+    "figure": 1,
+    "report": 1,
+}
+
+# The modules whose code decides what a stage puts out; tests/test_revisions.py hashes them.
+SOURCES: Mapping[str, tuple[str, ...]] = {
+    "data": ("data",),
+    "pretrain": ("model", "data", "gradient", "solver", "dynamics", "attack", "training", "seeding", "threat_model"),
+    "train_deq": ("model", "data", "gradient", "solver", "dynamics", "attack", "training", "seeding", "threat_model"),
+    "train_resnet": ("model", "data", "attack", "training", "seeding", "threat_model"),
+    "select": ("model", "gradient", "solver", "dynamics", "defence", "attack", "evaluation", "seeding", "threat_model"),
+    "clean": ("model", "gradient", "solver", "dynamics", "defence", "evaluation"),
+    "attack_grid": (
+        "model", "gradient", "solver", "dynamics", "defence", "attack", "evaluation", "seeding", "threat_model",
+    ),
+    "attack_pgd": (
+        "model", "gradient", "solver", "dynamics", "defence", "attack", "evaluation", "seeding", "threat_model",
+    ),
+    "table": ("reporting.tables", "reporting.decisions", "reporting.published", "statistics"),
+    "figure": ("reporting.figures", "reporting.decisions", "reporting.published", "statistics"),
+    "report": ("reporting.report",),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """One entry of the closed vocabulary of models."""
+
+    name: str
+    architecture: Literal["deq", "resnet"]
+    framework: Framework | None
+    """None: pretraining on clean images."""
+    random_states: bool = False
+    """Trained with the loss from random intermediate states (Sec. 3.3)."""
+
+    @property
+    def defences(self) -> tuple[Defence, ...]:
+        """The test-time defences that this model is evaluated with."""
+        return ("plain", "entropy") if self.architecture == "deq" and self.framework else ("plain",)
+
+
+MODELS: Mapping[str, TrainedModel] = {
+    model.name: model
+    for model in (
+        TrainedModel("deq_pretrain", "deq", None),
+        TrainedModel("deq_pgd_at_base", "deq", "pgd_at"),
+        TrainedModel("deq_pgd_at_random_states", "deq", "pgd_at", random_states=True),
+        TrainedModel("deq_trades_base", "deq", "trades"),
+        TrainedModel("deq_trades_random_states", "deq", "trades", random_states=True),
+        TrainedModel("resnet18_pgd_at", "resnet", "pgd_at"),
+        TrainedModel("resnet18_trades", "resnet", "trades"),
+    )
+}
+TRUNK = "deq_pretrain"
+FINAL_DAMPING = 0.5  # lambda of the unroll from z^[N] to the final state, in the paper and in its authors' code
+DEQS = tuple(name for name, model in MODELS.items() if model.architecture == "deq" and model.framework)
+RESNETS = tuple(name for name, model in MODELS.items() if model.architecture == "resnet")
+
+
+@dataclass(frozen=True, order=True)
+class GridPoint:
+    """One intermediate-state attack of Eq. (11)."""
+
+    damping: float
+    """lambda."""
+    state: int
+    """i, counted from 1."""
+    steps: int
+    """K_a."""
+
+    @property
+    def name(self) -> str:
+        """A file-name-safe name, such as state3_steps5_damping0.5."""
+        return f"state{self.state}_steps{self.steps}_damping{self.damping!r}"
+
+    @classmethod
+    def parse(cls, name: str) -> "GridPoint":
+        """The point of a name.
+
+        Raises:
+            UserError: it is no such name.
+        """
+        match = re.fullmatch(r"state([1-9]\d*)_steps([1-9]\d*)_damping(\d+(?:\.\d+)?)", name)
+        if match is None:
+            raise UserError(f"point is {name!r}, but must look like state3_steps5_damping0.5")
+        return cls(damping=float(match[3]), state=int(match[1]), steps=int(match[2]))
+
+
+def ready_made(config: Config) -> GridPoint:
+    """The attack on the final state: z^[N], unrolled as the final state is."""
+    return GridPoint(damping=FINAL_DAMPING, state=config.solver.steps, steps=config.evaluation.final_unroll_steps)
+
+
+def grid_points(config: Config) -> tuple[GridPoint, ...]:
+    """Every (lambda, i, K_a) of the config, and the ready-made point, sorted."""
+    grid = config.attack.grid
+    points = {GridPoint(d, i, k) for d in grid.damping for i in grid.states for k in grid.steps}
+    return tuple(sorted(points | {ready_made(config)}))
+
+
+def state_ranges(config: Config) -> tuple[tuple[int, int], ...]:
+    """First and last state of each grid job."""
+    states = sorted({point.state for point in grid_points(config)})
+    size = config.attack.states_per_job
+    chunks = [states[start : start + size] for start in range(0, len(states), size)]
+    return tuple((chunk[0], chunk[-1]) for chunk in chunks)
+
+
+def image_ranges(config: Config) -> tuple[tuple[int, int], ...]:
+    """First and last test image of each grid job."""
+    total, size = config.evaluation.images, config.attack.images_per_job
+    return tuple((start, min(start + size, total) - 1) for start in range(0, total, size))
+
+
+def shard_names(config: Config) -> tuple[str, ...]:
+    """File names of the grid jobs of one model, without ending."""
+    return tuple(
+        f"states{a}-{b}_images{c}-{d}" for a, b in state_ranges(config) for c, d in image_ranges(config)
+    )
+
+
+def build(stage: Stage, config: Config, *, model: str | None = None, seed: int | None = None) -> dict[str, Any]:
+    """The spec of a job.
+
+    Args:
+        stage: what kind of job.
+        config: the resolved configuration.
+        model: name in MODELS, for stages that concern one.
+        seed: the repetition, for all stages but data.
+
+    Raises:
+        UserError: model is not in the vocabulary.
+    """
+    if model is not None and model not in MODELS:
+        raise UserError(f"model is {model!r}, but must be one of {', '.join(MODELS)}")
+    settings, upstream = _DEPENDS[stage](config, model, seed)
+    spec: dict[str, Any] = {"stage": stage, "revision": REVISION[stage], "config": settings, "upstream": upstream}
+    if model is not None:
+        spec["model"] = model
+    if seed is not None:
+        spec["seed"] = seed
+    return spec
+
+
+def build_product(product: Product, config: Config) -> dict[str, Any]:
+    """The spec of what is made from records.
+
+    Tables and figures state the conditions that they were made under, so this is the configuration but for what
+    neither influences results nor says where they lie.
+    """
+    exclude: dict[str, Any] = {"device": True, "pathvars": True, "evaluation": {"batch_size"}}
+    if config.data.source != "folder":
+        exclude["data"] = {"root"}
+    settings = config.model_dump(mode="json", exclude=exclude)
+    return {"stage": product, "revision": REVISION[product], "config": settings, "upstream": {}}
+
+
+def dumps(spec: Mapping[str, Any]) -> str:
+    """Canonical JSON: equal specs give equal text."""
+    return json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def loads(text: str) -> dict[str, Any]:
+    """A spec from its canonical JSON."""
+    spec: dict[str, Any] = json.loads(text)
+    return spec
+
+
+def fingerprint(spec: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits that stand for a spec."""
+    return hashlib.sha256(dumps(spec).encode()).hexdigest()[:16]
+
+
+def point_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What one finished point of the attack grid depends on: the grid's spec without its lists of points."""
+    settings = {key: value for key, value in spec["config"].items() if not key.startswith("attack.grid.")}
+    return {**spec, "stage": "attack_point", "config": settings}
+
+
+def state_key(spec: Mapping[str, Any]) -> str:
+    """Name of the folder of a job's resumable state.
+
+    Jobs of the attack grid keep finished points, which outlive a change of the list of points.
+    """
+    return fingerprint(point_spec(spec) if spec["stage"] == "attack_grid" else spec)
+
+
+def _dump(config: Config, *keys: str) -> dict[str, Any]:
+    """The named parts of the config (dotted), as JSON values."""
+    whole = config.model_dump(mode="json")
+    parts: dict[str, Any] = {}
+    for key in keys:
+        node: Any = whole
+        for part in key.split("."):
+            node = node[part]
+        parts[key] = node
+    return parts
+
+
+_Dependencies = tuple[dict[str, Any], dict[str, str]]
+
+
+def _data(config: Config, model: str | None, seed: int | None) -> _Dependencies:
+    keys = ("data.source", "data.validation") + (("data.root",) if config.data.source == "folder" else ())
+    return _dump(config, *keys), {}
+
+
+_OPTIMISER = (
+    "training.epochs", "training.batch_size", "training.learning_rate", "training.learning_rate_min",
+    "training.betas", "training.weight_decay",
+)  # fmt: skip
+
+
+def _pretrain(config: Config, model: str | None, seed: int | None) -> _Dependencies:
+    settings = _dump(config, "model", "pretrain", "precision", "data.augment", *_OPTIMISER)
+    return settings, {"data": fingerprint(build("data", config))}
+
+
+def _train_deq(config: Config, model: str | None, seed: int | None) -> _Dependencies:
+    kind = MODELS[model or ""]
+    assert kind.framework is not None
+    keys = [
+        "solver", "training.gradient", "training.unroll", "training.attack", "selection", "threat_model",
+        "jacobian.frequency", "jacobian.stop_epoch", "jacobian.probes", "jacobian.length_jitter",
+        f"jacobian.weight.{kind.framework}",
+    ]  # fmt: skip
+    keys += ["training.implicit_steps"] if config.training.gradient == "exact" else []
+    keys += ["training.trades", "jacobian.trades_terms"] if kind.framework == "trades" else []
+    keys += ["random_state"] if kind.random_states else []
+    return _dump(config, *keys), {"trunk": fingerprint(build("pretrain", config, seed=seed))}
+
+
+def _train_resnet(config: Config, model: str | None, seed: int | None) -> _Dependencies:
+    keys = ["resnet", "training.attack", "selection", "threat_model", "precision", "data.augment"]
+    keys += ["training.trades"] if MODELS[model or ""].framework == "trades" else []
+    return _dump(config, *keys), {"data": fingerprint(build("data", config))}
+
+
+def training_stage(model: str) -> Stage:
+    """The stage that trains a model."""
+    if model == TRUNK:
+        return "pretrain"
+    return "train_deq" if MODELS[model].architecture == "deq" else "train_resnet"
+
+
+def _trained(config: Config, model: str | None, seed: int | None) -> dict[str, str]:
+    stage = training_stage(model or "")
+    return {"model": fingerprint(build(stage, config, model=None if stage == "pretrain" else model, seed=seed))}
+
+
+def _decision_keys(config: Config, model: str | None) -> list[str]:
+    """What a decision's logits depend on beside the weights."""
+    if MODELS[model or ""].architecture == "resnet":
+        return ["precision"]
+    keys = ["solver", "evaluation.final_unroll_steps", "precision"]
+    return keys + (["entropy", "threat_model"] if "entropy" in MODELS[model or ""].defences else [])
+
+
+def _select(config: Config, model: str | None, seed: int | None) -> _Dependencies:
+    keys = [*_decision_keys(config, model), "early_state", "selection.attack", "selection.split",
+            "attack.unroll", "attack.pgd.clamp_start", "threat_model"]  # fmt: skip
+    return _dump(config, *keys), _trained(config, model, seed)
+
+
+def _clean(config: Config, model: str | None, seed: int | None) -> _Dependencies:
+    keys = [*_decision_keys(config, model), "evaluation.images"]
+    return _dump(config, *keys), _trained(config, model, seed)
+
+
+_ATTACK = ("attack.pgd", "threat_model")
+
+
+def _attack_grid(config: Config, model: str | None, seed: int | None) -> _Dependencies:
+    keys = [*_decision_keys(config, model), *_ATTACK, "attack.unroll", "attack.defence_in_loop",
+            "attack.grid.steps", "attack.grid.damping"]  # fmt: skip
+    return _dump(config, *keys), _trained(config, model, seed)
+
+
+def _attack_pgd(config: Config, model: str | None, seed: int | None) -> _Dependencies:
+    keys = [*_decision_keys(config, model), *_ATTACK, "evaluation.images"]
+    keys += ["attack.unroll"] if MODELS[model or ""].architecture == "deq" else []
+    return _dump(config, *keys), _trained(config, model, seed)
+
+
+_DEPENDS = {
+    "data": _data,
+    "pretrain": _pretrain,
+    "train_deq": _train_deq,
+    "train_resnet": _train_resnet,
+    "select": _select,
+    "clean": _clean,
+    "attack_grid": _attack_grid,
+    "attack_pgd": _attack_pgd,
+}

@@ -1,0 +1,30 @@
+"""What an attacker may do to an image."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from deqpipe.shapes import Images, PerImage
+
+
+@dataclass(frozen=True)
+class LinfBall:
+    """Images within `epsilon` of a given one in every pixel, and within [0, 1].
+
+    Attributes:
+        epsilon: in units of the pixel range [0, 1].
+    """
+
+    epsilon: float
+
+    def project(self, images: Images, centre: Images) -> Images:
+        """The nearest images inside the ball around `centre` and inside [0, 1]."""
+        return self.near(images, centre).clamp(0, 1)
+
+    def near(self, images: Images, centre: Images) -> Images:
+        """The nearest images within `epsilon` of `centre`, [0, 1] not enforced."""
+        return Tensor.clamp(images, centre - self.epsilon, centre + self.epsilon)
+
+    def distance(self, images: Images, centre: Images) -> PerImage:
+        """The largest change of a pixel, per image."""
+        return (images - centre).abs().flatten(1).amax(1)
