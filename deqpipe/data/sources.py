@@ -1,0 +1,89 @@
+"""Where images come from: scikit-learn's digits, CIFAR-10, or a folder."""
+
+from http.client import HTTPException
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from deqpipe.data.dataset import Dataset, Split, hold_out
+from deqpipe.data.folder import read_folder
+from deqpipe.errors import UserError
+
+DIGITS_TEST = 360
+
+
+def prepare(source: Literal["digits", "cifar10", "folder"], root: Path, *, validation: int) -> Dataset:
+    """Images of a source, split by index.
+
+    Args:
+        source: as in the config.
+        root: the image folder, or where CIFAR-10 is kept (and downloaded to, when it is not there); unused by digits.
+        validation: how many of the last training images are held out.
+
+    Raises:
+        UserError: the images are missing or unusable, or `validation` is too large.
+    """
+    if source == "digits":
+        return digits(validation=validation)
+    if source == "cifar10":
+        return cifar10(root, validation=validation)
+    return folder(root, validation=validation)
+
+
+def digits(*, validation: int) -> Dataset:
+    """Scikit-learn's 1,797 handwritten digits, 8x8, one channel; they are part of the package.
+
+    There is no official split. The test split is the last 360 images in file order. The file runs through one sequence
+    of about 130 digits again and again, so it goes sheet by sheet, and the last 360 images were mostly written by
+    others than the rest: of those sheets only the first 22 digits come earlier, inside a validation split of at least
+    22. Classes are about balanced: 33 to 37 test images each, 141 to 146 of the other 1,437.
+    """
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    # 0..16 to 0..255
+    images = (torch.from_numpy(raw.images) * (255 / 16)).round().to(torch.uint8)[:, None]
+    labels = torch.from_numpy(raw.target).to(torch.int64)
+    return hold_out(
+        Split(images[:-DIGITS_TEST], labels[:-DIGITS_TEST]),
+        Split(images[-DIGITS_TEST:], labels[-DIGITS_TEST:]),
+        validation=validation,
+        classes=tuple(str(name) for name in raw.target_names),
+        name="digits",
+    )
+
+
+def cifar10(root: Path, *, validation: int) -> Dataset:
+    """CIFAR-10, 32x32, three channels, in the order of its files; downloaded into `root` when it is not there.
+
+    Raises:
+        UserError: there is no CIFAR-10 in `root` and it cannot be downloaded.
+    """
+    train, classes = _cifar10_split(root, train=True)
+    test, _ = _cifar10_split(root, train=False)
+    return hold_out(train, test, validation=validation, classes=classes, name="CIFAR-10")
+
+
+def _cifar10_split(root: Path, *, train: bool) -> tuple[Split, tuple[str, ...]]:
+    from torchvision.datasets import CIFAR10
+
+    try:
+        raw = CIFAR10(str(root), train=train, download=True)
+    except (OSError, HTTPException, RuntimeError) as error:  # no network, cut off, wrong checksum
+        reason = " ".join(str(error).split())
+        advice = f"put cifar-10-python.tar.gz into {root}, or use data.source: folder"
+        raise UserError(f"CIFAR-10 is not in {root} and cannot be downloaded ({reason}); {advice}") from None
+    images = torch.from_numpy(raw.data).permute(0, 3, 1, 2).contiguous()
+    return Split(images, torch.tensor(raw.targets, dtype=torch.int64)), tuple(raw.classes)
+
+
+def folder(root: Path, *, validation: int) -> Dataset:
+    """Images of an image folder, in RGB (see `read_folder`).
+
+    Raises:
+        UserError: as `read_folder`.
+    """
+    train, test, classes = read_folder(root)
+    name = f"folder {root.resolve().name}"
+    return hold_out(train, test, validation=validation, classes=classes, name=name)

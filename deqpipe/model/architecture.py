@@ -1,0 +1,88 @@
+"""What a checkpoint says of its model, and the model built from that."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from deqpipe import checkpoint
+from deqpipe.config import Model
+from deqpipe.data import Dataset
+from deqpipe.errors import UserError
+from deqpipe.model.classifier import build_classifier
+from deqpipe.model.resnet import resnet
+
+KIND = "model"
+
+
+def describe_deq(model: Model, dataset: Dataset) -> dict[str, Any]:
+    """The architecture of a DEQ for a dataset, as JSON values."""
+    return {"type": "deq", "model": model.model_dump(mode="json"), **_describe_data(dataset)}
+
+
+def describe_resnet(layers: tuple[int, ...], dataset: Dataset) -> dict[str, Any]:
+    """The architecture of a ResNet for a dataset, as JSON values."""
+    return {"type": "resnet", "layers": list(layers), **_describe_data(dataset)}
+
+
+def _describe_data(dataset: Dataset) -> dict[str, Any]:
+    return {"image_shape": list(dataset.image_shape), "classes": list(dataset.classes), "dataset": dataset.name}
+
+
+def build(architecture: Mapping[str, Any], *, seed: int) -> nn.Module:
+    """A freshly initialised model of an architecture."""
+    channels, height, width = architecture["image_shape"]
+    classes = len(architecture["classes"])
+    if architecture["type"] == "resnet":
+        return resnet(architecture["layers"], classes, in_channels=channels, seed=seed)
+    settings = Model.model_validate(architecture["model"])
+    return build_classifier(settings, image_shape=(channels, height, width), classes=classes, seed=seed)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Trainable numbers."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A trained model in evaluation mode, its parameters frozen, and what its file says."""
+
+    model: nn.Module
+    architecture: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+
+def load_model(path: Path, device: torch.device) -> Loaded:
+    """The model of a checkpoint.
+
+    Raises:
+        UserError: the file is missing, damaged, no model, or its weights do not fit its architecture.
+    """
+    stored = checkpoint.read(path)
+    if stored.metadata.get("kind") != KIND:
+        raise UserError(f"checkpoint {path} holds no model: its kind is {stored.metadata.get('kind')!r}")
+    architecture = stored.metadata["architecture"]
+    model = build(architecture, seed=0)
+    checkpoint.load_module(model, stored.tensors, source=f"checkpoint {path}")
+    model.to(device).eval().requires_grad_(False)
+    return Loaded(model, architecture, stored.metadata["provenance"])
+
+
+def fitting(loaded: Loaded, dataset: Dataset, *, path: Path) -> Loaded:
+    """The same model, after a check that a dataset's images and classes are what it was made for.
+
+    Raises:
+        UserError: they are not.
+    """
+    wanted = (tuple(loaded.architecture["image_shape"]), tuple(loaded.architecture["classes"]))
+    if wanted != (dataset.image_shape, dataset.classes):
+        raise UserError(
+            f"checkpoint {path} was trained on {loaded.architecture['dataset']} images of shape {wanted[0]} "
+            f"with {len(wanted[1])} classes, but the data are {dataset.name} of shape {dataset.image_shape} "
+            f"with {len(dataset.classes)}"
+        )
+    return loaded

@@ -1,0 +1,127 @@
+"""The DEQ classifier: hands out f(.; x) and reads logits off a state."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from deqpipe.config import Model
+from deqpipe.errors import UserError
+from deqpipe.model.cell import Cell, NormedConv2d
+from deqpipe.model.head import Head
+from deqpipe.model.stem import stem
+from deqpipe.seeding import Stream
+from deqpipe.shapes import Images, Logits, State
+
+BoundMap: TypeAlias = Callable[[Tensor], Tensor]
+"""z -> f(z; x) for fixed images, (batch, state) -> (batch, state)."""
+
+CONVOLUTION_STD = 0.01
+
+
+class DEQClassifier(nn.Module):
+    """A multiscale DEQ with stem, cell and head.
+
+    A state z is flat, (batch, state): all scales one after the other, finest first, each in channel, row, column order.
+
+    Attributes:
+        image_shape: (channels, height, width) of the images that it takes.
+        f_evaluations: applications of f so far, times the images in each.
+    """
+
+    def __init__(self, architecture: Model, *, image_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        _check_resolution(image_shape, scales=len(architecture.channels))
+        self.image_shape = image_shape
+        self.stem = stem(image_shape[0], architecture.channels[0], scales=len(architecture.channels))
+        self.cell = Cell(
+            architecture.channels,
+            groups=architecture.groups,
+            expansion=architecture.expansion,
+            weight_norm=architecture.weight_norm,
+            dropout=architecture.dropout,
+        )
+        self.head = Head(
+            architecture.channels,
+            widths=architecture.head_channels,
+            final_channels=architecture.final_channels,
+            classes=classes,
+        )
+        self.scale_shapes = _scale_shapes(architecture.channels, image_shape[1:])
+        self.f_evaluations = 0
+
+    @property
+    def state_size(self) -> int:
+        """Numbers in the state of one image."""
+        return sum(math.prod(shape) for shape in self.scale_shapes)
+
+    def initial_state(self, x: Images) -> State:
+        """z^[0] = 0."""
+        return x.new_zeros(len(x), self.state_size)
+
+    def bind(self, x: Images, generator: torch.Generator | None = None) -> BoundMap:
+        """The map `z -> f(z; x)`. Injection, effective weights and dropout masks are computed here, once.
+
+        Args:
+            x: images in [0, 1].
+            generator: source of the dropout masks; needed in training mode with dropout.
+        """
+        injection = self.stem(x)
+        frozen = self.cell.freeze(len(x), generator)
+
+        def f(z: Tensor) -> Tensor:
+            self.f_evaluations += len(z)
+            return torch.cat([scale.flatten(1) for scale in self.cell(self._scales(z), injection, frozen)], dim=1)
+
+        return f
+
+    def logits(self, z: State) -> Logits:
+        """What the head reads off a state."""
+        out: Tensor = self.head(self._scales(z))
+        return out
+
+    def trajectory_logits(self, states: Float[Tensor, "step batch state"]) -> Float[Tensor, "step batch classes"]:
+        """The head's reading of every state (evaluation mode: no state influences another's)."""
+        return self.logits(states.flatten(0, 1)).unflatten(0, states.shape[:2])
+
+    def _scales(self, z: Tensor) -> list[Tensor]:
+        parts = z.split([math.prod(shape) for shape in self.scale_shapes], dim=1)
+        return [part.view(len(z), *shape) for part, shape in zip(parts, self.scale_shapes, strict=True)]
+
+
+def _scale_shapes(channels: Sequence[int], resolution: tuple[int, ...]) -> tuple[tuple[int, int, int], ...]:
+    height, width = resolution
+    return tuple((c, height >> i, width >> i) for i, c in enumerate(channels))
+
+
+def _check_resolution(image_shape: tuple[int, int, int], *, scales: int) -> None:
+    factor = 2 ** (scales - 1)
+    if image_shape[1] % factor or image_shape[2] % factor:
+        raise UserError(
+            f"images of {image_shape[1]}x{image_shape[2]} pixels do not fit a model of {scales} scales: "
+            f"height and width must be multiples of {factor}"
+        )
+
+
+def build_classifier(
+    architecture: Model, *, image_shape: tuple[int, int, int], classes: int, seed: int
+) -> DEQClassifier:
+    """A freshly initialised classifier; the same seed gives the same parameters.
+
+    Every convolution starts from N(0, 0.01^2), biases included, except that with `init: release` the weight-normed ones
+    keep PyTorch's initialisation: the release writes to a cached tensor that weight normalisation then overwrites.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(Stream(seed, "initialisation").generator().get_state())
+        model = DEQClassifier(architecture, image_shape=image_shape, classes=classes)
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, 0, CONVOLUTION_STD)
+                if module.bias is not None:
+                    nn.init.normal_(module.bias, 0, CONVOLUTION_STD)
+            elif isinstance(module, NormedConv2d) and architecture.init == "normal_all":
+                module.reset_normal(CONVOLUTION_STD)
+    return model
