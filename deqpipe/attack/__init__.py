@@ -1,0 +1,1 @@
+"""Attacks: what they maximise (surrogates) and how (PGD)."""

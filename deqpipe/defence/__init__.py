@@ -1,0 +1,1 @@
+"""Defences at test time: other dynamics, and the choice of the state that decides."""

@@ -1,0 +1,77 @@
+"""Model and solver put together: the states z^[1] .. z^[N] that images give rise to (Eq. 3)."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from deqpipe.gradient import Unrolled
+from deqpipe.model.classifier import BoundMap, DEQClassifier
+from deqpipe.shapes import Images, State
+from deqpipe.solver.base import Solver
+from deqpipe.solver.solve import Solution, Termination, reach, solve
+from deqpipe.specs import FINAL_DAMPING
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """States of the dynamics, without gradient.
+
+    Attributes:
+        solution: the recorded states and how the solve went.
+        fn: f(.; x) for the input that a state behind z^[N] is computed with.
+        x: the input in force at the end; differs from the received one under input entropy reduction.
+    """
+
+    solution: Solution
+    fn: BoundMap
+    x: Images
+
+    def state(self, n: int) -> State:
+        """z^[n], counted from 1.
+
+        Raises:
+            IndexError: no such state was recorded.
+        """
+        recorded = len(self.solution.states)
+        if not 1 <= n <= recorded:
+            raise IndexError(f"state {n} was asked for, but the solver recorded states 1 to {recorded}")
+        return self.solution.states[n - 1]
+
+    @torch.no_grad()
+    def final_state(self, steps: int) -> State:
+        """z^[N] after `steps` damped steps: the final state."""
+        return Unrolled(steps=steps, damping=FINAL_DAMPING)(self.fn, self.solution.z)
+
+
+@runtime_checkable
+class Dynamics(Protocol):
+    """How states arise from images."""
+
+    def __call__(self, model: DEQClassifier, x: Images) -> Trajectory:
+        """All states of the model on `x`, without gradient."""
+        ...
+
+
+@dataclass(frozen=True)
+class PlainDynamics:
+    """The undefended dynamics: one solve with the input as received."""
+
+    solver: Solver[Any]
+    termination: Termination
+
+    @torch.no_grad()
+    def __call__(self, model: DEQClassifier, x: Images) -> Trajectory:
+        """States z^[1] .. z^[N] from z^[0] = 0; N + 1 evaluations of f."""
+        fn = model.bind(x)
+        start = self.solver.init(fn, model.initial_state(x))
+        solution, _ = solve(self.solver, fn, start, termination=self.termination)
+        return Trajectory(solution, fn, x)
+
+    def state(self, model: DEQClassifier, fn: BoundMap, x: Images, *, index: int) -> State:
+        """z^[index] alone, with `index` evaluations of f.
+
+        States are causal: this is bit for bit the state that the whole solve records.
+        """
+        termination = Termination(max_steps=index, rtol=self.termination.rtol)
+        return reach(self.solver, fn, model.initial_state(x), termination=termination)

@@ -1,0 +1,1 @@
+"""Fixed-point solvers whose every state can be read."""

@@ -1,0 +1,89 @@
+"""Anderson mixing (Anderson, 1965) of type II, per image.
+
+z^[n+1] = z^[n] + g(z^[n]) - (dZ + dG) gamma, where gamma minimises norm(g(z^[n]) - dG gamma) over the last differences.
+The least-squares problem is regularised relative to its scale, so that a stagnated image does not make it singular.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from deqpipe.shapes import State
+from deqpipe.solver.base import FixedPointMap
+
+REGULARISATION = 1e-8
+
+
+@dataclass(frozen=True)
+class AndersonState:
+    """Iterate and the last differences.
+
+    Attributes:
+        z: z^[n].
+        residual: g(z^[n]) = f(z^[n]) - z^[n].
+        delta_z: differences of successive iterates, oldest first.
+        delta_residual: differences of successive residuals.
+    """
+
+    z: State
+    residual: State
+    delta_z: Float[Tensor, "batch memory state"]
+    delta_residual: Float[Tensor, "batch memory state"]
+
+
+@dataclass(frozen=True)
+class Anderson:
+    """Anderson mixing.
+
+    Attributes:
+        memory: how many states are mixed; one more than the differences that are kept.
+    """
+
+    memory: int
+
+    def init(self, fn: FixedPointMap, z0: State) -> AndersonState:
+        """The solve at z^[0]."""
+        empty = z0.new_empty(len(z0), 0, z0.shape[1])
+        return AndersonState(z=z0, residual=fn(z0) - z0, delta_z=empty, delta_residual=empty)
+
+    def propose(self, state: AndersonState) -> State:
+        """The mixed state; f(z^[n]) while there is no memory."""
+        plain = state.z + state.residual
+        if not state.delta_z.shape[1]:
+            return plain
+        differences = state.delta_residual
+        gram = torch.bmm(differences, differences.transpose(1, 2))
+        scale = gram.diagonal(dim1=1, dim2=2).amax(1)[:, None, None]
+        ridge = (REGULARISATION * scale).clamp_min(torch.finfo(gram.dtype).tiny)
+        eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+        target = torch.bmm(differences, state.residual.unsqueeze(2))
+        gamma, _ = torch.linalg.solve_ex(gram + ridge * eye, target)
+        return plain - torch.bmm(gamma.transpose(1, 2), state.delta_z + differences).squeeze(1)
+
+    def step(self, fn: FixedPointMap, state: AndersonState) -> AndersonState:
+        """The solve at z^[n+1]; the oldest difference makes room when the memory is full."""
+        z = self.propose(state)
+        residual = fn(z) - z
+        return AndersonState(
+            z=z,
+            residual=residual,
+            delta_z=self._newest(state.delta_z, z - state.z),
+            delta_residual=self._newest(state.delta_residual, residual - state.residual),
+        )
+
+    def _newest(self, kept: Tensor, difference: Tensor) -> Tensor:
+        return torch.cat([kept, difference.unsqueeze(1)], dim=1)[:, -(self.memory - 1) :]
+
+    def reevaluate(self, fn: FixedPointMap, state: AndersonState) -> AndersonState:
+        """The same z^[n] and memory with the residual of `fn`."""
+        return replace(state, residual=fn(state.z) - state.z)
+
+    def rebase(self, fn: FixedPointMap, state: AndersonState) -> AndersonState:
+        """The same z^[n] under `fn`, the newest residual difference corrected by the change."""
+        moved = self.reevaluate(fn, state)
+        if not state.delta_z.shape[1]:
+            return moved
+        newest = state.delta_residual[:, -1:] + (moved.residual - state.residual).unsqueeze(1)
+        return replace(moved, delta_residual=torch.cat([state.delta_residual[:, :-1], newest], dim=1))
