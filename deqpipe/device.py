@@ -1,0 +1,34 @@
+"""Where a job computes: the device, its precision, its threads."""
+
+import platform
+from typing import Literal
+
+import torch
+
+from deqpipe.errors import UserError
+
+
+def choose(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """The device that a config names; auto is CUDA where there is one.
+
+    Raises:
+        UserError: CUDA was asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UserError("device is cuda, but no CUDA device is available; allowed: auto, cpu")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def set_up(*, precision: Literal["fp32", "tf32"], threads: int) -> None:
+    """Process-wide numerics: threads of the CPU, and whether CUDA may round to TF32."""
+    torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def describe(device: torch.device) -> str:
+    """A device in words, for provenance."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} (CUDA {torch.version.cuda})"
+    return f"CPU {platform.machine()}, {torch.get_num_threads()} thread(s)"

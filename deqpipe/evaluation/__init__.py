@@ -1,0 +1,1 @@
+"""Evaluation: trained models and images in, per-image records out."""

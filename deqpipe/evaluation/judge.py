@@ -1,0 +1,106 @@
+"""What a decision makes of images: one value per image and state for everything that a record holds."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from deqpipe.defence.entropy import prediction_entropy
+from deqpipe.dynamics import Dynamics
+from deqpipe.model.classifier import DEQClassifier
+from deqpipe.shapes import Images, Labels
+from deqpipe.specs import Defence
+
+StatesWithFinal = Float[Tensor, "states batch state"]
+"""z^[1] .. z^[N] and the final state."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Per image and state, (batch, states), the final state last; as `records.PER_STATE`.
+
+    Attributes:
+        columns: predicted, margin, entropy, residual, deviation.
+        states: the states themselves; None for a network without any.
+    """
+
+    columns: dict[str, np.ndarray]
+    states: StatesWithFinal | None
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """A decision: weights and a test-time defence."""
+
+    @property
+    def defence(self) -> Defence:
+        """Name of the defence."""
+        ...
+
+    def __call__(self, x: Images, y: Labels, reference: StatesWithFinal | None) -> Judgement:
+        """The judgement of images; `reference` are the states of the clean images, for the deviation."""
+        ...
+
+
+@dataclass(frozen=True)
+class DEQJudge:
+    """A DEQ under some dynamics.
+
+    Attributes:
+        model: in evaluation mode.
+        dynamics: plain or defended.
+        defence: its name.
+        final_steps: damped steps from z^[N] to the final state.
+    """
+
+    model: DEQClassifier
+    dynamics: Dynamics
+    defence: Defence
+    final_steps: int
+
+    @torch.no_grad()
+    def __call__(self, x: Images, y: Labels, reference: StatesWithFinal | None) -> Judgement:
+        """The judgement of images at every state."""
+        trajectory = self.dynamics(self.model, x)
+        final = trajectory.final_state(self.final_steps)
+        states = torch.cat([trajectory.solution.states, final[None]])
+        image = trajectory.fn(final)
+        last = (image - final).norm(dim=1) / (image.norm(dim=1) + 1e-9)
+        residual = torch.cat([trajectory.solution.residuals, last[None]])
+        columns = readings(self.model.trajectory_logits(states), y)
+        columns["residual"] = residual
+        columns["deviation"] = relative_deviation(states, reference)
+        return Judgement({name: column.T.cpu().numpy() for name, column in columns.items()}, states)
+
+
+@dataclass(frozen=True)
+class NetworkJudge:
+    """An ordinary network: its only state is the final one."""
+
+    model: nn.Module
+    defence: Defence = "plain"
+
+    @torch.no_grad()
+    def __call__(self, x: Images, y: Labels, reference: StatesWithFinal | None) -> Judgement:
+        """The judgement of images."""
+        columns = readings(self.model(x)[None], y)
+        nothing = torch.full((1, len(x)), torch.nan)
+        columns |= {"residual": nothing, "deviation": nothing}
+        return Judgement({name: column.T.cpu().numpy() for name, column in columns.items()}, None)
+
+
+def readings(logits: Float[Tensor, "states batch classes"], y: Labels) -> dict[str, Tensor]:
+    """Predicted class, margin (logit of the label minus the largest other) and entropy in nats, (states, batch) each."""
+    own = logits.gather(2, y.expand(len(logits), -1)[..., None]).squeeze(2)
+    others = logits.scatter(2, y.expand(len(logits), -1)[..., None], -torch.inf).amax(2)
+    return {"predicted": logits.argmax(2), "margin": own - others, "entropy": prediction_entropy(logits)}
+
+
+def relative_deviation(states: StatesWithFinal, reference: StatesWithFinal | None) -> Float[Tensor, "states batch"]:
+    """norm(z - z_clean) / norm(z_clean) of every image and state (Fig. 3c); NaN without a reference."""
+    if reference is None:
+        return torch.full(states.shape[:2], torch.nan)
+    return (states - reference).norm(dim=2) / reference.norm(dim=2)

@@ -1,0 +1,1 @@
+"""Training: pretraining, PGD-AT and TRADES, with exact resumption."""

@@ -1,0 +1,229 @@
+"""How a model turns images into logits while it trains, and what is random about it."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from deqpipe.gradient import StateGradient
+from deqpipe.model.classifier import BoundMap, DEQClassifier
+from deqpipe.seeding import Stream
+from deqpipe.shapes import Images, Logits, State
+from deqpipe.solver.base import Solver
+from deqpipe.solver.solve import Termination, reach
+from deqpipe.training.jacobian import JacobianRegularisation, jacobian_loss
+
+@dataclass(frozen=True)
+class Draws:
+    """Random sources of one training step, keyed by the step alone: nothing carries over to the next.
+
+    Attributes:
+        step: training step, counted from 0 over pretraining and adversarial training.
+        states: picks random intermediate states.
+        dropout: dropout masks.
+        jacobian: whether a step is regularised, its solver length, its probes.
+    """
+
+    step: int
+    states: torch.Generator
+    dropout: torch.Generator
+    jacobian: torch.Generator
+
+
+def draws(seed: int, step: int) -> Draws:
+    """The sources of a step."""
+
+    def source(purpose: str) -> torch.Generator:
+        return Stream(seed, f"training/{purpose}").generator(step)
+
+    return Draws(step=step, states=source("states"), dropout=source("dropout"), jacobian=source("jacobian"))
+
+
+@dataclass(frozen=True)
+class Output:
+    """Logits, and what is added to the loss."""
+
+    logits: Logits
+    penalty: Tensor
+
+
+@dataclass(frozen=True)
+class States:
+    """Which state each branch reads, counted from 1 (an ordinary network has no states and ignores them)."""
+
+    natural: int
+    adversarial: int
+
+
+@runtime_checkable
+class Pass(Protocol):
+    """The forward passes of one training step."""
+
+    @property
+    def loss_states(self) -> States:
+        """The states that the loss is computed from."""
+        ...
+
+    def crafting_states(self) -> States:
+        """The states that one attack step sees."""
+        ...
+
+    def crafting(self, x: Images, state: int) -> Logits:
+        """Logits while an attack is crafted (evaluation mode): the same for the same images and state."""
+        ...
+
+    def training(self, x: Images, state: int, *, penalised: bool) -> Output:
+        """Logits and, where due, penalty for the loss (training mode)."""
+        ...
+
+
+@runtime_checkable
+class Forward(Protocol):
+    """The architecture's part of a training step."""
+
+    def prepare(self, model: nn.Module, sources: Draws) -> Pass:
+        """The passes of one step, its random choices made."""
+        ...
+
+
+@dataclass(frozen=True)
+class PlainForward:
+    """An ordinary network: nothing random, no penalty."""
+
+    def prepare(self, model: nn.Module, sources: Draws) -> "PlainPass":
+        """The passes of one step."""
+        return PlainPass(model)
+
+
+@dataclass(frozen=True)
+class PlainPass:
+    """The forward passes of one training step of an ordinary network."""
+
+    model: nn.Module
+    loss_states: States = States(natural=0, adversarial=0)
+
+    def crafting_states(self) -> States:
+        """No states."""
+        return self.loss_states
+
+    def crafting(self, x: Images, state: int) -> Logits:
+        """The network's logits."""
+        logits: Tensor = self.model(x)
+        return logits
+
+    def training(self, x: Images, state: int, *, penalised: bool) -> Output:
+        """The network's logits."""
+        return Output(self.crafting(x, state), x.new_zeros(()))
+
+
+@dataclass(frozen=True)
+class UnrolledForward:
+    """A DEQ as the weight-tied network that it is pretrained as: f applied `layers` times, no solver."""
+
+    layers: int
+
+    def logits(self, model: DEQClassifier, x: Images, sources: Draws | None) -> Logits:
+        """Logits with gradient through all layers; `sources` is needed in training mode."""
+        fn = model.bind(x, sources.dropout if sources else None)
+        z = model.initial_state(x)
+        for _ in range(self.layers):
+            z = fn(z)
+        return model.logits(z)
+
+
+@dataclass(frozen=True)
+class RandomStates:
+    """Loss from random intermediate states (Sec. 3.3): z^[i], i ~ U[1, N], one draw per batch (Eq. 10).
+
+    Attributes:
+        in_attack: crafting sees random states too, drawn anew at every attack step.
+        natural: state of the natural TRADES branch: the final one, a draw of its own, or the adversarial branch's.
+    """
+
+    in_attack: bool
+    natural: Literal["final", "independent", "shared"]
+
+    def draw(self, generator: torch.Generator, *, length: int) -> States:
+        """States between 1 and `length`; two numbers are drawn whatever `natural` is."""
+        first, second = (int(torch.randint(1, length + 1, (), generator=generator)) for _ in range(2))
+        return States(natural={"final": length, "independent": second, "shared": first}[self.natural], adversarial=first)
+
+
+@dataclass(frozen=True)
+class DEQForward:
+    """A DEQ in adversarial training: the solve without gradient, then a state gradient behind the chosen state.
+
+    Attributes:
+        solver: the fixed-point solver.
+        termination: N, and when an image stops before.
+        gradient: makes the chosen state differentiable.
+        random_states: None: always z^[N].
+        jacobian: the regularisation.
+    """
+
+    solver: Solver[Any]
+    termination: Termination
+    gradient: StateGradient
+    random_states: RandomStates | None
+    jacobian: JacobianRegularisation
+
+    def prepare(self, model: nn.Module, sources: Draws) -> "DEQPass":
+        """The passes of one step: whether it is regularised, its solver length and the states of its loss."""
+        assert isinstance(model, DEQClassifier)
+        regularised = self.jacobian.due(sources.step, sources.jacobian)
+        extra = self.jacobian.extra_steps(sources.jacobian) if regularised else 0
+        states = self.states(sources, length=self.termination.max_steps + extra, random=True)
+        return DEQPass(self, model, sources, regularised, states)
+
+    def states(self, sources: Draws, *, length: int, random: bool) -> States:
+        """z^[length] for both branches, or a draw if the states are random."""
+        if self.random_states is None or not random:
+            return States(natural=length, adversarial=length)
+        return self.random_states.draw(sources.states, length=length)
+
+    def solve(self, model: DEQClassifier, fn: BoundMap, x: Images, state: int) -> State:
+        """z^[state], without gradient."""
+        termination = replace(self.termination, max_steps=state)
+        return reach(self.solver, fn, model.initial_state(x), termination=termination)
+
+
+@dataclass(frozen=True)
+class DEQPass:
+    """The forward passes of one training step of a DEQ.
+
+    Attributes:
+        forward: what is the same for all steps.
+        model: the classifier.
+        sources: random sources of the step.
+        regularised: whether the Jacobian term is due.
+        loss_states: states of the loss.
+    """
+
+    forward: DEQForward
+    model: DEQClassifier
+    sources: Draws
+    regularised: bool
+    loss_states: States
+
+    def crafting_states(self) -> States:
+        """z^[N], or a new draw where crafting sees random states."""
+        random, length = self.forward.random_states, self.forward.termination.max_steps
+        return self.forward.states(self.sources, length=length, random=random is not None and random.in_attack)
+
+    def crafting(self, x: Images, state: int) -> Logits:
+        """Logits behind z^[state]."""
+        fn = self.model.bind(x)
+        z = self.forward.solve(self.model, fn, x, state)
+        return self.model.logits(self.forward.gradient(fn, z))
+
+    def training(self, x: Images, state: int, *, penalised: bool) -> Output:
+        """Logits behind z^[state], and the weighted Jacobian term at z^[state] if due and wanted."""
+        fn = self.model.bind(x, self.sources.dropout)
+        z = self.forward.solve(self.model, fn, x, state)
+        logits = self.model.logits(self.forward.gradient(fn, z))
+        jacobian = self.forward.jacobian
+        if not (self.regularised and penalised):
+            return Output(logits, logits.new_zeros(()))
+        term = jacobian_loss(fn, z, probes=jacobian.probes, generator=self.sources.jacobian)
+        return Output(logits, jacobian.weight * term)

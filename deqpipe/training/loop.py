@@ -1,0 +1,263 @@
+"""The training loop: one for all models, resumable at any step with the same bits."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from deqpipe import checkpoint
+from deqpipe.data import Augmentation, Split, batches, steps_per_epoch, to_float
+from deqpipe.errors import UserError
+from deqpipe.lock import StopRequest
+from deqpipe.seeding import Stream
+from deqpipe.training.forward import draws
+from deqpipe.training.objectives import Batch, TrainingObjective
+
+_logger = logging.getLogger(__name__)
+
+
+class NonFiniteLossError(ArithmeticError):
+    """Training diverged: the loss of a step is not a finite number. Nothing was updated with it."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Accuracies on the held-out images, in [0, 1]; `robust` is None where no attack was run."""
+
+    clean: float
+    robust: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides a training run.
+
+    Attributes:
+        phase: name in the history: pretrain or adversarial.
+        objective: the loss of a step.
+        train: the images.
+        augment: what is done to them, anew in every step.
+        seed: of data order, augmentation and everything random in a step.
+        batch_size: images per step.
+        first_step: where it starts; an epoch may have begun before, with another objective.
+        last_step: where it ends, exclusive.
+        learning_rate: of each step.
+        optimizer: built over the model's parameters.
+        validate: accuracies after each epoch.
+        select_from_epoch: no earlier epoch becomes the best one; None: the last one is the best.
+    """
+
+    phase: str
+    objective: TrainingObjective
+    train: Split
+    augment: Augmentation
+    seed: int
+    batch_size: int
+    first_step: int
+    last_step: int
+    learning_rate: Callable[[int], float]
+    optimizer: Callable[[nn.Module], Optimizer]
+    validate: Callable[[nn.Module], Validation]
+    select_from_epoch: int | None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch, the last one possibly smaller."""
+        return steps_per_epoch(len(self.train), self.batch_size)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run remembers beside weights and optimiser. Sums are over the current epoch so far."""
+
+    step: int
+    history: tuple[Mapping[str, Any], ...] = ()
+    best_epoch: int = 0
+    best_robust: float = -1.0
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    seconds: float = 0.0
+    f_evaluations: int = 0
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where a run keeps what makes it resumable, and how often it saves.
+
+    Attributes:
+        directory: locked by the caller.
+        spec: of the job; a state of another spec is refused.
+        interval: seconds between two saves within an epoch.
+    """
+
+    directory: Path
+    spec: Mapping[str, Any]
+    interval: float = 300.0
+
+    @property
+    def state_file(self) -> Path:
+        """Weights, optimiser and progress."""
+        return self.directory / "training.safetensors"
+
+    @property
+    def best_file(self) -> Path:
+        """Weights of the best epoch so far."""
+        return self.directory / "best.safetensors"
+
+    def save(self, model: nn.Module, optimizer: Optimizer, progress: Progress) -> None:
+        """Write the state whole."""
+        tensors = checkpoint.prefixed("model", model.state_dict()) | checkpoint.optimizer_tensors(optimizer, model)
+        checkpoint.write(self.state_file, tensors, {"spec": dict(self.spec), "progress": asdict(progress)})
+
+    def load_step(self) -> int | None:
+        """The step of the saved state, or None if there is none."""
+        if not self.state_file.exists():
+            return None
+        step: int = checkpoint.read_metadata(self.state_file, what="training state")["progress"]["step"]
+        return step
+
+    def load(self, model: nn.Module, optimizer: Optimizer) -> Progress | None:
+        """Bring back the saved state, or None if there is none."""
+        if not self.state_file.exists():
+            return None
+        stored = checkpoint.read(self.state_file, what="training state")
+        if stored.metadata.get("spec") != json.loads(json.dumps(self.spec)):
+            raise UserError(f"training state {self.state_file} belongs to another spec; delete {self.directory}")
+        checkpoint.load_module(model, stored.part("model"), source=str(self.state_file))
+        checkpoint.restore_optimizer(optimizer, model, stored.tensors, source=str(self.state_file))
+        kept = dict(stored.metadata["progress"])
+        return Progress(**{**kept, "history": tuple(kept["history"])})
+
+
+def train(
+    plan: Plan, model: nn.Module, optimizer: Optimizer, *, store: Store, stop: StopRequest
+) -> Progress:
+    """Train until the plan's last step, or until asked to stop; the state is saved either way.
+
+    Args:
+        plan: what to do.
+        model: changed in place; on its device.
+        optimizer: over the model's parameters, possibly with a history of its own.
+        store: where to resume from and to save.
+        stop: asked before every step.
+
+    Raises:
+        NonFiniteLossError: the loss of a step is not finite; names the step and the last good state.
+    """
+    progress = store.load(model, optimizer) or Progress(step=plan.first_step)
+    if progress.step > plan.first_step:
+        _logger.info("continuing at step %d of %d", progress.step, plan.last_step)
+    saved_at, unsaved = time.monotonic(), False
+    while progress.step < plan.last_step and not stop.should_stop():
+        progress, unsaved = _one_step(plan, model, optimizer, progress, store), True
+        epoch_ends = progress.step % plan.steps_per_epoch == 0 or progress.step == plan.last_step
+        if epoch_ends:
+            progress = _end_epoch(plan, model, progress, store)
+        if epoch_ends or time.monotonic() - saved_at > store.interval:
+            store.save(model, optimizer, progress)
+            saved_at, unsaved = time.monotonic(), False
+    if unsaved:
+        store.save(model, optimizer, progress)
+    return progress
+
+
+def _one_step(plan: Plan, model: nn.Module, optimizer: Optimizer, progress: Progress, store: Store) -> Progress:
+    started, evaluations = time.monotonic(), getattr(model, "f_evaluations", 0)
+    batch = _batch(plan, progress.step, next(model.parameters()).device)
+    loss = plan.objective(model, batch, draws(plan.seed, progress.step))
+    value = loss.value.item()
+    if not math.isfinite(value):
+        good = f"; last good state: {store.state_file}" if store.state_file.exists() else ""
+        raise NonFiniteLossError(f"loss is {value} at step {progress.step} of {plan.last_step}{good}")
+    _descend(optimizer, loss.value, plan.learning_rate(progress.step))
+    return replace(
+        progress,
+        step=progress.step + 1,
+        loss_sum=progress.loss_sum + value * len(batch.y),
+        correct=progress.correct + int((loss.logits.argmax(1) == batch.y).sum()),
+        seen=progress.seen + len(batch.y),
+        seconds=progress.seconds + time.monotonic() - started,
+        f_evaluations=progress.f_evaluations + getattr(model, "f_evaluations", 0) - evaluations,
+    )
+
+
+def _descend(optimizer: Optimizer, loss: Tensor, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
+def _batch(plan: Plan, step: int, device: torch.device) -> Batch:
+    epoch, number = divmod(step, plan.steps_per_epoch)
+    order = batches(len(plan.train), plan.batch_size, epoch=epoch, stream=Stream(plan.seed, "order"))
+    picked = order[number]
+    pixels = plan.augment(plan.train.images[picked].to(device), Stream(plan.seed, "augment").generator(step))
+    return Batch(x=to_float(pixels), y=plan.train.labels[picked].to(device))
+
+
+def _end_epoch(plan: Plan, model: nn.Module, progress: Progress, store: Store) -> Progress:
+    started, evaluations = time.monotonic(), getattr(model, "f_evaluations", 0)
+    found = plan.validate(model)
+    progress = replace(
+        progress,
+        seconds=progress.seconds + time.monotonic() - started,
+        f_evaluations=progress.f_evaluations + getattr(model, "f_evaluations", 0) - evaluations,
+    )
+    row = _history_row(plan, progress, found)
+    _logger.info("%s", _line(row, plan))
+    progress = replace(progress, history=(*progress.history, row), loss_sum=0.0, correct=0, seen=0)
+    if not _is_better(plan, progress, found, epoch=row["epoch"]):
+        return progress
+    checkpoint.write(store.best_file, model.state_dict(), {"epoch": row["epoch"]})
+    return replace(progress, best_epoch=row["epoch"], best_robust=found.robust if found.robust is not None else -1.0)
+
+
+def _is_better(plan: Plan, progress: Progress, found: Validation, *, epoch: int) -> bool:
+    if plan.select_from_epoch is None or (progress.step == plan.last_step and not progress.best_epoch):
+        return True
+    return epoch >= plan.select_from_epoch and found.robust is not None and found.robust > progress.best_robust
+
+
+def _history_row(plan: Plan, progress: Progress, found: Validation) -> dict[str, Any]:
+    return {
+        "epoch": -(-progress.step // plan.steps_per_epoch),
+        "step": progress.step,
+        "phase": plan.phase,
+        "learning_rate": plan.learning_rate(progress.step - 1),
+        "loss": progress.loss_sum / progress.seen,
+        "train_accuracy": progress.correct / progress.seen,
+        "clean_accuracy": found.clean,
+        "robust_accuracy": found.robust,
+        "seconds": round(progress.seconds, 3),
+        "f_evaluations": progress.f_evaluations,
+    }
+
+
+def _line(row: Mapping[str, Any], plan: Plan) -> str:
+    epochs = -(-plan.last_step // plan.steps_per_epoch)
+    robust = "" if row["robust_accuracy"] is None else f", under PGD {row['robust_accuracy']:.1%}"
+    return (
+        f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, validation {row['clean_accuracy']:.1%}{robust}, "
+        f"{row['seconds']:.0f} s"
+    )
+
+
+def cosine(step: int, *, total: int, start: float, end: float) -> float:
+    """Cosine decay of the learning rate from `start` at step 0 to `end` at step `total`."""
+    return end + (start - end) * (1 + math.cos(math.pi * step / total)) / 2
+
+
+def multistep(step: int, *, steps_per_epoch: int, start: float, milestones: tuple[int, ...], factor: float) -> float:
+    """`start` times `factor` for every milestone, in epochs, that has passed."""
+    return start * factor ** sum(step >= milestone * steps_per_epoch for milestone in milestones)

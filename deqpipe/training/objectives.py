@@ -1,0 +1,154 @@
+"""Loss functions of training: clean, PGD-AT (Madry et al., 2018) and TRADES (Zhang et al., 2019)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deqpipe.attack.pgd import PGD, Objective, cross_entropy_objective
+from deqpipe.model.classifier import DEQClassifier
+from deqpipe.seeding import Stream
+from deqpipe.shapes import Images, Labels, Logits, Scalar
+from deqpipe.training.forward import Draws, Forward, Pass, UnrolledForward
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one training step, augmented and in [0, 1], and their labels."""
+
+    x: Images
+    y: Labels
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss to descend on, and the logits that training accuracy is counted from."""
+
+    value: Scalar
+    logits: Logits
+
+
+@runtime_checkable
+class TrainingObjective(Protocol):
+    """One training step up to the loss; leaves the model in training mode."""
+
+    def __call__(self, model: nn.Module, batch: Batch, sources: Draws) -> Loss:
+        """The loss on a batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class CleanUnrolled:
+    """Cross-entropy of the weight-tied network on clean images (pretraining)."""
+
+    forward: UnrolledForward
+
+    def __call__(self, model: nn.Module, batch: Batch, sources: Draws) -> Loss:
+        """The loss on a batch."""
+        assert isinstance(model, DEQClassifier)
+        model.train()
+        logits = self.forward.logits(model, batch.x, sources)
+        return Loss(F.cross_entropy(logits, batch.y), logits)
+
+
+@dataclass(frozen=True)
+class PGDAdversarial:
+    """PGD-AT: cross-entropy at images that PGD made of the batch."""
+
+    forward: Forward
+    attack: PGD
+    stream: Stream
+
+    def __call__(self, model: nn.Module, batch: Batch, sources: Draws) -> Loss:
+        """The loss on a batch."""
+        passes = self.forward.prepare(model, sources)
+        adversarial = self._craft(model, passes, batch, sources.step)
+        model.train()
+        output = passes.training(adversarial, passes.loss_states.adversarial, penalised=True)
+        return Loss(F.cross_entropy(output.logits, batch.y) + output.penalty, output.logits)
+
+    def _craft(self, model: nn.Module, passes: Pass, batch: Batch, step: int) -> Images:
+        noise = torch.rand(batch.x.shape, generator=self.stream.generator(step)).to(batch.x.device)
+        start = (batch.x + (2 * noise - 1) * self.attack.ball.epsilon).clamp(0, 1)
+
+        def logits_of(x: Tensor) -> Logits:
+            return passes.crafting(x, passes.crafting_states().adversarial)
+
+        with crafting_mode(model):
+            return self.attack(cross_entropy_objective(logits_of, batch.y), batch.x, start=start).images
+
+
+@dataclass(frozen=True)
+class TradesAdversarial:
+    """TRADES: cross-entropy on clean images plus a KL term to images that PGD made to maximise it.
+
+    Attributes:
+        inverse_lambda: 1/lambda, weight of the KL term.
+        start_noise: standard deviation of the attack's Gaussian start, in units of the pixel range.
+        both_penalised: whether the natural branch carries the Jacobian term as well.
+    """
+
+    forward: Forward
+    attack: PGD
+    stream: Stream
+    inverse_lambda: float
+    start_noise: float
+    both_penalised: bool = True
+
+    def __call__(self, model: nn.Module, batch: Batch, sources: Draws) -> Loss:
+        """The loss on a batch."""
+        passes = self.forward.prepare(model, sources)
+        adversarial = self._craft(model, passes, batch, sources.step)
+        model.train()
+        states = passes.loss_states
+        natural = passes.training(batch.x, states.natural, penalised=self.both_penalised)
+        perturbed = passes.training(adversarial, states.adversarial, penalised=True)
+        robust = divergence(perturbed.logits, natural.logits) / len(batch.y)
+        value = F.cross_entropy(natural.logits, batch.y) + self.inverse_lambda * robust
+        return Loss(value + natural.penalty + perturbed.penalty, natural.logits)
+
+    def _craft(self, model: nn.Module, passes: Pass, batch: Batch, step: int) -> Images:
+        noise = torch.randn(batch.x.shape, generator=self.stream.generator(step)).to(batch.x.device)
+        with crafting_mode(model):
+            objective = _divergence_objective(passes, batch.x)
+            return self.attack(objective, batch.x, start=batch.x + self.start_noise * noise).images
+
+
+def divergence(perturbed: Logits, natural: Logits) -> Scalar:
+    """Kullback-Leibler divergence of the natural prediction from the perturbed one, summed over images."""
+    return F.kl_div(perturbed.log_softmax(1), natural.softmax(1), reduction="sum")
+
+
+def _divergence_objective(passes: Pass, x: Images) -> Objective:
+    """The KL term as an attack's objective. Natural logits are deterministic, so each state's are computed once."""
+    known: dict[int, Logits] = {}
+
+    def objective(adversarial: Tensor) -> Tensor:
+        states = passes.crafting_states()
+        if states.natural not in known:
+            with torch.no_grad():
+                known[states.natural] = passes.crafting(x, states.natural)
+        return divergence(passes.crafting(adversarial, states.adversarial), known[states.natural])
+
+    return objective
+
+
+@contextmanager
+def crafting_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradient for parameters inside the block; both as they were afterwards."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    was_training = model.training
+    model.eval()
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        model.train(was_training)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+

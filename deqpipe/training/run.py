@@ -1,0 +1,336 @@
+"""The three training jobs, from a spec to published files: the shared trunk, a DEQ from it, a ResNet."""
+
+import csv
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam
+
+from deqpipe import checkpoint, specs
+from deqpipe.attack.pgd import PGD
+from deqpipe.attack.surrogate import IntermediateState
+from deqpipe.config import (
+    Model,
+    Pretrain,
+    RandomState,
+    ResNet,
+    Selection,
+    Solver,
+    ThreatModel,
+    Trades,
+    TrainingAttack,
+    Unroll,
+)
+from deqpipe.data import Dataset, Split, augmentation, load, steps_per_epoch
+from deqpipe.device import describe, set_up
+from deqpipe.dynamics import PlainDynamics
+from deqpipe.errors import UserError
+from deqpipe.gradient import Implicit, StateGradient, Unrolled
+from deqpipe.lock import EXIT_UNFINISHED, StopRequest, locked
+from deqpipe.model import architecture
+from deqpipe.model.classifier import DEQClassifier
+from deqpipe.provenance import provenance
+from deqpipe.records import write_text
+from deqpipe.seeding import Stream
+from deqpipe.settings import Settings
+from deqpipe.shapes import Logits
+from deqpipe.solver.solve import build_solver, build_termination
+from deqpipe.threat_model import LinfBall
+from deqpipe.training.forward import DEQForward, Forward, PlainForward, RandomStates, UnrolledForward
+from deqpipe.training.jacobian import JacobianRegularisation
+from deqpipe.training.loop import Plan, Progress, Store, cosine, multistep, train
+from deqpipe.training.objectives import CleanUnrolled, PGDAdversarial, TradesAdversarial, TrainingObjective
+from deqpipe.training.validation import Validator
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a training command was called with.
+
+    Attributes:
+        spec: of the job.
+        inputs: files it reads, by name: data and, for a DEQ, trunk.
+        outputs: files it publishes, by name: best, last, history and, for the trunk, handoff.
+        state: folder of its resumable state.
+        device: where it computes.
+        threads: of the CPU.
+        budget_minutes: it saves and leaves when they are over.
+        save_interval: seconds between two saves within an epoch.
+    """
+
+    spec: Mapping[str, Any]
+    inputs: Mapping[str, Path]
+    outputs: Mapping[str, Path]
+    state: Path
+    device: torch.device
+    threads: int
+    budget_minutes: float
+    save_interval: float
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan, and the model that it is for."""
+
+    plan: Plan
+    model: nn.Module
+    architecture: Mapping[str, Any]
+    handed_over: checkpoint.Checkpoint | None = None
+
+
+def pretrain(job: Job) -> int:
+    """Train the trunk; returns the exit status."""
+    dataset = load(job.inputs["data"])
+    settings = _set_up(job, job.spec["config"])
+    described = architecture.describe_deq(settings.section("model", Model), dataset)
+    pretraining = settings.section("pretrain", Pretrain)
+    forward = UnrolledForward(pretraining.layers)
+    total = _total_steps(settings, dataset)
+    if pretraining.steps >= total:
+        raise UserError(
+            f"pretrain.steps is {pretraining.steps}, but all {settings['training.epochs']} epochs have {total} steps"
+        )
+    plan = _deq_plan(job, settings, dataset, CleanUnrolled(forward), first=0, last=pretraining.steps)
+    validator = Validator(
+        dataset.validation, partial(_unrolled_logits, forward), settings["training.batch_size"], None, _stream(job)
+    )
+    return _run(job, Prepared(plan("pretrain", validator, None), _fresh(described, job), described))
+
+
+def train_deq(job: Job) -> int:
+    """Train a DEQ adversarially from the trunk's handoff; returns the exit status."""
+    dataset = load(job.inputs["data"])
+    trunk = checkpoint.read(job.inputs["trunk"])
+    if trunk.metadata.get("kind") != "handoff":
+        raise UserError(f"trunk {job.inputs['trunk']} is no handoff of pretraining: {trunk.metadata.get('kind')!r}")
+    settings = _set_up(job, {**trunk.metadata["provenance"]["spec"]["config"], **job.spec["config"]})
+    kind = specs.MODELS[job.spec["model"]]
+    objective = _adversarial_objective(job, settings, kind, _deq_forward(settings, kind, dataset))
+    first, last = trunk.metadata["step"], _total_steps(settings, dataset)
+    plan = _deq_plan(job, settings, dataset, objective, first=first, last=last)
+    selection = settings.section("selection", Selection)
+    validator = _robust_validator(job, settings, dataset, _final_state_logits(settings), settings["training.batch_size"])
+    prepared = Prepared(
+        plan("adversarial", validator, selection.first_epoch),
+        _fresh(trunk.metadata["architecture"], job),
+        trunk.metadata["architecture"],
+        trunk,
+    )
+    return _run(job, prepared)
+
+
+def train_resnet(job: Job) -> int:
+    """Train a ResNet adversarially; returns the exit status."""
+    dataset = load(job.inputs["data"])
+    settings = _set_up(job, job.spec["config"])
+    config = settings.section("resnet", ResNet)
+    recipe = config.training
+    described = architecture.describe_resnet(config.layers, dataset)
+    objective = _adversarial_objective(job, settings, specs.MODELS[job.spec["model"]], PlainForward())
+    per_epoch = steps_per_epoch(len(dataset.train), recipe.batch_size)
+    plan = Plan(
+        phase="adversarial",
+        objective=objective,
+        train=dataset.train,
+        augment=augmentation(settings["data.augment"]),
+        seed=job.spec["seed"],
+        batch_size=recipe.batch_size,
+        first_step=0,
+        last_step=recipe.epochs * per_epoch,
+        learning_rate=partial(
+            multistep,
+            steps_per_epoch=per_epoch,
+            start=recipe.learning_rate,
+            milestones=recipe.milestones,
+            factor=recipe.factor,
+        ),
+        optimizer=lambda model: SGD(
+            model.parameters(), recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        ),
+        validate=_robust_validator(job, settings, dataset, _network_logits, recipe.batch_size),
+        select_from_epoch=settings.section("selection", Selection).first_epoch,
+    )
+    return _run(job, Prepared(plan, _fresh(described, job), described))
+
+
+def _set_up(job: Job, values: Mapping[str, Any]) -> Settings:
+    settings = Settings(values)
+    set_up(precision=settings["precision"], threads=job.threads)
+    return settings
+
+
+def _run(job: Job, prepared: Prepared) -> int:
+    store = Store(job.state, job.spec, job.save_interval)
+    model = prepared.model
+    with locked(job.state), StopRequest(job.budget_minutes) as stop:
+        optimizer = prepared.plan.optimizer(model)
+        if prepared.handed_over is not None:
+            checkpoint.load_module(model, prepared.handed_over.part("model"), source="trunk")
+            checkpoint.restore_optimizer(optimizer, model, prepared.handed_over.tensors, source="trunk")
+        before = store.load_step()
+        progress = train(prepared.plan, model, optimizer, store=store, stop=stop)
+        if progress.step == prepared.plan.last_step:
+            _publish(job, prepared, progress, store)
+            return 0
+    if progress.step == (prepared.plan.first_step if before is None else before):
+        raise UserError(f"not one training step finished within {job.budget_minutes:g} minutes: allow more time")
+    return EXIT_UNFINISHED
+
+
+def _publish(job: Job, prepared: Prepared, progress: Progress, store: Store) -> None:
+    """Write the outputs from the stored state; doing it again gives the same files."""
+    stored = checkpoint.read(store.state_file, what="training state")
+    origin = provenance(
+        job.spec,
+        device=describe(job.device),
+        inputs=job.inputs,
+        seconds=progress.seconds,
+        f_evaluations=progress.f_evaluations,
+    )
+    common = {"architecture": dict(prepared.architecture), "provenance": origin, "step": progress.step}
+    best = checkpoint.read(store.best_file)
+    facts = {"kind": architecture.KIND, "epoch": progress.best_epoch, **common}
+    checkpoint.write(job.outputs["best"], best.tensors, facts)
+    last = {"kind": architecture.KIND, "epoch": progress.history[-1]["epoch"], **common}
+    checkpoint.write(job.outputs["last"], stored.part("model"), last)
+    if "handoff" in job.outputs:
+        checkpoint.write(job.outputs["handoff"], stored.tensors, {"kind": "handoff", **common})
+    write_text(job.outputs["history"], _csv(progress.history))
+
+
+def _csv(history: tuple[Mapping[str, Any], ...]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    return text.getvalue()
+
+
+def _fresh(described: Mapping[str, Any], job: Job) -> nn.Module:
+    return architecture.build(described, seed=job.spec["seed"]).to(job.device)
+
+
+def _stream(job: Job) -> Stream:
+    return Stream(job.spec["seed"], "selection")
+
+
+def _total_steps(settings: Settings, dataset: Dataset) -> int:
+    epochs: int = settings["training.epochs"]
+    return epochs * steps_per_epoch(len(dataset.train), settings["training.batch_size"])
+
+
+def _deq_plan(
+    job: Job, settings: Settings, dataset: Dataset, objective: TrainingObjective, *, first: int, last: int
+) -> Callable[[str, Validator, int | None], Plan]:
+    """The plan but for its phase, validation and selection."""
+
+    def plan(phase: str, validator: Validator, select_from_epoch: int | None) -> Plan:
+        return Plan(
+            phase=phase,
+            objective=objective,
+            train=dataset.train,
+            augment=augmentation(settings["data.augment"]),
+            seed=job.spec["seed"],
+            batch_size=settings["training.batch_size"],
+            first_step=first,
+            last_step=last,
+            learning_rate=partial(
+                cosine,
+                total=_total_steps(settings, dataset),
+                start=settings["training.learning_rate"],
+                end=settings["training.learning_rate_min"],
+            ),
+            optimizer=lambda model: Adam(
+                model.parameters(),
+                settings["training.learning_rate"],
+                betas=tuple(settings["training.betas"]),
+                weight_decay=settings["training.weight_decay"],
+            ),
+            validate=validator,
+            select_from_epoch=select_from_epoch,
+        )
+
+    return plan
+
+
+def _deq_forward(settings: Settings, kind: specs.TrainedModel, dataset: Dataset) -> DEQForward:
+    solver = settings.section("solver", Solver)
+    random = settings.section("random_state", RandomState) if kind.random_states else None
+    per_epoch = steps_per_epoch(len(dataset.train), settings["training.batch_size"])
+    low, high = settings["jacobian.length_jitter"]
+    return DEQForward(
+        solver=build_solver(solver),
+        termination=build_termination(solver),
+        gradient=_training_gradient(settings, solver),
+        random_states=RandomStates(in_attack=random.in_attack, natural=random.natural) if random else None,
+        jacobian=JacobianRegularisation(
+            weight=settings[f"jacobian.weight.{kind.framework}"],
+            frequency=settings["jacobian.frequency"],
+            last_step=settings["jacobian.stop_epoch"] * per_epoch,
+            probes=settings["jacobian.probes"],
+            length_jitter=(low, high),
+        ),
+    )
+
+
+def _training_gradient(settings: Settings, solver: Solver) -> StateGradient:
+    if settings["training.gradient"] == "exact":
+        return Implicit(solver=build_solver(solver), steps=settings["training.implicit_steps"])
+    return _unroll(settings)
+
+
+def _unroll(settings: Settings) -> Unrolled:
+    unroll = settings.section("training.unroll", Unroll)
+    return Unrolled(steps=unroll.steps, damping=unroll.damping, lead_step=unroll.lead_step)
+
+
+def _attack(settings: Settings, attack: TrainingAttack) -> PGD:
+    ball = LinfBall(settings.section("threat_model", ThreatModel).epsilon_255 / 255)
+    return PGD(ball, steps=attack.steps, step_size=attack.step_size_255 / 255)
+
+
+def _adversarial_objective(
+    job: Job, settings: Settings, kind: specs.TrainedModel, forward: Forward
+) -> TrainingObjective:
+    attack = _attack(settings, settings.section("training.attack", TrainingAttack))
+    stream = Stream(job.spec["seed"], "training/attack")
+    if kind.framework == "pgd_at":
+        return PGDAdversarial(forward, attack, stream)
+    trades = settings.section("training.trades", Trades)
+    return TradesAdversarial(
+        forward,
+        attack,
+        stream,
+        inverse_lambda=trades.inverse_lambda,
+        start_noise=trades.start_noise,
+        both_penalised="jacobian.trades_terms" in settings and settings["jacobian.trades_terms"] == "both",
+    )
+
+
+def _robust_validator(job: Job, settings: Settings, dataset: Dataset, logits: Any, batch_size: int) -> Validator:
+    selection = settings.section("selection", Selection)
+    split: Split = getattr(dataset, selection.split)
+    return Validator(split, logits, batch_size, _attack(settings, selection.attack), _stream(job))
+
+
+def _unrolled_logits(forward: UnrolledForward, model: nn.Module, x: Tensor) -> Logits:
+    assert isinstance(model, DEQClassifier)
+    return forward.logits(model, x, None)
+
+
+def _network_logits(model: nn.Module, x: Tensor) -> Logits:
+    logits: Tensor = model(x)
+    return logits
+
+
+def _final_state_logits(settings: Settings) -> IntermediateState:
+    """z^[N], unrolled as in training, whatever the training gradient is."""
+    solver = settings.section("solver", Solver)
+    dynamics = PlainDynamics(build_solver(solver), build_termination(solver))
+    return IntermediateState(index=solver.steps, gradient=_unroll(settings), dynamics=dynamics)
