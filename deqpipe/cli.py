@@ -12,12 +12,12 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 from deqpipe import __version__, config, records, specs
-from deqpipe.errors import UserError
+from deqpipe.errors import NonFiniteLossError, UserError
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -32,16 +32,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"deqpipe: {error}", file=sys.stderr)
         return 2
-    except ArithmeticError as error:
-        if type(error).__name__ != "NonFiniteLossError":
-            raise
+    except NonFiniteLossError as error:
         print(f"deqpipe: {error}", file=sys.stderr)
         return 1
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that answers a mistake with one line; the usage stands in --help."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line and exit with status 2."""
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line, with one subcommand per step."""
-    parser = argparse.ArgumentParser(prog="deqpipe", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="deqpipe", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--version", action="version", version=f"deqpipe {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_configuration(commands)
@@ -70,14 +76,14 @@ def _add_job(parser: argparse.ArgumentParser, stages: Sequence[str]) -> None:
 
 def _add_budget(parser: argparse.ArgumentParser) -> None:
     text = "save and leave with exit status 75 when they are over"
-    parser.add_argument("--time-budget-minutes", type=float, default=math.inf, metavar="MINUTES", help=text)
+    parser.add_argument("--time-budget-minutes", type=_positive, default=math.inf, metavar="MINUTES", help=text)
 
 
 def _add_configuration(commands: Any) -> None:
     check = _add(commands, "check-config", _check_config, "Validate config files, later ones laid over earlier ones.")
     check.add_argument("files", type=Path, nargs="+")
     write = _add(commands, "write-config", _write_config, "Write a resolved configuration as YAML.")
-    write.add_argument("--spec", type=json.loads, required=True, help="the configuration as JSON")
+    write.add_argument("--spec", type=_json_object, required=True, help="the configuration as JSON")
     _add_paths(write, "output")
     spec = _add(commands, "spec", _print_spec, "Print the spec of a job, for the other commands' --spec.")
     spec.add_argument("stage", choices=sorted(set(specs.REVISION) - {"table", "figure", "report"}))
@@ -102,7 +108,7 @@ def _add_training(commands: Any) -> None:
         _add_paths(parser, *outputs, *more)
         _add_budget(parser)
         interval = "seconds between two saves within an epoch"
-        parser.add_argument("--save-interval", type=float, default=300.0, metavar="SECONDS", help=interval)
+        parser.add_argument("--save-interval", type=_not_negative, default=300.0, metavar="SECONDS", help=interval)
 
 
 def _add_evaluation(commands: Any) -> None:
@@ -125,7 +131,7 @@ def _add_evaluation(commands: Any) -> None:
             _add_paths(parser, "state")
             _add_budget(parser)
         if name == "attack-point":
-            parser.add_argument("--point", type=specs.GridPoint.parse, required=True)
+            parser.add_argument("--point", type=_point, required=True, help="such as state3_steps5_damping0.5")
 
 
 def _add_reporting(commands: Any) -> None:
@@ -153,14 +159,53 @@ def _range(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def _positive(text: str) -> float:
+    value = _not_negative(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return value
+
+
+def _point(text: str) -> specs.GridPoint:
+    try:
+        return specs.GridPoint.parse(text)
+    except UserError as error:  # a ValueError, whose text argparse would swallow
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"holds a {type(value).__name__}, but must hold keys and values")
+    return value
+
+
 def _spec(stages: Sequence[str]) -> Callable[[str], dict[str, Any]]:
     def parse(text: str) -> dict[str, Any]:
-        try:
-            spec = specs.loads(text)
-        except json.JSONDecodeError as error:
-            raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
-        if not isinstance(spec, dict) or spec.get("stage") not in stages:
-            raise argparse.ArgumentTypeError(f"not a spec of stage {' or '.join(stages)}; `deqpipe spec` prints one")
+        spec, stage = _json_object(text), " or ".join(stages)
+        if spec.get("stage") not in stages:
+            raise argparse.ArgumentTypeError(f"not a spec of stage {stage}; `deqpipe spec` prints one")
+        wanted = {"config", "upstream", *(("seed",) if spec["stage"] != "data" else ())}
+        wanted |= {"model"} if spec["stage"] in specs.STAGE_MODELS else set()
+        if not wanted <= spec.keys():
+            lacking = ", ".join(sorted(wanted - spec.keys()))
+            raise argparse.ArgumentTypeError(f"spec of stage {stage} lacks {lacking}; `deqpipe spec` prints one")
+        if spec.get("revision") != specs.REVISION[spec["stage"]]:
+            allowed = specs.REVISION[spec["stage"]]
+            raise argparse.ArgumentTypeError(f"spec has revision {spec.get('revision')}, but this is {allowed}")
         return spec
 
     return parse
@@ -190,7 +235,8 @@ def _prepare_data(options: argparse.Namespace) -> int:
 
     settings = options.spec["config"]
     dataset = data.prepare(settings["data.source"], options.root, validation=settings["data.validation"])
-    data.save(options.output, dataset, provenance=provenance(options.spec, device="", inputs={}, seconds=0))
+    # No seconds: images prepared again must be the same file, or everything after them would run again.
+    data.save(options.output, dataset, provenance=provenance(options.spec, device="CPU", inputs={}, seconds=0.0))
     return 0
 
 

@@ -1,7 +1,7 @@
 """The configuration: typed, frozen, complete. Defaults stand in config.yaml and nowhere else.
 
-`load` merges YAML files, `parse` resolves `protocol` and validates. Unknown and missing keys are refused at every level.
-The JSON schema in schemas/ and docs/configuration.md are generated from these types.
+`load` merges YAML files, `parse` resolves `protocol` and validates. Unknown and missing keys are refused at every
+level. The JSON schema in schemas/ and docs/configuration.md are generated from these types.
 """
 
 from collections.abc import Mapping, Sequence
@@ -72,7 +72,8 @@ class Data(Section):
     """Which images, and how they are split."""
 
     source: Literal["digits", "cifar10", "folder"]
-    """digits: scikit-learn's 8x8 digits (embedded); cifar10: torchvision's (downloaded); folder: train/<class>/*, test/<class>/*."""
+    """digits: scikit-learn's 8x8 digits (embedded); cifar10: torchvision's (downloaded); folder: train/<class>/* and
+    test/<class>/*."""
     root: str
     """Folder of the images; where CIFAR-10 is downloaded to; unused by digits."""
     validation: Count
@@ -99,7 +100,8 @@ class Model(Section):
     weight_norm: bool
     """Weight normalisation of the block and post-fuse convolutions of f."""
     init: Literal["release", "normal_all"]
-    """release: weight-normed convolutions keep PyTorch's initialisation, the others N(0, 0.01^2); normal_all: all N(0, 0.01^2)."""
+    """release: weight-normed convolutions keep PyTorch's initialisation, the others N(0, 0.01^2); normal_all: all
+    N(0, 0.01^2)."""
 
 
 class ResNetTraining(Section):
@@ -499,7 +501,8 @@ def check(config: Config) -> None:
     low, high = config.jacobian.length_jitter
     if low > high or steps + low < 1:
         raise UserError(
-            f"config: jacobian.length_jitter is [{low}, {high}], but must ascend and leave at least one of {steps} steps"
+            f"config: jacobian.length_jitter is [{low}, {high}], but must ascend "
+            f"and leave at least one of {steps} steps"
         )
     if len(set((config.pathvars.results, config.pathvars.logs, config.pathvars.state))) < 3:
         raise UserError("config: pathvars.results, pathvars.logs and pathvars.state must be three different folders")

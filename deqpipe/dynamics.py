@@ -72,6 +72,12 @@ class PlainDynamics:
         """z^[index] alone, with `index` evaluations of f.
 
         States are causal: this is bit for bit the state that the whole solve records.
+
+        Raises:
+            IndexError: the dynamics have no such state.
         """
+        last = self.termination.max_steps
+        if not 1 <= index <= last:
+            raise IndexError(f"state {index} was asked for, but the dynamics have states 1 to {last}")
         termination = Termination(max_steps=index, rtol=self.termination.rtol)
         return reach(self.solver, fn, model.initial_state(x), termination=termination)

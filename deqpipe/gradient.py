@@ -1,7 +1,7 @@
 """Ways to make a state of the dynamics differentiable; the same objects serve training and attacks.
 
-A state comes out of the solver without gradient. A `StateGradient` turns it into one at or near it that carries gradient to
-whatever the map closes over: the parameters, the images or both.
+A state comes out of the solver without gradient. A `StateGradient` turns it into one at or near it that carries
+gradient to whatever the map closes over: the parameters, the images or both.
 """
 
 from dataclasses import dataclass
@@ -38,6 +38,17 @@ class Unrolled:
     damping: float
     lead_step: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse what is no unroll.
+
+        Raises:
+            ValueError: a negative number of steps, or a damping that does not move towards f(z).
+        """
+        if self.steps < 0:
+            raise ValueError(f"{self.steps} unroll steps were asked for, but there cannot be fewer than 0")
+        if not 0 < self.damping <= 1:
+            raise ValueError(f"damping is {self.damping}, but must be above 0 and at most 1")
+
     def __call__(self, fn: FixedPointMap, z: State) -> State:
         """z_a^[i + K_a]."""
         z = z.detach()
@@ -68,12 +79,11 @@ class Implicit:
 
     def __call__(self, fn: FixedPointMap, z: State) -> State:
         """f(z), whose gradient is that of the equilibrium."""
-        at = z.detach().requires_grad_()
-        with torch.enable_grad():
-            image = fn(at)
         value = fn(z.detach())
         if not value.requires_grad:
             return value
+        at = z.detach().requires_grad_()
+        image = fn(at)
 
         def adjoint(v: Tensor) -> Tensor:
             def transposed(u: Tensor) -> Tensor:

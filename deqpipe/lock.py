@@ -186,6 +186,11 @@ class StopRequest:
         return self.reason is not None
 
     @property
+    def signalled(self) -> bool:
+        """Whether a signal asked for it, and not the budget."""
+        return self._signal is not None
+
+    @property
     def reason(self) -> str | None:
         """Why to stop, such as "SIGTERM"; None as long as there is no reason."""
         if self._signal is not None:

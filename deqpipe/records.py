@@ -1,7 +1,7 @@
 """Per-image records of an evaluation, and the provenance that travels in the same file. No torch.
 
-One row is one image under one attack, judged by one decision. Columns are `COLUMNS`; the columns of `PER_STATE` hold one
-value for every state z^[1] .. z^[N] and, last, for the final (unrolled) state; a ResNet has the final state only.
+One row is one image under one attack, judged by one decision. Columns are `COLUMNS`; the columns of `PER_STATE` hold
+one value for every state z^[1] .. z^[N] and, last, for the final (unrolled) state; a ResNet has the final state only.
 """
 
 import json
@@ -95,9 +95,9 @@ def read(path: Path, columns: Sequence[str] = COLUMNS) -> Records:
 
 def _array(column: pa.ChunkedArray) -> np.ndarray:
     array = column.combine_chunks()
-    if pa.types.is_fixed_size_list(array.type):
-        return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)
-    return array.to_numpy(zero_copy_only=False)
+    nested = pa.types.is_fixed_size_list(array.type)
+    values: np.ndarray = (array.flatten() if nested else array).to_numpy(zero_copy_only=False)
+    return values.reshape(len(array), array.type.list_size) if nested else values
 
 
 def merge(parts: Sequence[Records]) -> Records:

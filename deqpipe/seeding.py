@@ -1,8 +1,8 @@
 """Random numbers from keyed streams: no global generator, nothing to save.
 
 A stream is named by a seed and a purpose. What it gives for a key (an image, an epoch, a training step) depends on the
-seed, the purpose and the key alone, so shards, batch sizes and resumed runs agree. Numbers are drawn on the CPU and moved,
-so that devices agree too.
+seed, the purpose and the key alone, so shards, batch sizes and resumed runs agree. Numbers are drawn on the CPU and
+moved, so that devices agree too.
 """
 
 import hashlib

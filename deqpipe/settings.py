@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
+
+from deqpipe.errors import UserError
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -16,12 +18,28 @@ class Settings:
         self._values = dict(values)
 
     def __getitem__(self, key: str) -> Any:
-        """A single value."""
+        """A single value.
+
+        Raises:
+            UserError: the spec has no such key.
+        """
+        if key not in self._values:
+            raise UserError(f"spec lacks the setting {key}; `deqpipe spec` prints a whole one")
         return self._values[key]
 
     def __contains__(self, key: str) -> bool:
+        """Whether the job depends on it."""
         return key in self._values
 
     def section(self, key: str, kind: type[T]) -> T:
-        """A whole section of the configuration."""
-        return kind.model_validate(self._values[key])
+        """A whole section of the configuration.
+
+        Raises:
+            UserError: the spec has no such section, or not as the configuration defines it.
+        """
+        try:
+            return kind.model_validate(self[key])
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, (key, *first["loc"])))
+            raise UserError(f"spec: {where} is {first['input']!r}: {first['msg'].lower()}") from None

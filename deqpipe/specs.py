@@ -1,8 +1,8 @@
 """One canonical spec per job: all that its output depends on, and nothing else.
 
-The spec is what Snakemake compares to decide about running again, what names a job's folder of resumable state, and what
-provenance records. Package code is not part of it; a stage whose results would change raises its REVISION instead, and
-tests/test_revisions.py fails when a stage's code changes and neither its revision nor the recorded hash does.
+The spec is what Snakemake compares to decide about running again, what names a job's folder of resumable state, and
+what provenance records. Package code is not part of it; a stage whose results would change raises its REVISION instead,
+and tests/test_revisions.py fails when a stage's code changes and neither its revision nor the recorded hash does.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from deqpipe.config import Config, Framework
 from deqpipe.errors import UserError
 
 Stage = Literal["data", "pretrain", "train_deq", "train_resnet", "select", "clean", "attack_grid", "attack_pgd"]
-Product = Literal["config", "table", "figure", "report"]
+Product = Literal["table", "figure", "report"]
 Defence = Literal["plain", "entropy"]
 
 REVISION: Mapping[str, int] = {
@@ -28,30 +28,29 @@ REVISION: Mapping[str, int] = {
     "clean": 1,
     "attack_grid": 1,
     "attack_pgd": 1,
-    "config": 1,
     "table": 1,
     "figure": 1,
     "report": 1,
 }
 
-# The modules whose code decides what a stage puts out; tests/test_revisions.py hashes them.
+_COMPUTATION = ("model", "data", "gradient", "solver", "dynamics", "attack", "seeding", "threat_model")
+_TRAINING = (*_COMPUTATION, "training")
+_EVALUATION = (*_COMPUTATION, "defence", "evaluation")
+# The modules whose code decides what a stage puts out; tests/test_revisions.py hashes them, and knows which others
+# (files, command line) decide nothing.
 SOURCES: Mapping[str, tuple[str, ...]] = {
-    "data": ("data",),
-    "pretrain": ("model", "data", "gradient", "solver", "dynamics", "attack", "training", "seeding", "threat_model"),
-    "train_deq": ("model", "data", "gradient", "solver", "dynamics", "attack", "training", "seeding", "threat_model"),
-    "train_resnet": ("model", "data", "attack", "training", "seeding", "threat_model"),
-    "select": ("model", "gradient", "solver", "dynamics", "defence", "attack", "evaluation", "seeding", "threat_model"),
-    "clean": ("model", "gradient", "solver", "dynamics", "defence", "evaluation"),
-    "attack_grid": (
-        "model", "gradient", "solver", "dynamics", "defence", "attack", "evaluation", "seeding", "threat_model",
-    ),
-    "attack_pgd": (
-        "model", "gradient", "solver", "dynamics", "defence", "attack", "evaluation", "seeding", "threat_model",
-    ),
-    "table": ("reporting.tables", "reporting.decisions", "reporting.published", "statistics"),
-    "figure": ("reporting.figures", "reporting.decisions", "reporting.published", "statistics"),
-    "report": ("reporting.report",),
-}  # fmt: skip
+    "data": ("data", "seeding"),
+    "pretrain": _TRAINING,
+    "train_deq": _TRAINING,
+    "train_resnet": _TRAINING,
+    "select": _EVALUATION,
+    "clean": _EVALUATION,
+    "attack_grid": _EVALUATION,
+    "attack_pgd": _EVALUATION,
+    "table": ("reporting", "statistics"),
+    "figure": ("reporting", "statistics"),
+    "report": ("reporting", "statistics"),
+}
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,15 @@ TRUNK = "deq_pretrain"
 FINAL_DAMPING = 0.5  # lambda of the unroll from z^[N] to the final state, in the paper and in its authors' code
 DEQS = tuple(name for name, model in MODELS.items() if model.architecture == "deq" and model.framework)
 RESNETS = tuple(name for name, model in MODELS.items() if model.architecture == "resnet")
+STAGE_MODELS: Mapping[str, tuple[str, ...]] = {
+    "train_deq": DEQS,
+    "train_resnet": RESNETS,
+    "select": DEQS,
+    "clean": tuple(MODELS),
+    "attack_grid": DEQS,
+    "attack_pgd": (TRUNK, *RESNETS),
+}
+"""The models that a stage concerns; data and pretrain concern none by name."""
 
 
 @dataclass(frozen=True, order=True)
@@ -146,9 +154,7 @@ def image_ranges(config: Config) -> tuple[tuple[int, int], ...]:
 
 def shard_names(config: Config) -> tuple[str, ...]:
     """File names of the grid jobs of one model, without ending."""
-    return tuple(
-        f"states{a}-{b}_images{c}-{d}" for a, b in state_ranges(config) for c, d in image_ranges(config)
-    )
+    return tuple(f"states{a}-{b}_images{c}-{d}" for a, b in state_ranges(config) for c, d in image_ranges(config))
 
 
 def build(stage: Stage, config: Config, *, model: str | None = None, seed: int | None = None) -> dict[str, Any]:
@@ -161,10 +167,9 @@ def build(stage: Stage, config: Config, *, model: str | None = None, seed: int |
         seed: the repetition, for all stages but data.
 
     Raises:
-        UserError: model is not in the vocabulary.
+        UserError: model is not one of the stage's, or a seed is missing.
     """
-    if model is not None and model not in MODELS:
-        raise UserError(f"model is {model!r}, but must be one of {', '.join(MODELS)}")
+    _check_subject(stage, model, seed)
     settings, upstream = _DEPENDS[stage](config, model, seed)
     spec: dict[str, Any] = {"stage": stage, "revision": REVISION[stage], "config": settings, "upstream": upstream}
     if model is not None:
@@ -174,17 +179,27 @@ def build(stage: Stage, config: Config, *, model: str | None = None, seed: int |
     return spec
 
 
-def build_product(product: Product, config: Config) -> dict[str, Any]:
-    """The spec of what is made from records.
+def _check_subject(stage: Stage, model: str | None, seed: int | None) -> None:
+    allowed = STAGE_MODELS.get(stage)
+    if allowed is None and model is not None:
+        raise UserError(f"model is {model!r}, but stage {stage} has no model")
+    if allowed is not None and model not in allowed:
+        raise UserError(f"model is {model!r}, but stage {stage} needs one of {', '.join(allowed)}")
+    if seed is None and stage != "data":
+        raise UserError(f"stage {stage} needs a seed")
 
-    Tables and figures state the conditions that they were made under, so this is the configuration but for what
-    neither influences results nor says where they lie.
-    """
+
+def build_product(product: Product, config: Config) -> dict[str, Any]:
+    """The spec of what is made from records: tables and figures state the conditions that they were made under."""
+    return {"stage": product, "revision": REVISION[product], "config": conditions(config), "upstream": {}}
+
+
+def conditions(config: Config) -> dict[str, Any]:
+    """The configuration but for what neither influences results nor says in which files they are kept."""
     exclude: dict[str, Any] = {"device": True, "pathvars": True, "evaluation": {"batch_size"}}
     if config.data.source != "folder":
         exclude["data"] = {"root"}
-    settings = config.model_dump(mode="json", exclude=exclude)
-    return {"stage": product, "revision": REVISION[product], "config": settings, "upstream": {}}
+    return config.model_dump(mode="json", exclude=exclude)
 
 
 def dumps(spec: Mapping[str, Any]) -> str:
@@ -304,7 +319,7 @@ _ATTACK = ("attack.pgd", "threat_model")
 
 def _attack_grid(config: Config, model: str | None, seed: int | None) -> _Dependencies:
     keys = [*_decision_keys(config, model), *_ATTACK, "attack.unroll", "attack.defence_in_loop",
-            "attack.grid.steps", "attack.grid.damping"]  # fmt: skip
+            "attack.grid.states", "attack.grid.steps", "attack.grid.damping"]  # fmt: skip
     return _dump(config, *keys), _trained(config, model, seed)
 
 

@@ -17,6 +17,15 @@ class LinfBall:
 
     epsilon: float
 
+    def __post_init__(self) -> None:
+        """Refuse a ball without a point.
+
+        Raises:
+            ValueError: the radius is negative.
+        """
+        if not self.epsilon >= 0:
+            raise ValueError(f"epsilon is {self.epsilon}, but must not be negative")
+
     def project(self, images: Images, centre: Images) -> Images:
         """The nearest images inside the ball around `centre` and inside [0, 1]."""
         return self.near(images, centre).clamp(0, 1)

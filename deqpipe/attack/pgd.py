@@ -22,7 +22,7 @@ class Attacked:
 
     Attributes:
         images: inside the ball and inside [0, 1].
-        lost_gradient: share of the steps, per image, whose gradient was zero in every pixel.
+        lost_gradient: share of the steps, per image, whose gradient was zero (or no number) in every pixel.
     """
 
     images: Images
@@ -43,6 +43,15 @@ class PGD:
     steps: int
     step_size: float
 
+    def __post_init__(self) -> None:
+        """Refuse an attack that takes no step.
+
+        Raises:
+            ValueError: fewer than one step.
+        """
+        if self.steps < 1:
+            raise ValueError(f"{self.steps} attack steps were asked for, but there must be at least 1")
+
     def __call__(self, objective: Objective, x: Images, *, start: Images) -> Attacked:
         """Images near `x` that make `objective` large.
 
@@ -51,9 +60,9 @@ class PGD:
         adversarial = start.detach()
         lost = torch.zeros(len(x), device=x.device)
         for _ in range(self.steps):
-            gradient = _input_gradient(objective, adversarial)
-            lost += (gradient.flatten(1) == 0).all(1)
-            adversarial = self.ball.project(adversarial + self.step_size * gradient.sign(), x)
+            direction = _input_gradient(objective, adversarial).sign()  # 0 where the gradient is no number
+            lost += (direction.flatten(1) == 0).all(1)
+            adversarial = self.ball.project(adversarial + self.step_size * direction, x)
         return Attacked(adversarial, lost / self.steps)
 
 

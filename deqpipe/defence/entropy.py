@@ -11,7 +11,7 @@ from deqpipe.dynamics import Trajectory
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.shapes import Images, Logits, PerImage, State
 from deqpipe.solver.base import Solver
-from deqpipe.solver.solve import Solution, Status, Termination, solve
+from deqpipe.solver.solve import Solution, Status, Termination, following, solve
 from deqpipe.threat_model import LinfBall
 
 
@@ -26,8 +26,8 @@ class InputEntropyReduction:
     """Dynamics that update the input every few steps, so that the prediction's entropy falls.
 
     After z^[t+1] with t + 1 a multiple of `solver_steps`, the input takes `input_steps` descent steps on
-    H(h(f(z^[t+1]; x))), z^[t+1] held constant (Eq. 8). Then z^[t+1] is solved again: from z^[t] and the memory before that
-    step, with residuals of the new input (Algorithm 1, line 13). With `input_steps` 0 these are the plain dynamics.
+    H(h(f(z^[t+1]; x))), z^[t+1] held constant (Eq. 8). Then z^[t+1] is solved again: from z^[t] and the memory before
+    that step, with residuals of the new input (Algorithm 1, line 13). Without `input_steps`: the plain dynamics.
 
     Attributes:
         solver: the fixed-point solver.
@@ -60,7 +60,8 @@ class InputEntropyReduction:
         segments: list[Solution] = []
         for n in range(1, self.termination.max_steps + 1):
             if self._updates_after(n):
-                x_now = self._reduce(model, self.solver.propose(state), x_now, x)
+                z = following(self.solver, state, termination=self.termination)
+                x_now = self._reduce(model, z, x_now, x)
                 fn = model.bind(x_now)
                 state = self.solver.reevaluate(fn, state)
             segment, state = solve(self.solver, fn, state, termination=replace(self.termination, max_steps=1))

@@ -89,44 +89,48 @@ def attack_grid(job: Job, shard: GridShard) -> int:
     _check_images(subject, shard.images)
     points = _points(subject, shard)
     with locked(shard.state / "locks" / shard.name), StopRequest(shard.budget_minutes) as stop:
-        finished = _finish_points(subject, shard, points, stop)
-    if finished < len(points):
-        if finished == 0:
+        still_open = [point for point in points if not _is_finished(subject, shard, point)]
+        if len(still_open) < len(points):
+            _logger.info("%d of %d points are finished already", len(points) - len(still_open), len(points))
+        finished = _finish_points(subject, shard, still_open, stop)
+        if finished == 0 and still_open and not stop.signalled:
             raise UserError(f"not one point finished within {shard.budget_minutes:g} minutes: allow more time")
+    if finished < len(still_open):
         return EXIT_UNFINISHED
     _publish(subject, shard, points)
     return 0
 
 
 def _points(subject: Subject, shard: GridShard) -> list[specs.GridPoint]:
-    """The points whose state the shard covers; the ready-made one is always part of the grid."""
-    settings, (first, last) = subject.settings, shard.states
-    points = {
+    """The points of the grid whose state the shard covers; the ready-made one is always part of the grid."""
+    settings, (first, last), final = subject.settings, shard.states, subject.final_point()
+    assert final is not None, "only DEQs have a grid"
+    if not 1 <= first <= last <= final.state:
+        raise UserError(f"states {first} to {last} were asked for, but the solver has states 1 to {final.state}")
+    grid = {
         specs.GridPoint(damping, state, steps)
         for damping in settings["attack.grid.damping"]
-        for state in range(first, last + 1)
+        for state in settings["attack.grid.states"]
         for steps in settings["attack.grid.steps"]
     }
-    final = subject.final_point()
-    assert final is not None
-    return sorted(points | {final} if first <= final.state <= last else points)
+    points = sorted(point for point in grid | {final} if first <= point.state <= last)
+    if not points:
+        raise UserError(f"states {first} to {last} hold no point of the grid")
+    return points
 
 
 def _finish_points(subject: Subject, shard: GridShard, points: list[specs.GridPoint], stop: StopRequest) -> int:
-    """Compute what is not there yet; how many points are finished in the end."""
-    open_points = [point for point in points if not _is_finished(subject, shard, point)]
-    if len(open_points) < len(points):
-        _logger.info("%d of %d points are finished already", len(points) - len(open_points), len(points))
+    """Compute points until asked to stop; how many were computed."""
     chunk, references = Chunk(subject.dataset.test, shard.images), None
-    for number, point in enumerate(open_points):
+    for number, point in enumerate(points):
         if stop.should_stop():
-            return len(points) - len(open_points) + number
+            return number
         started, evaluations = time.monotonic(), subject.f_evaluations
         references = references or clean_rows(subject, chunk)[1]
         columns = attack_rows(subject, point, chunk, references=references, purpose=STARTS)
         origin = _provenance(subject, specs.point_spec(subject.job.spec), started, evaluations)
         records.write(shard.file(point), columns, provenance=origin)
-        _logger.info("%d/%d %s: %s", number + 1, len(open_points), point.name, _scores(columns))
+        _logger.info("%d/%d %s: %s", number + 1, len(points), point.name, _scores(columns))
     return len(points)
 
 
@@ -221,5 +225,3 @@ def _provenance(subject: Subject, spec: Mapping[str, Any], started: float, evalu
         seconds=time.monotonic() - started,
         f_evaluations=subject.f_evaluations - evaluations,
     )
-
-

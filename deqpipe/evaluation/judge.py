@@ -93,14 +93,17 @@ class NetworkJudge:
 
 
 def readings(logits: Float[Tensor, "states batch classes"], y: Labels) -> dict[str, Tensor]:
-    """Predicted class, margin (logit of the label minus the largest other) and entropy in nats, (states, batch) each."""
-    own = logits.gather(2, y.expand(len(logits), -1)[..., None]).squeeze(2)
-    others = logits.scatter(2, y.expand(len(logits), -1)[..., None], -torch.inf).amax(2)
-    return {"predicted": logits.argmax(2), "margin": own - others, "entropy": prediction_entropy(logits)}
+    """Predicted class, margin (logit of the label minus the largest other), entropy in nats; (states, batch) each."""
+    label = y.expand(len(logits), -1)[..., None]
+    own = logits.gather(2, label).squeeze(2)
+    others = logits.scatter(2, label, -torch.inf).amax(2)
+    entropy = torch.stack([prediction_entropy(of_state) for of_state in logits])
+    return {"predicted": logits.argmax(2), "margin": own - others, "entropy": entropy}
 
 
 def relative_deviation(states: StatesWithFinal, reference: StatesWithFinal | None) -> Float[Tensor, "states batch"]:
     """norm(z - z_clean) / norm(z_clean) of every image and state (Fig. 3c); NaN without a reference."""
     if reference is None:
         return torch.full(states.shape[:2], torch.nan)
-    return (states - reference).norm(dim=2) / reference.norm(dim=2)
+    change: Tensor = (states - reference).norm(dim=2) / reference.norm(dim=2)
+    return change

@@ -37,7 +37,9 @@ class Chunk:
         return self.split.float_images(where, device), self.split.labels[where].to(device)
 
 
-def craft(subject: Subject, point: GridPoint | None, chunk: Chunk, images: range, *, pgd: Pgd, purpose: str) -> Attacked:
+def craft(
+    subject: Subject, point: GridPoint | None, chunk: Chunk, images: range, *, pgd: Pgd, purpose: str
+) -> Attacked:
     """PGD on the surrogate of a point. Random starts are keyed by image: all points of a seed share them."""
     x, y = chunk.load(images, subject.job.device)
     start = uniform_start(x, ball=subject.ball, stream=subject.stream(purpose), images=images, clamp=pgd.clamp_start)

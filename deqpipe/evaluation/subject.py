@@ -15,6 +15,7 @@ from deqpipe.data import Dataset, load
 from deqpipe.defence.entropy import build_entropy_reduction
 from deqpipe.device import set_up
 from deqpipe.dynamics import PlainDynamics
+from deqpipe.errors import UserError
 from deqpipe.evaluation.judge import DEQJudge, Judge, NetworkJudge
 from deqpipe.model.architecture import Loaded, fitting, load_model
 from deqpipe.model.classifier import DEQClassifier
@@ -120,8 +121,20 @@ def load_subject(job: Job) -> Subject:
     set_up(precision=settings["precision"], threads=job.threads)
     dataset = load(job.data)
     loaded = fitting(load_model(job.checkpoint, job.device), dataset, path=job.checkpoint)
+    _check_origin(loaded, job)
     judges = tuple(_judge(loaded, settings, defence) for defence in specs.MODELS[name].defences)
     return Subject(name, loaded, dataset, settings, judges, job)
+
+
+def _check_origin(loaded: Loaded, job: Job) -> None:
+    trained = loaded.provenance["spec"]
+    there = (trained.get("model", specs.TRUNK), trained["seed"])
+    wanted = (job.spec["model"], job.spec["seed"])
+    if there != wanted:
+        raise UserError(
+            f"checkpoint {job.checkpoint} is {there[0]} of seed {there[1]}, "
+            f"but the spec is of {wanted[0]} of seed {wanted[1]}"
+        )
 
 
 def _judge(loaded: Loaded, settings: Settings, defence: specs.Defence) -> Judge:

@@ -37,7 +37,8 @@ def build(architecture: Mapping[str, Any], *, seed: int) -> nn.Module:
     channels, height, width = architecture["image_shape"]
     classes = len(architecture["classes"])
     if architecture["type"] == "resnet":
-        return resnet(architecture["layers"], classes, in_channels=channels, seed=seed)
+        network: nn.Module = resnet(architecture["layers"], classes, in_channels=channels, seed=seed)
+        return network
     settings = Model.model_validate(architecture["model"])
     return build_classifier(settings, image_shape=(channels, height, width), classes=classes, seed=seed)
 
@@ -78,11 +79,16 @@ def fitting(loaded: Loaded, dataset: Dataset, *, path: Path) -> Loaded:
     Raises:
         UserError: they are not.
     """
-    wanted = (tuple(loaded.architecture["image_shape"]), tuple(loaded.architecture["classes"]))
-    if wanted != (dataset.image_shape, dataset.classes):
+    shape, classes = tuple(loaded.architecture["image_shape"]), tuple(loaded.architecture["classes"])
+    if (shape, len(classes)) != (dataset.image_shape, len(dataset.classes)):
         raise UserError(
-            f"checkpoint {path} was trained on {loaded.architecture['dataset']} images of shape {wanted[0]} "
-            f"with {len(wanted[1])} classes, but the data are {dataset.name} of shape {dataset.image_shape} "
+            f"checkpoint {path} was trained on {loaded.architecture['dataset']} images of shape {shape} "
+            f"with {len(classes)} classes, but the data are {dataset.name} of shape {dataset.image_shape} "
             f"with {len(dataset.classes)}"
         )
+    for number, (trained, found) in enumerate(zip(classes, dataset.classes, strict=True)):
+        if trained != found:
+            raise UserError(
+                f"checkpoint {path} was trained with {trained!r} as class {number}, but the data have {found!r}"
+            )
     return loaded

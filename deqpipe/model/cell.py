@@ -53,7 +53,8 @@ class NormedConv2d(nn.Module):
 
 
 def _channel_norm(weight: Tensor) -> Tensor:
-    return weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    norm: Tensor = weight.flatten(1).norm(dim=1)
+    return norm.view(-1, 1, 1, 1)
 
 
 class ResidualBlock(nn.Module):
@@ -143,7 +144,8 @@ class Cell(nn.Module):
             batch: number of images.
             generator: CPU generator that the masks are drawn from; needed in training mode with dropout only.
         """
-        weights = {module: module.effective_weight() for module in self.modules() if isinstance(module, NormedConv2d)}
+        convolutions = [module for module in self.modules() if isinstance(module, NormedConv2d)]
+        weights: dict[nn.Module, Tensor] = {module: module.effective_weight() for module in convolutions}
         if not self.training or self.dropout == 0:
             return Frozen(weights, ())
         assert generator is not None, "training with dropout needs a generator"
@@ -151,9 +153,9 @@ class Cell(nn.Module):
 
     def _mask(self, batch: int, channels: int, generator: torch.Generator) -> Tensor:
         keep = 1 - self.dropout
-        mask = (torch.rand(batch, channels, 1, 1, generator=generator) < keep) / keep
+        kept = torch.rand(batch, channels, 1, 1, generator=generator) < keep
         like = next(self.parameters())
-        return mask.to(like.device, like.dtype)
+        return kept.to(like.device, like.dtype) / keep
 
     def forward(self, scales: Sequence[Tensor], injection: Tensor, frozen: Frozen) -> list[Tensor]:
         """One application of f to all scales; the input is injected into the finest."""

@@ -85,7 +85,8 @@ class DEQClassifier(nn.Module):
 
     def trajectory_logits(self, states: Float[Tensor, "step batch state"]) -> Float[Tensor, "step batch classes"]:
         """The head's reading of every state (evaluation mode: no state influences another's)."""
-        return self.logits(states.flatten(0, 1)).unflatten(0, states.shape[:2])
+        out: Tensor = self.logits(states.flatten(0, 1)).unflatten(0, states.shape[:2])
+        return out
 
     def _scales(self, z: Tensor) -> list[Tensor]:
         parts = z.split([math.prod(shape) for shape in self.scale_shapes], dim=1)

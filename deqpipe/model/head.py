@@ -1,6 +1,7 @@
 """The classification head h: any state of the dynamics can be read off with it."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class Head(nn.Module):
         wide = [EXPANSION * w for w in widths]
         self.down = nn.ModuleList(
             nn.Sequential(nn.Conv2d(fine, coarse, 3, stride=2, padding=1), nn.BatchNorm2d(coarse), nn.ReLU())
-            for fine, coarse in zip(wide[:-1], wide[1:], strict=True)
+            for fine, coarse in pairwise(wide)
         )
         self.final = nn.Sequential(nn.Conv2d(wide[-1], final_channels, 1), nn.BatchNorm2d(final_channels), nn.ReLU())
         self.fc = nn.Linear(final_channels, classes)

@@ -1,7 +1,8 @@
 """Anderson mixing (Anderson, 1965) of type II, per image.
 
 z^[n+1] = z^[n] + g(z^[n]) - (dZ + dG) gamma, where gamma minimises norm(g(z^[n]) - dG gamma) over the last differences.
-The least-squares problem is regularised relative to its scale, so that a stagnated image does not make it singular.
+The least-squares problem is solved by its normal equations, regularised by their rounding error, so that differences
+which are no longer independent (an image that stagnates) do not make them singular.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from torch import Tensor
 from deqpipe.shapes import State
 from deqpipe.solver.base import FixedPointMap
 
-REGULARISATION = 1e-8
+REGULARISATION = 10  # in units of the rounding error of the largest entry
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,15 @@ class Anderson:
 
     memory: int
 
+    def __post_init__(self) -> None:
+        """Refuse a memory that mixes nothing.
+
+        Raises:
+            ValueError: there would be no difference to keep.
+        """
+        if self.memory < 2:
+            raise ValueError(f"Anderson's memory is {self.memory}, but at least 2 states are needed to mix")
+
     def init(self, fn: FixedPointMap, z0: State) -> AndersonState:
         """The solve at z^[0]."""
         empty = z0.new_empty(len(z0), 0, z0.shape[1])
@@ -56,7 +66,8 @@ class Anderson:
         differences = state.delta_residual
         gram = torch.bmm(differences, differences.transpose(1, 2))
         scale = gram.diagonal(dim1=1, dim2=2).amax(1)[:, None, None]
-        ridge = (REGULARISATION * scale).clamp_min(torch.finfo(gram.dtype).tiny)
+        number = torch.finfo(gram.dtype)
+        ridge = (REGULARISATION * number.eps * scale).clamp_min(number.tiny)
         eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
         target = torch.bmm(differences, state.residual.unsqueeze(2))
         gamma, _ = torch.linalg.solve_ex(gram + ridge * eye, target)

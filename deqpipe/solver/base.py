@@ -57,4 +57,5 @@ class Solver(Protocol[S]):
 def relative_residual(state: SolverState) -> PerImage:
     """norm(f(z) - z) / norm(f(z)) of every image (Fig. 2a)."""
     tiny = 1e-9  # f(z) = 0 would otherwise divide by zero
-    return state.residual.norm(dim=1) / ((state.residual + state.z).norm(dim=1) + tiny)
+    ratio: Tensor = state.residual.norm(dim=1) / ((state.residual + state.z).norm(dim=1) + tiny)
+    return ratio

@@ -1,7 +1,7 @@
 """Broyden's good method (Broyden, 1965), per image, without line search.
 
-It solves g(z) = f(z) - z = 0 with a low-rank inverse Jacobian `B^-1 = -I + sum_k left_k right_k^T`, so the first step is
-z^[1] = f(z^[0]). After each step the rank-one pair that satisfies the secant equation `B^-1 dg = dz` is appended.
+It solves g(z) = f(z) - z = 0 with a low-rank inverse Jacobian `B^-1 = -I + sum_k left_k right_k^T`, so the first step
+is z^[1] = f(z^[0]). After each step the rank-one pair that satisfies the secant equation `B^-1 dg = dz` is appended.
 """
 
 from dataclasses import dataclass, replace
@@ -58,9 +58,7 @@ class Broyden:
         """The solve at z^[n+1], one pair richer."""
         z = self.propose(state)
         residual = fn(z) - z
-        moved = replace(
-            state, z=z, residual=residual, delta_z=z - state.z, delta_residual=residual - state.residual
-        )
+        moved = replace(state, z=z, residual=residual, delta_z=z - state.z, delta_residual=residual - state.residual)
         return _append_pair(moved)
 
     def reevaluate(self, fn: FixedPointMap, state: BroydenState) -> BroydenState:
@@ -73,9 +71,7 @@ class Broyden:
         if not state.left.shape[1]:
             return moved
         corrected = state.delta_residual + moved.residual - state.residual
-        shorter = replace(
-            moved, left=state.left[:, :-1], right=state.right[:, :-1], delta_residual=corrected
-        )
+        shorter = replace(moved, left=state.left[:, :-1], right=state.right[:, :-1], delta_residual=corrected)
         return _append_pair(shorter)
 
 

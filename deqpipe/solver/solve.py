@@ -1,7 +1,7 @@
 """The one loop that runs a solver, and the one place that decides when an image stops."""
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,17 @@ class Termination:
     max_steps: int
     rtol: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Refuse what is no length and what is no tolerance.
+
+        Raises:
+            ValueError: one of them is out of range.
+        """
+        if self.max_steps < 1:
+            raise ValueError(f"{self.max_steps} solver steps were asked for, but there must be at least 1")
+        if not self.rtol >= 0:
+            raise ValueError(f"the tolerance is {self.rtol}, but must not be negative")
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -70,9 +81,8 @@ def solve(solver: Solver[Any], fn: FixedPointMap, state: Any, *, termination: Te
     states, residuals = [], []
     steps = torch.zeros(len(state.z), dtype=torch.int64, device=state.z.device)
     for _ in range(termination.max_steps):
-        running = _running(state, termination)
-        state = keep_stopped(state, solver.step(fn, state), running)
-        steps = steps + running
+        steps = steps + _running(state, termination)
+        state = _step(solver, fn, state, termination)
         states.append(state.z)
         residuals.append(relative_residual(state))
     status = torch.where(_running(state, termination), Status.MAX_STEPS, Status.CONVERGED)
@@ -85,9 +95,19 @@ def reach(solver: Solver[Any], fn: FixedPointMap, z0: State, *, termination: Ter
     """z^[N] alone, with N calls of `fn`: the residual of the last state is not computed."""
     state = solver.init(fn, z0)
     for _ in range(termination.max_steps - 1):
-        state = keep_stopped(state, solver.step(fn, state), _running(state, termination))
-    running = _running(state, termination)
-    return torch.where(running[:, None], solver.propose(state), state.z)
+        state = _step(solver, fn, state, termination)
+    return following(solver, state, termination=termination)
+
+
+def following(solver: Solver[Any], state: Any, *, termination: Termination) -> State:
+    """z^[n+1] of the images whose solve goes on, z^[n] of those that have stopped; no function is called."""
+    proposed = solver.propose(state)
+    return proposed if termination.rtol == 0 else _where(_running(state, termination), proposed, state.z)
+
+
+def _step(solver: Solver[Any], fn: FixedPointMap, state: Any, termination: Termination) -> Any:
+    stepped = solver.step(fn, state)
+    return stepped if termination.rtol == 0 else keep_stopped(state, stepped, _running(state, termination))
 
 
 def _running(state: Any, termination: Termination) -> Tensor:
@@ -98,10 +118,22 @@ def _running(state: Any, termination: Termination) -> Tensor:
 
 
 def keep_stopped(old: Any, new: Any, running: Tensor) -> Any:
-    """`new`, except that stopped images keep the iterate and the residual of `old` (and so stay stopped)."""
-    pick = running[:, None]
-    z, residual = torch.where(pick, new.z, old.z), torch.where(pick, new.residual, old.residual)
-    return replace(new, z=z, residual=residual)
+    """`new`, except that stopped images keep all that `old` says of them (and so stay stopped).
+
+    Where the memory grew, a stopped image gets an entry of zeros, which no solver's next step notices.
+    """
+    kept = {field.name: _keep(getattr(old, field.name), getattr(new, field.name), running) for field in fields(new)}
+    return replace(new, **kept)
+
+
+def _keep(old: Tensor, new: Tensor, running: Tensor) -> Tensor:
+    if old.shape != new.shape:
+        old = torch.cat([old, torch.zeros_like(new[:, :1])], dim=1)
+    return _where(running, new, old)
+
+
+def _where(images: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(images.view(-1, *[1] * (new.dim() - 1)), new, old)
 
 
 def build_solver(config: SolverConfig) -> Solver[Any]:

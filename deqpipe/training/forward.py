@@ -14,6 +14,7 @@ from deqpipe.solver.base import Solver
 from deqpipe.solver.solve import Termination, reach
 from deqpipe.training.jacobian import JacobianRegularisation, jacobian_loss
 
+
 @dataclass(frozen=True)
 class Draws:
     """Random sources of one training step, keyed by the step alone: nothing carries over to the next.
@@ -147,7 +148,9 @@ class RandomStates:
     def draw(self, generator: torch.Generator, *, length: int) -> States:
         """States between 1 and `length`; two numbers are drawn whatever `natural` is."""
         first, second = (int(torch.randint(1, length + 1, (), generator=generator)) for _ in range(2))
-        return States(natural={"final": length, "independent": second, "shared": first}[self.natural], adversarial=first)
+        return States(
+            natural={"final": length, "independent": second, "shared": first}[self.natural], adversarial=first
+        )
 
 
 @dataclass(frozen=True)

@@ -10,22 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from deqpipe import checkpoint
 from deqpipe.data import Augmentation, Split, batches, steps_per_epoch, to_float
-from deqpipe.errors import UserError
+from deqpipe.errors import NonFiniteLossError, UserError
 from deqpipe.lock import StopRequest
 from deqpipe.seeding import Stream
 from deqpipe.training.forward import draws
 from deqpipe.training.objectives import Batch, TrainingObjective
 
+HISTORY = (
+    "epoch", "step", "phase", "learning_rate", "loss", "train_accuracy", "clean_accuracy", "robust_accuracy",
+    "seconds", "f_evaluations",
+)  # fmt: skip
+"""Columns of history.csv, one row per epoch and phase; a state that was saved and read does not keep their order."""
+
 _logger = logging.getLogger(__name__)
-
-
-class NonFiniteLossError(ArithmeticError):
-    """Training diverged: the loss of a step is not a finite number. Nothing was updated with it."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,7 @@ class Store:
         return Progress(**{**kept, "history": tuple(kept["history"])})
 
 
-def train(
-    plan: Plan, model: nn.Module, optimizer: Optimizer, *, store: Store, stop: StopRequest
-) -> Progress:
+def train(plan: Plan, model: nn.Module, optimizer: Optimizer, *, store: Store, stop: StopRequest) -> Progress:
     """Train until the plan's last step, or until asked to stop; the state is saved either way.
 
     Args:
@@ -151,7 +151,7 @@ def train(
         stop: asked before every step.
 
     Raises:
-        NonFiniteLossError: the loss of a step is not finite; names the step and the last good state.
+        NonFiniteLossError: the loss of a step or its gradient is not finite; names the step and the last good state.
     """
     progress = store.load(model, optimizer) or Progress(step=plan.first_step)
     if progress.step > plan.first_step:
@@ -175,10 +175,13 @@ def _one_step(plan: Plan, model: nn.Module, optimizer: Optimizer, progress: Prog
     batch = _batch(plan, progress.step, next(model.parameters()).device)
     loss = plan.objective(model, batch, draws(plan.seed, progress.step))
     value = loss.value.item()
-    if not math.isfinite(value):
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss.value)
+    if not (math.isfinite(value) and _finite_gradient(model)):
+        what = f"loss is {value}" + (", its gradient not finite" if math.isfinite(value) else "")
         good = f"; last good state: {store.state_file}" if store.state_file.exists() else ""
-        raise NonFiniteLossError(f"loss is {value} at step {progress.step} of {plan.last_step}{good}")
-    _descend(optimizer, loss.value, plan.learning_rate(progress.step))
+        raise NonFiniteLossError(f"{what} at step {progress.step} of {plan.last_step}{good}")
+    _update(optimizer, plan.learning_rate(progress.step))
     return replace(
         progress,
         step=progress.step + 1,
@@ -190,11 +193,14 @@ def _one_step(plan: Plan, model: nn.Module, optimizer: Optimizer, progress: Prog
     )
 
 
-def _descend(optimizer: Optimizer, loss: Tensor, learning_rate: float) -> None:
+def _finite_gradient(model: nn.Module) -> bool:
+    finite = [parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None]
+    return bool(torch.stack(finite).all())
+
+
+def _update(optimizer: Optimizer, learning_rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
     optimizer.step()
 
 

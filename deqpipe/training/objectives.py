@@ -120,7 +120,8 @@ class TradesAdversarial:
 
 def divergence(perturbed: Logits, natural: Logits) -> Scalar:
     """Kullback-Leibler divergence of the natural prediction from the perturbed one, summed over images."""
-    return F.kl_div(perturbed.log_softmax(1), natural.softmax(1), reduction="sum")
+    # both in logarithms: the gradient of p log p with respect to p is infinite where a probability underflows to 0
+    return F.kl_div(perturbed.log_softmax(1), natural.log_softmax(1), reduction="sum", log_target=True)
 
 
 def _divergence_objective(passes: Pass, x: Images) -> Objective:
@@ -151,4 +152,3 @@ def crafting_mode(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
         for parameter in trainable:
             parameter.requires_grad_(True)
-

@@ -44,7 +44,7 @@ from deqpipe.solver.solve import build_solver, build_termination
 from deqpipe.threat_model import LinfBall
 from deqpipe.training.forward import DEQForward, Forward, PlainForward, RandomStates, UnrolledForward
 from deqpipe.training.jacobian import JacobianRegularisation
-from deqpipe.training.loop import Plan, Progress, Store, cosine, multistep, train
+from deqpipe.training.loop import HISTORY, Plan, Progress, Store, cosine, multistep, train
 from deqpipe.training.objectives import CleanUnrolled, PGDAdversarial, TradesAdversarial, TrainingObjective
 from deqpipe.training.validation import Validator
 
@@ -92,15 +92,22 @@ def pretrain(job: Job) -> int:
     pretraining = settings.section("pretrain", Pretrain)
     forward = UnrolledForward(pretraining.layers)
     total = _total_steps(settings, dataset)
-    if pretraining.steps >= total:
+    if not 1 <= pretraining.steps < total:
         raise UserError(
-            f"pretrain.steps is {pretraining.steps}, but all {settings['training.epochs']} epochs have {total} steps"
+            f"pretrain.steps is {pretraining.steps}, but must be 1 to {total - 1}: "
+            f"the {settings['training.epochs']} epochs have {total} steps"
         )
-    plan = _deq_plan(job, settings, dataset, CleanUnrolled(forward), first=0, last=pretraining.steps)
-    validator = Validator(
-        dataset.validation, partial(_unrolled_logits, forward), settings["training.batch_size"], None, _stream(job)
+    plan = _deq_plan(
+        job,
+        settings,
+        dataset,
+        phase="pretrain",
+        objective=CleanUnrolled(forward),
+        steps=range(pretraining.steps),
+        validate=_clean_validator(settings, dataset, forward, _stream(job)),
+        select_from_epoch=None,
     )
-    return _run(job, Prepared(plan("pretrain", validator, None), _fresh(described, job), described))
+    return _run(job, Prepared(plan, _fresh(described, job), described))
 
 
 def train_deq(job: Job) -> int:
@@ -112,17 +119,24 @@ def train_deq(job: Job) -> int:
     settings = _set_up(job, {**trunk.metadata["provenance"]["spec"]["config"], **job.spec["config"]})
     kind = specs.MODELS[job.spec["model"]]
     objective = _adversarial_objective(job, settings, kind, _deq_forward(settings, kind, dataset))
-    first, last = trunk.metadata["step"], _total_steps(settings, dataset)
-    plan = _deq_plan(job, settings, dataset, objective, first=first, last=last)
-    selection = settings.section("selection", Selection)
-    validator = _robust_validator(job, settings, dataset, _final_state_logits(settings), settings["training.batch_size"])
-    prepared = Prepared(
-        plan("adversarial", validator, selection.first_epoch),
-        _fresh(trunk.metadata["architecture"], job),
-        trunk.metadata["architecture"],
-        trunk,
+    plan = _deq_plan(
+        job,
+        settings,
+        dataset,
+        phase="adversarial",
+        objective=objective,
+        steps=range(trunk.metadata["step"], _total_steps(settings, dataset)),
+        validate=_robust_validator(
+            job,
+            settings,
+            dataset,
+            partial(_surrogate_logits, _final_state(settings)),
+            settings["training.batch_size"],
+        ),
+        select_from_epoch=settings.section("selection", Selection).first_epoch,
     )
-    return _run(job, prepared)
+    described = trunk.metadata["architecture"]
+    return _run(job, Prepared(plan, _fresh(described, job), described, trunk))
 
 
 def train_resnet(job: Job) -> int:
@@ -178,8 +192,9 @@ def _run(job: Job, prepared: Prepared) -> int:
         if progress.step == prepared.plan.last_step:
             _publish(job, prepared, progress, store)
             return 0
-    if progress.step == (prepared.plan.first_step if before is None else before):
-        raise UserError(f"not one training step finished within {job.budget_minutes:g} minutes: allow more time")
+        stuck = progress.step == (prepared.plan.first_step if before is None else before)
+        if stuck and not stop.signalled:
+            raise UserError(f"not one training step finished within {job.budget_minutes:g} minutes: allow more time")
     return EXIT_UNFINISHED
 
 
@@ -206,7 +221,7 @@ def _publish(job: Job, prepared: Prepared, progress: Progress, store: Store) -> 
 
 def _csv(history: tuple[Mapping[str, Any], ...]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=HISTORY, lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
     return text.getvalue()
@@ -226,37 +241,39 @@ def _total_steps(settings: Settings, dataset: Dataset) -> int:
 
 
 def _deq_plan(
-    job: Job, settings: Settings, dataset: Dataset, objective: TrainingObjective, *, first: int, last: int
-) -> Callable[[str, Validator, int | None], Plan]:
-    """The plan but for its phase, validation and selection."""
-
-    def plan(phase: str, validator: Validator, select_from_epoch: int | None) -> Plan:
-        return Plan(
-            phase=phase,
-            objective=objective,
-            train=dataset.train,
-            augment=augmentation(settings["data.augment"]),
-            seed=job.spec["seed"],
-            batch_size=settings["training.batch_size"],
-            first_step=first,
-            last_step=last,
-            learning_rate=partial(
-                cosine,
-                total=_total_steps(settings, dataset),
-                start=settings["training.learning_rate"],
-                end=settings["training.learning_rate_min"],
-            ),
-            optimizer=lambda model: Adam(
-                model.parameters(),
-                settings["training.learning_rate"],
-                betas=tuple(settings["training.betas"]),
-                weight_decay=settings["training.weight_decay"],
-            ),
-            validate=validator,
-            select_from_epoch=select_from_epoch,
-        )
-
-    return plan
+    job: Job,
+    settings: Settings,
+    dataset: Dataset,
+    *,
+    phase: str,
+    objective: TrainingObjective,
+    steps: range,
+    validate: Validator,
+    select_from_epoch: int | None,
+) -> Plan:
+    """What both phases share: order of the data, augmentation, optimiser, one cosine schedule."""
+    start = settings["training.learning_rate"]
+    return Plan(
+        phase=phase,
+        objective=objective,
+        train=dataset.train,
+        augment=augmentation(settings["data.augment"]),
+        seed=job.spec["seed"],
+        batch_size=settings["training.batch_size"],
+        first_step=steps.start,
+        last_step=steps.stop,
+        learning_rate=partial(
+            cosine, total=_total_steps(settings, dataset), start=start, end=settings["training.learning_rate_min"]
+        ),
+        optimizer=lambda model: Adam(
+            model.parameters(),
+            start,
+            betas=tuple(settings["training.betas"]),
+            weight_decay=settings["training.weight_decay"],
+        ),
+        validate=validate,
+        select_from_epoch=select_from_epoch,
+    )
 
 
 def _deq_forward(settings: Settings, kind: specs.TrainedModel, dataset: Dataset) -> DEQForward:
@@ -313,7 +330,14 @@ def _adversarial_objective(
     )
 
 
-def _robust_validator(job: Job, settings: Settings, dataset: Dataset, logits: Any, batch_size: int) -> Validator:
+def _clean_validator(settings: Settings, dataset: Dataset, forward: UnrolledForward, stream: Stream) -> Validator:
+    logits = partial(_unrolled_logits, forward)
+    return Validator(dataset.validation, logits, settings["training.batch_size"], attack=None, stream=stream)
+
+
+def _robust_validator(
+    job: Job, settings: Settings, dataset: Dataset, logits: Callable[[nn.Module, Tensor], Logits], batch_size: int
+) -> Validator:
     selection = settings.section("selection", Selection)
     split: Split = getattr(dataset, selection.split)
     return Validator(split, logits, batch_size, _attack(settings, selection.attack), _stream(job))
@@ -329,8 +353,13 @@ def _network_logits(model: nn.Module, x: Tensor) -> Logits:
     return logits
 
 
-def _final_state_logits(settings: Settings) -> IntermediateState:
+def _final_state(settings: Settings) -> IntermediateState:
     """z^[N], unrolled as in training, whatever the training gradient is."""
     solver = settings.section("solver", Solver)
     dynamics = PlainDynamics(build_solver(solver), build_termination(solver))
     return IntermediateState(index=solver.steps, gradient=_unroll(settings), dynamics=dynamics)
+
+
+def _surrogate_logits(surrogate: IntermediateState, model: nn.Module, x: Tensor) -> Logits:
+    assert isinstance(model, DEQClassifier)
+    return surrogate(model, x)

@@ -1,0 +1,55 @@
+# make demo     the whole workflow on small images, in minutes
+# make test     the tests
+# make check    format, lint, types, import contracts, generated files
+# make generate writes the generated files again (schema, configuration.md, the diagram in README.md)
+# make clean    removes what the demo wrote, and the environment
+#
+# Each installs what it needs into .venv the first time. Another Python: make PYTHON=python3.12 demo
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test check generate revisions clean
+
+demo: $(INSTALLED)
+	@$(BIN)/snakemake --logger deqpipe --configfile config/demo.yaml
+	@$(BIN)/deqpipe show-table 1 --results results/demo
+	@echo "Report: $(CURDIR)/results/demo/report.html"
+
+test: $(INSTALLED)
+	@$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
+
+check: $(INSTALLED)
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/snakefmt --check Snakefile rules
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m deqpipe.docs --check
+
+generate: $(INSTALLED)
+	@$(BIN)/python -m deqpipe.docs
+
+# After a change that cannot change results (a revision was not raised): records the code of every stage anew.
+revisions: $(INSTALLED)
+	@$(BIN)/python -m tests.record_revisions
+
+clean:
+	@rm -rf $(VENV) results/demo logs/demo state/demo
+
+$(INSTALLED): requirements.txt pyproject.toml
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo "$(PYTHON) was not found: Python 3.11 or newer is needed (make PYTHON=/path/to/python3)" >&2; exit 2; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is $$("$(PYTHON)" --version 2>&1): Python 3.11 or newer is needed (make PYTHON=python3.11)" >&2; exit 2; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) lacks the venv module: install it (on Debian and Ubuntu the package python3-venv)" >&2; exit 2; }
+	@echo "Installing into $(VENV): once, some minutes and several GB (PyTorch) ..."
+	@"$(PYTHON)" -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -e .
+	@touch $@

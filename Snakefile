@@ -1,0 +1,63 @@
+# Everything from images to tables: config.yaml says what, profiles/ says how to run it.
+#     snakemake                                        the full reproduction
+#     snakemake --configfile config/demo.yaml          minutes on a CPU
+#     snakemake results/tables/table2.csv              one target, and only what it needs
+#     snakemake --list                                 all rules
+from snakemake.utils import min_version
+
+min_version("9.14")
+
+
+configfile: "config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/data.smk"
+include: "rules/train.smk"
+include: "rules/select.smk"
+include: "rules/attack.smk"
+include: "rules/tables.smk"
+include: "rules/figures.smk"
+include: "rules/report.smk"
+
+
+# These take seconds or need the network: they run where Snakemake runs, not on a cluster's nodes.
+localrules:
+    write_config,
+    prepare_data,
+    table1,
+    table2,
+    table8,
+    figure3,
+    figure4,
+    figure5,
+    report,
+
+
+rule all:
+    """Everything: models, attacks, tables, figures and the report."""
+    default_target: True
+    input:
+        rules.tables.input,
+        rules.figures.input,
+        rules.report.output,
+
+
+rule train_all:
+    """All models: the trunk, the DEQs and the ResNets."""
+    input:
+        expand(CHECKPOINT, model=MODELS, seed=SEEDS),
+
+
+rule select_all:
+    """The early state of every DEQ."""
+    input:
+        expand(rules.select_early_state.output, model=DEQS, seed=SEEDS),
+
+
+rule attack_all:
+    """All evaluations: clean images, the grid of Eq. (11), PGD."""
+    input:
+        CLEAN,
+        GRID,
+        PGD,

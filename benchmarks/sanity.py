@@ -1,0 +1,98 @@
+"""Is the attack on the trained models an attack? Epsilon sweep, more steps, random noise, lost gradients.
+
+    python benchmarks/sanity.py results/demo > sanity.md
+
+Reads a finished results folder (config.yaml, models, early states, data). Every column is accuracy at the early state on the test
+images of the evaluation; the attack is PGD on the ready-made surrogate (z^[N], unrolled as the final state is), step size
+epsilon / 4. With a working attack accuracy falls to chance or below as epsilon grows, more steps are never much weaker, and
+noise of the same size does far less than the attack.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from deqpipe import config, specs
+from deqpipe.config import Config
+from deqpipe.evaluation.rows import Chunk, attack_rows
+from deqpipe.evaluation.subject import Job, Subject, load_subject
+
+EPSILONS_255 = (0.0, 8.0, 19.0, 38.0, 57.0, 76.0, 102.0, 128.0, 255.0)
+MORE_STEPS = (7, 20, 50)
+
+
+def main() -> None:
+    """Print both tables as Markdown."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("results", type=Path)
+    options = parser.parse_args()
+    loaded = config.load([options.results / "config.yaml"])
+    print("| model | epsilon x 255 | PGD steps | plain | + Sec. 3.2 | plain, noise | lost gradients |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for model in specs.DEQS:
+        early = json.loads((options.results / "select" / model / f"seed{loaded.seeds[0]}.json").read_text())
+        states = {defence: early[defence]["state"] for defence in ("plain", "entropy")}
+        for epsilon, steps in _settings(loaded):
+            subject = _subject(loaded, options.results, model, epsilon=epsilon, steps=steps)
+            print(_row(subject, states, epsilon=epsilon, steps=steps), flush=True)
+
+
+def _settings(loaded: Config) -> Iterator[tuple[float, int]]:
+    yield from ((epsilon, 20) for epsilon in EPSILONS_255)
+    yield from ((loaded.threat_model.epsilon_255, steps) for steps in MORE_STEPS)
+
+
+def _subject(loaded: Config, results: Path, model: str, *, epsilon: float, steps: int) -> Subject:
+    changed = config.parse(
+        config.merge(
+            loaded.model_dump(mode="json"),
+            {
+                "threat_model": {"epsilon_255": epsilon},
+                "attack": {"pgd": {"steps": steps, "step_size_255": epsilon / 4}},
+            },
+        )
+    )
+    seed = loaded.seeds[0]
+    job = Job(
+        spec=specs.build("attack_grid", changed, model=model, seed=seed),
+        data=results / "data" / "dataset.safetensors",
+        checkpoint=results / "models" / model / f"seed{seed}" / "best.safetensors",
+        output=Path(tempfile.gettempdir()) / "unused",
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        threads=1,
+        batch_size=loaded.evaluation.batch_size,
+    )
+    return load_subject(job)
+
+
+def _row(subject: Subject, states: dict[str, int], *, epsilon: float, steps: int) -> str:
+    count = min(len(subject.dataset.test), 200)
+    chunk = Chunk(subject.dataset.test, range(count))
+    columns = attack_rows(subject, subject.final_point(), chunk, references=None, purpose="sanity/start")
+    right = {
+        defence: np.mean((columns["predicted"][:, state - 1] == columns["label"])[columns["defence"] == defence])
+        for defence, state in states.items()
+    }
+    noise = _noise_accuracy(subject, chunk, state=states["plain"])
+    lost = float(columns["lost_gradient"].mean())
+    cells = [subject.name, f"{epsilon:g}", str(steps), f"{right['plain']:.1%}", f"{right['entropy']:.1%}"]
+    return "| " + " | ".join([*cells, f"{noise:.1%}", f"{lost:.2%}"]) + " |"
+
+
+def _noise_accuracy(subject: Subject, chunk: Chunk, *, state: int) -> float:
+    """Accuracy of the plain decision under random corners of the ball."""
+    x, y = chunk.load(chunk.images, subject.job.device)
+    draw = subject.stream("sanity/noise").uniform(chunk.images, tuple(x.shape[1:])).to(x.device)
+    noisy = subject.ball.project(x + (2 * draw - 1).sign() * subject.ball.epsilon, x)
+    plain = next(judge for judge in subject.judges if judge.defence == "plain")
+    predicted = plain(noisy, y, None).columns["predicted"][:, state - 1]
+    return float((predicted == y.cpu().numpy()).mean())
+
+
+if __name__ == "__main__":
+    main()

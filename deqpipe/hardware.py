@@ -1,0 +1,21 @@
+"""What this machine has, found without importing torch (Snakemake reads the workflow again for every job)."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Literal
+
+NVIDIA_DEVICE = Path("/dev/nvidia0")
+
+
+def gpus_per_job(device: Literal["auto", "cpu", "cuda"]) -> int:
+    """How many GPUs a job that computes asks for: 0 or 1; `auto` asks for one where there is one."""
+    if device == "auto":
+        return int(NVIDIA_DEVICE.exists() or _nvidia_smi_lists_one())
+    return int(device == "cuda")
+
+
+def _nvidia_smi_lists_one() -> bool:
+    # The tool alone proves nothing: it is often installed where no driver runs.
+    found = shutil.which("nvidia-smi")
+    return found is not None and subprocess.run([found, "-L"], capture_output=True, check=False).returncode == 0

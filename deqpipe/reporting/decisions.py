@@ -1,0 +1,339 @@
+"""What the records say of every decision, checked to be complete before anything is counted.
+
+A decision is a trained model with a test-time defence. Its answer is the class at its early state; a ResNet and the
+pretrained trunk answer at the final state.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deqpipe import records, specs, statistics
+from deqpipe.config import Config, Framework
+from deqpipe.errors import UserError
+from deqpipe.records import Records
+from deqpipe.specs import Defence, GridPoint
+from deqpipe.statistics import Bootstrap, Correct
+
+FINAL = 0
+"""Stands for the final state where a state is asked for; the others count from 1."""
+
+_FRAMEWORKS: dict[Framework | None, str] = {"pgd_at": "PGD-AT", "trades": "TRADES"}
+_METHODS = {
+    (False, "plain"): "baseline",
+    (False, "entropy"): "+ Sec. 3.2",
+    (True, "plain"): "+ Sec. 3.3",
+    (True, "entropy"): "+ Secs. 3.2 & 3.3",
+}
+_COLUMNS = ("image", "label", "defence", "state", "steps", "damping", "predicted")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A trained model with a test-time defence."""
+
+    model: str
+    defence: Defence
+
+    @property
+    def framework(self) -> str:
+        """Adversarial training framework, as the paper writes it."""
+        return _FRAMEWORKS.get(specs.MODELS[self.model].framework, "clean")
+
+    @property
+    def method(self) -> str:
+        """The paper's name of the method; ResNet or trunk for what is none of its four."""
+        if self.model in specs.RESNETS:
+            return "ResNet"
+        if self.model == specs.TRUNK:
+            return "pretrained trunk"
+        return _METHODS[specs.MODELS[self.model].random_states, self.defence]
+
+    @property
+    def row(self) -> str:
+        """Its row in tables, such as `TRADES + Sec. 3.2`."""
+        return self.method if self.model == specs.TRUNK else f"{self.framework} {self.method}"
+
+
+def eight(*frameworks: Framework) -> tuple[Decision, ...]:
+    """The paper's four methods in each framework, in the paper's order."""
+    return tuple(
+        Decision(model, defence)
+        for framework in frameworks
+        for model in specs.DEQS
+        if specs.MODELS[model].framework == framework
+        for defence in specs.MODELS[model].defences
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that was read, and where its content comes from."""
+
+    path: str
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A results folder, the configuration that it must match, and a repetition in it."""
+
+    root: Path
+    config: Config
+    seed: int
+
+    def history(self, model: str) -> Path:
+        """The training history of a model."""
+        return self.root / "models" / model / f"seed{self.seed}" / "history.csv"
+
+    def weights(self, model: str) -> Path:
+        """The weights that were kept."""
+        return self.history(model).with_name("best.safetensors")
+
+    def select(self, model: str) -> Path:
+        """The early states of a model."""
+        return self.root / "select" / model / f"seed{self.seed}.json"
+
+    def clean(self, model: str) -> Path:
+        """Records of a model on clean images."""
+        return self.root / "attacks" / "clean" / model / f"seed{self.seed}.parquet"
+
+    def attacked(self, model: str) -> tuple[Path, ...]:
+        """Records of a model under attack: the shards of the grid, or ready-made PGD."""
+        folder = self.root / "attacks" / ("grid" if model in specs.DEQS else "pgd") / model
+        if model in specs.DEQS:
+            return tuple(folder / f"seed{self.seed}" / f"{name}.parquet" for name in specs.shard_names(self.config))
+        return (folder / f"seed{self.seed}.parquet",)
+
+    @property
+    def bootstrap(self) -> Bootstrap:
+        """How intervals of minima and differences are made."""
+        settings = self.config.statistics
+        return Bootstrap(resamples=settings.resamples, confidence=settings.confidence, seed=self.seed)
+
+    def complete(self, models: Sequence[str]) -> bool:
+        """Whether every records file of these models exists."""
+        paths = [path for model in models for path in (self.clean(model), *self.attacked(model))]
+        return all(path.exists() for path in paths)
+
+
+@dataclass(frozen=True)
+class EarlyState:
+    """The state that decides, and what it was chosen by.
+
+    Attributes:
+        state: counted from 1.
+        accuracy: validation accuracy of the states 1 .. N under ready-made PGD.
+        final: the same of the final state.
+        n: validation images.
+    """
+
+    state: int
+    accuracy: tuple[float, ...]
+    final: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Right and wrong answers of one decision, at every state.
+
+    Attributes:
+        decision: whose answers.
+        state: the state that decides, or FINAL.
+        points: the attacks, in their sort order (lambda, i, K_a).
+        clean: (images, states), the last column being the final state.
+        attacked: (points, images, states).
+        sources: the files behind it.
+    """
+
+    decision: Decision
+    state: int
+    points: tuple[GridPoint, ...]
+    clean: Correct
+    attacked: Correct
+    sources: tuple[Source, ...]
+
+    @property
+    def right_when_clean(self) -> Correct:
+        """(images,) at the deciding state."""
+        return self.clean[:, self.state - 1]
+
+    @property
+    def right(self) -> Correct:
+        """(points, images) at the deciding state."""
+        return self.attacked[:, :, self.state - 1]
+
+    @property
+    def strongest(self) -> int:
+        """Index of the attack with the lowest accuracy; ties by lambda, i, K_a."""
+        return statistics.strongest(self.right)
+
+    def at(self, *, damping: float, state: int) -> NDArray[np.intp]:
+        """Indices of the attacks on one state with one damping."""
+        return np.flatnonzero([point.damping == damping and point.state == state for point in self.points])
+
+
+def early_states(tree: Tree, model: str) -> dict[Defence, EarlyState]:
+    """The early state of each defence of a DEQ.
+
+    Raises:
+        UserError: the file is missing, no JSON, of another configuration, or names a state that does not exist.
+    """
+    raw = _selection(tree, model)
+    return {defence: _early_state(raw, defence, tree, model) for defence in specs.MODELS[model].defences}
+
+
+def _selection(tree: Tree, model: str) -> dict[str, Any]:
+    path = tree.select(model)
+    raw = _read_json(path)
+    entry = raw.get("provenance")
+    if not isinstance(entry, dict) or "spec" not in entry:
+        raise UserError(f"{path} carries no provenance: not written by deqpipe")
+    _check_specs(tree, "select", model, [entry], path)
+    return raw
+
+
+def _early_state(raw: dict[str, Any], defence: Defence, tree: Tree, model: str) -> EarlyState:
+    last = tree.config.solver.steps
+    try:
+        entry = raw[defence]
+        chosen = EarlyState(int(entry["state"]), tuple(entry["accuracy"]), float(entry["final"]), int(entry["n"]))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"early states {tree.select(model)} lack {error} of {defence}") from None
+    if not 1 <= chosen.state <= last:
+        raise UserError(
+            f"early states {tree.select(model)} choose state {chosen.state}, but the solver has states 1 to {last}"
+        )
+    return chosen
+
+
+def evaluate(tree: Tree, model: str) -> tuple[Evaluation, ...]:
+    """The evaluations of all decisions of a model.
+
+    Raises:
+        UserError: records are missing, incomplete, doubled, or of another configuration.
+    """
+    clean = _load(tree, "clean", model, (tree.clean(model),))
+    attacked = _load(tree, "attack_grid" if model in specs.DEQS else "attack_pgd", model, tree.attacked(model))
+    chosen = early_states(tree, model) if model in specs.DEQS else {}
+    paths = (tree.clean(model), *tree.attacked(model), *([tree.select(model)] if chosen else []))
+    entries = (*clean.provenance, *attacked.provenance, *([_selection(tree, model)["provenance"]] if chosen else []))
+    sources = tuple(
+        Source(str(path.relative_to(tree.root)), dict(entry)) for path, entry in zip(paths, entries, strict=True)
+    )
+    return tuple(
+        _evaluation(tree, Decision(model, defence), (clean, attacked), sources, chosen.get(defence))
+        for defence in specs.MODELS[model].defences
+    )
+
+
+def evaluate_all(tree: Tree, models: Sequence[str]) -> dict[Decision, Evaluation]:
+    """The evaluations of all decisions of several models."""
+    return {evaluation.decision: evaluation for model in models for evaluation in evaluate(tree, model)}
+
+
+def _evaluation(
+    tree: Tree,
+    decision: Decision,
+    parts: tuple[Records, Records],
+    sources: tuple[Source, ...],
+    chosen: EarlyState | None,
+) -> Evaluation:
+    clean, attacked = (part.where(part["defence"] == decision.defence) for part in parts)
+    points = _points(tree.config, decision.model)
+    labels, clean_classes = _cube(clean, None, tree.config, where=f"clean records of {decision.row}")
+    labels_again, classes = _cube(attacked, points, tree.config, where=f"attack records of {decision.row}")
+    if (labels != labels_again).any():
+        raise UserError(f"clean and attacked records of {decision.row} have different labels: not the same images")
+    return Evaluation(
+        decision=decision,
+        state=chosen.state if chosen else FINAL,
+        points=points or (GridPoint(damping=0.0, state=0, steps=0),),
+        clean=clean_classes[0] == labels[:, None],
+        attacked=classes == labels[None, :, None],
+        sources=sources,
+    )
+
+
+def _points(config: Config, model: str) -> tuple[GridPoint, ...] | None:
+    """The attacks that a model must have records of; None: one, whatever its surrogate is called."""
+    return specs.grid_points(config) if model in specs.DEQS else None
+
+
+def _load(tree: Tree, stage: specs.Stage, model: str, paths: Sequence[Path]) -> Records:
+    parts = [records.read(path, _COLUMNS) for path in paths]
+    for path, part in zip(paths, parts, strict=True):
+        _check_specs(tree, stage, model, part.provenance, path)
+    return records.merge(parts)
+
+
+def _check_specs(tree: Tree, stage: specs.Stage, model: str, entries: Sequence[Any], path: Path) -> None:
+    expected = specs.build(stage, tree.config, model=model, seed=tree.seed)
+    for entry in entries:
+        if specs.dumps(entry["spec"]) != specs.dumps(expected):
+            raise UserError(
+                f"{path} was made by spec {specs.fingerprint(entry['spec'])}, but the configuration asks for "
+                f"{specs.fingerprint(expected)}; run the workflow again"
+            )
+
+
+def _cube(
+    rows: Records, points: tuple[GridPoint, ...] | None, config: Config, *, where: str
+) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """Labels (images,) and predicted classes (points, images, states), every pair of point and image exactly once."""
+    images = config.evaluation.images
+    position = _positions(rows, points, where)
+    outside = (rows["image"] < 0) | (rows["image"] >= images)
+    if outside.any():
+        raise UserError(f"{where} hold image {rows['image'][outside][0]}, but images 0 to {images - 1} are evaluated")
+    cell = position * images + rows["image"]
+    counts = np.bincount(cell, minlength=len(points or (0,)) * images)
+    if (counts != 1).any():
+        raise UserError(f"{where} {_incomplete(counts, points, images)}")
+    order = np.argsort(cell)
+    labels = rows["label"][order].reshape(-1, images)
+    if (labels != labels[0]).any():
+        raise UserError(f"{where} give one image different labels")
+    return labels[0], rows["predicted"][order].reshape(len(labels), images, -1)
+
+
+def _positions(rows: Records, points: tuple[GridPoint, ...] | None, where: str) -> NDArray[np.int64]:
+    """Which of the points each row belongs to."""
+    if points is None:
+        return np.zeros(len(rows), dtype=np.int64)
+    position = np.full(len(rows), -1, dtype=np.int64)
+    for index, point in enumerate(points):
+        same = (rows["state"] == point.state) & (rows["steps"] == point.steps)
+        position[same & (rows["damping"] == np.float32(point.damping))] = index
+    if (position < 0).any():
+        row = int(np.argmax(position < 0))
+        extra = GridPoint(float(rows["damping"][row]), int(rows["state"][row]), int(rows["steps"][row]))
+        raise UserError(f"{where} hold the attack {extra.name}, which the configuration does not ask for")
+    return position
+
+
+def _incomplete(counts: NDArray[np.intp], points: tuple[GridPoint, ...] | None, images: int) -> str:
+    first = int(np.argmax(counts != 1))
+    attack = f"attack {points[first // images].name}, " if points else ""
+    what = f"{attack}image {first % images}"
+    if counts[first]:
+        return f"hold {what} {counts[first]} times"
+    return f"lack {(counts == 0).sum()} of {len(counts)} rows, the first of them {what}"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a {type(value).__name__}, but must hold keys and values")
+    return value

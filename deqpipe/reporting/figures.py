@@ -1,0 +1,90 @@
+"""Figures 3, 4 and 5: png, pdf and csv, with a sidecar that says what is to be seen and where it comes from."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import TypeAdapter, ValidationError
+
+from deqpipe import records
+from deqpipe.config import Config
+from deqpipe.errors import UserError
+from deqpipe.reporting import conditions, figure3, figure4, figure5, plotting
+from deqpipe.reporting.decisions import Tree
+from deqpipe.reporting.origin import Origin, origin
+from deqpipe.reporting.plotting import Drawing
+
+
+class Maker(Protocol):
+    """What a module that makes one figure offers."""
+
+    def draw(self, tree: Tree) -> Drawing:
+        """The figure of one seed."""
+
+
+_MAKERS: Mapping[int, Maker] = {3: figure3, 4: figure4, 5: figure5}
+FIGURES = tuple(_MAKERS)
+
+
+@dataclass(frozen=True)
+class Described:
+    """What stands in a figure's sidecar."""
+
+    number: int
+    title: str
+    caption: str
+    alt: str
+    notes: tuple[str, ...]
+    conditions: tuple[str, ...]
+    origin: Origin
+
+
+def write(number: int, config: Config, results: Path, *, output_stem: Path) -> None:
+    """Write a figure at `output_stem`: png, pdf, csv, and json with its words and origin. It shows the first seed.
+
+    Raises:
+        UserError: there is no such figure, or records are missing, incomplete, or of another configuration.
+    """
+    if number not in _MAKERS:
+        raise UserError(f"figure is {number}, but must be one of {', '.join(map(str, FIGURES))}")
+    with plotting.style():
+        drawing = _MAKERS[number].draw(Tree(results, config, config.seeds[0]))
+        plotting.save(drawing.figure, output_stem)
+    described = Described(
+        number=number,
+        title=drawing.title,
+        caption=drawing.caption,
+        alt=drawing.alt,
+        notes=drawing.notes,
+        conditions=(*drawing.conditions, *conditions.against_paper(config)[:1]),
+        origin=origin(config, "figure", drawing.sources),
+    )
+    sidecar = json.dumps(asdict(described), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    records.write_text(output_stem.with_suffix(".csv"), _csv(drawing))
+    records.write_text(output_stem.with_suffix(".json"), sidecar)
+
+
+def read(path: Path) -> Described:
+    """The words of a figure from its sidecar.
+
+    Raises:
+        UserError: the file is missing or no sidecar.
+    """
+    try:
+        return TypeAdapter(Described).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"figure {path} does not exist") from None
+    except ValidationError:
+        raise UserError(f"figure {path} is no sidecar of a figure") from None
+
+
+def _csv(drawing: Drawing) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(drawing.columns)
+    writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in drawing.rows)
+    return text.getvalue()

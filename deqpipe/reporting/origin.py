@@ -1,0 +1,65 @@
+"""Where a table or figure comes from: the sidecar that stands beside it."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from deqpipe import specs
+from deqpipe.config import Config
+from deqpipe.reporting.decisions import Source
+
+
+@dataclass(frozen=True)
+class Input:
+    """A records file that was counted."""
+
+    path: str
+    spec: str
+    """Fingerprint of its spec."""
+    code: str
+    """Hash of the package that made it."""
+    device: str
+    versions: dict[str, str | None]
+    seconds: float
+    f_evaluations: int
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a product was made from."""
+
+    config: str
+    """Fingerprint of the resolved configuration."""
+    revision: int
+    """Of the stage that made it."""
+    inputs: tuple[Input, ...]
+
+
+def origin(config: Config, stage: Literal["table", "figure", "report"], sources: Iterable[Source]) -> Origin:
+    """The origin of a product made from these files; a file that was read twice stands once."""
+    unique = {source.path: source for source in sources}
+    inputs = tuple(_input(unique[path]) for path in sorted(unique))
+    return Origin(config=config_fingerprint(config), revision=specs.REVISION[stage], inputs=inputs)
+
+
+def config_fingerprint(config: Config) -> str:
+    """Sixteen hexadecimal digits that stand for a resolved configuration."""
+    text = json.dumps(config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _input(source: Source) -> Input:
+    entry: dict[str, Any] = source.provenance
+    return Input(
+        path=source.path,
+        spec=specs.fingerprint(entry["spec"]),
+        code=str(entry.get("code", "unknown")),
+        device=str(entry.get("device", "unknown")),
+        versions={
+            str(name): None if value is None else str(value) for name, value in entry.get("versions", {}).items()
+        },
+        seconds=float(entry.get("seconds", 0)),
+        f_evaluations=int(entry.get("f_evaluations", 0)),
+    )

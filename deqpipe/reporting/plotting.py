@@ -1,0 +1,101 @@
+"""How figures look, and how they are saved so that equal data give equal files."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from deqpipe import records
+from deqpipe.reporting.decisions import Source
+
+# Okabe and Ito: told apart with every common kind of colour blindness, and in print.
+BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
+GREY = "#555555"
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+_PDF_METADATA = ("CreationDate", "Producer", "Creator")  # what matplotlib would fill in, and what changes by itself
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+_STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "pdf.fonttype": 42,
+    "figure.dpi": 200,
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, the numbers in it, and the words that go with it.
+
+    Attributes:
+        title: its headline.
+        caption: what is drawn, and how to read it.
+        alt: what it shows, for those who cannot see it.
+        columns, rows: the csv.
+        notes: what belongs to these numbers alone.
+        conditions: under which they were made.
+        sources: the files behind it.
+    """
+
+    title: str
+    caption: str
+    alt: str
+    figure: Figure
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | float | int | bool | None, ...], ...]
+    notes: tuple[str, ...]
+    conditions: tuple[str, ...]
+    sources: tuple[Source, ...]
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Our settings, whatever the user's matplotlibrc says."""
+    with matplotlib.style.context(_STYLE, after_reset=True):
+        yield
+
+
+def new(width: float = 6.0, height: float = 3.6) -> tuple[Figure, Axes]:
+    """An empty figure, in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def legend_above(figure: Figure, axes: Axes, *, columns: int) -> None:
+    """A legend outside the axes, where it hides nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
+
+
+def percent_axis(axes: Axes, values: Iterable[float], *, least_span: float = 20.0) -> None:
+    """Limits that show all values (in percent) with some air, within 0 and 100, and never less than `least_span`."""
+    low, high = min(values := list(values)), max(values)
+    middle, half = (low + high) / 2, max(1.16 * (high - low), least_span) / 2
+    bottom = max(-2.0, min(middle - half, 102 - 2 * half))
+    axes.set_ylim(bottom, min(102.0, bottom + 2 * half))
+
+
+def whole_numbers(axes: Axes) -> None:
+    """Ticks of the horizontal axis at whole numbers only."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def save(figure: Figure, stem: Path) -> None:
+    """Write png and pdf whole, without dates or versions in them."""
+    for ending, metadata in ((".png", {"Software": None}), (".pdf", dict.fromkeys(_PDF_METADATA))):
+        with records.atomic(stem.with_suffix(ending)) as temporary:
+            figure.savefig(temporary, format=ending[1:], metadata=metadata)

@@ -1,0 +1,146 @@
+"""Intervals of accuracies, of minima over attacks, and of paired differences. No torch.
+
+What is resampled are images: one table of right and wrong answers, attacks x images, and every comparison inside it is
+paired. Accuracies are shares in [0, 1].
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Correct: TypeAlias = NDArray[np.bool_]
+"""Right (True) or wrong; of shape (images,) or (attacks, images)."""
+
+_Means: TypeAlias = NDArray[np.float64]
+_CHUNK = 256  # resamples at once: bounds the memory at 10,000 images
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval, and how many images it rests on."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Resampling of images.
+
+    Attributes:
+        resamples: how many.
+        confidence: of the intervals, such as 0.95.
+        seed: of the resamples; equal seeds give equal intervals.
+    """
+
+    resamples: int
+    confidence: float
+    seed: int
+
+
+def wilson(correct: int, n: int, *, confidence: float) -> Estimate:
+    """Share `correct / n` with Wilson's score interval.
+
+    Raises:
+        ValueError: there are no images, or more right ones than images.
+    """
+    if n < 1 or not 0 <= correct <= n:
+        raise ValueError(f"{correct} of {n} images is no share")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share, shrink = correct / n, 1 + z * z / n
+    centre = (share + z * z / (2 * n)) / shrink
+    half = z / shrink * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    low = 0.0 if correct == 0 else centre - half
+    high = 1.0 if correct == n else centre + half
+    return Estimate(share, low, high, n)
+
+
+def accuracy(correct: Correct, *, confidence: float) -> Estimate:
+    """Accuracy of one decision under one attack; `correct` has shape (images,)."""
+    if correct.ndim != 1:
+        raise ValueError(f"one decision has shape (images,), not {correct.shape}")
+    return wilson(int(correct.sum()), len(correct), confidence=confidence)
+
+
+def worst_case(correct: Correct) -> Correct:
+    """Per image, whether every attack failed: shape (attacks, images) to (images,)."""
+    survived: Correct = np.logical_and.reduce(_checked(correct), axis=0)
+    return survived
+
+
+def strongest(correct: Correct) -> int:
+    """Index of the attack with the lowest accuracy; of equal ones the first."""
+    return int(_checked(correct).sum(axis=1).argmin())
+
+
+def minimum(correct: Correct, bootstrap: Bootstrap) -> Estimate:
+    """Lowest accuracy over attacks, the attack chosen anew in each resample.
+
+    A minimum of noisy means lies too low, and resampling lowers it once more by about as much. The interval is
+    therefore reflected at the value (the basic bootstrap), which takes the excess out on the other side.
+    """
+    return _estimate(lambda means: means.min(axis=0), _checked(correct), bootstrap, bounds=(0.0, 1.0))
+
+
+def minimum_difference(first: Correct, second: Correct, bootstrap: Bootstrap) -> Estimate:
+    """Lowest accuracy over the attacks of `first` minus that of `second`, on the same images.
+
+    With one row each this is the paired difference of two accuracies.
+
+    Raises:
+        ValueError: the two differ in their number of images.
+    """
+    both, split = _paired(first, second)
+    return _estimate(
+        lambda means: means[:split].min(axis=0) - means[split:].min(axis=0), both, bootstrap, bounds=(-1.0, 1.0)
+    )
+
+
+def excess(correct: Correct, attack: int, bootstrap: Bootstrap) -> Estimate:
+    """Accuracy under one of the attacks minus the lowest accuracy over all of them: never below zero."""
+    return _estimate(lambda means: means[attack] - means.min(axis=0), _checked(correct), bootstrap, bounds=(0.0, 1.0))
+
+
+def _paired(first: Correct, second: Correct) -> tuple[Correct, int]:
+    first, second = _checked(first), _checked(second)
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(f"{first.shape[1]} images cannot be paired with {second.shape[1]}")
+    return np.concatenate([first, second]), len(first)
+
+
+def _checked(correct: Correct) -> Correct:
+    if correct.ndim != 2 or 0 in correct.shape:
+        raise ValueError(f"a table of attacks x images is needed, not shape {correct.shape}")
+    return correct
+
+
+def _estimate(
+    statistic: Callable[[_Means], _Means], correct: Correct, bootstrap: Bootstrap, *, bounds: tuple[float, float]
+) -> Estimate:
+    n = correct.shape[1]
+    value = float(statistic(correct.mean(axis=1, dtype=np.float64)[:, None])[0])
+    draws = np.concatenate([statistic(means) for means in _resampled_means(correct, bootstrap)])
+    tail = (1 - bootstrap.confidence) / 2
+    lower, upper = (float(quantile) for quantile in np.quantile(draws, [tail, 1 - tail]))
+    low, high = 2 * value - upper, 2 * value - lower
+    if np.ptp(draws) < 1e-12:  # Images that all agree say nothing of the spread; but n of them bound how many disagree.
+        unseen = wilson(0, n, confidence=bootstrap.confidence).high
+        low, high = value - unseen, value + unseen
+    return Estimate(value, max(bounds[0], min(low, value)), min(bounds[1], max(high, value)), n)
+
+
+def _resampled_means(correct: Correct, bootstrap: Bootstrap) -> Iterator[_Means]:
+    """Accuracies (attacks, resamples) of images drawn with replacement, in chunks."""
+    generator = np.random.default_rng(bootstrap.seed)
+    n = correct.shape[1]
+    table = correct.astype(np.float32)  # counts stay exact below 2^24
+    for start in range(0, bootstrap.resamples, _CHUNK):
+        size = min(_CHUNK, bootstrap.resamples - start)
+        weights = generator.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float32)
+        yield (table @ weights.T).astype(np.float64) / n

@@ -1,0 +1,31 @@
+# In: config. Out: <results>/config.yaml, <results>/data/dataset.safetensors.
+
+
+rule write_config:
+    """The merged and resolved configuration."""
+    output:
+        "<results>/config.yaml",
+    log:
+        "<logs>/write_config.log",
+    benchmark:
+        "<logs>/benchmark/write_config.tsv"
+    params:
+        spec=specs.dumps(specs.conditions(CONFIG)),
+        config=lambda wildcards, output: specs.dumps(CONFIG.model_dump(mode="json")),
+    shell:
+        "deqpipe write-config --spec {params.config:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule prepare_data:
+    """Images and splits as one file; downloads CIFAR-10."""
+    output:
+        "<results>/data/dataset.safetensors",
+    log:
+        "<logs>/prepare_data.log",
+    benchmark:
+        "<logs>/benchmark/prepare_data.tsv"
+    params:
+        spec=spec("data"),
+        root=lambda wildcards, output: CONFIG.data.root,
+    shell:
+        "deqpipe prepare-data --spec {params.spec:q} --root {params.root:q} --output {output:q} > {log:q} 2>&1"

@@ -1,0 +1,20 @@
+# In: all tables and figures. Out: <results>/report.html.
+
+
+rule report:
+    """One self-contained page of all tables and figures with their conditions."""
+    input:
+        rules.tables.input,
+        rules.figures.input,
+        config=rules.write_config.output,
+    output:
+        "<results>/report.html",
+    log:
+        "<logs>/report.log",
+    benchmark:
+        "<logs>/benchmark/report.tsv"
+    params:
+        spec=specs.dumps(specs.build_product("report", CONFIG)),
+        results=results_folder,
+    shell:
+        "deqpipe report --config {input.config:q} --results {params.results:q} --output {output:q}" " > {log:q} 2>&1"

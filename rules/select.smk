@@ -1,0 +1,27 @@
+# In: dataset, a trained DEQ. Out: <results>/select/<model>/seed<S>.json.
+
+
+rule select_early_state:
+    """The intermediate state that decides: the best one on the validation split under ready-made PGD."""
+    input:
+        data=rules.prepare_data.output,
+        checkpoint=rules.train_deq.output.best,
+    output:
+        "<results>/select/{model}/seed{seed}.json",
+    log:
+        "<logs>/select_early_state/{model}/seed{seed}.log",
+    benchmark:
+        "<logs>/benchmark/select_early_state/{model}/seed{seed}.tsv"
+    wildcard_constraints:
+        model=any_of(DEQS),
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+    params:
+        spec=spec("select"),
+        execution=execution,
+        batch_size=batch_size,
+    shell:
+        "deqpipe select-early-state --spec {params.spec:q} {params.execution:q}"
+        " --data {input.data:q} --checkpoint {input.checkpoint:q} --batch-size {params.batch_size:q}"
+        " --output {output:q} > {log:q} 2>&1"

@@ -1,0 +1,85 @@
+# In: <results>/data/dataset.safetensors. Out: <results>/models/<model>/seed<S>/{best,last}.safetensors, history.csv.
+
+
+rule pretrain:
+    """The trunk of all DEQs: a weight-tied unrolled network on clean images."""
+    input:
+        data=rules.prepare_data.output,
+    output:
+        best=f"<results>/models/{TRUNK}/seed{{seed}}/best.safetensors",
+        last=f"<results>/models/{TRUNK}/seed{{seed}}/last.safetensors",
+        history=f"<results>/models/{TRUNK}/seed{{seed}}/history.csv",
+        handoff=f"<results>/models/{TRUNK}/seed{{seed}}/handoff.safetensors",
+    log:
+        f"<logs>/pretrain/{TRUNK}/seed{{seed}}.log",
+    benchmark:
+        f"<logs>/benchmark/pretrain/{TRUNK}/seed{{seed}}.tsv"
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+    params:
+        spec=spec("pretrain"),
+        execution=execution,
+        state=state_folder("pretrain"),
+        budget=time_budget,
+    shell:
+        "deqpipe pretrain --spec {params.spec:q} {params.execution:q} {params.budget:q}"
+        " --data {input.data:q} --state {params.state:q} --best {output.best:q} --last {output.last:q}"
+        " --history {output.history:q} --handoff {output.handoff:q} > {log:q} 2>&1"
+
+
+rule train_deq:
+    """Adversarial training of a DEQ from the trunk: PGD-AT or TRADES, without or with random states (Sec. 3.3)."""
+    input:
+        data=rules.prepare_data.output,
+        trunk=rules.pretrain.output.handoff,
+    output:
+        best=CHECKPOINT,
+        last="<results>/models/{model}/seed{seed}/last.safetensors",
+        history="<results>/models/{model}/seed{seed}/history.csv",
+    log:
+        "<logs>/train_deq/{model}/seed{seed}.log",
+    benchmark:
+        "<logs>/benchmark/train_deq/{model}/seed{seed}.tsv"
+    wildcard_constraints:
+        model=any_of(DEQS),
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+    params:
+        spec=spec("train_deq"),
+        execution=execution,
+        state=state_folder("train_deq"),
+        budget=time_budget,
+    shell:
+        "deqpipe train-deq --spec {params.spec:q} {params.execution:q} {params.budget:q}"
+        " --data {input.data:q} --trunk {input.trunk:q} --state {params.state:q} --best {output.best:q}"
+        " --last {output.last:q} --history {output.history:q} > {log:q} 2>&1"
+
+
+rule train_resnet:
+    """Adversarial training of the ResNet baseline."""
+    input:
+        data=rules.prepare_data.output,
+    output:
+        best=CHECKPOINT,
+        last="<results>/models/{model}/seed{seed}/last.safetensors",
+        history="<results>/models/{model}/seed{seed}/history.csv",
+    log:
+        "<logs>/train_resnet/{model}/seed{seed}.log",
+    benchmark:
+        "<logs>/benchmark/train_resnet/{model}/seed{seed}.tsv"
+    wildcard_constraints:
+        model=any_of(RESNETS),
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+    params:
+        spec=spec("train_resnet"),
+        execution=execution,
+        state=state_folder("train_resnet"),
+        budget=time_budget,
+    shell:
+        "deqpipe train-resnet --spec {params.spec:q} {params.execution:q} {params.budget:q}"
+        " --data {input.data:q} --state {params.state:q} --best {output.best:q} --last {output.last:q}"
+        " --history {output.history:q} > {log:q} 2>&1"

@@ -1,0 +1,21 @@
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests import tiny
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """As jobs run by default; sums in another order have other bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tiny.Trained:
+    """Tiny trained models, made by the real commands; tests read them and change nothing."""
+    return tiny.train_all(tmp_path_factory.mktemp("trained"))

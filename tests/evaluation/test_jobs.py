@@ -1,0 +1,433 @@
+"""The evaluation commands on tiny trained models."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from deqpipe import checkpoint, records, specs
+from deqpipe.attack.pgd import PGD
+from deqpipe.data import save
+from deqpipe.dynamics import PlainDynamics
+from deqpipe.evaluation import jobs
+from deqpipe.lock import EXIT_UNFINISHED, StopRequest
+from deqpipe.model import architecture
+from deqpipe.model.classifier import DEQClassifier
+from deqpipe.provenance import file_hash
+from deqpipe.records import Records
+from deqpipe.seeding import Stream
+from deqpipe.solver.solve import build_solver, build_termination
+from deqpipe.threat_model import LinfBall
+from tests import tiny
+from tests.tiny import Trained
+
+BASE, RANDOM, TRUNK, RESNET = "deq_pgd_at_base", "deq_trades_random_states", "deq_pretrain", "resnet18_pgd_at"
+GRID = {(d, i, k) for d in (0.5, 1.0) for i in (1, 3) for k in (1, 3)}
+READY_MADE = (0.5, 4, 2)
+
+
+def call(trained: Trained, verb: str, output: Path, *options: object, model: str = BASE, **changes: Any) -> list[str]:
+    """The command line of an evaluation."""
+    stage = {"select-early-state": "select", "attack-point": "attack_grid"}.get(verb, verb.replace("-", "_"))
+    size = changes.pop("batch_size", 5)
+    line = (verb, "--spec", tiny.spec(stage, changes or None, model=model), "--data", trained.data)
+    files = ("--checkpoint", trained.file(model), "--output", output, "--batch-size", size)
+    return [str(part) for part in (*line, *files, *options)]
+
+
+def grid(
+    trained: Trained, folder: Path, *, states: str = "1-4", images: str = "0-11", name: str = "grid", **changes: Any
+) -> list[str]:
+    options = ("--states", states, "--images", images, "--state", folder / "state")
+    return call(trained, "attack-grid", folder / f"{name}.parquet", *options, **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Records:
+    folder = tmp_path_factory.mktemp("grid")
+    assert tiny.run(*grid(trained, folder)) == 0
+    return records.read(folder / "grid.parquet")
+
+
+def points(found: Records) -> set[tuple[float, int, int]]:
+    return set(zip(found["damping"].tolist(), found["state"].tolist(), found["steps"].tolist(), strict=True))
+
+
+def in_order(found: Records) -> Mapping[str, np.ndarray]:
+    order = np.lexsort([found[name] for name in ("image", "defence", "steps", "state", "damping")])
+    return {name: column[order] for name, column in found.columns.items()}
+
+
+def assert_same_rows(left: Records, right: Records, *, exact: bool = False) -> None:
+    """Equal keys; equal numbers up to rounding, and classes wherever the margin is more than rounding."""
+    one, other = in_order(left), in_order(right)
+    assert len(left) == len(right)
+    for name in records.SCALARS:
+        if exact or name not in ("perturbation", "lost_gradient"):
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    for name in ("perturbation", "margin", "entropy", "residual", "deviation"):
+        tolerance = {"rtol": 0.0, "atol": 0.0} if exact else {"rtol": 1e-3, "atol": 1e-4}
+        np.testing.assert_allclose(one[name], other[name], err_msg=name, **tolerance)
+    clear = np.ones_like(one["margin"], bool) if exact else np.abs(one["margin"]) > 1e-3
+    np.testing.assert_array_equal(one["predicted"][clear], other["predicted"][clear])
+
+
+class Counting:
+    """How many points are crafted, and a budget of so many."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.crafted: list[str] = []
+        original = jobs.attack_rows
+
+        def note(subject: Any, point: Any, *arguments: Any, **named: Any) -> Any:
+            self.crafted.append(point.name)
+            return original(subject, point, *arguments, **named)
+
+        monkeypatch.setattr(jobs, "attack_rows", note)
+
+
+def test_grid_holds_its_points_and_the_ready_made_one_for_every_decision_and_image(finished: Records) -> None:
+    assert points(finished) == GRID | {READY_MADE}
+    assert len(finished) == 9 * 2 * tiny.TEST
+    assert set(finished["defence"]) == {"plain", "entropy"}
+    assert set(finished["model"]) == set(finished["crafted_on"]) == {BASE}
+    for defence in ("plain", "entropy"):
+        part = finished.where((finished["defence"] == defence) & (finished["state"] == 4))
+        assert part["image"].tolist() == list(range(tiny.TEST))
+        assert part["label"].tolist() == tiny.dataset().test.labels.tolist()
+    assert finished["predicted"].shape[1] == 5
+    assert finished["perturbation"].max() <= 20 / 255 + 1e-6
+    assert finished["perturbation"].min() > 0
+    assert np.isfinite(finished["deviation"]).all()
+    assert (finished["deviation"] > 0).all()
+
+
+def test_grid_says_where_it_comes_from(trained: Trained, finished: Records) -> None:
+    (origin,) = finished.provenance
+    assert origin["spec"] == json.loads(tiny.spec("attack_grid", model=BASE))
+    assert origin["seed"] == 0
+    assert origin["inputs"] == {"data": file_hash(trained.data), "checkpoint": file_hash(trained.file(BASE))}
+    assert origin["seconds"] > 0
+    assert origin["f_evaluations"] > 9 * tiny.TEST * 2 * 3
+    assert {"python", "torch", "deqpipe"} <= origin["versions"].keys()
+    assert origin["device"].startswith("CPU")
+
+
+@pytest.mark.parametrize("point", [*sorted(GRID)[:3], READY_MADE])
+def test_an_attack_is_pgd_on_eq_11_written_out(
+    trained: Trained, finished: Records, point: tuple[float, int, int]
+) -> None:
+    damping, state, steps = point
+    model = load(trained, BASE)
+    split = tiny.dataset().test
+    x, y = split.float_images(slice(None)), split.labels
+    noise = torch.stack([torch.rand(1, 8, 8, generator=Stream(0, "attack/start").generator(i)) for i in range(len(y))])
+    epsilon = 20 / 255
+    made = (x + (2 * noise - 1) * epsilon).clamp(0, 1)
+    for _ in range(2):
+        made = made.detach().requires_grad_()
+        loss = F.cross_entropy(surrogate(model, made, damping, state, steps), y, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, made)
+        made = (made + 10 / 255 * gradient.sign()).detach()
+        made = torch.max(torch.min(made, x + epsilon), x - epsilon).clamp(0, 1)
+    rows = finished.where(
+        (finished["damping"] == damping) & (finished["state"] == state)
+        & (finished["steps"] == steps) & (finished["defence"] == "plain")
+    )  # fmt: skip
+    np.testing.assert_allclose(rows["perturbation"], (made - x).abs().flatten(1).amax(1).numpy(), atol=1e-6)
+    logits = surrogate(model, made, 0.5, 4, 2)
+    own = logits.gather(1, y[:, None])[:, 0]
+    margin = own - logits.scatter(1, y[:, None], -torch.inf).amax(1)
+    np.testing.assert_allclose(rows["margin"][:, -1], margin.detach().numpy(), rtol=1e-3, atol=1e-4)
+
+
+def load(trained: Trained, model: str) -> DEQClassifier:
+    loaded = architecture.load_model(trained.file(model), torch.device("cpu")).model
+    assert isinstance(loaded, DEQClassifier)
+    return loaded
+
+
+def surrogate(model: DEQClassifier, x: torch.Tensor, damping: float, state: int, steps: int) -> torch.Tensor:
+    solver = tiny.settings().solver
+    z = PlainDynamics(build_solver(solver), build_termination(solver))(model, x.detach()).state(state)
+    f = model.bind(x)
+    for _ in range(steps):
+        z = (1 - damping) * z + damping * f(z)
+    return model.logits(z)
+
+
+def test_shards_and_batches_of_other_sizes_hold_the_same_rows(
+    trained: Trained, finished: Records, tmp_path: Path
+) -> None:
+    parts = []
+    for number, (states, images) in enumerate((s, i) for s in ("1-2", "3-4") for i in ("0-6", "7-11")):
+        line = grid(trained, tmp_path, states=states, images=images, name=f"part{number}", batch_size=3)
+        assert tiny.run(*line) == 0
+        parts.append(records.read(tmp_path / f"part{number}.parquet"))
+    assert_same_rows(records.merge(parts), finished)
+
+
+def test_states_between_those_of_the_config_are_not_attacked(trained: Trained, tmp_path: Path) -> None:
+    """The range of a job may have gaps: the config asks for states 1 and 3 only."""
+    assert tiny.run(*grid(trained, tmp_path, states="1-3", images="0-1")) == 0
+    assert points(records.read(tmp_path / "grid.parquet")) == GRID
+
+
+def test_another_k_computes_only_its_own_points(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = Counting(monkeypatch)
+    assert tiny.run(*grid(trained, tmp_path, images="0-1")) == 0
+    assert len(counting.crafted) == 9
+    old = specs.state_key(json.loads(tiny.spec("attack_grid", model=BASE)))
+    more: Mapping[str, Any] = {"attack": {"grid": {"steps": [1, 3, 2]}}}
+    assert specs.state_key(json.loads(tiny.spec("attack_grid", more, model=BASE))) == old
+    counting.crafted.clear()
+    assert tiny.run(*grid(trained, tmp_path, images="0-1", name="more", **more)) == 0
+    assert sorted(counting.crafted) == sorted(specs.GridPoint(d, i, 2).name for d in (0.5, 1.0) for i in (1, 3))
+    both = records.read(tmp_path / "more.parquet")
+    assert points(both) == GRID | {READY_MADE} | {(d, i, 2) for d in (0.5, 1.0) for i in (1, 3)}
+
+
+class OnePoint(StopRequest):
+    """A time budget that is over after one point."""
+
+    asked = 0
+
+    def should_stop(self) -> bool:
+        self.asked += 1
+        return self.asked > 1
+
+
+def test_attempts_with_a_budget_compute_each_point_once(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: Records
+) -> None:
+    counting = Counting(monkeypatch)
+    monkeypatch.setattr("deqpipe.evaluation.jobs.StopRequest", OnePoint)
+    statuses = [tiny.run(*grid(trained, tmp_path)) for _ in range(9)]
+    assert statuses == [*[EXIT_UNFINISHED] * 8, 0]
+    assert len(counting.crafted) == len(set(counting.crafted)) == 9
+    assert_same_rows(records.read(tmp_path / "grid.parquet"), finished, exact=True)
+
+
+def test_an_attempt_without_progress_is_answered_even_when_points_are_there(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("deqpipe.evaluation.jobs.StopRequest", OnePoint)
+        assert tiny.run(*grid(trained, tmp_path, images="0-1")) == EXIT_UNFINISHED
+    assert tiny.run(*grid(trained, tmp_path, images="0-1"), "--time-budget-minutes", "1e-9") == 2
+    assert "not one point finished within 1e-09 minutes: allow more time" in capsys.readouterr().err
+    assert not (tmp_path / "grid.parquet").exists()
+
+
+def test_a_killed_grid_goes_on_where_it_was(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: Records
+) -> None:
+    line = [sys.executable, "-m", "deqpipe.cli", *grid(trained, tmp_path)]
+    process = subprocess.Popen(line, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while process.poll() is None and len(list(tmp_path.glob("state/points/*.parquet"))) < 3:
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    kept = len(list(tmp_path.glob("state/points/*.parquet")))
+    assert 3 <= kept < 9
+    assert not (tmp_path / "grid.parquet").exists()
+    counting = Counting(monkeypatch)
+    assert tiny.run(*grid(trained, tmp_path)) == 0
+    assert len(counting.crafted) == 9 - kept
+    assert_same_rows(records.read(tmp_path / "grid.parquet"), finished, exact=True)
+
+
+def test_points_of_another_spec_are_refused(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny.run(*grid(trained, tmp_path, images="0-1")) == 0
+    other: Mapping[str, Any] = {"attack": {"pgd": {"steps": 3}}}
+    assert tiny.run(*grid(trained, tmp_path, images="0-1", name="other", **other)) == 2
+    assert "belongs to another spec; delete" in capsys.readouterr().err
+    assert not (tmp_path / "other.parquet").exists()
+
+
+def test_a_point_crafted_again_has_the_same_rows(trained: Trained, finished: Records, tmp_path: Path) -> None:
+    output = tmp_path / "point.parquet"
+    line = call(trained, "attack-point", output, "--point", "state3_steps1_damping1.0", "--images", "0-11")
+    assert tiny.run(*line) == 0
+    again = records.read(output)
+    mask = (finished["state"] == 3) & (finished["steps"] == 1) & (finished["damping"] == 1)
+    assert_same_rows(again, finished.where(mask), exact=True)
+    (origin,) = again.provenance
+    assert origin["spec"] == specs.point_spec(json.loads(tiny.spec("attack_grid", model=BASE)))
+    assert not any(key.startswith("attack.grid.") for key in origin["spec"]["config"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--point", "state5_steps1_damping1.0", "--images", "0-1"), "states are 1 to 4"),
+        (("--point", "state1_steps1_damping2.0", "--images", "0-1"), "damping in (0, 1]"),
+        (("--point", "state1_steps1_damping1.0", "--images", "0-12"), "has images 0 to 11"),
+        (("--point", "state0_steps1_damping1.0", "--images", "0-1"), "must look like state3_steps5_damping0.5"),
+    ],
+)
+def test_a_point_or_images_that_are_not_there_are_refused(
+    trained: Trained, tmp_path: Path, options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny.run(*call(trained, "attack-point", tmp_path / "x", *options)) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("states", "images", "message"),
+    [
+        ("0-2", "0-1", "states 0 to 2 were asked for, but the solver has states 1 to 4"),
+        ("1-5", "0-1", "states 1 to 5 were asked for"),
+        ("2-2", "0-1", "states 2 to 2 hold no point of the grid"),
+        ("1-4", "5-12", "test images 5 to 12 were asked for, but stripes has images 0 to 11"),
+    ],
+)
+def test_a_shard_outside_the_grid_is_refused(
+    trained: Trained, tmp_path: Path, states: str, images: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny.run(*grid(trained, tmp_path, states=states, images=images)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "grid.parquet").exists()
+
+
+@pytest.mark.parametrize("model", [BASE, RANDOM, TRUNK, RESNET])
+def test_clean_rows_hold_every_decision_on_every_image(trained: Trained, tmp_path: Path, model: str) -> None:
+    output = tmp_path / "clean.parquet"
+    assert tiny.run(*call(trained, "clean", output, model=model)) == 0
+    found = records.read(output)
+    defences = specs.MODELS[model].defences
+    assert len(found) == len(defences) * tiny.TEST
+    assert set(found["defence"]) == set(defences)
+    assert set(found["attack"]) == {"clean"}
+    assert set(found["crafted_on"]) == {""}
+    assert (found["perturbation"] == 0).all()
+    assert found["predicted"].shape[1] == (1 if model == RESNET else 5)
+    assert np.isnan(found["deviation"]).all()
+    plain = found.where(found["defence"] == "plain")
+    loaded = architecture.load_model(trained.file(model), torch.device("cpu")).model
+    x = tiny.dataset().test.float_images(slice(None))
+    with torch.no_grad():
+        logits = loaded(x) if model == RESNET else surrogate(loaded, x, 0.5, 4, 2)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(plain["predicted"][:, -1], logits.argmax(1).numpy())
+    (origin,) = found.provenance
+    assert (origin["f_evaluations"] > 0) == (model != RESNET)
+
+
+def test_clean_deviation_of_the_same_images_would_be_zero(trained: Trained, tmp_path: Path) -> None:
+    """An attack that may change nothing ends on the clean trajectory."""
+    still: Mapping[str, Any] = {"threat_model": {"epsilon_255": 0.0}, "attack": {"pgd": {"step_size_255": 0.0}}}
+    assert tiny.run(*grid(trained, tmp_path, states="4-4", images="3-8", batch_size=4, **still)) == 0
+    found = records.read(tmp_path / "grid.parquet")
+    plain = found.where(found["defence"] == "plain")
+    assert (plain["perturbation"] == 0).all()
+    np.testing.assert_allclose(plain["deviation"], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", [TRUNK, RESNET])
+def test_pgd_at_the_final_state(trained: Trained, tmp_path: Path, model: str) -> None:
+    output = tmp_path / "pgd.parquet"
+    assert tiny.run(*call(trained, "attack-pgd", output, model=model)) == 0
+    found = records.read(output)
+    assert len(found) == tiny.TEST
+    assert points(found) == ({READY_MADE} if model == TRUNK else {(0.0, 0, 0)})
+    assert set(found["crafted_on"]) == {model}
+    assert 0 < found["perturbation"].max() <= 20 / 255 + 1e-6
+    assert np.isnan(found["deviation"]).all() == (model == RESNET)
+    clean = tmp_path / "clean.parquet"
+    assert tiny.run(*call(trained, "clean", clean, model=model)) == 0
+    assert found["margin"][:, -1].mean() < records.read(clean)["margin"][:, -1].mean()
+
+
+def selected(trained: Trained, folder: Path, **changes: Any) -> dict[str, Any]:
+    assert tiny.run(*call(trained, "select-early-state", folder / "select.json", model=RANDOM, **changes)) == 0
+    found: dict[str, Any] = json.loads((folder / "select.json").read_text())
+    return found
+
+
+def test_the_chosen_state_is_the_later_of_the_best_under_attack(trained: Trained, tmp_path: Path) -> None:
+    found = selected(trained, tmp_path)
+    for defence in ("plain", "entropy"):
+        entry = found[defence]
+        assert len(entry["accuracy"]) == 4
+        assert entry["n"] == tiny.VALIDATION
+        best = max(entry["accuracy"])
+        assert entry["state"] == max(n for n, value in enumerate(entry["accuracy"], 1) if value == best)
+        assert 0 <= entry["final"] <= 1
+    assert found["provenance"]["spec"] == json.loads(tiny.spec("select", model=RANDOM))
+    assert found["provenance"]["f_evaluations"] > 0
+    assert selected(trained, tmp_path, batch_size=2)["plain"] == found["plain"]
+
+
+def test_the_choice_is_made_on_held_out_images_under_the_ready_made_attack(trained: Trained, tmp_path: Path) -> None:
+    """Accuracies of the undefended decision, computed again."""
+    found = selected(trained, tmp_path)["plain"]
+    model, split = load(trained, RANDOM), tiny.dataset().validation
+    x, y = split.float_images(slice(None)), split.labels
+    noise = Stream(0, "selection/start").uniform(range(len(y)), (1, 8, 8))
+    attack = PGD(LinfBall(20 / 255), steps=2, step_size=10 / 255)
+    made = attack(
+        lambda image: F.cross_entropy(surrogate(model, image, 0.5, 4, 2), y, reduction="sum"),
+        x,
+        start=(x + (2 * noise - 1) * 20 / 255).clamp(0, 1),
+    ).images
+    states = [surrogate(model, made, 0.5, i, 0).argmax(1) for i in range(1, 5)]
+    assert found["accuracy"] == [int((state == y).sum()) / len(y) for state in states]
+    assert found["final"] == int((surrogate(model, made, 0.5, 4, 2).argmax(1) == y).sum()) / len(y)
+
+
+def test_a_fixed_early_state_is_taken_as_it_is(trained: Trained, tmp_path: Path) -> None:
+    found = selected(trained, tmp_path, early_state={"mode": "fixed", "index": 2})
+    assert found["plain"]["state"] == found["entropy"]["state"] == 2
+
+
+def test_too_many_images_are_refused(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for verb, model in (("clean", BASE), ("attack-pgd", RESNET)):
+        line = call(trained, verb, tmp_path / "x.parquet", model=model, evaluation={"images": 13})
+        assert tiny.run(*line) == 2
+        assert "evaluation.images may be at most 12" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_other_images_another_model_or_another_seed_is_refused(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = tiny.dataset()
+    fewer = replace(dataset, classes=("rows", "columns"))
+    save(tmp_path / "other.safetensors", fewer, provenance={})
+    line = call(trained, "clean", tmp_path / "x.parquet")
+    line[line.index("--data") + 1] = str(tmp_path / "other.safetensors")
+    assert tiny.run(*line) == 2
+    assert "was trained on stripes images of shape (1, 8, 8) with 3 classes" in capsys.readouterr().err
+    line = call(trained, "clean", tmp_path / "x.parquet")
+    line[line.index("--checkpoint") + 1] = str(trained.file(RANDOM))
+    assert tiny.run(*line) == 2
+    assert f"is {RANDOM} of seed 0, but the spec is of {BASE} of seed 0" in capsys.readouterr().err
+    line = call(trained, "clean", tmp_path / "x.parquet")
+    line[line.index("--spec") + 1] = tiny.spec("clean", model=BASE, seed=1)
+    assert tiny.run(*line) == 2
+    assert f"is {BASE} of seed 0, but the spec is of {BASE} of seed 1" in capsys.readouterr().err
+    assert not (tmp_path / "x.parquet").exists()
+
+
+def test_models_are_evaluated_with_frozen_parameters(trained: Trained) -> None:
+    model = load(trained, BASE)
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    stored = checkpoint.read(trained.file(BASE))
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in stored.tensors.items())

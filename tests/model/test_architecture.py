@@ -1,0 +1,99 @@
+"""Models described in words, and read back from files."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from deqpipe import checkpoint
+from deqpipe.data import Dataset
+from deqpipe.data.dataset import Split
+from deqpipe.errors import UserError
+from deqpipe.model.architecture import KIND, build, count_parameters, describe_deq, describe_resnet, fitting, load_model
+from deqpipe.model.classifier import DEQClassifier
+from tests.reference.tiny import CLASSES, architecture
+
+CPU = torch.device("cpu")
+
+
+def dataset(*, size: int = 8, classes: tuple[str, ...] = ("a", "b", "c", "d", "e"), name: str = "toys") -> Dataset:
+    split = Split(torch.zeros(2, 3, size, size, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
+    return Dataset(split, split, split, classes, name)
+
+
+DEQ = describe_deq(architecture(2), dataset())
+
+
+def save(path: Path, model: nn.Module, described: dict[str, Any], **changes: object) -> Path:
+    metadata = {"kind": KIND, "architecture": described, "provenance": {"seconds": 1}} | changes
+    checkpoint.write(path, model.state_dict(), metadata)
+    return path
+
+
+def test_description_of_a_deq_builds_it_for_the_data() -> None:
+    model = build(DEQ, seed=1)
+    assert isinstance(model, DEQClassifier)
+    assert model.scale_shapes == ((4, 8, 8), (8, 4, 4))
+    weight, again, other = (build(DEQ, seed=seed).state_dict()["head.fc.weight"] for seed in (1, 1, 2))
+    assert weight.shape == (CLASSES, 7)
+    assert torch.equal(weight, again)
+    assert not torch.equal(weight, other)
+
+
+def test_description_of_a_resnet_builds_it_for_the_data() -> None:
+    model = build(describe_resnet((1, 1, 1, 1), dataset()), seed=1)
+    assert not isinstance(model, DEQClassifier)
+    assert model(torch.zeros(2, 3, 8, 8)).shape == (2, CLASSES)
+
+
+def test_parameters_are_counted() -> None:
+    assert count_parameters(nn.Linear(3, 4)) == 16
+
+
+@pytest.mark.parametrize("described", [DEQ, describe_resnet((1, 1, 1, 1), dataset())], ids=["deq", "resnet"])
+def test_loaded_model_is_the_stored_one_frozen_and_in_evaluation_mode(
+    tmp_path: Path, described: dict[str, Any]
+) -> None:
+    model = build(described, seed=5)
+    loaded = load_model(save(tmp_path / "model.safetensors", model, described), CPU)
+    stored = model.state_dict()
+    assert all(torch.equal(value, stored[name]) for name, value in loaded.model.state_dict().items())
+    assert not loaded.model.training
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+    assert loaded.architecture == described
+    assert loaded.provenance == {"seconds": 1}
+    assert fitting(loaded, dataset(), path=tmp_path) is loaded
+
+
+def test_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"checkpoint .*none.safetensors does not exist"):
+        load_model(tmp_path / "none.safetensors", CPU)
+
+
+def test_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "state.safetensors", build(DEQ, seed=0), DEQ, kind="training state")
+    with pytest.raises(UserError, match=r"holds no model: its kind is 'training state'"):
+        load_model(path, CPU)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    other = describe_deq(architecture(2, final_channels=9), dataset())
+    path = save(tmp_path / "model.safetensors", build(other, seed=0), DEQ)
+    with pytest.raises(UserError, match=r"model.safetensors does not fit the model: head.final.0.weight"):
+        load_model(path, CPU)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (dataset(size=16), r"toys images of shape \(3, 8, 8\) with 5 classes.*toys of shape \(3, 16, 16\) with 5"),
+        (dataset(classes=("a", "b"), name="coins"), r"with 5 classes, but the data are coins .* with 2"),
+        (dataset(classes=("a", "b", "d", "c", "e")), r"trained with 'c' as class 2, but the data have 'd'"),
+    ],
+)
+def test_data_that_the_model_was_not_made_for_are_refused(tmp_path: Path, data: Dataset, message: str) -> None:
+    loaded = load_model(save(tmp_path / "model.safetensors", build(DEQ, seed=0), DEQ), CPU)
+    with pytest.raises(UserError, match=message):
+        fitting(loaded, data, path=tmp_path / "model.safetensors")

@@ -1,0 +1,216 @@
+"""report.html: one file, whole, honest."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from deqpipe.config import Config
+from deqpipe.errors import UserError
+from deqpipe.reporting import figures, report, summary, tables
+from deqpipe.reporting.decisions import Tree
+from deqpipe.reporting.formats import Table
+from tests.reporting import fabricate
+
+VOID = {"meta", "link", "img", "br"}
+
+
+def write(config: Config, results: Path) -> str:
+    report.write(config, results, results / "report.html")
+    return (results / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, finished: Path, config: Config) -> Path:
+    """A tree with all tables and figures."""
+    results = tmp_path_factory.mktemp("report") / "results"
+    shutil.copytree(finished, results)
+    for number in tables.TABLES:
+        tables.write(number, config, results, output_stem=results / "tables" / f"table{number}")
+    for number in figures.FIGURES:
+        figures.write(number, config, results, output_stem=results / "figures" / f"figure{number}")
+    return results
+
+
+@pytest.fixture
+def results(tmp_path: Path, written: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(written, tmp_path / "results"))
+
+
+@pytest.fixture(scope="module")
+def html(written: Path, config: Config) -> str:
+    return write(config, written)
+
+
+class _Page(HTMLParser):
+    """Collects addresses and ids, and refuses what is not nested."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def parse(html: str) -> _Page:
+    page = _Page()
+    page.feed(html)
+    return page
+
+
+def test_report_is_one_self_contained_file_without_scripts(html: str) -> None:
+    page = parse(html)
+    assert not page.open
+    assert "script" not in {tag for tag, _ in page.seen}
+    for _, attributes in page.seen:
+        for name in ("src", "href"):
+            address = attributes.get(name)
+            assert address is None or address.startswith(("#", "data:"))
+    assert not re.search(r"url\(|@import", html)
+
+
+def test_links_lead_somewhere_and_images_have_words(html: str) -> None:
+    page = parse(html)
+    ids = {attributes["id"] for _, attributes in page.seen if "id" in attributes}
+    targets = {a["href"] for tag, a in page.seen if tag == "a"}
+    assert {f"#{name}" for name in ids} >= targets
+    images = [attributes for tag, attributes in page.seen if tag == "img"]
+    assert len(images) == len(figures.FIGURES)
+    assert all(len(image["alt"] or "") > 40 for image in images)
+
+
+def test_every_table_and_figure_is_in_the_report(html: str) -> None:
+    for number in tables.TABLES:
+        assert f'id="table{number}"' in html
+    for number in figures.FIGURES:
+        assert f'id="figure{number}"' in html
+
+
+def test_report_says_what_was_reduced_and_how_it_was_made(html: str, config: Config) -> None:
+    for phrase in ("This is not the paper", "38/255", "17 attacks", "torch 2.15.0", "Resolved configuration"):
+        assert phrase in html
+    assert "Results of different code" not in html
+    assert str(config.evaluation.images) in html
+
+
+def test_report_is_the_same_twice(html: str, results: Path, config: Config) -> None:
+    assert write(config, results) == html
+
+
+def test_a_name_from_outside_is_escaped(results: Path) -> None:
+    html = write(fabricate.small({"data": {"root": "<script>alert(1)</script>"}}), results)
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+
+
+def test_results_of_different_code_are_pointed_out(results: Path, config: Config) -> None:
+    path = Tree(results, config, 0).clean("deq_trades_base")
+    rows = fabricate.clean(config, "deq_trades_base", 0)
+    fabricate.write(path, rows, config, "clean", "deq_trades_base", 0, code="abcdef0123456789")
+    tables.write(2, config, results, output_stem=results / "tables" / "table2")
+    html = write(config, results)
+    assert "Results of different code stand side by side" in html
+    assert "abcdef0123456789" in html
+
+
+def test_parameters_are_counted_from_the_weights_without_their_statistics(results: Path, config: Config) -> None:
+    path = Tree(results, config, 0).weights("deq_trades_base")
+    tensors = {"a.weight": np.zeros((3, 5, 7)), "b.running_mean": np.zeros(1000), "a.bias": np.zeros(3)}
+    origin = fabricate.provenance(config, "train_deq", "deq_trades_base", 0)
+    save_file(tensors, path, metadata={"deqpipe": json.dumps({"provenance": origin, "epoch": 3})})
+    figures.write(4, config, results, output_stem=results / "figures" / "figure4")
+    html = write(config, results)
+    assert '<td class="number">108</td>' in html
+    assert "models/deq_trades_base/seed0/best.safetensors" in html
+
+
+def test_damaged_weights_are_refused(results: Path, config: Config) -> None:
+    Tree(results, config, 0).weights("deq_trades_base").write_bytes(b"\x08\x00")
+    with pytest.raises(UserError, match="cannot be read"):
+        figures.write(4, config, results, output_stem=results / "figure4")
+
+
+def test_a_report_without_its_tables_or_figures_is_refused(results: Path, config: Config) -> None:
+    (results / "figures" / "figure4.png").unlink()
+    with pytest.raises(UserError, match=r"figure4\.png does not exist"):
+        report.write(config, results, results / "new.html")
+    (results / "tables" / "table1.json").unlink()
+    with pytest.raises(UserError, match=r"table1\.json does not exist"):
+        report.write(config, results, results / "new.html")
+    assert not (results / "new.html").exists()
+
+
+Changes = dict[tuple[str, str], tuple[float, float, float]]
+"""New value and interval, by row and column."""
+
+
+def edited(table: Table, changes: Changes) -> Table:
+    cells = []
+    for cell in table.cells:
+        here, low, high = changes.get((cell.row, cell.column), (cell.here, cell.low, cell.high))
+        cells.append(replace(cell, here=here, low=low, high=high))
+    return replace(table, cells=tuple(cells))
+
+
+def said(config: Config, written: Path, changes: Changes) -> str:
+    first, second = (tables.read(written / "tables" / f"table{number}.json").table for number in (1, 2))
+    return " ".join(summary.sentences(edited(first, changes), second, config))
+
+
+BEST = "TRADES + Sec. 3.3"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (2.0, 12.0, "lies above 0, so these images do show a gain"),
+        (-2.0, 12.0, "includes 0, so these images cannot tell the two apart"),
+        (0.0, 12.0, "includes 0, so these images cannot tell the two apart"),
+        (-12.0, -2.0, "lies below 0, so these images do show a loss"),
+    ],
+)
+def test_summary_claims_no_more_than_the_interval(
+    written: Path, config: Config, low: float, high: float, verdict: str
+) -> None:
+    changes = {(BEST, "PGD"): (99.0, 90.0, 99.5), (BEST, "PGD gain"): ((low + high) / 2, low, high)}
+    text = said(config, written, changes)
+    assert f"Most robust here is {BEST}: right on 99.0 %" in text
+    assert verdict in text
+
+
+def test_summary_says_when_the_baseline_is_ahead(written: Path, config: Config) -> None:
+    text = said(config, written, {("PGD-AT baseline", "PGD"): (99.0, 90.0, 99.5)})
+    assert "none of the paper's methods comes out above it" in text
+
+
+def test_summary_counts_gains_losses_and_open_comparisons(written: Path, config: Config) -> None:
+    table = tables.read(written / "tables" / "table1.json").table
+    gains = [cell.row for cell in table.cells if cell.column == "PGD gain"]
+    bounds = [(1.0, 2.0), (1.0, 2.0), (-2.0, -1.0), (-1.0, 1.0), (-1.0, 1.0), (-1.0, 1.0)]
+    pairs = zip(gains, bounds, strict=True)
+    text = said(config, written, {(row, "PGD gain"): (low, low, high) for row, (low, high) in pairs})
+    assert "Of the 6 comparisons of a method with its baseline, 2 show a gain, 1 a loss, and 3 are open" in text
+
+
+def test_summary_reads_its_numbers_off_the_tables(written: Path, config: Config) -> None:
+    first, second = (tables.read(written / "tables" / f"table{number}.json").table for number in (1, 2))
+    text = said(config, written, {})
+    differences = [cell.here or 0.0 for cell in second.cells if cell.column == "DIFF"]
+    assert f"leave {min(differences):.1f} to {max(differences):.1f} points less" in text
+    name = ("pretrained trunk", f"PGD-{config.attack.pgd.steps}, final state")
+    (trunk,) = [cell for cell in first.cells if (cell.row, cell.column) == name]
+    assert f"never trained against attacks, keeps {trunk.here:.1f} %" in text

@@ -1,0 +1,203 @@
+"""Tables 1, 2 and 8 from records: against a slow version, in every format, and what they refuse."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deqpipe import specs
+from deqpipe.config import Config
+from deqpipe.errors import UserError
+from deqpipe.reporting import conditions, published, tables
+from deqpipe.reporting.decisions import Tree
+from deqpipe.reporting.formats import Cell
+from tests.reference import reporting as slow
+from tests.reporting import fabricate
+
+FORMATS = (".csv", ".md", ".tex", ".json")
+
+
+def cells(number: int, config: Config, results: Path) -> dict[tuple[str, str], Cell]:
+    return {(cell.row, cell.column): cell for cell in tables.build(number, config, results).table.cells}
+
+
+def slow_values(number: int, config: Config, results: Path) -> dict[tuple[str, str], float]:
+    ready = specs.ready_made(config)
+    point = (ready.damping, ready.state, ready.steps)
+    return {
+        1: lambda: slow.table1(results, seed=0, pgd_steps=config.attack.pgd.steps),
+        2: lambda: slow.table2(results, seed=0, ready_made=point),
+        8: lambda: slow.table8(results, seed=0),
+    }[number]()
+
+
+@pytest.mark.parametrize("number", tables.TABLES)
+def test_values_equal_a_slow_version(finished: Path, config: Config, number: int) -> None:
+    here = {name: cell.here for name, cell in cells(number, config, finished).items() if cell.here is not None}
+    expected = slow_values(number, config, finished)
+    assert here.keys() == expected.keys()
+    assert here == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("number", tables.TABLES)
+def test_every_value_lies_in_its_interval_and_names_its_images(finished: Path, config: Config, number: int) -> None:
+    for (_, column), cell in cells(number, config, finished).items():
+        if cell.here is None or cell.low is None or cell.high is None:
+            continue
+        assert cell.low <= cell.here <= cell.high
+        assert cell.n == config.evaluation.images
+        assert cell.high <= 100
+        assert cell.low >= (-100 if column == "PGD gain" else 0)
+
+
+@pytest.mark.parametrize("number", tables.TABLES)
+def test_the_papers_number_stands_beside_and_no_difference_is_taken_from_a_reduced_run(
+    finished: Path, config: Config, number: int
+) -> None:
+    for (row, column), cell in cells(number, config, finished).items():
+        assert cell.paper == published.value(number, row, column)
+        assert cell.difference is None
+
+
+@pytest.mark.parametrize("number", tables.TABLES)
+def test_a_comparable_run_has_differences_of_accuracies(
+    finished: Path, config: Config, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conditions, "comparable", lambda _: True)
+    compared = 0
+    for (row, _), cell in cells(number, config, finished).items():
+        if cell.here is None or cell.paper is None or row.endswith("K_a"):
+            assert cell.difference is None
+        else:
+            assert cell.difference == pytest.approx(cell.here - cell.paper)
+            compared += 1
+    assert compared == {1: 19, 2: 24, 8: 8}[number]
+
+
+def test_table_1_has_the_papers_eleven_rows_in_order_and_the_trunk_apart(finished: Path, config: Config) -> None:
+    main, trunk = tables.build(1, config, finished).table.blocks
+    methods = ["baseline", "+ Sec. 3.2", "+ Sec. 3.3", "+ Secs. 3.2 & 3.3"]
+    expected = ["Pang et al. (2021)", "Yang et al. (2022)", *methods, "Pang et al. (2021)", *methods]
+    assert [line.labels[-1] for line in main.lines] == expected
+    assert [line.labels[-1] for line in trunk.lines] == ["pretrained trunk"]
+    assert trunk.columns == ("Clean", f"PGD-{config.attack.pgd.steps}, final state")
+    assert sum(shown.strong for line in main.lines for shown in line.shown) == 1
+
+
+def test_table_1_says_why_autoattack_is_absent(finished: Path, config: Config) -> None:
+    table = tables.build(1, config, finished).table
+    assert not {cell.column for cell in table.cells} & {"AA", "ALL"}
+    assert any("AutoAttack" in note for note in table.notes)
+
+
+def test_worst_case_per_image_is_at_most_the_minimum_of_means(finished: Path, config: Config) -> None:
+    found = cells(1, config, finished)
+    for (row, column), cell in found.items():
+        if column == "PGD per image":
+            assert cell.here is not None
+            assert cell.here <= (found[row, "PGD"].here or 0)
+
+
+def test_table_8_marks_the_strongest_attack_of_all(finished: Path, config: Config) -> None:
+    table = tables.build(8, config, finished).table
+    lowest = min(cell.here for cell in table.cells if cell.row.endswith("PGD") and cell.here is not None)
+    marked = {shown.value for line in table.blocks[0].lines for shown in line.shown if shown.strong}
+    assert marked == {f"{lowest:.1f}"}
+
+
+def test_table_8_works_where_the_ready_made_attack_is_alone_at_its_damping(tmp_path: Path) -> None:
+    config = fabricate.small({"attack": {"grid": {"states": [1, 2], "damping": [1.0]}, "states_per_job": 1}})
+    found = cells(8, config, fabricate.tree(tmp_path, config))
+    assert {column for row, column in found if row == "lambda = 0.5 PGD"} == {"i = 4"}
+    assert {column for row, column in found if row == "lambda = 1 PGD"} == {"i = 1", "i = 2"}
+
+
+@pytest.mark.parametrize("number", tables.TABLES)
+def test_every_format_is_written_and_the_same_twice(
+    tmp_path: Path, finished: Path, config: Config, number: int
+) -> None:
+    stems = [tmp_path / name / f"table{number}" for name in ("one", "two")]
+    for stem in stems:
+        tables.write(number, config, finished, output_stem=stem)
+    assert sorted(path.suffix for path in stems[0].parent.iterdir()) == sorted(FORMATS)
+    for ending in FORMATS:
+        assert stems[0].with_suffix(ending).read_bytes() == stems[1].with_suffix(ending).read_bytes()
+
+
+def test_sidecar_names_config_inputs_and_their_specs(tmp_path: Path, finished: Path, config: Config) -> None:
+    tables.write(2, config, finished, output_stem=tmp_path / "table2")
+    written = tables.read(tmp_path / "table2.json")
+    assert written == tables.build(2, config, finished)
+    paths = {one.path for one in written.origin.inputs}
+    assert {"select/deq_trades_base/seed0.json", "attacks/clean/deq_trades_base/seed0.parquet"} <= paths
+    shards = [str(path.relative_to(finished)) for path in Tree(finished, config, 0).attacked("deq_trades_base")]
+    assert set(shards) <= paths
+    expected = specs.fingerprint(specs.build("attack_grid", config, model="deq_trades_base", seed=0))
+    assert {one.spec for one in written.origin.inputs if one.path in shards} == {expected}
+    assert written.origin.inputs[0].versions["torch"] == "2.15.0"
+
+
+def test_conditions_stand_under_every_format(tmp_path: Path, finished: Path, config: Config) -> None:
+    tables.write(1, config, finished, output_stem=tmp_path / "table1")
+    for ending in (".md", ".tex", ".json"):
+        text = (tmp_path / f"table1{ending}").read_text()
+        for phrase in ("first 20 test images", "seed 0", "38/255", "17 attacks", "Reduced or changed", "PGD steps 7"):
+            assert phrase in text
+
+
+def test_terminal_text_keeps_columns_and_folds_the_rest(tmp_path: Path, finished: Path, config: Config) -> None:
+    tables.write(1, config, finished, output_stem=tmp_path / "tables" / "table1")
+    lines = tables.text(1, tmp_path, width=100).splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    assert "**" not in "".join(lines)
+    assert len({len(row) for row in rows[:13]}) == 1
+    assert all(len(line) <= 100 for line in lines if not line.startswith("|"))
+
+
+def test_spread_over_seeds_stands_beside_the_first_seed(tmp_path: Path) -> None:
+    config = fabricate.small({"seeds": [0, 1, 2]})
+    results = fabricate.tree(tmp_path, config, seeds=[0, 1])
+    found = tables.build(2, config, results)
+    first = slow.table2(results, seed=0, ready_made=(0.5, 4, 5))
+    second = slow.table2(results, seed=1, ready_made=(0.5, 4, 5))
+    for cell in found.table.cells:
+        name = (cell.row, cell.column)
+        assert cell.here == pytest.approx(first[name])
+        assert cell.spread == pytest.approx((min(first[name], second[name]), max(first[name], second[name])))
+    assert "over seeds 0, 1; 1 further seeds have no complete records." in found.table.conditions[-1]
+    assert {path.split("/")[-1] for path in (one.path for one in found.origin.inputs)} >= {"seed0.json", "seed1.json"}
+
+
+def test_csv_carries_the_strongest_attack_as_a_note(tmp_path: Path, finished: Path, config: Config) -> None:
+    tables.write(1, config, finished, output_stem=tmp_path / "table1")
+    with (tmp_path / "table1.csv").open(newline="") as file:
+        notes = {(row["row"], row["column"]): row["note"] for row in csv.DictReader(file)}
+    attacks = slow.deq(finished, "deq_trades_base", "plain", seed=0)[1]
+    damping, state, steps = min(sorted(attacks), key=lambda point: sum(attacks[point]))
+    assert notes["TRADES baseline", "PGD"] == f"strongest at ({state}, {steps}, {damping:g})"
+
+
+def test_unknown_missing_and_foreign_tables_are_refused(tmp_path: Path, finished: Path, config: Config) -> None:
+    with pytest.raises(UserError, match="table is 3, but must be one of 1, 2, 8"):
+        tables.write(3, config, finished, output_stem=tmp_path / "table3")
+    with pytest.raises(UserError, match=r"table1\.md does not exist"):
+        tables.text(1, tmp_path)
+    with pytest.raises(UserError, match="does not exist"):
+        tables.read(tmp_path / "table1.json")
+    (tmp_path / "table1.json").write_text(json.dumps({"table": 1}))
+    with pytest.raises(UserError, match="is no sidecar"):
+        tables.read(tmp_path / "table1.json")
+
+
+def test_nothing_is_written_when_records_are_missing(tmp_path: Path, config: Config) -> None:
+    with pytest.raises(UserError, match="do not exist"):
+        tables.write(2, config, tmp_path / "empty", output_stem=tmp_path / "out" / "table2")
+    assert not (tmp_path / "out").exists()
+
+
+def test_reporting_does_not_import_torch() -> None:
+    code = "import sys; from deqpipe.reporting import report, tables, figures; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=fabricate.ROOT).returncode == 0

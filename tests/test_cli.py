@@ -1,0 +1,241 @@
+"""The command line: what it prints, and how it answers what is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deqpipe import cli, config, records, specs
+from tests import tiny
+from tests.tiny import Trained
+
+CONFIG = str(tiny.ROOT / "config.yaml")
+DEMO = str(tiny.ROOT / "config" / "demo.yaml")
+COMMANDS = (
+    "check-config", "write-config", "spec", "prepare-data", "pretrain", "train-deq", "train-resnet",
+    "select-early-state", "clean", "attack-pgd", "attack-grid", "attack-point", "table", "figure", "report",
+    "show-table",
+)  # fmt: skip
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line that a mistake is answered with, without the program's name."""
+    capsys.readouterr()
+    status = tiny.run(*arguments)
+    out, err = capsys.readouterr()
+    assert status == 2, err
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in err
+    assert err.startswith("deqpipe")
+    return err.split(": ", 1)[1]
+
+
+def training(trained: Trained, folder: Path, **changes: object) -> list[str]:
+    """A `train-deq` that would work; `changes` replace the values of its options."""
+    line = tiny.replace_folder(trained.trainings["deq_pgd_at_base"], folder).arguments
+    for option, value in changes.items():
+        line[line.index(f"--{option}") + 1] = str(value)
+    return line
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.run(command, "--help") == 0
+    assert f"deqpipe {command}" in capsys.readouterr().out
+
+
+def test_help_names_every_command_and_version_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.run("--help") == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in COMMANDS)
+    assert tiny.run("--version") == 0
+    assert capsys.readouterr().out.startswith("deqpipe ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "the following arguments are required: COMMAND"),
+        (("fly",), "invalid choice: 'fly'"),
+        (("clean",), "the following arguments are required: --spec"),
+        (("clean", "--spec", "{"), "argument --spec: not JSON"),
+        (("clean", "--spec", "[]"), "argument --spec: holds a list, but must hold keys and values"),
+        (("clean", "--spec", "{}"), "argument --spec: not a spec of stage clean; `deqpipe spec` prints one"),
+        (("clean", "--spec", '{"stage": "clean"}'), "lacks config, model, seed, upstream"),
+        (("attack-point", "--point", "state1"), "point is 'state1', but must look like state3_steps5_damping0.5"),
+        (("attack-grid", "--states", "3-1"), "argument --states: '3-1' is not FIRST-LAST, such as 1-8"),
+        (("attack-grid", "--images", "5"), "argument --images: '5' is not FIRST-LAST, such as 1-8"),
+        (("attack-grid", "--time-budget-minutes", "0"), "'0' is not a positive number"),
+        (("pretrain", "--time-budget-minutes", "nan"), "'nan' is not a number of at least 0"),
+        (("pretrain", "--save-interval", "-1"), "'-1' is not a number of at least 0"),
+        (("clean", "--batch-size", "0"), "'0' is not a positive whole number"),
+        (("clean", "--threads", "two"), "'two' is not a positive whole number"),
+        (("clean", "--device", "abacus"), "invalid choice: 'abacus'"),
+        (("write-config", "--spec", "[1]"), "argument --spec: holds a list"),
+        (("write-config", "--spec", "no"), "argument --spec: not JSON"),
+    ],
+)
+def test_wrong_arguments_are_answered_with_one_line(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in answer(capsys, *arguments)
+
+
+def test_a_spec_of_another_stage_or_revision_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = tiny.spec("clean", model="deq_trades_base")
+    assert "not a spec of stage pretrain" in answer(capsys, "pretrain", "--spec", spec)
+    older = specs.dumps({**json.loads(spec), "revision": 0})
+    assert "spec has revision 0, but this is" in answer(capsys, "clean", "--spec", older)
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        ({"trainin": {}}, "config: unknown key trainin; did you mean training?"),
+        ({"training": {"epochs": "many"}}, "config: training.epochs is 'many': input should be a valid integer"),
+        ({"solver": {"steps": 0}}, "config: solver.steps is 0: input should be greater than or equal to 1"),
+        ({"attack": {"grid": {"states": [9]}}}, "config: attack.grid.states has 9, but the solver has states 1 to 8"),
+    ],
+)
+def test_a_wrong_config_is_answered_with_one_line(
+    overlay: dict[str, object], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(overlay))
+    for command in (("check-config",), ("spec", "data")):
+        assert message in answer(capsys, *command, CONFIG, tmp_path / "mine.yaml")
+
+
+def test_a_missing_config_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "none.yaml does not exist" in answer(capsys, "check-config", tmp_path / "none.yaml")
+
+
+def test_the_configs_of_the_repository_are_valid(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.run("check-config", CONFIG) == 0
+    assert tiny.run("check-config", CONFIG, DEMO) == 0
+    assert capsys.readouterr().out.endswith("demo.yaml: valid\n")
+
+
+def test_a_printed_spec_is_the_built_one(capsys: pytest.CaptureFixture[str]) -> None:
+    loaded = config.load([Path(CONFIG), Path(DEMO)])
+    assert tiny.run("spec", "train_deq", CONFIG, DEMO, "--model", "deq_trades_base", "--seed", "3") == 0
+    text = capsys.readouterr().out
+    built = specs.build("train_deq", loaded, model="deq_trades_base", seed=3)
+    assert text == specs.dumps(built) + "\n"
+    assert specs.loads(text) == built
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train_deq", "--seed", "0"), "model is None, but stage train_deq needs one of deq_pgd_at_base"),
+        (("train_deq", "--seed", "0", "--model", "resnet18_pgd_at"), "needs one of deq_pgd_at_base"),
+        (("attack_grid", "--seed", "0", "--model", "deq_pretrain"), "needs one of deq_pgd_at_base"),
+        (("pretrain", "--seed", "0", "--model", "deq_pretrain"), "stage pretrain has no model"),
+        (("clean", "--model", "deq_pretrain"), "stage clean needs a seed"),
+        (("fly", "--seed", "0"), "invalid choice: 'fly'"),
+    ],
+)
+def test_a_spec_that_makes_no_sense_is_refused(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage, *options = arguments
+    assert message in answer(capsys, "spec", stage, CONFIG, *options)
+
+
+def test_a_written_config_reads_back(tmp_path: Path) -> None:
+    loaded = config.load([Path(CONFIG), Path(DEMO)])
+    assert tiny.run("write-config", "--spec", loaded.model_dump_json(), "--output", tmp_path / "c.yaml") == 0
+    assert config.load([tmp_path / "c.yaml"]) == loaded
+
+
+def test_prepared_data_are_the_same_file_each_time(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        line = ("prepare-data", "--spec", tiny.spec("data"), "--root", tmp_path, "--output", tmp_path / name)
+        assert tiny.run(*line) == 0
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_missing_or_damaged_inputs_are_named_and_nothing_is_written(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(trained.file("deq_pretrain", "handoff").read_bytes()[:-100])
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(b"something else")
+    folder = tmp_path / "out"
+    for option in ("data", "trunk"):
+        for wrong, message in (
+            ("none", "does not exist"),
+            (cut, "is cut short"),
+            (other, "is cut short, damaged or no"),
+        ):
+            assert message in answer(capsys, *training(trained, folder, **{option: wrong}))
+    assert "holds something else" in answer(capsys, *training(trained, folder, data=trained.file("deq_pretrain")))
+    assert not folder.exists()
+
+
+def test_damaged_checkpoints_are_named_by_evaluations(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(trained.file("deq_pgd_at_base").read_bytes()[:1000])
+    spec = tiny.spec("clean", model="deq_pgd_at_base")
+    line = ("clean", "--spec", spec, "--data", trained.data, "--output", tmp_path / "x", "--batch-size", 4)
+    assert "is cut short" in answer(capsys, *line, "--checkpoint", cut)
+    assert "does not exist" in answer(capsys, *line, "--checkpoint", tmp_path / "none")
+    handoff = trained.file("deq_pretrain", "handoff")
+    assert "holds no model: its kind is 'handoff'" in answer(capsys, *line, "--checkpoint", handoff)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_spec_that_lacks_a_setting_names_it(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = json.loads(tiny.spec("clean", model="deq_pgd_at_base"))
+    del spec["config"]["solver"]
+    line = ("clean", "--spec", json.dumps(spec), "--data", trained.data, "--output", tmp_path / "x")
+    checkpoint = ("--checkpoint", trained.file("deq_pgd_at_base"), "--batch-size", "4")
+    assert "spec lacks the setting solver" in answer(capsys, *line, *checkpoint)
+
+
+def test_our_own_mistakes_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(config, "load", broken)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["check-config", CONFIG])
+
+
+def test_neither_the_parser_nor_spec_import_torch() -> None:
+    code = (
+        "import sys; from deqpipe import cli; assert 'torch' not in sys.modules;"
+        f"status = cli.main(['spec', 'pretrain', {CONFIG!r}, '--seed', '0']);"
+        "assert 'torch' not in sys.modules and status == 0"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=tiny.ROOT, capture_output=True, text=True, env=dict(os.environ), check=False
+    )
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["stage"] == "pretrain"
+
+
+def test_a_mistake_as_a_user_makes_it_exits_with_2() -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "deqpipe.cli", "check-config", "none.yaml"], capture_output=True, text=True, check=False,
+        cwd=tiny.ROOT,
+    )  # fmt: skip
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr == "deqpipe: config file none.yaml does not exist\n"
+
+
+def test_records_are_readable_without_the_command(trained: Trained, tmp_path: Path) -> None:
+    spec = tiny.spec("clean", model="deq_pretrain")
+    line = ("clean", "--spec", spec, "--data", trained.data, "--checkpoint", trained.file("deq_pretrain"))
+    assert tiny.run(*line, "--output", tmp_path / "x.parquet", "--batch-size", "64", "--threads", "1") == 0
+    assert len(records.read(tmp_path / "x.parquet")) == tiny.TEST

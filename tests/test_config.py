@@ -1,0 +1,207 @@
+"""The configuration: what is accepted, what is refused and how that is told."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from snakemake.utils import update_config
+
+from deqpipe import config
+from deqpipe.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+DEFAULTS = config.read_yaml(ROOT / "config.yaml")
+DEMO = config.read_yaml(ROOT / "config" / "demo.yaml")
+
+
+def overlaid(settings: Mapping[str, object]) -> dict[str, Any]:
+    """The default configuration with some dotted keys changed."""
+    merged = DEFAULTS
+    for key, value in settings.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        assert isinstance(value, dict)
+        merged = config.merge(merged, value)
+    return merged
+
+
+def told(action: Callable[[], object]) -> str:
+    """The one line of a refusal."""
+    with pytest.raises(UserError) as refusal:
+        action()
+    message = str(refusal.value)
+    assert "\n" not in message
+    return message
+
+
+def sections(node: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The path of every section of a configuration."""
+    yield prefix
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from sections(value, (*prefix, key))
+
+
+def keys(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Every dotted key that holds no section, with its value."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from keys(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def test_the_default_is_the_papers_experiment() -> None:
+    parsed = config.parse(DEFAULTS)
+    assert (parsed.solver.steps, parsed.training.epochs, parsed.pretrain.steps) == (8, 210, 16000)
+    assert (parsed.threat_model.epsilon_255, parsed.attack.pgd.steps, parsed.attack.pgd.step_size_255) == (8, 10, 2)
+    assert (parsed.entropy.solver_steps, parsed.entropy.input_steps) == (2, 10)
+    assert parsed.evaluation.images == 10_000
+
+
+def test_the_demo_changes_only_keys_that_exist() -> None:
+    assert {key for key, _ in keys(DEMO)} <= {key for key, _ in keys(DEFAULTS)}
+    config.load([ROOT / "config.yaml", ROOT / "config" / "demo.yaml"])
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    parsed = config.parse(DEFAULTS)
+    with pytest.raises(ValidationError, match="frozen"):
+        parsed.solver.__setattr__("steps", 9)
+
+
+def test_a_resolved_configuration_parses_to_itself() -> None:
+    """The workflow writes it down resolved, and tables read it again."""
+    parsed = config.parse(overlaid({"seeds": [3, 1]}))
+    assert config.parse(json.loads(json.dumps(parsed.model_dump(mode="json")))) == parsed
+
+
+@pytest.mark.parametrize("path", list(sections(DEFAULTS)), ids=".".join)
+def test_unknown_and_missing_keys_are_refused_at_every_level(path: tuple[str, ...]) -> None:
+    assert "unknown key " + ".".join((*path, "surprise")) in told(
+        lambda: config.parse(overlaid({".".join((*path, "surprise")): 1}))
+    )
+    section: Any = json.loads(json.dumps(DEFAULTS))
+    whole = section
+    for part in path:
+        section = section[part]
+    name = next(key for key in section if key != "protocol")
+    del section[name]
+    assert ".".join((*path, name)) + " is missing" in told(lambda: config.parse(whole))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"training.epoch": 3}, ["unknown key training.epoch", "did you mean epochs?"]),
+        ({"protocol": "papers"}, ["protocol is 'papers'", "paper"]),
+        ({"seeds": []}, ["seeds", "[]"]),
+        ({"seeds": [1, 1]}, ["seeds is [1, 1]", "once"]),
+        ({"device": "gpu"}, ["device is 'gpu'", "'cuda'"]),
+        ({"threat_model.epsilon_255": "8/255"}, ["threat_model.epsilon_255 is '8/255'", "number"]),
+        ({"training.learning_rate": "1e-3"}, ["training.learning_rate is '1e-3'", "number"]),
+        ({"training.learning_rate": float("nan")}, ["training.learning_rate is nan"]),
+        ({"training.epochs": 3.5}, ["training.epochs is 3.5", "integer"]),
+        ({"training.epochs": True}, ["training.epochs is True", "integer"]),
+        ({"training.epochs": 0}, ["training.epochs is 0", "greater than or equal to 1"]),
+        ({"model.weight_norm": 1}, ["model.weight_norm is 1", "boolean"]),
+        ({"attack.pgd": 3}, ["attack.pgd is 3"]),
+        ({"solver.name": "protocol"}, ["solver.name is 'protocol'", "'broyden'"]),
+        ({"attack.defence_in_loop": "bpda"}, ["attack.defence_in_loop is 'bpda'", "'none'"]),
+        ({"model.head_channels": [14, 28]}, ["model.head_channels has 2 entries", "4 scales"]),
+        ({"model.groups": 3}, ["model.groups is 3", "even"]),
+        ({"model.channels": [32, 64, 128, 252]}, ["model.channels has 252", "model.groups = 8"]),
+        ({"attack.grid.states": [1, 9]}, ["attack.grid.states has 9", "states 1 to 8"]),
+        ({"attack.grid.steps": [2, 2]}, ["attack.grid.steps is [2, 2]", "once"]),
+        ({"attack.grid.damping": [0.5, 0.5]}, ["attack.grid.damping", "once"]),
+        ({"early_state.mode": "fixed", "early_state.index": 9}, ["early_state.index is 9", "states 1 to 8"]),
+        ({"training.learning_rate_min": 0.1}, ["training.learning_rate_min is 0.1", "training.learning_rate is 0.001"]),
+        ({"jacobian.length_jitter": [1, -2]}, ["jacobian.length_jitter is [1, -2]"]),
+        ({"jacobian.length_jitter": [-8, 0]}, ["jacobian.length_jitter is [-8, 0]"]),
+        ({"pathvars.state": "results"}, ["pathvars", "different folders"]),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_a_wrong_value_is_told_with_what_was_allowed(settings: Mapping[str, object], words: list[str]) -> None:
+    message = told(lambda: config.parse(overlaid(settings)))
+    assert [word for word in words if word not in message] == [], message
+
+
+def test_several_mistakes_are_counted() -> None:
+    assert told(lambda: config.parse(overlaid({"seeds": [], "device": "gpu"}))).endswith("(and 1 more)")
+
+
+def test_protocol_may_stand_exactly_where_a_protocol_has_a_say() -> None:
+    for values in config.PROTOCOLS.values():
+        config.parse(overlaid(dict.fromkeys(values, "protocol")))
+    for key, _ in keys(DEFAULTS):
+        if key not in config.PROTOCOLS["paper"] and not key.startswith(("pathvars.", "data.root")):
+            settings = {key: "protocol"}
+            assert key in told(partial(config.parse, overlaid(settings)))
+
+
+def test_a_protocol_says_what_a_key_is_unless_the_key_says_it_itself() -> None:
+    assert config.parse(overlaid({"training.epochs": "protocol"})).training.epochs == 210
+    assert config.parse(overlaid({"training.epochs": 7})).training.epochs == 7
+
+
+nested = st.recursive(
+    st.integers() | st.lists(st.integers(), max_size=2),
+    lambda inner: st.dictionaries(st.sampled_from("abc"), inner, min_size=1, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from("abc"), nested), st.dictionaries(st.sampled_from("abc"), nested))
+def test_overlays_are_laid_as_snakemake_lays_them(base: dict[str, Any], overlay: dict[str, Any]) -> None:
+    merged = config.merge(base, overlay)
+    update_config(base, overlay)
+    assert merged == base
+
+
+def test_files_that_cannot_be_read_are_told_in_one_line(tmp_path: Path) -> None:
+    assert "absent.yaml does not exist" in told(lambda: config.load([tmp_path / "absent.yaml"]))
+    for text, words in (("a: [1", "is not YAML"), ("- a", "holds a list"), ("", "holds a NoneType")):
+        (tmp_path / "wrong.yaml").write_text(text)
+        assert words in told(lambda: config.load([tmp_path / "wrong.yaml"]))
+
+
+def test_an_image_folder_must_have_classes_in_both_splits(tmp_path: Path) -> None:
+    parsed = config.parse(overlaid({"data.source": "folder", "data.root": str(tmp_path)}))
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "test").mkdir()
+    assert f"no class folders in {tmp_path / 'test'}" in told(lambda: config.check_image_folder(parsed))
+    (tmp_path / "test" / "cat").mkdir()
+    config.check_image_folder(parsed)
+
+
+def test_sources_that_bring_their_images_need_no_folder() -> None:
+    config.check_image_folder(config.parse(overlaid({"data.root": "nowhere"})))
+
+
+def test_the_schema_accepts_the_defaults() -> None:
+    jsonschema.validate(DEFAULTS, config.json_schema())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"surprise": 1}, {"attack.grid.surprise": 1}, {"training.epochs": "many"}, {"solver.name": "protocol"}],
+    ids=",".join,
+)
+def test_the_schema_refuses_what_the_parser_refuses(settings: Mapping[str, object]) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(overlaid(settings), config.json_schema())
+
+
+def test_the_schema_allows_protocol_exactly_where_a_protocol_has_a_say() -> None:
+    validator = jsonschema.Draft202012Validator(config.json_schema())
+    for key, _ in keys(DEFAULTS):
+        allowed = key in config.PROTOCOLS["paper"] or key.startswith(("pathvars.", "data.root"))
+        assert validator.is_valid(overlaid({key: "protocol"})) == allowed, key

@@ -1,0 +1,59 @@
+"""The progress bar: what it says of a run."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snakemake_logger_plugin_deqpipe import WEIGHTS, Progress
+
+
+def run_of(jobs: dict[str, int]) -> Progress:
+    """A run that starts at time 100."""
+    progress = Progress()
+    progress.begin({**jobs, "total": sum(jobs.values())}, now=100.0)
+    return progress
+
+
+@given(st.dictionaries(st.sampled_from([*WEIGHTS, "table1", "all"]), st.integers(1, 5), min_size=1))
+def test_the_share_of_the_work_rises_from_nothing_to_all_of_it(jobs: dict[str, int]) -> None:
+    progress = run_of(jobs)
+    shares = [progress.fraction]
+    for job, rule in enumerate(rule for rule, count in jobs.items() for _ in range(count)):
+        progress.start(job, rule=rule, model="")
+        progress.finish(job)
+        shares.append(progress.fraction)
+    assert shares == sorted(set(shares))
+    assert shares[0] == 0
+    assert abs(shares[-1] - 1) < 1e-9
+    assert progress.running == {}
+
+
+def test_a_long_job_moves_the_bar_further_than_a_short_one() -> None:
+    progress = run_of({"train_deq": 1, "table1": 1})
+    progress.start(1, rule="train_deq", model="deq_trades_base")
+    progress.finish(1)
+    assert progress.fraction > 0.9
+
+
+def test_the_line_names_jobs_time_and_what_is_running() -> None:
+    progress = run_of({"train_deq": 2, "clean": 1})
+    progress.start(7, rule="train_deq", model="deq_trades_base")
+    progress.start(8, rule="clean", model="")
+    line = progress.line(now=251.0, columns=120)
+    assert line.endswith("0 %   0 of 3 jobs   2:31   train_deq deq_trades_base, clean")
+    assert len(progress.line(now=251.0, columns=60)) == 59
+
+
+def test_a_job_that_is_tried_again_counts_once() -> None:
+    progress = run_of({"train_deq": 1})
+    for _ in range(2):
+        progress.start(1, rule="train_deq", model="deq_trades_base")
+    progress.finish(1)
+    assert (progress.jobs_done, progress.fraction) == (1, 1.0)
+
+
+def test_the_bar_is_full_only_when_all_is_done() -> None:
+    progress = run_of({"train_deq": 5, "all": 1})
+    for job in range(5):
+        progress.start(job, rule="train_deq", model="")
+        progress.finish(job)
+    assert " 99 %" in progress.text(now=100.0)

@@ -1,0 +1,106 @@
+"""Nobody changes what a stage computes without deciding whether its results must be computed again."""
+
+import json
+import shutil
+from pathlib import Path
+
+import grimp
+import pytest
+
+from deqpipe import specs
+from tests import record_revisions
+from tests.record_revisions import RECORDED, ROOT, complaints, current
+
+
+def test_code_of_every_stage_is_the_recorded_one() -> None:
+    found = complaints(json.loads(RECORDED.read_text()), current(ROOT / "deqpipe", specs.REVISION))
+    assert not found, "\n".join(found)
+
+
+def test_every_stage_has_sources_and_a_revision() -> None:
+    assert set(specs.SOURCES) == set(specs.REVISION)
+
+
+# Where a stage's code begins, and the modules that carry results but decide none of them.
+ENTRIES = {
+    "data": "deqpipe.data",
+    **dict.fromkeys(("pretrain", "train_deq", "train_resnet"), "deqpipe.training.run"),
+    **dict.fromkeys(("select", "clean", "attack_grid", "attack_pgd"), "deqpipe.evaluation.jobs"),
+    "table": "deqpipe.reporting.tables",
+    "figure": "deqpipe.reporting.figures",
+    "report": "deqpipe.reporting.report",
+}
+CARRIERS = {"checkpoint", "config", "device", "errors", "lock", "provenance", "records", "settings", "shapes", "specs"}
+
+
+@pytest.fixture(scope="module")
+def imports() -> grimp.ImportGraph:
+    """Who imports whom."""
+    return grimp.build_graph("deqpipe", cache_dir=None)
+
+
+@pytest.mark.parametrize("stage", sorted(specs.SOURCES))
+def test_the_sources_of_a_stage_are_all_that_it_imports(imports: grimp.ImportGraph, stage: str) -> None:
+    reached, waiting = set(), [ENTRIES[stage]]
+    while waiting:
+        module = waiting.pop()
+        if module not in reached:
+            reached.add(module)
+            waiting.extend(imports.find_modules_directly_imported_by(module))
+    parts = {module.split(".")[1] for module in reached - {"deqpipe"}}
+    assert parts - CARRIERS <= set(specs.SOURCES[stage])
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the package, to be changed at will."""
+    return Path(shutil.copytree(ROOT / "deqpipe", tmp_path / "deqpipe"))
+
+
+def after(package: Path, *, old: str, new: str, **revisions: int) -> list[str]:
+    """The complaints after an edit of statistics.py, which tables and figures are made with."""
+    before = current(package, specs.REVISION)
+    path = package / "statistics.py"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    return complaints(before, current(package, {**specs.REVISION, **revisions}))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("\nimport ", "\n# A comment.\n\nimport "),
+        ('"""', '"""Other words. '),
+        ("\ndef ", "\n\n\n\ndef "),
+        ("(", "(  "),
+    ],
+)
+def test_a_cosmetic_edit_is_not_noticed(package: Path, old: str, new: str) -> None:
+    assert after(package, old=old, new=new) == []
+
+
+def test_a_change_of_code_is_noticed_in_every_stage_that_uses_it(package: Path) -> None:
+    found = after(package, old="\ndef ", new="\nSURPRISE = 1\n\n\ndef ")
+    assert [line.partition(":")[0] for line in found] == ["figure", "report", "table"]
+    assert "the code changed and REVISION is still" in found[0]
+    assert "make revisions" in found[0]
+
+
+def test_a_raised_revision_asks_for_nothing_but_recording(package: Path) -> None:
+    found = after(package, old="\ndef ", new="\nSURPRISE = 1\n\n\ndef ", table=99, figure=99, report=99)
+    assert found == [
+        f"{stage}: the revision is new: record it with `make revisions`" for stage in ("figure", "report", "table")
+    ]
+
+
+def test_a_new_module_of_a_package_is_noticed(package: Path) -> None:
+    before = current(package, specs.REVISION)
+    (package / "solver" / "surprise.py").write_text("x = 1\n")
+    stages = {line.partition(":")[0] for line in complaints(before, current(package, specs.REVISION))}
+    assert stages == {stage for stage, sources in specs.SOURCES.items() if "solver" in sources}
+
+
+def test_a_source_that_does_not_exist_is_named(package: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"specs\.SOURCES names nowhere"):
+        record_revisions.modules(package, "nowhere")

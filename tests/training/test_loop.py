@@ -1,0 +1,264 @@
+"""The loop on a linear model: order, schedules, sums, selection, saving."""
+
+import copy
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD, Adam
+
+from deqpipe import checkpoint
+from deqpipe.data import Split, none
+from deqpipe.errors import NonFiniteLossError, UserError
+from deqpipe.lock import StopRequest
+from deqpipe.training.forward import Draws
+from deqpipe.training.loop import Plan, Progress, Store, Validation, cosine, multistep, train
+from deqpipe.training.objectives import Batch, Loss
+
+IMAGES, BATCH, PER_EPOCH = 10, 4, 3
+
+
+class Linear(nn.Module):
+    """Two classes from one pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 2)
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.tensor([[0.1], [-0.1]]))
+            self.linear.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(x.flatten(1))
+        return out
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Cross-entropy, with a note of every batch; `spoil` is what one step's loss is multiplied by."""
+
+    seen: list[tuple[int, list[int]]] = field(default_factory=list)
+    spoiled_step: int = -1
+    spoil: str = ""
+
+    def __call__(self, model: nn.Module, batch: Batch, sources: Draws) -> Loss:
+        self.seen.append((sources.step, [round(255 * float(x)) for x in batch.x.flatten()]))
+        logits = model(batch.x)
+        loss = F.cross_entropy(logits, batch.y)
+        if sources.step == self.spoiled_step and self.spoil == "loss":
+            loss = loss * math.inf
+        if sources.step == self.spoiled_step and self.spoil == "gradient":
+            loss = loss + (logits * 0).square().sum().sqrt()  # the root has an infinite slope at 0
+        return Loss(loss, logits)
+
+
+class StopAfter(StopRequest):
+    """Asks to stop after some steps."""
+
+    def __init__(self, steps: float) -> None:
+        super().__init__()
+        self.left = steps
+
+    def should_stop(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def plan(objective: Recording, *, accuracies: Sequence[float | None] = (), **changes: Any) -> Plan:
+    """Two epochs of ten images whose pixel is their index."""
+    values = iter(accuracies) if accuracies else itertools.repeat(None)
+    whole = Plan(
+        phase="adversarial",
+        objective=objective,
+        train=Split(torch.arange(IMAGES, dtype=torch.uint8).view(-1, 1, 1, 1), torch.arange(IMAGES) % 2),
+        augment=none,
+        seed=3,
+        batch_size=BATCH,
+        first_step=0,
+        last_step=2 * PER_EPOCH,
+        learning_rate=lambda step: 0.5 / (step + 1),
+        optimizer=lambda model: Adam(model.parameters(), 0.5),
+        validate=lambda model: Validation(0.5, next(values)),
+        select_from_epoch=None,
+    )
+    return replace(whole, **changes)
+
+
+def run(
+    todo: Plan, folder: Path, *, model: nn.Module | None = None, steps: float = math.inf, interval: float = 1e9
+) -> tuple[nn.Module, Progress]:
+    model = model or Linear()
+    store = Store(folder, {"stage": "test"}, interval)
+    folder.mkdir(exist_ok=True)
+    return model, train(todo, model, todo.optimizer(model), store=store, stop=StopAfter(steps))
+
+
+def equal(left: nn.Module, right: nn.Module) -> bool:
+    return all(torch.equal(tensor, right.state_dict()[name]) for name, tensor in left.state_dict().items())
+
+
+def test_every_image_is_seen_once_an_epoch_in_another_order_each_time(tmp_path: Path) -> None:
+    objective = Recording()
+    run(plan(objective, last_step=3 * PER_EPOCH), tmp_path)
+    assert [step for step, _ in objective.seen] == list(range(3 * PER_EPOCH))
+    assert [len(images) for _, images in objective.seen] == [4, 4, 2] * 3
+    epochs = [[i for _, images in objective.seen[e : e + 3] for i in images] for e in (0, 3, 6)]
+    assert all(sorted(epoch) == list(range(IMAGES)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+
+
+def test_two_phases_that_meet_within_an_epoch_see_each_image_once_over_both(tmp_path: Path) -> None:
+    first, second, whole = Recording(), Recording(), Recording()
+    run(plan(first, last_step=4), tmp_path / "first")
+    run(plan(second, first_step=4), tmp_path / "second")
+    run(plan(whole), tmp_path / "whole")
+    assert first.seen + second.seen == whole.seen
+
+
+def test_history_is_the_average_over_the_images_of_an_epoch_part(tmp_path: Path) -> None:
+    objective, model = Recording(), Linear()
+    _, progress = run(plan(objective, first_step=1, last_step=5), tmp_path, model=model)
+    rows = progress.history
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 3), (2, 5)]
+    replayed = Linear()
+    losses, right = [], []
+    optimizer = Adam(replayed.parameters(), 0.5)
+    for step, images in objective.seen:
+        x, y = torch.tensor(images, dtype=torch.float32).view(-1, 1, 1, 1) / 255, torch.tensor(images) % 2
+        logits = replayed(x)
+        loss = F.cross_entropy(logits, y)
+        losses.append((loss.item(), len(y)))
+        right.append(int((logits.argmax(1) == y).sum()))
+        optimizer.param_groups[0]["lr"] = 0.5 / (step + 1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert equal(model, replayed)
+    assert rows[0]["loss"] == pytest.approx(sum(v * n for v, n in losses[:2]) / sum(n for _, n in losses[:2]))
+    assert rows[1]["loss"] == pytest.approx(sum(v * n for v, n in losses[2:]) / sum(n for _, n in losses[2:]))
+    assert rows[1]["train_accuracy"] == sum(right[2:]) / sum(n for _, n in losses[2:])
+    assert rows[0]["learning_rate"] == 0.5 / 3
+    assert [row["clean_accuracy"] for row in rows] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("stopped_after", [1, 2, 3, 4, 5])
+def test_a_run_that_stopped_and_went_on_ends_like_one_that_did_not(tmp_path: Path, stopped_after: int) -> None:
+    accuracies = [0.3, 0.2]
+    straight, whole = run(plan(Recording(), accuracies=accuracies, select_from_epoch=1), tmp_path / "straight")
+    todo = plan(Recording(), accuracies=accuracies, select_from_epoch=1)
+    _, part = run(todo, tmp_path / "halted", steps=stopped_after)
+    assert part.step == stopped_after
+    resumed, rest = run(todo, tmp_path / "halted")
+    assert equal(straight, resumed)
+    timeless = [{**row, "seconds": 0} for row in whole.history]
+    assert [{**row, "seconds": 0} for row in rest.history] == timeless
+    assert (rest.best_epoch, rest.best_robust) == (whole.best_epoch, whole.best_robust) == (1, 0.3)
+
+
+@pytest.mark.parametrize("interval", [0.0, 1e9])
+def test_state_is_saved_after_each_interval_and_at_the_end_of_an_epoch(tmp_path: Path, interval: float) -> None:
+    at = []
+
+    @dataclass(frozen=True)
+    class Watching(Recording):
+        def __call__(self, model: nn.Module, batch: Batch, sources: Draws) -> Loss:
+            at.append(Store(tmp_path, {"stage": "test"}).load_step())
+            return super().__call__(model, batch, sources)
+
+    run(plan(Watching()), tmp_path, interval=interval)
+    assert at == ([None, 1, 2, 3, 4, 5] if interval == 0 else [None, None, None, 3, 3, 3])
+    assert Store(tmp_path, {"stage": "test"}).load_step() == 6
+
+
+def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
+    model, _ = run(plan(Recording()), tmp_path)
+    again = Recording()
+    other, progress = run(plan(again), tmp_path)
+    assert again.seen == []
+    assert progress.step == 6
+    assert equal(model, other)
+
+
+def test_state_of_another_spec_is_refused(tmp_path: Path) -> None:
+    run(plan(Recording()), tmp_path)
+    model = Linear()
+    store = Store(tmp_path, {"stage": "another"})
+    with pytest.raises(UserError, match="belongs to another spec; delete"):
+        train(plan(Recording()), model, Adam(model.parameters()), store=store, stop=StopAfter(9))
+    assert equal(model, Linear())
+
+
+@pytest.mark.parametrize("spoil", ["loss", "gradient"])
+def test_what_is_not_finite_stops_the_run_before_the_update(tmp_path: Path, spoil: str) -> None:
+    straight, _ = run(plan(Recording()), tmp_path / "straight", steps=4)
+    model = Linear()
+    with pytest.raises(NonFiniteLossError, match=r"at step 4 of 6; last good state: .*training") as caught:
+        run(plan(Recording(spoiled_step=4, spoil=spoil)), tmp_path / "spoiled", model=model, interval=0.0)
+    assert "\n" not in str(caught.value)
+    assert equal(model, straight)
+    assert Store(tmp_path / "spoiled", {}).load_step() == 4
+    saved = checkpoint.read(tmp_path / "spoiled" / "training.safetensors").part("model")
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in straight.state_dict().items())
+
+
+def test_a_run_that_diverges_at_once_names_no_state(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLossError, match=r"loss is inf at step 0 of 6$"):
+        run(plan(Recording(spoiled_step=0, spoil="loss")), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "first_epoch", "best"),
+    [
+        ([0.1, 0.4, 0.3], 1, 2),
+        ([0.4, 0.4, 0.1], 1, 1),  # ties to the earlier one
+        ([0.9, 0.1, 0.3], 2, 3),
+        ([0.0, 0.0, 0.0], 1, 1),
+        ([0.9, 0.8, 0.7], 4, 3),  # beyond the end: the last one
+        ([0.9, 0.8, 0.7], None, 3),
+        ([None, None, None], None, 3),
+    ],
+)
+def test_best_epoch_is_the_first_with_the_highest_robust_accuracy(
+    tmp_path: Path, accuracies: list[float | None], first_epoch: int | None, best: int
+) -> None:
+    weights: list[nn.Module] = []
+    values = iter(accuracies)
+
+    def validate(model: nn.Module) -> Validation:
+        weights.append(copy.deepcopy(model))
+        return Validation(0.5, next(values))
+
+    _, progress = run(plan(Recording(), last_step=9, validate=validate, select_from_epoch=first_epoch), tmp_path)
+    assert progress.best_epoch == best
+    stored = checkpoint.read(tmp_path / "best.safetensors")
+    assert stored.metadata["epoch"] == best
+    assert torch.equal(stored.tensors["linear.weight"], weights[best - 1].state_dict()["linear.weight"])
+
+
+def test_cosine_starts_high_ends_low_and_is_halfway_in_the_middle() -> None:
+    values = [cosine(step, total=10, start=0.3, end=0.1) for step in range(11)]
+    assert values[0] == 0.3
+    assert values[5] == pytest.approx(0.2)
+    assert values[10] == pytest.approx(0.1)
+    assert values == sorted(values, reverse=True)
+
+
+def test_cosine_is_the_schedule_of_torch() -> None:
+    optimizer = SGD(Linear().parameters(), 0.3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=12, eta_min=0.01)
+    for step in range(12):
+        assert cosine(step, total=12, start=0.3, end=0.01) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+
+
+def test_multistep_drops_at_the_first_step_after_a_milestone() -> None:
+    values = [multistep(s, steps_per_epoch=3, start=1.0, milestones=(1, 2), factor=0.1) for s in range(9)]
+    assert values == pytest.approx([1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01])

@@ -1,0 +1,335 @@
+"""The training losses against slow versions that are written straight from the formulas."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deqpipe.attack.pgd import PGD
+from deqpipe.gradient import Unrolled
+from deqpipe.model.classifier import DEQClassifier, build_classifier
+from deqpipe.seeding import Stream
+from deqpipe.solver.fixed_point import FixedPointIteration
+from deqpipe.solver.solve import Termination
+from deqpipe.threat_model import LinfBall
+from deqpipe.training.forward import DEQForward, PlainForward, RandomStates, UnrolledForward, draws
+from deqpipe.training.jacobian import JacobianRegularisation
+from deqpipe.training.objectives import (
+    Batch,
+    CleanUnrolled,
+    Loss,
+    PGDAdversarial,
+    TradesAdversarial,
+    crafting_mode,
+    divergence,
+)
+from tests import tiny
+
+N, DAMPING, UNROLL = 3, 0.5, 2
+EPSILON, ALPHA, STEPS = 0.1, 0.04, 3
+NOISE, INVERSE_LAMBDA = 0.05, 6.0
+ATTACK = PGD(LinfBall(EPSILON), steps=STEPS, step_size=ALPHA)
+STREAM = Stream(5, "training/attack")
+NEVER = JacobianRegularisation(weight=1.0, frequency=0.0, last_step=100, probes=1, length_jitter=(0, 0))
+ALWAYS = JacobianRegularisation(weight=2.0, frequency=1.0, last_step=100, probes=2, length_jitter=(1, 1))
+RANDOM = RandomStates(in_attack=True, natural="independent")
+
+
+@pytest.fixture
+def deq() -> DEQClassifier:
+    """Far from its initialisation, where all states are nearly the same."""
+    model = build_classifier(tiny.settings().model, image_shape=(1, 8, 8), classes=3, seed=2).double()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+@pytest.fixture
+def batch() -> Batch:
+    split = tiny.dataset().train
+    return Batch(x=split.float_images(slice(0, 4)).double(), y=split.labels[:4])
+
+
+class Network(nn.Module):
+    """As small as a network with batch norm can be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.linear = nn.BatchNorm2d(1), nn.Linear(64, 3)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(torch.tanh(self.norm(x)).flatten(1))
+
+
+def forward(
+    jacobian: JacobianRegularisation = NEVER, random: RandomStates | None = None, *, steps: int = N
+) -> DEQForward:
+    return DEQForward(
+        solver=FixedPointIteration(),
+        termination=Termination(max_steps=steps),
+        gradient=Unrolled(steps=UNROLL, damping=DAMPING),
+        random_states=random,
+        jacobian=jacobian,
+    )
+
+
+# The slow versions. States come from iterating f, as the solver here is plain iteration.
+
+
+def slow_state(model: DEQClassifier, f: Callable[[Tensor], Tensor], x: Tensor, i: int) -> Tensor:
+    with torch.no_grad():
+        z = torch.zeros(len(x), model.state_size, dtype=x.dtype)
+        for _ in range(i):
+            z = f(z)
+    return z
+
+
+def slow_logits(model: DEQClassifier, f: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+    for _ in range(UNROLL):
+        z = (1 - DAMPING) * z + DAMPING * f(z)
+    return model.logits(z)
+
+
+def slow_pgd(x: Tensor, start: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    adversarial = start.clone()
+    for _ in range(STEPS):
+        adversarial = adversarial.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(adversarial), adversarial)
+        moved = adversarial.detach() + ALPHA * gradient.sign()
+        adversarial = torch.max(torch.min(moved, x + EPSILON), x - EPSILON).clamp(0, 1)
+    return adversarial
+
+
+def slow_kl(natural: Tensor, perturbed: Tensor) -> Tensor:
+    p, q = natural.softmax(1), perturbed.softmax(1)
+    return (p * (p / q).log()).sum(1).mean()
+
+
+def uniform_start(x: Tensor, step: int) -> Tensor:
+    noise = torch.rand(x.shape, generator=STREAM.generator(step))
+    return (x + (2 * noise - 1) * EPSILON).clamp(0, 1)
+
+
+def gaussian_start(x: Tensor, step: int) -> Tensor:
+    return x + NOISE * torch.randn(x.shape, generator=STREAM.generator(step))
+
+
+class SlowStates:
+    """Which states a step sees, drawn again from the step's own source: two numbers a time, the first is z~'s."""
+
+    def __init__(self, step: int, length: int, random: RandomStates | None) -> None:
+        self.generator, self.length, self.random = draws(9, step).states, length, random
+
+    def __call__(self, *, length: int | None = None, fixed: bool = False) -> tuple[int, int]:
+        """(natural, adversarial)."""
+        length = length or self.length
+        if self.random is None or fixed:
+            return length, length
+        first, second = (int(torch.randint(1, length + 1, (), generator=self.generator)) for _ in range(2))
+        return {"final": length, "independent": second, "shared": first}[self.random.natural], first
+
+
+def slow_deq_loss(kind: str, model: DEQClassifier, batch: Batch, step: int, random: RandomStates | None) -> Tensor:
+    states = SlowStates(step, N, random)
+    natural_state, state = states()
+    in_attack = random is not None and random.in_attack
+    model.eval()
+
+    def eval_logits(x: Tensor, i: int) -> Tensor:
+        f = model.bind(x)
+        return slow_logits(model, f, slow_state(model, f, x, i))
+
+    def attack_loss(x: Tensor) -> Tensor:
+        natural, adversarial = states(fixed=not in_attack)
+        if kind == "pgd_at":
+            return F.cross_entropy(eval_logits(x, adversarial), batch.y)
+        return slow_kl(eval_logits(batch.x, natural).detach(), eval_logits(x, adversarial))
+
+    start = uniform_start(batch.x, step) if kind == "pgd_at" else gaussian_start(batch.x, step)
+    adversarial = slow_pgd(batch.x, start, attack_loss)
+    model.train()
+    masks = draws(9, step).dropout
+
+    def train_logits(x: Tensor, i: int) -> Tensor:
+        f = model.bind(x, masks)
+        return slow_logits(model, f, slow_state(model, f, x, i))
+
+    if kind == "pgd_at":
+        return F.cross_entropy(train_logits(adversarial, state), batch.y)
+    natural = train_logits(batch.x, natural_state)
+    return F.cross_entropy(natural, batch.y) + INVERSE_LAMBDA * slow_kl(natural, train_logits(adversarial, state))
+
+
+def objective(kind: str, passes: DEQForward | PlainForward, *, both: bool = True) -> PGDAdversarial | TradesAdversarial:
+    if kind == "pgd_at":
+        return PGDAdversarial(passes, ATTACK, STREAM)
+    return TradesAdversarial(
+        passes, ATTACK, STREAM, inverse_lambda=INVERSE_LAMBDA, start_noise=NOISE, both_penalised=both
+    )
+
+
+def gradients(model: nn.Module, loss: Tensor) -> list[Tensor]:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+
+
+def assert_same(model: nn.Module, loss: Tensor, slow_model: nn.Module, slow_loss: Tensor) -> None:
+    """Loss, gradient and everything that the forward passes leave in the model."""
+    torch.testing.assert_close(loss, slow_loss, rtol=1e-10, atol=1e-12)
+    for left, right in zip(gradients(model, loss), gradients(slow_model, slow_loss), strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-7, atol=1e-10)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, slow_model.state_dict()[name], rtol=1e-10, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize(
+    "random",
+    [
+        None,
+        RANDOM,
+        RandomStates(in_attack=False, natural="final"),
+        RandomStates(in_attack=True, natural="shared"),
+        RandomStates(in_attack=True, natural="final"),
+    ],
+    ids=["final", "independent", "not-in-attack", "shared", "natural-final"],
+)
+@pytest.mark.parametrize("kind", ["pgd_at", "trades"])
+def test_loss_of_a_deq_is_what_the_formula_says(
+    deq: DEQClassifier, batch: Batch, kind: str, random: RandomStates | None
+) -> None:
+    for step in (3, 4):
+        slow, fast = copy.deepcopy(deq), copy.deepcopy(deq)
+        loss = objective(kind, forward(random=random))(fast, batch, draws(9, step))
+        assert_same(fast, loss.value, slow, slow_deq_loss(kind, slow, batch, step, random))
+
+
+@pytest.mark.parametrize("kind", ["pgd_at", "trades"])
+def test_loss_of_an_ordinary_network_is_what_the_formula_says(batch: Batch, kind: str) -> None:
+    fast, slow = Network(), Network()
+    loss = objective(kind, PlainForward())(fast, batch, draws(9, 3))
+    slow.eval()
+    if kind == "pgd_at":
+        made = slow_pgd(batch.x, uniform_start(batch.x, 3), lambda x: F.cross_entropy(slow(x), batch.y))
+        expected = F.cross_entropy(slow.train()(made), batch.y)
+    else:
+        clean = slow(batch.x).detach()
+        made = slow_pgd(batch.x, gaussian_start(batch.x, 3), lambda x: slow_kl(clean, slow(x)))
+        natural = slow.train()(batch.x)
+        expected = F.cross_entropy(natural, batch.y) + INVERSE_LAMBDA * slow_kl(natural, slow(made))
+    assert_same(fast, loss.value, slow, expected)
+
+
+def test_pretraining_loss_is_the_cross_entropy_behind_a_few_applications_of_f(deq: DEQClassifier, batch: Batch) -> None:
+    slow = copy.deepcopy(deq).train()
+    loss = CleanUnrolled(UnrolledForward(3))(deq, batch, draws(9, 2))
+    f = slow.bind(batch.x, draws(9, 2).dropout)
+    z = torch.zeros(4, slow.state_size, dtype=torch.float64)
+    expected = F.cross_entropy(slow.logits(f(f(f(z)))), batch.y)
+    assert_same(deq, loss.value, slow, expected)
+
+
+def test_divergence_is_summed_over_images() -> None:
+    natural, perturbed = torch.randn(2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(divergence(perturbed, natural), 5 * slow_kl(natural, perturbed))
+
+
+def jacobian_value(
+    jacobian: JacobianRegularisation, kind: str, deq: DEQClassifier, batch: Batch, *, both: bool
+) -> float:
+    """The Jacobian part of a loss: with it minus without it, everything else equal (N + 1 steps in both)."""
+    sharp = replace(jacobian, length_jitter=(0, 0))
+    values = [
+        objective(kind, forward(term), both=both)(copy.deepcopy(deq), batch, draws(9, 0)).value.item()
+        for term in (sharp, replace(sharp, weight=0.0))
+    ]
+    return values[0] - values[1]
+
+
+def test_jacobian_term_stands_on_both_branches_of_trades_or_on_the_adversarial_one(
+    deq: DEQClassifier, batch: Batch
+) -> None:
+    once = jacobian_value(ALWAYS, "trades", deq, batch, both=False)
+    twice = jacobian_value(ALWAYS, "trades", deq, batch, both=True)
+    assert 0 < once < twice
+    assert twice == pytest.approx(2 * once, rel=0.3)  # other images, other probes
+
+
+def test_jacobian_term_is_proportional_to_its_weight(deq: DEQClassifier, batch: Batch) -> None:
+    two = jacobian_value(ALWAYS, "pgd_at", deq, batch, both=True)
+    six = jacobian_value(replace(ALWAYS, weight=6.0), "pgd_at", deq, batch, both=True)
+    assert six == pytest.approx(3 * two, rel=1e-9)
+
+
+def test_jitter_lengthens_the_solve_of_the_loss_but_not_of_the_attack(deq: DEQClassifier, batch: Batch) -> None:
+    jittered = forward(ALWAYS).prepare(deq, draws(9, 0))
+    assert jittered.loss_states.adversarial == jittered.loss_states.natural == N + 1
+    assert jittered.crafting_states().adversarial == N
+
+
+def test_crafting_sees_the_last_state_unless_it_is_to_see_random_ones(deq: DEQClassifier) -> None:
+    for in_attack, expected in ((False, {N}), (True, {1, 2, 3})):
+        passes = forward(random=RandomStates(in_attack=in_attack, natural="final")).prepare(deq, draws(9, 0))
+        assert {passes.crafting_states().adversarial for _ in range(40)} == expected
+
+
+def counted(model: DEQClassifier, loss: Callable[[], Loss]) -> int:
+    before = model.f_evaluations
+    loss()
+    return model.f_evaluations - before
+
+
+def test_natural_logits_are_computed_once_per_state_and_not_once_per_attack_step(
+    deq: DEQClassifier, batch: Batch
+) -> None:
+    used = counted(deq, lambda: objective("trades", forward())(deq, batch, draws(9, 0)))
+    one_pass = (N + UNROLL) * len(batch.y)
+    assert used == one_pass * (1 + STEPS) + 2 * one_pass  # natural once, each attack step, both branches of the loss
+
+
+@pytest.mark.parametrize("kind", ["pgd_at", "trades"])
+def test_a_step_leaves_no_gradient_behind_and_the_model_in_training_mode(
+    deq: DEQClassifier, batch: Batch, kind: str
+) -> None:
+    deq.eval()
+    objective(kind, forward())(deq, batch, draws(9, 0))
+    assert deq.training
+    assert all(module.training for module in deq.modules())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in deq.parameters())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_crafting_mode_gives_everything_back_even_after_an_error(training: bool) -> None:
+    model = Network().train(training)
+    model.linear.bias.requires_grad_(False)
+
+    def craft() -> None:
+        with crafting_mode(model):
+            assert not model.training
+            assert not any(parameter.requires_grad for parameter in model.parameters())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        craft()
+    assert model.training is training
+    assert model.linear.weight.requires_grad
+    assert not model.linear.bias.requires_grad
+
+
+def test_training_accuracy_is_counted_on_the_natural_branch_of_trades_and_the_adversarial_one_of_pgd_at(
+    batch: Batch,
+) -> None:
+    model = Network()
+    trades = objective("trades", PlainForward())(copy.deepcopy(model), batch, draws(9, 0))
+    torch.testing.assert_close(trades.logits, copy.deepcopy(model).train()(batch.x))
+    at = objective("pgd_at", PlainForward())(copy.deepcopy(model), batch, draws(9, 0))
+    assert not torch.allclose(at.logits, copy.deepcopy(model).train()(batch.x))
+    torch.testing.assert_close(F.cross_entropy(at.logits, batch.y), at.value)

@@ -1,0 +1,156 @@
+"""A workflow whose jobs take no time: the real Snakefile, rules and profiles, with a `deqpipe` that only writes files.
+
+The workflow calls the `deqpipe` that lies beside the Python that runs Snakemake. So a virtual environment of two files,
+which borrows the packages of the real one, is enough to put another `deqpipe` in its place.
+"""
+
+import contextlib
+import gc
+import io
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+DEMO = ("--configfile", "config/demo.yaml")
+
+# Touches every declared output, and writes down what it was asked to do.
+FAKE_DEQPIPE = """#!/bin/bash
+set -eu
+verb=$1
+echo "$*" >> calls.txt
+echo "$verb runs"
+while [ $# -gt 0 ]; do
+  case $1 in
+    --output|--best|--last|--history) echo "$verb" > "$2" ;;
+    --handoff) echo "$verb" > "$2"; truncate --size=2M "$2" ;;
+    --output-stem)
+      case $verb in table) endings="csv md tex json" ;; figure) endings="png pdf csv json" ;; esac
+      for ending in $endings; do echo "$verb" > "$2.$ending"; done ;;
+  esac
+  shift
+done
+"""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A copy of the workflow in a folder of its own."""
+
+    folder: Path
+    python: Path
+
+    def run(self, *arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """`snakemake` as a user starts it, in a process of its own with next to nothing on PATH."""
+        return subprocess.run(
+            [self.python, "-m", "snakemake", *arguments],
+            cwd=self.folder,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(self.python.parent), **(environment or {})},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def plan(self, *arguments: str) -> dict[str, int]:
+        """Jobs per rule of a dry run, within this process (a tenth of the time of `run`)."""
+        return job_counts(self.dry_run(*arguments))
+
+    def dry_run(self, *arguments: str, status: int = 0) -> str:
+        """What a dry run prints, within this process; `status` is the exit status that it should have."""
+        from snakemake.cli import main
+
+        printed = io.StringIO()
+        with (
+            warnings.catch_warnings(action="ignore"),  # Snakemake leaves temporary folders to the garbage collector
+            contextlib.chdir(self.folder),
+            contextlib.redirect_stderr(printed),
+            contextlib.redirect_stdout(printed),
+        ):
+            with pytest.raises(SystemExit) as exit_info:
+                main(["--dry-run", *arguments])
+            gc.collect()
+        assert exit_info.value.code == status, printed.getvalue()
+        return printed.getvalue()
+
+    def overlay(self, settings: Mapping[str, object], *, name: str = "overlay.yaml") -> str:
+        """An overlay file with these settings; dotted keys name sections."""
+        nested: dict[str, Any] = {}
+        for key, value in settings.items():
+            *sections, last = key.split(".")
+            node = nested
+            for section in sections:
+                node = node.setdefault(section, {})
+            node[last] = value
+        (self.folder / name).write_text(yaml.safe_dump(nested))
+        return name
+
+    def calls(self) -> list[str]:
+        """What the fake `deqpipe` was asked to do."""
+        return (self.folder / "calls.txt").read_text().splitlines()
+
+
+def job_counts(printed: str) -> dict[str, int]:
+    """Jobs per rule from what Snakemake prints; targets without a job of their own left out."""
+    table = printed.partition("Job stats:")[2].partition("\n\n")[0]
+    counts = {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
+    return {name: count for name, count in counts.items() if name not in TARGETS}
+
+
+TARGETS = ("all", "train_all", "select_all", "attack_all", "tables", "figures", "total")
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python with all packages, and a fake `deqpipe` beside it."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.EnvBuilder(with_pip=False, symlinks=True).create(folder)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    borrowed = f"{sysconfig.get_path('purelib')}\n{ROOT}\n"
+    (folder / "lib" / version / "site-packages" / "borrowed.pth").write_text(borrowed)
+    fake = folder / "bin" / "deqpipe"
+    fake.write_text(FAKE_DEQPIPE)
+    fake.chmod(0o755)
+    return folder / "bin" / "python"
+
+
+def copy_workflow(folder: Path, python: Path) -> Workspace:
+    """The workflow's files in an empty folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("rules", "profiles", "config"):
+        shutil.copytree(ROOT / name, folder / name)
+    for name in ("Snakefile", "config.yaml"):
+        shutil.copy(ROOT / name, folder / name)
+    return Workspace(folder, python)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, python: Path) -> Workspace:
+    """The workflow before its first run."""
+    return copy_workflow(tmp_path / "workspace", python)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, python: Path) -> Workspace:
+    """The workflow after a whole run of the demo. Tests must not change its files."""
+    workspace = copy_workflow(tmp_path_factory.mktemp("finished"), python)
+    result = workspace.run(*DEMO, "--cores", "2")
+    assert result.returncode == 0, result.stderr
+    return workspace
+
+
+@pytest.fixture
+def finished_copy(finished: Workspace, tmp_path: Path) -> Workspace:
+    """The workflow after a whole run of the demo, to be changed at will."""
+    shutil.copytree(finished.folder, tmp_path / "copy")
+    return Workspace(tmp_path / "copy", finished.python)

@@ -1,0 +1,58 @@
+"""What a user gets wrong is told in one line, with exit status 2, and nothing is written."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from tests.workflow.conftest import DEMO, Workspace
+
+# What Snakemake says of itself before it reads the Snakefile.
+NOTICES = ("Using workflow specific profile", "Config file config.yaml is extended")
+
+
+def said(stderr: str) -> list[str]:
+    """The lines of an error that are not Snakemake's notices."""
+    return [line for line in stderr.splitlines() if not line.startswith(NOTICES)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"training.epoch": 3}, ["training.epoch", "did you mean epochs?"]),
+        ({"training.epochs": "many"}, ["training.epochs", "'many'", "integer"]),
+        ({"attack.grid.states": [1, 9]}, ["attack.grid.states", "9", "states 1 to 8"]),
+        ({"data.source": "folder", "data.root": "no; such"}, ["data.root", "'no; such'", "train/<class>/*"]),
+    ],
+)
+def test_a_wrong_config_is_told_in_one_line(
+    workspace: Workspace, settings: Mapping[str, object], words: list[str]
+) -> None:
+    before = set(workspace.folder.iterdir())
+    overlay = workspace.overlay(settings)
+    result = workspace.run(*DEMO, overlay)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    (line,) = said(result.stderr)
+    assert [word for word in words if word not in line] == []
+    assert {path.name for path in set(workspace.folder.iterdir()) - before} == {overlay, ".snakemake"}
+
+
+def test_an_image_folder_is_not_missed_once_it_was_read(workspace: Workspace) -> None:
+    overlay = workspace.overlay({"data.source": "folder", "data.root": "moved"})
+    dataset = workspace.folder / "results/demo/data/dataset.safetensors"
+    dataset.parent.mkdir(parents=True)
+    dataset.touch()
+    workspace.dry_run(*DEMO, overlay)
+
+
+def test_an_image_folder_is_found(workspace: Workspace) -> None:
+    for split in ("train", "test"):
+        (workspace.folder / "my images" / split / "cat").mkdir(parents=True)
+    overlay = workspace.overlay({"data.source": "folder", "data.root": "my images"})
+    assert "--root 'my images'" in workspace.dry_run("--printshellcmds", *DEMO, overlay)
+
+
+def test_errors_hold_in_process_too(workspace: Workspace) -> None:
+    """The tests above take seconds; the many wrong values of tests/test_config.py are not run through Snakemake."""
+    printed = workspace.dry_run(*DEMO, workspace.overlay({"model.groups": 3}), status=2)
+    assert said(printed) == ["deqpipe: config: model.groups is 3, but must be even (half of them after fusing)"]

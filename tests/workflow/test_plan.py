@@ -1,0 +1,103 @@
+"""What the workflow would run before anything has been run."""
+
+import pytest
+
+from tests.workflow.conftest import DEMO, Workspace
+
+MODELS = {"pretrain": 1, "train_deq": 4, "train_resnet": 2}
+REPORTING = ("table1", "table2", "table8", "figure3", "figure4", "figure5", "report")
+
+
+def test_the_full_reproduction_has_these_jobs(workspace: Workspace) -> None:
+    """10,000 test images in chunks of 1,000 for four DEQs, each with 144 points."""
+    once = dict.fromkeys(("prepare_data", "write_config", *REPORTING), 1)
+    evaluation = {"select_early_state": 4, "clean": 7, "attack_grid": 40, "attack_pgd": 3}
+    assert workspace.plan() == {**once, **MODELS, **evaluation}
+
+
+def test_the_demo_has_one_grid_job_per_deq(workspace: Workspace) -> None:
+    once = dict.fromkeys(("prepare_data", "write_config", *REPORTING), 1)
+    evaluation = {"select_early_state": 4, "clean": 7, "attack_grid": 4, "attack_pgd": 3}
+    assert workspace.plan(*DEMO) == {**once, **MODELS, **evaluation}
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (
+            "results/demo/tables/table2.csv",
+            {"pretrain": 1, "train_deq": 4, "select_early_state": 4, "attack_grid": 4, "table2": 1, "write_config": 1},
+        ),
+        (
+            "table8",
+            {"pretrain": 1, "train_deq": 1, "select_early_state": 1, "attack_grid": 1, "table8": 1, "write_config": 1},
+        ),
+        (
+            "figure3",
+            {"pretrain": 1, "train_deq": 2, "select_early_state": 2, "attack_grid": 2, "figure3": 1, "write_config": 1},
+        ),
+        ("results/demo/figures/figure4.png", {"pretrain": 1, "train_deq": 4, "figure4": 1, "write_config": 1}),
+        ("train_all", MODELS),
+        ("select_all", {"pretrain": 1, "train_deq": 4, "select_early_state": 4}),
+        ("attack_all", {**MODELS, "clean": 7, "attack_grid": 4, "attack_pgd": 3}),
+        ("results/demo/models/resnet18_trades/seed0/best.safetensors", {"train_resnet": 1}),
+        (
+            "results/demo/attacks/points/deq_trades_base/seed0/state3_steps5_damping0.5_images0-9.parquet",
+            {"pretrain": 1, "train_deq": 1, "attack_point": 1},
+        ),
+    ],
+)
+def test_a_single_target_runs_what_it_needs_and_nothing_else(
+    workspace: Workspace, target: str, expected: dict[str, int]
+) -> None:
+    assert workspace.plan(target, *DEMO) == {"prepare_data": 1, **expected}
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "results/demo/models/deq_mart_base/seed0/best.safetensors",
+        "results/demo/select/resnet18_trades/seed0.json",
+        "results/demo/attacks/grid/deq_trades_base/seed0/states1-9_images0-47.parquet",
+        "results/demo/attacks/clean/deq_trades_base/seed00.parquet",
+        "results/demo/attacks/points/deq_trades_base/seed0/state9_steps5_damping0.5_images0-9.parquet",
+        "results/demo/tables/table3.csv",
+    ],
+)
+def test_names_outside_the_vocabularies_have_no_rule(workspace: Workspace, target: str) -> None:
+    assert "MissingRuleException" in workspace.dry_run(target, *DEMO, status=1)
+
+
+def test_two_seeds_share_the_data_and_nothing_else(workspace: Workspace) -> None:
+    plan = workspace.plan("train_all", *DEMO, workspace.overlay({"seeds": [0, 3]}))
+    assert plan == {"prepare_data": 1, "pretrain": 2, "train_deq": 8, "train_resnet": 4}
+
+
+def test_grid_jobs_cover_states_and_images_in_chunks(workspace: Workspace) -> None:
+    sizes = {"attack.states_per_job": 3, "attack.images_per_job": 20}
+    assert workspace.plan("attack_all", *DEMO, workspace.overlay(sizes))["attack_grid"] == 4 * 3 * 3
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("cpu", 0), ("cuda", 1)])
+def test_only_jobs_that_compute_ask_for_a_gpu(workspace: Workspace, device: str, gpus: int) -> None:
+    printed = workspace.dry_run(*DEMO, workspace.overlay({"device": device}))
+    for job in printed.split("\nrule ")[1:]:
+        rule, _, details = job.partition(":")
+        computes = rule in {*MODELS, "select_early_state", "clean", "attack_grid", "attack_pgd"}
+        assert (f"gpu={gpus}" in details.partition("\n\n")[0]) == computes, job
+
+
+def test_cluster_jobs_ask_for_one_gpu_each_and_stop_before_their_time_is_up(workspace: Workspace) -> None:
+    options = ("--dry-run", "--printshellcmds", "--profile", "profiles/slurm", *DEMO)
+    result = workspace.run(*options)  # in this process Snakemake's cluster resources would leave warnings behind
+    assert result.returncode == 0, result.stderr
+    jobs = {job.partition(":")[0]: job for job in result.stdout.split("\nrule ")[1:]}
+    assert "gpu=1" in jobs["train_deq"]
+    assert "runtime=240" in jobs["train_deq"]
+    assert "--device cuda --time-budget-minutes 235" in jobs["train_deq"]
+    assert "--time-budget-minutes 235" in jobs["attack_grid"]
+    assert "gpu=" not in jobs["table1"]
+
+
+def test_without_a_scheduler_there_is_no_time_budget(workspace: Workspace) -> None:
+    assert "--time-budget-minutes" not in workspace.dry_run("--printshellcmds", *DEMO)
