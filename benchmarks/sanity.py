@@ -2,10 +2,10 @@
 
     python benchmarks/sanity.py results/demo > sanity.md
 
-Reads a finished results folder (config.yaml, models, early states, data). Every column is accuracy at the early state on the test
-images of the evaluation; the attack is PGD on the ready-made surrogate (z^[N], unrolled as the final state is), step size
-epsilon / 4. With a working attack accuracy falls to chance or below as epsilon grows, more steps are never much weaker, and
-noise of the same size does far less than the attack.
+Reads a finished results folder (config.yaml, models, early states, data). Every column is accuracy at the early state
+on the first test images; the attack is PGD on the ready-made surrogate (z^[N], unrolled as the final state is), with
+step size epsilon / 4. With a working attack accuracy falls to chance or below as epsilon grows, more steps are never
+much weaker, and noise of the same size does far less than the attack.
 """
 
 import argparse

@@ -18,6 +18,7 @@ def provenance(
     inputs: Mapping[str, Path],
     seconds: float,
     f_evaluations: int = 0,
+    weights: str | None = None,
 ) -> dict[str, Any]:
     """The record that goes with an output.
 
@@ -27,6 +28,7 @@ def provenance(
         inputs: files that it read, by name.
         seconds: how long it computed, over all attempts.
         f_evaluations: applications of f, times images.
+        weights: digest of the model that was evaluated; records of different ones are never put together.
     """
     return {
         "spec": dict(spec),
@@ -37,6 +39,7 @@ def provenance(
         "inputs": {name: file_hash(path) for name, path in inputs.items()},
         "seconds": round(seconds, 3),
         "f_evaluations": f_evaluations,
+        "weights": weights,
     }
 
 

@@ -30,7 +30,8 @@ SCALARS: Mapping[str, Any] = {
     "steps": pa.int16(),  # K_a
     "damping": pa.float32(),  # lambda
     "perturbation": pa.float32(),  # largest change of a pixel, in units of the pixel range
-    "lost_gradient": pa.float32(),  # share of attack steps whose gradient was zero in every pixel
+    "lost_gradient": pa.float32(),  # share of attack steps whose gradient was zero, or no number, in every pixel
+    "status": pa.int8(),  # how the solve ended, as solver.solve.Status: 1 converged, 2 all steps, 3 not finite; 0: none
 }
 PER_STATE: Mapping[str, Any] = {
     "predicted": pa.int16(),  # class
@@ -104,12 +105,16 @@ def merge(parts: Sequence[Records]) -> Records:
     """Records of several shards of one spec as one.
 
     Raises:
-        UserError: the shards come from different specs, or an image stands twice under the same attack and decision.
+        UserError: the shards come from different specs or from different weights, or an image stands twice under the
+            same attack and decision.
     """
     provenance = tuple(entry for part in parts for entry in part.provenance)
     specs = {json.dumps(entry["spec"], sort_keys=True) for entry in provenance}
     if len(specs) > 1:
         raise UserError(f"records of {len(specs)} different specs cannot be put together; delete the older ones")
+    weights = {entry.get("weights") for entry in provenance}
+    if len(weights) > 1:
+        raise UserError(f"records of {len(weights)} differently trained models of one spec cannot be put together")
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0].columns}
     merged = Records(columns, provenance)
     _refuse_duplicates(merged)

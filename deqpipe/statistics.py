@@ -4,6 +4,7 @@ What is resampled are images: one table of right and wrong answers, attacks x im
 paired. Accuracies are shares in [0, 1].
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -83,9 +84,11 @@ def minimum(correct: Correct, bootstrap: Bootstrap) -> Estimate:
     """Lowest accuracy over attacks, the attack chosen anew in each resample.
 
     A minimum of noisy means lies too low, and resampling lowers it once more by about as much. The interval is
-    therefore reflected at the value (the basic bootstrap), which takes the excess out on the other side.
+    therefore reflected at the value (the basic bootstrap), which takes the excess out on the other side; on the scale
+    of arcsin(sqrt(accuracy)), where the spread of an accuracy does not depend on the accuracy, so that intervals near 0
+    and 1 are not too short.
     """
-    return _estimate(lambda means: means.min(axis=0), _checked(correct), bootstrap, bounds=(0.0, 1.0))
+    return _estimate(lambda means: means.min(axis=0), _checked(correct), bootstrap, _Share())
 
 
 def minimum_difference(first: Correct, second: Correct, bootstrap: Bootstrap) -> Estimate:
@@ -98,13 +101,36 @@ def minimum_difference(first: Correct, second: Correct, bootstrap: Bootstrap) ->
     """
     both, split = _paired(first, second)
     return _estimate(
-        lambda means: means[:split].min(axis=0) - means[split:].min(axis=0), both, bootstrap, bounds=(-1.0, 1.0)
+        lambda means: means[:split].min(axis=0) - means[split:].min(axis=0), both, bootstrap, _Difference(-1.0)
     )
 
 
 def excess(correct: Correct, attack: int, bootstrap: Bootstrap) -> Estimate:
     """Accuracy under one of the attacks minus the lowest accuracy over all of them: never below zero."""
-    return _estimate(lambda means: means[attack] - means.min(axis=0), _checked(correct), bootstrap, bounds=(0.0, 1.0))
+    return _estimate(lambda means: means[attack] - means.min(axis=0), _checked(correct), bootstrap, _Difference(0.0))
+
+
+@dataclass(frozen=True)
+class _Share:
+    """The scale of accuracies."""
+
+    least: float = 0.0
+
+    def reflect(self, quantile: float, value: float) -> float:
+        """The quantile mirrored at the value."""
+        angle = 2 * math.asin(math.sqrt(value)) - math.asin(math.sqrt(quantile))
+        return math.sin(min(max(angle, 0.0), math.pi / 2)) ** 2
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """The scale of differences, none below `least`."""
+
+    least: float
+
+    def reflect(self, quantile: float, value: float) -> float:
+        """The quantile mirrored at the value."""
+        return 2 * value - quantile
 
 
 def _paired(first: Correct, second: Correct) -> tuple[Correct, int]:
@@ -121,18 +147,18 @@ def _checked(correct: Correct) -> Correct:
 
 
 def _estimate(
-    statistic: Callable[[_Means], _Means], correct: Correct, bootstrap: Bootstrap, *, bounds: tuple[float, float]
+    statistic: Callable[[_Means], _Means], correct: Correct, bootstrap: Bootstrap, scale: _Share | _Difference
 ) -> Estimate:
     n = correct.shape[1]
     value = float(statistic(correct.mean(axis=1, dtype=np.float64)[:, None])[0])
     draws = np.concatenate([statistic(means) for means in _resampled_means(correct, bootstrap)])
     tail = (1 - bootstrap.confidence) / 2
     lower, upper = (float(quantile) for quantile in np.quantile(draws, [tail, 1 - tail]))
-    low, high = 2 * value - upper, 2 * value - lower
+    low, high = scale.reflect(upper, value), scale.reflect(lower, value)
     if np.ptp(draws) < 1e-12:  # Images that all agree say nothing of the spread; but n of them bound how many disagree.
         unseen = wilson(0, n, confidence=bootstrap.confidence).high
         low, high = value - unseen, value + unseen
-    return Estimate(value, max(bounds[0], min(low, value)), min(bounds[1], max(high, value)), n)
+    return Estimate(value, max(scale.least, min(low, value)), min(1.0, max(high, value)), n)
 
 
 def _resampled_means(correct: Correct, bootstrap: Bootstrap) -> Iterator[_Means]:

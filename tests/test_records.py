@@ -32,6 +32,7 @@ def rows(images: list[int], *, states: int = 3, steps: int = 1, seed: int = 0) -
         "damping": np.full(count, 0.5, np.float32),
         "perturbation": random.random(count, dtype=np.float32),
         "lost_gradient": np.zeros(count, np.float32),
+        "status": np.full(count, 2, np.int8),
         "predicted": random.integers(0, 10, (count, states), dtype=np.int16),
     }
     for name in ("margin", "entropy", "residual", "deviation"):

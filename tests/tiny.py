@@ -59,7 +59,8 @@ def dataset() -> Dataset:
     noise = torch.randint(0, 110, (count, 1, 8, 8), generator=generator)
     pixels, edges = (noise + 120 * patterns).to(torch.uint8), (0, TRAIN, TRAIN + VALIDATION, count)
     splits = [Split(pixels[a:b], labels[a:b]) for a, b in itertools.pairwise(edges)]
-    return Dataset(*splits, classes=CLASSES, name="stripes")
+    train, validation, test = splits
+    return Dataset(train, validation, test, classes=CLASSES, name="stripes")
 
 
 def data_file(folder: Path) -> Path:

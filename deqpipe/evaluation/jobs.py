@@ -78,9 +78,10 @@ class GridShard:
         """As in `specs.shard_names`."""
         return f"states{self.states[0]}-{self.states[1]}_images{self.images.start}-{self.images.stop - 1}"
 
-    def file(self, point: specs.GridPoint) -> Path:
-        """Where the finished point is kept."""
-        return self.state / "points" / f"{point.name}_images{self.images.start}-{self.images.stop - 1}.parquet"
+    def file(self, point: specs.GridPoint, weights: str) -> Path:
+        """Where the finished point of a model with these weights is kept."""
+        name = f"{point.name}_images{self.images.start}-{self.images.stop - 1}.parquet"
+        return self.state / "points" / weights / name
 
 
 def attack_grid(job: Job, shard: GridShard) -> int:
@@ -129,13 +130,13 @@ def _finish_points(subject: Subject, shard: GridShard, points: list[specs.GridPo
         references = references or clean_rows(subject, chunk)[1]
         columns = attack_rows(subject, point, chunk, references=references, purpose=STARTS)
         origin = _provenance(subject, specs.point_spec(subject.job.spec), started, evaluations)
-        records.write(shard.file(point), columns, provenance=origin)
+        records.write(shard.file(point, subject.loaded.weights), columns, provenance=origin)
         _logger.info("%d/%d %s: %s", number + 1, len(points), point.name, _scores(columns))
     return len(points)
 
 
 def _is_finished(subject: Subject, shard: GridShard, point: specs.GridPoint) -> bool:
-    file = shard.file(point)
+    file = shard.file(point, subject.loaded.weights)
     if not file.exists():
         return False
     found = records.read(file, ("image",)).provenance[0]["spec"]
@@ -145,11 +146,12 @@ def _is_finished(subject: Subject, shard: GridShard, point: specs.GridPoint) -> 
 
 
 def _publish(subject: Subject, shard: GridShard, points: list[specs.GridPoint]) -> None:
-    merged = records.merge([records.read(shard.file(point)) for point in points])
+    merged = records.merge([records.read(shard.file(point, subject.loaded.weights)) for point in points])
     origin = provenance(
         subject.job.spec,
         device=describe(subject.job.device),
         inputs=subject.job.inputs,
+        weights=subject.loaded.weights,
         seconds=sum(part["seconds"] for part in merged.provenance),
         f_evaluations=sum(part["f_evaluations"] for part in merged.provenance),
     )
@@ -222,6 +224,7 @@ def _provenance(subject: Subject, spec: Mapping[str, Any], started: float, evalu
         spec,
         device=describe(subject.job.device),
         inputs=subject.job.inputs,
+        weights=subject.loaded.weights,
         seconds=time.monotonic() - started,
         f_evaluations=subject.f_evaluations - evaluations,
     )

@@ -25,10 +25,12 @@ class Judgement:
     Attributes:
         columns: predicted, margin, entropy, residual, deviation.
         states: the states themselves; None for a network without any.
+        status: how the solve of each image ended (`solver.solve.Status`); 0 where there was none.
     """
 
     columns: dict[str, np.ndarray]
     states: StatesWithFinal | None
+    status: np.ndarray
 
 
 @runtime_checkable
@@ -73,7 +75,8 @@ class DEQJudge:
         columns = readings(self.model.trajectory_logits(states), y)
         columns["residual"] = residual
         columns["deviation"] = relative_deviation(states, reference)
-        return Judgement({name: column.T.cpu().numpy() for name, column in columns.items()}, states)
+        status = trajectory.solution.status.cpu().numpy()
+        return Judgement({name: column.T.cpu().numpy() for name, column in columns.items()}, states, status)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ class NetworkJudge:
         columns = readings(self.model(x)[None], y)
         nothing = torch.full((1, len(x)), torch.nan)
         columns |= {"residual": nothing, "deviation": nothing}
-        return Judgement({name: column.T.cpu().numpy() for name, column in columns.items()}, None)
+        arrays = {name: column.T.cpu().numpy() for name, column in columns.items()}
+        return Judgement(arrays, None, status=np.zeros(len(x), np.int8))
 
 
 def readings(logits: Float[Tensor, "states batch classes"], y: Labels) -> dict[str, Tensor]:

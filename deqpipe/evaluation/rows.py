@@ -115,7 +115,7 @@ def clean_rows(subject: Subject, chunk: Chunk) -> tuple[Columns, dict[str, State
 def rows(subject: Subject, judge: Judge, judged: Judgement, images: range, y: Tensor, facts: dict[str, Any]) -> Columns:
     """One row per image; `facts` are the same for all rows, or arrays with one value per image."""
     columns: dict[str, Any] = {"model": subject.name, "defence": judge.defence, **facts}
-    columns |= {"image": np.array(images), "label": y.cpu().numpy()}
+    columns |= {"image": np.array(images), "label": y.cpu().numpy(), "status": judged.status}
     full = {name: np.broadcast_to(np.asarray(value), (len(images),)) for name, value in columns.items()}
     return full | {name: judged.columns[name] for name in PER_STATE}
 

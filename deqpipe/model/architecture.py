@@ -1,12 +1,14 @@
 """What a checkpoint says of its model, and the model built from that."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from pydantic import ValidationError
+from torch import Tensor, nn
 
 from deqpipe import checkpoint
 from deqpipe.config import Model
@@ -50,11 +52,19 @@ def count_parameters(model: nn.Module) -> int:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A trained model in evaluation mode, its parameters frozen, and what its file says."""
+    """A trained model in evaluation mode, its parameters frozen, and what its file says.
+
+    Attributes:
+        model: on its device.
+        architecture: what it was built from.
+        provenance: of its training.
+        weights: sixteen hexadecimal digits that stand for its parameters and buffers, whatever file they came in.
+    """
 
     model: nn.Module
     architecture: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    weights: str
 
 
 def load_model(path: Path, device: torch.device) -> Loaded:
@@ -67,10 +77,26 @@ def load_model(path: Path, device: torch.device) -> Loaded:
     if stored.metadata.get("kind") != KIND:
         raise UserError(f"checkpoint {path} holds no model: its kind is {stored.metadata.get('kind')!r}")
     architecture = stored.metadata["architecture"]
-    model = build(architecture, seed=0)
+    model = _built(architecture, path)
     checkpoint.load_module(model, stored.tensors, source=f"checkpoint {path}")
     model.to(device).eval().requires_grad_(False)
-    return Loaded(model, architecture, stored.metadata["provenance"])
+    return Loaded(model, architecture, stored.metadata["provenance"], _digest(stored.tensors))
+
+
+def _built(architecture: Mapping[str, Any], path: Path) -> nn.Module:
+    try:
+        return build(architecture, seed=0)
+    except (KeyError, TypeError, ValidationError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"checkpoint {path} has an architecture that cannot be built ({reason})") from None
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype}".encode())
+        digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def fitting(loaded: Loaded, dataset: Dataset, *, path: Path) -> Loaded:

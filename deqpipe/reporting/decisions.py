@@ -5,7 +5,7 @@ pretrained trunk answer at the final state.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,10 +116,10 @@ class Tree:
         settings = self.config.statistics
         return Bootstrap(resamples=settings.resamples, confidence=settings.confidence, seed=self.seed)
 
-    def complete(self, models: Sequence[str]) -> bool:
-        """Whether every records file of these models exists."""
-        paths = [path for model in models for path in (self.clean(model), *self.attacked(model))]
-        return all(path.exists() for path in paths)
+    def complete(self, models: Sequence[str], *, clean: bool) -> bool:
+        """Whether every records file of these models exists; those on clean images count if `clean`."""
+        paths = [path for model in models for path in self.attacked(model)]
+        return all(path.exists() for path in [*paths, *(self.clean(model) for model in models if clean)])
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Evaluation:
         decision: whose answers.
         state: the state that decides, or FINAL.
         points: the attacks, in their sort order (lambda, i, K_a).
-        clean: (images, states), the last column being the final state.
+        clean: (images, states), the last column being the final state; None where it was not asked for.
         attacked: (points, images, states).
         sources: the files behind it.
     """
@@ -155,13 +155,14 @@ class Evaluation:
     decision: Decision
     state: int
     points: tuple[GridPoint, ...]
-    clean: Correct
+    clean: Correct | None
     attacked: Correct
     sources: tuple[Source, ...]
 
     @property
     def right_when_clean(self) -> Correct:
         """(images,) at the deciding state."""
+        assert self.clean is not None, "clean images were not asked for"
         return self.clean[:, self.state - 1]
 
     @property
@@ -213,52 +214,66 @@ def _early_state(raw: dict[str, Any], defence: Defence, tree: Tree, model: str) 
     return chosen
 
 
-def evaluate(tree: Tree, model: str) -> tuple[Evaluation, ...]:
-    """The evaluations of all decisions of a model.
+def evaluate(tree: Tree, model: str, *, clean: bool = True) -> tuple[Evaluation, ...]:
+    """The evaluations of all decisions of a model; on clean images as well if `clean`.
 
     Raises:
         UserError: records are missing, incomplete, doubled, or of another configuration.
     """
-    clean = _load(tree, "clean", model, (tree.clean(model),))
+    unattacked = _load(tree, "clean", model, (tree.clean(model),)) if clean else None
     attacked = _load(tree, "attack_grid" if model in specs.DEQS else "attack_pgd", model, tree.attacked(model))
     chosen = early_states(tree, model) if model in specs.DEQS else {}
-    paths = (tree.clean(model), *tree.attacked(model), *([tree.select(model)] if chosen else []))
-    entries = (*clean.provenance, *attacked.provenance, *([_selection(tree, model)["provenance"]] if chosen else []))
-    sources = tuple(
-        Source(str(path.relative_to(tree.root)), dict(entry)) for path, entry in zip(paths, entries, strict=True)
-    )
+    behind = [*_named(tree, [tree.clean(model)], unattacked), *_named(tree, tree.attacked(model), attacked)]
+    behind += [_source(tree, tree.select(model), _selection(tree, model)["provenance"])] if chosen else []
     return tuple(
-        _evaluation(tree, Decision(model, defence), (clean, attacked), sources, chosen.get(defence))
+        _evaluation(tree, Decision(model, defence), (unattacked, attacked), tuple(behind), chosen.get(defence))
         for defence in specs.MODELS[model].defences
     )
 
 
-def evaluate_all(tree: Tree, models: Sequence[str]) -> dict[Decision, Evaluation]:
+def _named(tree: Tree, paths: Sequence[Path], found: Records | None) -> list[Source]:
+    if found is None:
+        return []
+    return [_source(tree, path, entry) for path, entry in zip(paths, found.provenance, strict=True)]
+
+
+def _source(tree: Tree, path: Path, entry: Mapping[str, Any]) -> Source:
+    return Source(str(path.relative_to(tree.root)), dict(entry))
+
+
+def evaluate_all(tree: Tree, models: Sequence[str], *, clean: bool = True) -> dict[Decision, Evaluation]:
     """The evaluations of all decisions of several models."""
-    return {evaluation.decision: evaluation for model in models for evaluation in evaluate(tree, model)}
+    return {one.decision: one for model in models for one in evaluate(tree, model, clean=clean)}
 
 
 def _evaluation(
     tree: Tree,
     decision: Decision,
-    parts: tuple[Records, Records],
+    parts: tuple[Records | None, Records],
     sources: tuple[Source, ...],
     chosen: EarlyState | None,
 ) -> Evaluation:
-    clean, attacked = (part.where(part["defence"] == decision.defence) for part in parts)
+    unattacked, attacked = parts
     points = _points(tree.config, decision.model)
-    labels, clean_classes = _cube(clean, None, tree.config, where=f"clean records of {decision.row}")
-    labels_again, classes = _cube(attacked, points, tree.config, where=f"attack records of {decision.row}")
-    if (labels != labels_again).any():
-        raise UserError(f"clean and attacked records of {decision.row} have different labels: not the same images")
+    rows = attacked.where(attacked["defence"] == decision.defence)
+    labels, classes = _cube(rows, points, tree.config, where=f"attack records of {decision.row}")
     return Evaluation(
         decision=decision,
         state=chosen.state if chosen else FINAL,
         points=points or (GridPoint(damping=0.0, state=0, steps=0),),
-        clean=clean_classes[0] == labels[:, None],
+        clean=None if unattacked is None else _right_when_clean(tree, decision, unattacked, labels),
         attacked=classes == labels[None, :, None],
         sources=sources,
     )
+
+
+def _right_when_clean(tree: Tree, decision: Decision, found: Records, labels: NDArray[np.int16]) -> Correct:
+    rows = found.where(found["defence"] == decision.defence)
+    labels_again, classes = _cube(rows, None, tree.config, where=f"clean records of {decision.row}")
+    if (labels != labels_again).any():
+        raise UserError(f"clean and attacked records of {decision.row} have different labels: not the same images")
+    right: Correct = classes[0] == labels[:, None]
+    return right
 
 
 def _points(config: Config, model: str) -> tuple[GridPoint, ...] | None:

@@ -27,7 +27,7 @@ class _Curve:
 def draw(tree: Tree) -> Drawing:
     """All attacks transparent, the strongest per state solid."""
     decisions = eight("trades")
-    evaluations = evaluate_all(tree, tuple(dict.fromkeys(decision.model for decision in decisions)))
+    evaluations = evaluate_all(tree, tuple(dict.fromkeys(decision.model for decision in decisions)), clean=False)
     curves = [_curve(evaluations[decision], tree) for decision in decisions]
     figure, axes = plotting.new()
     for position, curve in enumerate(curves):

@@ -15,7 +15,7 @@ _Point = tuple[specs.GridPoint, Estimate]
 
 def draw(tree: Tree) -> Drawing:
     """One curve per damping, with intervals."""
-    evaluation = evaluate_all(tree, MODELS)[DECISION]
+    evaluation = evaluate_all(tree, MODELS, clean=False)[DECISION]
     dampings = sorted({point.damping for point in evaluation.points})
     curves = {damping: _curve(evaluation, damping, tree) for damping in dampings}
     figure, axes = plotting.new(height=3.3)

@@ -10,6 +10,7 @@ from deqpipe.reporting.formats import EMPTY, Block, Cell, Line, Shown
 
 TITLE = "Robustness of ResNets and DEQs in two adversarial training frameworks."
 MODELS = tuple(specs.MODELS)
+CLEAN_RECORDS = True
 CLEAN, PGD, PER_IMAGE, GAIN = "Clean", "PGD", "PGD per image", "PGD gain"
 TRUNK = Decision(specs.TRUNK, "plain")
 # Rows in the paper's order: the ResNet of a framework, then its four DEQs, the baseline first.

@@ -10,6 +10,7 @@ from deqpipe.reporting.formats import Block, Cell, Line, Shown
 
 TITLE = "Ready-made against intermediate-state attacks."
 MODELS = specs.DEQS
+CLEAN_RECORDS = False
 FINAL, INTER, DIFF = "FINAL", "INTER", "DIFF"
 POINT = "(i, K_a, lambda)"
 _DECISIONS = eight("pgd_at", "trades")

@@ -11,6 +11,7 @@ from deqpipe.reporting.formats import Block, Cell, Line, Shown
 DECISION = eight("trades")[-1]
 TITLE = "The strongest attack at each state along the neural dynamics."
 MODELS: tuple[str, ...] = (DECISION.model,)
+CLEAN_RECORDS = False
 
 
 def caption(config: Config) -> str:

@@ -27,6 +27,8 @@ class Maker(Protocol):
     TITLE: str
     MODELS: tuple[str, ...]
     """Whose records it needs."""
+    CLEAN_RECORDS: bool
+    """Whether it needs those on clean images, too."""
 
     def caption(self, config: Config) -> str:
         """One or two sentences under the title."""
@@ -114,8 +116,8 @@ def build(number: int, config: Config, results: Path) -> Written:
     if number not in _MAKERS:
         raise UserError(f"table is {number}, but must be one of {', '.join(map(str, TABLES))}")
     maker = _MAKERS[number]
-    trees = available(config, results, maker.MODELS)
-    evaluations = [evaluate_all(tree, maker.MODELS) for tree in trees]
+    trees = available(config, results, maker.MODELS, clean=maker.CLEAN_RECORDS)
+    evaluations = [evaluate_all(tree, maker.MODELS, clean=maker.CLEAN_RECORDS) for tree in trees]
     cells = _spread([maker.cells(one, tree) for one, tree in zip(evaluations, trees, strict=True)])
     if conditions.comparable(config):
         cells = tuple(_compared(cell) for cell in cells)
@@ -132,10 +134,10 @@ def build(number: int, config: Config, results: Path) -> Written:
     return Written(table, origin(config, "table", sources))
 
 
-def available(config: Config, results: Path, models: Sequence[str]) -> list[Tree]:
+def available(config: Config, results: Path, models: Sequence[str], *, clean: bool) -> list[Tree]:
     """The first seed, and every further one whose records are all there."""
     first, *others = (Tree(results, config, seed) for seed in config.seeds)
-    return [first, *(tree for tree in others if tree.complete(models))]
+    return [first, *(tree for tree in others if tree.complete(models, clean=clean))]
 
 
 def _spread(seeds: Sequence[Sequence[Cell]]) -> tuple[Cell, ...]:

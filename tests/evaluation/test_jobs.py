@@ -20,7 +20,7 @@ from deqpipe import checkpoint, records, specs
 from deqpipe.attack.pgd import PGD
 from deqpipe.data import save
 from deqpipe.dynamics import PlainDynamics
-from deqpipe.evaluation import jobs
+from deqpipe.evaluation import jobs, rows
 from deqpipe.lock import EXIT_UNFINISHED, StopRequest
 from deqpipe.model import architecture
 from deqpipe.model.classifier import DEQClassifier
@@ -77,8 +77,8 @@ def assert_same_rows(left: Records, right: Records, *, exact: bool = False) -> N
         if exact or name not in ("perturbation", "lost_gradient"):
             np.testing.assert_array_equal(one[name], other[name], err_msg=name)
     for name in ("perturbation", "margin", "entropy", "residual", "deviation"):
-        tolerance = {"rtol": 0.0, "atol": 0.0} if exact else {"rtol": 1e-3, "atol": 1e-4}
-        np.testing.assert_allclose(one[name], other[name], err_msg=name, **tolerance)
+        rtol, atol = (0.0, 0.0) if exact else (1e-3, 1e-4)
+        np.testing.assert_allclose(one[name], other[name], rtol, atol, err_msg=name)
     clear = np.ones_like(one["margin"], bool) if exact else np.abs(one["margin"]) > 1e-3
     np.testing.assert_array_equal(one["predicted"][clear], other["predicted"][clear])
 
@@ -88,7 +88,7 @@ class Counting:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.crafted: list[str] = []
-        original = jobs.attack_rows
+        original = rows.attack_rows
 
         def note(subject: Any, point: Any, *arguments: Any, **named: Any) -> Any:
             self.crafted.append(point.name)
@@ -237,11 +237,11 @@ def test_a_killed_grid_goes_on_where_it_was(
 ) -> None:
     line = [sys.executable, "-m", "deqpipe.cli", *grid(trained, tmp_path)]
     process = subprocess.Popen(line, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    while process.poll() is None and len(list(tmp_path.glob("state/points/*.parquet"))) < 3:
+    while process.poll() is None and len(list(tmp_path.glob("state/points/*/*.parquet"))) < 3:
         time.sleep(0.002)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    kept = len(list(tmp_path.glob("state/points/*.parquet")))
+    kept = len(list(tmp_path.glob("state/points/*/*.parquet")))
     assert 3 <= kept < 9
     assert not (tmp_path / "grid.parquet").exists()
     counting = Counting(monkeypatch)

@@ -106,6 +106,7 @@ def rows(config: Config, model: str, seed: int, *, attack: str, point: GridPoint
         "state": np.full(n, point.state), "steps": np.full(n, point.steps), "damping": np.full(n, point.damping),
         "perturbation": np.full(n, 0.0 if attack == "clean" else config.threat_model.epsilon_255 / 255),
         "lost_gradient": np.zeros(n),
+        "status": np.full(n, 2),
         "predicted": predicted, "margin": margin, "entropy": np.exp(-np.abs(margin)),
         "residual": np.full((n, states), 0.1), "deviation": np.full((n, states), 0.2),
     }  # fmt: skip

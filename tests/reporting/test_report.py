@@ -121,7 +121,7 @@ def test_results_of_different_code_are_pointed_out(results: Path, config: Config
     path = Tree(results, config, 0).clean("deq_trades_base")
     rows = fabricate.clean(config, "deq_trades_base", 0)
     fabricate.write(path, rows, config, "clean", "deq_trades_base", 0, code="abcdef0123456789")
-    tables.write(2, config, results, output_stem=results / "tables" / "table2")
+    tables.write(1, config, results, output_stem=results / "tables" / "table1")
     html = write(config, results)
     assert "Results of different code stand side by side" in html
     assert "abcdef0123456789" in html

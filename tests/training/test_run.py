@@ -362,6 +362,8 @@ def test_what_a_config_says_reaches_the_training(
     validator: Any = trades.validate
     assert len(validator.split) == tiny.TEST
     assert (validator.attack.steps, validator.attack.step_size * 255) == (9, 51)
+    (surrogate,) = validator.logits.args
+    assert (surrogate.index, surrogate.gradient.steps, surrogate.gradient.lead_step) == (4, 3, True)
 
 
 def test_the_trunks_optimiser_is_the_configured_one(
