@@ -30,7 +30,10 @@ _METHODS = {
     (True, "plain"): "+ Sec. 3.3",
     (True, "entropy"): "+ Secs. 3.2 & 3.3",
 }
-_COLUMNS = ("image", "label", "defence", "state", "steps", "damping", "predicted")
+_COLUMNS = (
+    "image", "label", "defence", "state", "steps", "damping", "predicted", "perturbation", "lost_gradient", "status",
+)  # fmt: skip
+_NONFINITE = 3  # solver.solve.Status
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,21 @@ class EarlyState:
 
 
 @dataclass(frozen=True)
+class AttackChecks:
+    """Whether attacks were attacks, over all rows of a decision.
+
+    Attributes:
+        perturbation: largest change of a pixel, in units of the pixel range.
+        lost_gradient: share of attack steps whose gradient was zero, or no number, in every pixel.
+        nonfinite: judged images whose solve ended with a state that is not finite.
+    """
+
+    perturbation: float
+    lost_gradient: float
+    nonfinite: int
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Right and wrong answers of one decision, at every state.
 
@@ -149,6 +167,7 @@ class Evaluation:
         points: the attacks, in their sort order (lambda, i, K_a).
         clean: (images, states), the last column being the final state; None where it was not asked for.
         attacked: (points, images, states).
+        checks: of the attacks.
         sources: the files behind it.
     """
 
@@ -157,6 +176,7 @@ class Evaluation:
     points: tuple[GridPoint, ...]
     clean: Correct | None
     attacked: Correct
+    checks: AttackChecks
     sources: tuple[Source, ...]
 
     @property
@@ -263,7 +283,16 @@ def _evaluation(
         points=points or (GridPoint(damping=0.0, state=0, steps=0),),
         clean=None if unattacked is None else _right_when_clean(tree, decision, unattacked, labels),
         attacked=classes == labels[None, :, None],
+        checks=_checks(rows),
         sources=sources,
+    )
+
+
+def _checks(rows: Records) -> AttackChecks:
+    return AttackChecks(
+        perturbation=float(rows["perturbation"].max()),
+        lost_gradient=float(rows["lost_gradient"].mean()),
+        nonfinite=int((rows["status"] == _NONFINITE).sum()),
     )
 
 

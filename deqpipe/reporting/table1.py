@@ -130,5 +130,7 @@ def notes(evaluations: Mapping[Decision, Evaluation], config: Config) -> tuple[s
         f"ResNets and trunk face PGD-{config.attack.pgd.steps} alone and answer at their final state; DEQs face the "
         "whole grid (Table 2 says where its minimum is attained) and answer at their early state. The row of Yang et "
         "al. (2022) is published only.",
+        wording.blind(),
         wording.early_states(judged),
+        wording.attack_checks(list(evaluations.values())),
     )

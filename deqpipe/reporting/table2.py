@@ -66,5 +66,7 @@ def notes(evaluations: Mapping[Decision, Evaluation], config: Config) -> tuple[s
     return (
         "DIFF cannot be negative, as the ready-made attack is a point of the grid: an interval that begins at 0 leaves "
         "open whether intermediate-state attacks are stronger at all.",
+        wording.blind(),
         wording.early_states(judged),
+        wording.attack_checks(judged),
     )

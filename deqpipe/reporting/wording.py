@@ -23,6 +23,25 @@ def strongest_attacks(evaluations: Sequence[Evaluation]) -> str:
     return f"Strongest attacks (i, K_a, lambda): {listed}."
 
 
+def attack_checks(evaluations: Sequence[Evaluation]) -> str:
+    """Whether the attacks were attacks: size, gradients, and how the solves ended."""
+    checks = [one.checks for one in evaluations]
+    largest, lost = max(one.perturbation for one in checks), max(one.lost_gradient for one in checks)
+    broken = sum(one.nonfinite for one in checks)
+    return (
+        f"Attack checks: no pixel changed by more than {255 * largest:.4g}/255; at most {lost:.2%} of the attack steps "
+        f"on a model had no gradient; {broken:,} judged images ended in a state that is not finite."
+    )
+
+
+def blind() -> str:
+    """What rows with Sec. 3.2 are worth."""
+    return (
+        "Rows with Sec. 3.2 face images that were crafted without it, so they bound its robustness from above; an "
+        "attack that goes through the defence can only lower them."
+    )
+
+
 def triple(point: GridPoint) -> str:
     """An attack of the grid as (i, K_a, lambda)."""
     return f"({point.state}, {point.steps}, {point.damping:g})"

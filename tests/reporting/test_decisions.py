@@ -10,12 +10,22 @@ import pytest
 from deqpipe import records, specs
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting.decisions import Decision, Evaluation, Tree, early_states, eight, evaluate, evaluate_all
+from deqpipe.reporting.decisions import (
+    AttackChecks,
+    Decision,
+    Evaluation,
+    Tree,
+    early_states,
+    eight,
+    evaluate,
+    evaluate_all,
+)
 from deqpipe.specs import GridPoint
 from tests.reference import reporting as slow
 from tests.reporting import fabricate
 
 MODEL = "deq_trades_base"
+CHECKS = AttackChecks(perturbation=0.1, lost_gradient=0.0, nonfinite=0)
 Columns = dict[str, np.ndarray]
 
 
@@ -84,7 +94,7 @@ def test_strongest_attack_has_the_lowest_accuracy_and_ties_go_by_lambda_state_an
     points = (GridPoint(0.5, 1, 3), GridPoint(0.5, 2, 1), GridPoint(1.0, 1, 1))
     attacked = np.zeros((3, 4, 2), dtype=bool)
     attacked[0, :2] = attacked[1, 1:2] = attacked[2, 3:4] = True
-    evaluation = Evaluation(Decision(MODEL, "plain"), 1, points, np.ones((4, 2), dtype=bool), attacked, ())
+    evaluation = Evaluation(Decision(MODEL, "plain"), 1, points, np.ones((4, 2), dtype=bool), attacked, CHECKS, ())
     assert list(points) == sorted(points)
     assert points[evaluation.strongest] == GridPoint(0.5, 2, 1)
 
@@ -186,3 +196,20 @@ def test_missing_early_states_are_named(results: Path, config: Config) -> None:
     tree(results, config).select(MODEL).unlink()
     with pytest.raises(UserError, match=r"seed0\.json does not exist"):
         evaluate(tree(results, config), MODEL)
+
+
+def test_attack_checks_are_taken_over_all_rows_of_a_decision(results: Path, config: Config) -> None:
+    here = tree(results, config)
+    path = here.attacked(MODEL)[0]
+    found = records.read(path)
+    columns = {name: np.array(found[name]) for name in records.COLUMNS}
+    plain = np.flatnonzero(columns["defence"] == "plain")
+    columns["status"][plain[:2]] = 3
+    columns["lost_gradient"][plain] = 0.0
+    columns["lost_gradient"][plain[0]] = 1.0
+    columns["perturbation"][plain[5]] = 0.25
+    records.write(path, columns, provenance=found.provenance[0])
+    checked, entropy = (one.checks for one in evaluate(here, MODEL))
+    assert (checked.perturbation, checked.nonfinite, entropy.nonfinite) == (0.25, 2, 0)
+    rows = sum(len(records.read(shard, ("image",))) for shard in here.attacked(MODEL)) / 2
+    assert checked.lost_gradient == pytest.approx(1 / rows)
