@@ -73,7 +73,9 @@ def _subject(loaded: Config, results: Path, model: str, *, epsilon: float, steps
 def _row(subject: Subject, states: dict[str, int], *, epsilon: float, steps: int) -> str:
     count = min(len(subject.dataset.test), 200)
     chunk = Chunk(subject.dataset.test, range(count))
-    columns = attack_rows(subject, subject.final_point(), chunk, references=None, purpose="sanity/start")
+    columns = attack_rows(
+        subject, subject.final_point(), chunk, references=lambda judge, images: None, purpose="sanity/start"
+    )
     right = {
         defence: np.mean((columns["predicted"][:, state - 1] == columns["label"])[columns["defence"] == defence])
         for defence, state in states.items()

@@ -4,6 +4,7 @@ An optimiser's state is stored as tensors `optimizer.<parameter>.<key>` (Adam's 
 `momentum_buffer` of SGD) and `optimizer_group.<number>.lr`, so that training continues with the same bits.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -125,6 +126,16 @@ def _metadata(file: _File, path: Path, what: str) -> dict[str, Any]:
     return value
 
 
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Sixteen hexadecimal digits that stand for named tensors, whatever file they came in."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].cpu().contiguous()
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
 def load_module(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str = "checkpoint") -> None:
     """Copy tensors into a module's parameters and buffers; all of them, and no others.
 
@@ -134,7 +145,7 @@ def load_module(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str
         source: where the tensors are from, for the message.
 
     Raises:
-        UserError: a name is missing or unknown, or a shape differs; names the first one, and both counts.
+        UserError: a name is missing or unknown, or a shape or dtype differs; names the first one, and both counts.
     """
     wanted = module.state_dict()
     difference = _first_difference(wanted, tensors)
@@ -150,6 +161,8 @@ def _first_difference(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor
             return f"{name} is missing"
         if tensors[name].shape != tensor.shape:
             return f"{name} is {list(tensors[name].shape)}, but must be {list(tensor.shape)}"
+        if tensors[name].dtype != tensor.dtype:
+            return f"{name} is {tensors[name].dtype}, but must be {tensor.dtype}"
     return next((f"the model has no {name}" for name in tensors if name not in wanted), None)
 
 

@@ -4,7 +4,11 @@
 level. The JSON schema in schemas/ and docs/configuration.md are generated from these types.
 """
 
+import json
+import math
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +24,7 @@ Whole = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Damping = Annotated[float, Field(gt=0, le=1)]
 Pixels255 = Annotated[float, Field(ge=0, le=255)]
 
@@ -51,6 +56,24 @@ PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+@dataclass(frozen=True)
+class KnownImages:
+    """A source whose images are known before they are read."""
+
+    name: str
+    train: int
+    """Training images, those held out included."""
+    test: int
+    size: int
+    """Height and width."""
+
+
+KNOWN_IMAGES: Mapping[str, KnownImages] = {
+    "digits": KnownImages("digits", train=1437, test=360, size=8),
+    "cifar10": KnownImages("CIFAR-10", train=50_000, test=10_000, size=32),
+}
+
+
 class Section(BaseModel):
     """A part of the configuration: frozen, strict about types, closed to unknown keys."""
 
@@ -75,7 +98,9 @@ class Data(Section):
     """digits: scikit-learn's 8x8 digits (embedded); cifar10: torchvision's (downloaded); folder: train/<class>/* and
     test/<class>/*."""
     root: str
-    """Folder of the images; where CIFAR-10 is downloaded to; unused by digits."""
+    """Folder of the images; where CIFAR-10 is downloaded to; unused by digits. Images are read once: after a change
+    within the same folder, delete the folder `data` in pathvars.results to have them read again, or give another root.
+    """
     validation: Count
     """How many training images are held out for model selection and early states (by index, never trained on)."""
     augment: Literal["none", "crop_flip"]
@@ -144,8 +169,8 @@ class Pretrain(Section):
 
     layers: Count
     """How often f is applied."""
-    steps: Whole
-    """Training steps, counted within training.epochs."""
+    steps: Count
+    """Training steps, counted within training.epochs, which must leave some for the adversarial training."""
 
 
 class Unroll(Section):
@@ -182,7 +207,7 @@ class Training(Section):
     batch_size: Count
     learning_rate: Positive
     learning_rate_min: NonNegative
-    betas: Annotated[tuple[Fraction, Fraction], Field(strict=False)]
+    betas: Annotated[tuple[Decay, Decay], Field(strict=False)]
     """Adam's."""
     weight_decay: NonNegative
     gradient: Literal["phantom", "exact"]
@@ -234,7 +259,7 @@ class Selection(Section):
     split: Literal["validation", "test"]
     """validation: held-out training images; test: leaks, for comparison only."""
     first_epoch: Count
-    """No epoch before this one is tried."""
+    """No epoch before this one is tried; at most training.epochs. A ResNet of fewer epochs keeps its last one."""
     attack_random_state: Literal[False]
     """Whether the selecting attack is crafted at random states."""
     attack: TrainingAttack
@@ -332,7 +357,7 @@ class Evaluation(Section):
     images: Count
     """Test images, the first ones of the test split."""
     batch_size: Count
-    """Images at once; no influence on results."""
+    """Images at once; no influence on results, up to rounding."""
     final_unroll_steps: Count
     """Damped steps (lambda 0.5) from z^[N] to the final state."""
 
@@ -388,16 +413,36 @@ def load(paths: Sequence[Path]) -> Config:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file."""
+    """The mapping in a YAML file, in which every key stands once.
+
+    Raises:
+        UserError: the file cannot be read, is no YAML, or holds something else than keys and values.
+    """
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise UserError(f"config file {path} does not exist") from None
     except yaml.YAMLError as error:
         raise UserError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from None
+    except (OSError, ValueError) as error:  # a folder, no permission; not UTF-8, the 32nd of a month
+        raise UserError(f"config file {path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(value, dict):
         raise UserError(f"config file {path} holds a {type(value).__name__}, but must hold keys and values")
     return value
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which otherwise takes the last of several equal keys without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
 
 
 def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
@@ -426,7 +471,7 @@ def parse(raw: Mapping[str, Any]) -> Config:
 def resolve_protocol(raw: Mapping[str, Any]) -> dict[str, Any]:
     """`raw` with every `key: protocol` replaced by what the protocol in force says of that key."""
     name = raw.get("protocol", "paper")
-    if name not in PROTOCOLS:
+    if not isinstance(name, str) or name not in PROTOCOLS:
         raise UserError(f"config: protocol is {name!r}, but must be one of {', '.join(sorted(PROTOCOLS))}")
     resolved: dict[str, Any] = merge({}, raw)
     for key, value in PROTOCOLS[name].items():
@@ -452,7 +497,16 @@ def _one_line(error: ValidationError) -> str:
         return f"config: unknown key {key}{_closest(first['loc'])}{more}"
     if first["type"] == "missing":
         return f"config: {key} is missing{more}"
-    return f"config: {key} is {first['input']!r}: {first['msg'].lower()}{more}"
+    return f"config: {key} is {first['input']!r}: {first['msg'].lower()}{_number_hint(first['input'])}{more}"
+
+
+def _number_hint(value: object) -> str:
+    """What is wrong with a number that YAML takes for text, such as 1e-3."""
+    try:
+        text = isinstance(value, str) and math.isfinite(float(value))
+    except ValueError:
+        text = False
+    return "; this is text: YAML wants numbers without quotes, and 1.0e-3 instead of 1e-3" if text else ""
 
 
 def _closest(loc: tuple[int | str, ...]) -> str:
@@ -472,43 +526,31 @@ def check(config: Config) -> None:
     Raises:
         UserError: names the keys and the values.
     """
-    model, steps = config.model, config.solver.steps
+    _check_folders(config.pathvars)
+    _check_model(config.model)
+    _check_lists(config)
+    _check_states(config)
+    _check_schedule(config)
+    if config.data.source in KNOWN_IMAGES:
+        _check_images(config, KNOWN_IMAGES[config.data.source])
+
+
+def _check_folders(folders: PathVars) -> None:
+    for name, folder in folders.model_dump().items():
+        if not folder.strip() or set(folder) & set("{}<>"):
+            raise UserError(f"config: pathvars.{name} is {folder!r}, but must name a folder, without any of {{}}<>")
+        if os.path.abspath(folder) == os.getcwd():  # results/config.yaml would be config.yaml itself
+            raise UserError(f"config: pathvars.{name} is {folder!r}, but must not be the folder of the workflow itself")
+    if len({os.path.abspath(folder) for folder in folders.model_dump().values()}) < 3:
+        raise UserError("config: pathvars.results, pathvars.logs and pathvars.state must be three different folders")
+
+
+def _check_model(model: Model) -> None:
     if len(model.channels) != len(model.head_channels):
         raise UserError(
             f"config: model.head_channels has {len(model.head_channels)} entries, "
             f"but model.channels has {len(model.channels)} scales"
         )
-    _check_groups(model)
-    if max(config.attack.grid.states) > steps:
-        raise UserError(
-            f"config: attack.grid.states has {max(config.attack.grid.states)}, but the solver has states 1 to {steps}"
-        )
-    for name in ("states", "steps", "damping"):
-        values = getattr(config.attack.grid, name)
-        if len(set(values)) != len(values):
-            raise UserError(f"config: attack.grid.{name} is {list(values)}: every value may stand there once")
-    if len(set(config.seeds)) != len(config.seeds):
-        raise UserError(f"config: seeds is {list(config.seeds)}: every seed may stand there once")
-    if config.early_state.mode == "fixed" and config.early_state.index > steps:
-        raise UserError(
-            f"config: early_state.index is {config.early_state.index}, but the solver has states 1 to {steps}"
-        )
-    if config.training.learning_rate_min > config.training.learning_rate:
-        raise UserError(
-            f"config: training.learning_rate_min is {config.training.learning_rate_min}, "
-            f"but training.learning_rate is {config.training.learning_rate}"
-        )
-    low, high = config.jacobian.length_jitter
-    if low > high or steps + low < 1:
-        raise UserError(
-            f"config: jacobian.length_jitter is [{low}, {high}], but must ascend "
-            f"and leave at least one of {steps} steps"
-        )
-    if len(set((config.pathvars.results, config.pathvars.logs, config.pathvars.state))) < 3:
-        raise UserError("config: pathvars.results, pathvars.logs and pathvars.state must be three different folders")
-
-
-def _check_groups(model: Model) -> None:
     if model.groups % 2:
         raise UserError(f"config: model.groups is {model.groups}, but must be even (half of them after fusing)")
     for channels in model.channels:
@@ -516,6 +558,88 @@ def _check_groups(model: Model) -> None:
             raise UserError(
                 f"config: model.channels has {channels}, which model.groups = {model.groups} does not divide"
             )
+
+
+def _check_lists(config: Config) -> None:
+    grid = config.attack.grid
+    lists = {f"attack.grid.{name}": getattr(grid, name) for name in ("states", "steps", "damping")}
+    for key, values in {**lists, "seeds": config.seeds}.items():
+        if len(set(values)) != len(values):
+            raise UserError(f"config: {key} is {list(values)}: every value may stand there once")
+
+
+def _check_states(config: Config) -> None:
+    steps = config.solver.steps
+    if max(config.attack.grid.states) > steps:
+        raise UserError(
+            f"config: attack.grid.states has {max(config.attack.grid.states)}, but the solver has states 1 to {steps}"
+        )
+    if config.early_state.mode == "fixed" and config.early_state.index > steps:
+        raise UserError(
+            f"config: early_state.index is {config.early_state.index}, but the solver has states 1 to {steps}"
+        )
+    low, high = config.jacobian.length_jitter
+    if low > high or steps + low < 1:
+        raise UserError(
+            f"config: jacobian.length_jitter is [{low}, {high}], but must ascend "
+            f"and leave at least one of {steps} steps"
+        )
+
+
+def _check_schedule(config: Config) -> None:
+    training = config.training
+    if training.learning_rate_min > training.learning_rate:
+        raise UserError(
+            f"config: training.learning_rate_min is {training.learning_rate_min}, "
+            f"but training.learning_rate is {training.learning_rate}"
+        )
+    if config.selection.first_epoch > training.epochs:
+        raise UserError(
+            f"config: selection.first_epoch is {config.selection.first_epoch}, "
+            f"but training.epochs is {training.epochs}: no epoch would be tried"
+        )
+
+
+def _check_images(config: Config, images: KnownImages) -> None:
+    """Refuse what cannot work with the images of a source; for an image folder the jobs themselves do."""
+    if config.data.validation >= images.train:
+        raise UserError(
+            f"config: data.validation is {config.data.validation}, but must be 1 to {images.train - 1} "
+            f"({images.name} has {images.train} training images)"
+        )
+    if config.evaluation.images > images.test:
+        raise UserError(
+            f"config: evaluation.images is {config.evaluation.images}, but {images.name} has {images.test} test images"
+        )
+    scales = len(config.model.channels)
+    if images.size % 2 ** (scales - 1):
+        raise UserError(
+            f"config: model.channels has {scales} scales, but images of {images.size}x{images.size} pixels "
+            f"({images.name}) allow {images.size.bit_length()}"
+        )
+    train = images.train - config.data.validation
+    _check_pretraining(config, train)
+    _check_batch("training.batch_size", config.training.batch_size, train, pixels=images.size >> scales - 1)
+    recipe = config.resnet.training  # three of its stages halve the resolution
+    _check_batch("resnet.training.batch_size", recipe.batch_size, train, pixels=images.size >> 3)
+
+
+def _check_pretraining(config: Config, train: int) -> None:
+    total = config.training.epochs * math.ceil(train / config.training.batch_size)
+    if config.pretrain.steps >= total:
+        raise UserError(
+            f"config: pretrain.steps is {config.pretrain.steps}, but must be 1 to {total - 1}: "
+            f"the {config.training.epochs} epochs have {total} steps"
+        )
+
+
+def _check_batch(key: str, size: int, train: int, *, pixels: int) -> None:
+    """Refuse a batch of one image where one pixel is left of it: batch normalisation has nothing to average over."""
+    if pixels == 1 and (train % size or size) == 1:
+        raise UserError(
+            f"config: {key} is {size}, which leaves one of {train} training images for the last batch: "
+            "batch normalisation needs two"
+        )
 
 
 def check_image_folder(config: Config) -> None:
@@ -533,6 +657,18 @@ def check_image_folder(config: Config) -> None:
                 f"config: data.root is {config.data.root!r}, but must hold train/<class>/* and test/<class>/*: "
                 f"no class folders in {folder}"
             )
+
+
+def prepared_by(dataset: Path) -> object:
+    """The spec that a prepared dataset was made by; None where there is no such file. Needs no torch."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(dataset, framework="np") as file:
+            metadata = json.loads((file.metadata() or {})["deqpipe"])
+        return metadata["provenance"]["spec"]
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return None
 
 
 def json_schema() -> dict[str, Any]:

@@ -30,10 +30,14 @@ HEAD = """\
 that names only what differs, as `config/demo.yaml` does:
 
     snakemake --configfile my.yaml
+    snakemake results/tables/table2.csv --configfile my.yaml
+
+A target stands before `--configfile`, which takes everything behind it for a config file.
 
 Unknown and missing keys, wrong types and impossible values are refused when the Snakefile is read, in one line and with
-exit status 2. `deqpipe check-config config.yaml my.yaml` does only that. Nested values cannot be given with `--config`,
-which makes text of them.
+exit status 2. `deqpipe check-config config.yaml my.yaml` does only that; it also refuses a key that stands twice, of
+which Snakemake takes the last, and says in one line what is wrong with a file that is no YAML. Nested values cannot be
+given with `--config`, which makes text of them.
 
 `protocol` as a value means: what the key `protocol` at the top says of this key; that value follows in brackets.
 

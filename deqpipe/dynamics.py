@@ -10,7 +10,6 @@ from deqpipe.model.classifier import BoundMap, DEQClassifier
 from deqpipe.shapes import Images, State
 from deqpipe.solver.base import Solver
 from deqpipe.solver.solve import Solution, Termination, reach, solve
-from deqpipe.specs import FINAL_DAMPING
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,9 @@ class Trajectory:
         return self.solution.states[n - 1]
 
     @torch.no_grad()
-    def final_state(self, steps: int) -> State:
-        """z^[N] after `steps` damped steps: the final state."""
-        return Unrolled(steps=steps, damping=FINAL_DAMPING)(self.fn, self.solution.z)
+    def final_state(self, unroll: Unrolled) -> State:
+        """The final state: z^[N], unrolled."""
+        return unroll(self.fn, self.solution.z)
 
 
 @runtime_checkable

@@ -80,18 +80,25 @@ def read(path: Path, columns: Sequence[str] = COLUMNS) -> Records:
     """Records from one file.
 
     Raises:
-        UserError: the file is missing, is not a records file, or is cut short.
+        UserError: the file is missing, is not a records file, is cut short, or lacks a column.
     """
     try:
+        schema = pq.read_schema(path)
+        _refuse_foreign(path, schema, columns)
         table = pq.read_table(path, columns=list(columns))
     except FileNotFoundError:
         raise UserError(f"records {path} do not exist") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"records {path} cannot be read: {' '.join(str(error).split())}") from None
-    metadata = table.schema.metadata or {}
-    if METADATA_KEY not in metadata:
+    return Records({name: _array(table[name]) for name in columns}, (json.loads(schema.metadata[METADATA_KEY]),))
+
+
+def _refuse_foreign(path: Path, schema: pa.Schema, columns: Sequence[str]) -> None:
+    if METADATA_KEY not in (schema.metadata or {}):
         raise UserError(f"records {path} carry no provenance: not written by deqpipe")
-    return Records({name: _array(table[name]) for name in columns}, (json.loads(metadata[METADATA_KEY]),))
+    lacking = [name for name in columns if name not in schema.names]
+    if lacking:
+        raise UserError(f"records {path} lack {', '.join(lacking)}: an older revision wrote them; delete the file")
 
 
 def _array(column: pa.ChunkedArray) -> np.ndarray:
@@ -132,19 +139,33 @@ def _refuse_duplicates(records: Records) -> None:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that becomes `path` when the block ends without an exception."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    """A temporary path in the same folder that becomes `path` when the block ends without an exception.
+
+    Raises:
+        UserError: `path` is a folder, or its folder cannot be made or written to.
+    """
+    with _told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        with _told(path):
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {' '.join(str(error).split())}") from None
 
 
 def write_text(path: Path, text: str) -> None:

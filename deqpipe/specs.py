@@ -25,12 +25,12 @@ REVISION: Mapping[str, int] = {
     "train_deq": 1,
     "train_resnet": 1,
     "select": 1,
-    "clean": 1,
-    "attack_grid": 1,
-    "attack_pgd": 1,
-    "table": 1,
-    "figure": 1,
-    "report": 1,
+    "clean": 2,
+    "attack_grid": 2,
+    "attack_pgd": 2,
+    "table": 2,
+    "figure": 2,
+    "report": 2,
 }
 
 _COMPUTATION = ("model", "data", "gradient", "solver", "dynamics", "attack", "seeding", "threat_model")
@@ -170,13 +170,25 @@ def build(stage: Stage, config: Config, *, model: str | None = None, seed: int |
         UserError: model is not one of the stage's, or a seed is missing.
     """
     _check_subject(stage, model, seed)
-    settings, upstream = _DEPENDS[stage](config, model, seed)
+    settings, upstream = _DEPENDS[stage](_without_inert(config), model, seed)
     spec: dict[str, Any] = {"stage": stage, "revision": REVISION[stage], "config": settings, "upstream": upstream}
     if model is not None:
         spec["model"] = model
     if seed is not None:
         spec["seed"] = seed
     return spec
+
+
+def _without_inert(config: Config) -> Config:
+    """The config with keys that another key makes meaningless set to a fixed value, so that they cause nothing."""
+    solver, early, training = config.solver, config.early_state, config.training
+    if solver.name != "anderson":
+        solver = solver.model_copy(update={"anderson_memory": 2})
+    if early.mode != "fixed":
+        early = early.model_copy(update={"index": 1})
+    if training.gradient != "exact":
+        training = training.model_copy(update={"implicit_steps": 1})
+    return config.model_copy(update={"solver": solver, "early_state": early, "training": training})
 
 
 def _check_subject(stage: Stage, model: str | None, seed: int | None) -> None:
@@ -199,7 +211,7 @@ def conditions(config: Config) -> dict[str, Any]:
     exclude: dict[str, Any] = {"device": True, "pathvars": True, "evaluation": {"batch_size"}}
     if config.data.source != "folder":
         exclude["data"] = {"root"}
-    return config.model_dump(mode="json", exclude=exclude)
+    return _without_inert(config).model_dump(mode="json", exclude=exclude)
 
 
 def dumps(spec: Mapping[str, Any]) -> str:
@@ -299,13 +311,13 @@ def _decision_keys(config: Config, model: str | None) -> list[str]:
     """What a decision's logits depend on beside the weights."""
     if MODELS[model or ""].architecture == "resnet":
         return ["precision"]
-    keys = ["solver", "evaluation.final_unroll_steps", "precision"]
+    keys = ["solver", "evaluation.final_unroll_steps", "attack.unroll", "precision"]
     return keys + (["entropy", "threat_model"] if "entropy" in MODELS[model or ""].defences else [])
 
 
 def _select(config: Config, model: str | None, seed: int | None) -> _Dependencies:
     keys = [*_decision_keys(config, model), "early_state", "selection.attack", "selection.split",
-            "attack.unroll", "attack.pgd.clamp_start", "threat_model"]  # fmt: skip
+            "attack.pgd.clamp_start", "threat_model"]  # fmt: skip
     return _dump(config, *keys), _trained(config, model, seed)
 
 
@@ -318,14 +330,13 @@ _ATTACK = ("attack.pgd", "threat_model")
 
 
 def _attack_grid(config: Config, model: str | None, seed: int | None) -> _Dependencies:
-    keys = [*_decision_keys(config, model), *_ATTACK, "attack.unroll", "attack.defence_in_loop",
+    keys = [*_decision_keys(config, model), *_ATTACK, "attack.defence_in_loop",
             "attack.grid.states", "attack.grid.steps", "attack.grid.damping"]  # fmt: skip
     return _dump(config, *keys), _trained(config, model, seed)
 
 
 def _attack_pgd(config: Config, model: str | None, seed: int | None) -> _Dependencies:
     keys = [*_decision_keys(config, model), *_ATTACK, "evaluation.images"]
-    keys += ["attack.unroll"] if MODELS[model or ""].architecture == "deq" else []
     return _dump(config, *keys), _trained(config, model, seed)
 
 

@@ -101,13 +101,21 @@ def minimum_difference(first: Correct, second: Correct, bootstrap: Bootstrap) ->
     """
     both, split = _paired(first, second)
     return _estimate(
-        lambda means: means[:split].min(axis=0) - means[split:].min(axis=0), both, bootstrap, _Difference(-1.0)
+        lambda means: means[:split].min(axis=0) - means[split:].min(axis=0), both, bootstrap, _Difference()
     )
 
 
 def excess(correct: Correct, attack: int, bootstrap: Bootstrap) -> Estimate:
-    """Accuracy under one of the attacks minus the lowest accuracy over all of them: never below zero."""
-    return _estimate(lambda means: means[attack] - means.min(axis=0), _checked(correct), bootstrap, _Difference(0.0))
+    """Accuracy under one of the attacks minus the lowest accuracy over all of them: never below zero.
+
+    Below, the interval is reflected as in `minimum`. Above, it is not: resamples cannot fall below zero, so a reflected
+    upper end would be squeezed to the value, and at zero to zero. The interval is at least Wilson's for the same share
+    of the images, as differences of answers (-1, 0 or 1) with mean v have at least the variance v (1 - v) of a share.
+    """
+    found = _resample(lambda means: means[attack] - means.min(axis=0), _checked(correct), bootstrap)
+    least = wilson(round(found.value * found.n), found.n, confidence=bootstrap.confidence)
+    low = max(0.0, min(2 * found.value - found.upper, least.low))
+    return Estimate(found.value, low, max(found.upper, least.high), found.n)
 
 
 @dataclass(frozen=True)
@@ -124,9 +132,9 @@ class _Share:
 
 @dataclass(frozen=True)
 class _Difference:
-    """The scale of differences, none below `least`."""
+    """The scale of differences."""
 
-    least: float
+    least: float = -1.0
 
     def reflect(self, quantile: float, value: float) -> float:
         """The quantile mirrored at the value."""
@@ -149,16 +157,32 @@ def _checked(correct: Correct) -> Correct:
 def _estimate(
     statistic: Callable[[_Means], _Means], correct: Correct, bootstrap: Bootstrap, scale: _Share | _Difference
 ) -> Estimate:
-    n = correct.shape[1]
+    found = _resample(statistic, correct, bootstrap)
+    value = found.value
+    low, high = scale.reflect(found.upper, value), scale.reflect(found.lower, value)
+    if found.equal:  # Images that all agree say nothing of the spread; but n of them bound how many disagree.
+        unseen = wilson(0, found.n, confidence=bootstrap.confidence).high
+        low, high = value - unseen, value + unseen
+    return Estimate(value, max(scale.least, min(low, value)), min(1.0, max(high, value)), found.n)
+
+
+@dataclass(frozen=True)
+class _Resampled:
+    """A statistic of n images, the quantiles of its resamples, and whether these are all equal."""
+
+    value: float
+    lower: float
+    upper: float
+    equal: bool
+    n: int
+
+
+def _resample(statistic: Callable[[_Means], _Means], correct: Correct, bootstrap: Bootstrap) -> _Resampled:
     value = float(statistic(correct.mean(axis=1, dtype=np.float64)[:, None])[0])
     draws = np.concatenate([statistic(means) for means in _resampled_means(correct, bootstrap)])
     tail = (1 - bootstrap.confidence) / 2
     lower, upper = (float(quantile) for quantile in np.quantile(draws, [tail, 1 - tail]))
-    low, high = scale.reflect(upper, value), scale.reflect(lower, value)
-    if np.ptp(draws) < 1e-12:  # Images that all agree say nothing of the spread; but n of them bound how many disagree.
-        unseen = wilson(0, n, confidence=bootstrap.confidence).high
-        low, high = value - unseen, value + unseen
-    return Estimate(value, max(scale.least, min(low, value)), min(1.0, max(high, value)), n)
+    return _Resampled(value, lower, upper, bool(np.ptp(draws) < 1e-12), correct.shape[1])
 
 
 def _resampled_means(correct: Correct, bootstrap: Bootstrap) -> Iterator[_Means]:

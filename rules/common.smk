@@ -11,7 +11,8 @@ from deqpipe.errors import UserError
 
 try:
     CONFIG = configuration.parse(config)
-    if not Path(CONFIG.pathvars.results, "data", "dataset.safetensors").exists():
+    prepared = configuration.prepared_by(Path(CONFIG.pathvars.results, "data", "dataset.safetensors"))
+    if prepared != specs.build("data", CONFIG):  # the images will be read
         configuration.check_image_folder(CONFIG)
 except UserError as error:
     print(f"deqpipe: {error}", file=sys.stderr)

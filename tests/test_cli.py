@@ -114,6 +114,24 @@ def test_a_missing_config_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "none.yaml does not exist" in answer(capsys, "check-config", tmp_path / "none.yaml")
 
 
+def test_a_config_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "latin.yaml").write_bytes(b"seeds: [0] # caf\xe9")
+    (tmp_path / "twice.yaml").write_text("seeds: [0]\nseeds: [1]")
+    for wrong, message in (
+        (tmp_path, "cannot be read"),
+        (tmp_path / "latin.yaml", "latin.yaml cannot be read"),
+        (tmp_path / "latin.yaml" / "mine.yaml", "mine.yaml cannot be read"),
+        (tmp_path / "twice.yaml", "key seeds stands twice"),
+    ):
+        for command in (("check-config",), ("spec", "data")):
+            assert message in answer(capsys, *command, CONFIG, wrong)
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = config.load([Path(CONFIG)]).model_dump_json()
+    assert "cannot be written" in answer(capsys, "write-config", "--spec", text, "--output", tmp_path)
+
+
 def test_the_configs_of_the_repository_are_valid(capsys: pytest.CaptureFixture[str]) -> None:
     assert tiny.run("check-config", CONFIG) == 0
     assert tiny.run("check-config", CONFIG, DEMO) == 0

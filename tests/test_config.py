@@ -1,6 +1,7 @@
 """The configuration: what is accepted, what is refused and how that is told."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,12 +14,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from snakemake.utils import update_config
 
-from deqpipe import config
+from deqpipe import checkpoint, config, data
 from deqpipe.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = config.read_yaml(ROOT / "config.yaml")
 DEMO = config.read_yaml(ROOT / "config" / "demo.yaml")
+DIGITS: Mapping[str, object] = {
+    "data.source": "digits", "data.validation": 100, "evaluation.images": 360, "pretrain.steps": 105,
+    "model.channels": [8, 16], "model.head_channels": [4, 8],
+}  # fmt: skip
 
 
 def overlaid(settings: Mapping[str, object]) -> dict[str, Any]:
@@ -102,11 +107,35 @@ def test_unknown_and_missing_keys_are_refused_at_every_level(path: tuple[str, ..
     [
         ({"training.epoch": 3}, ["unknown key training.epoch", "did you mean epochs?"]),
         ({"protocol": "papers"}, ["protocol is 'papers'", "paper"]),
+        ({"protocol": ["paper"]}, ["protocol is ['paper']", "must be one of paper"]),
+        ({"protocol": {"paper": 1}}, ["protocol is {'paper': 1}", "must be one of paper"]),
         ({"seeds": []}, ["seeds", "[]"]),
         ({"seeds": [1, 1]}, ["seeds is [1, 1]", "once"]),
         ({"device": "gpu"}, ["device is 'gpu'", "'cuda'"]),
         ({"threat_model.epsilon_255": "8/255"}, ["threat_model.epsilon_255 is '8/255'", "number"]),
-        ({"training.learning_rate": "1e-3"}, ["training.learning_rate is '1e-3'", "number"]),
+        ({"training.learning_rate": "1e-3"}, ["training.learning_rate is '1e-3'", "number", "1.0e-3 instead of 1e-3"]),
+        ({"training.betas": [0.9, 1.0]}, ["training.betas.1 is 1.0", "less than 1"]),
+        ({"pretrain.steps": 0}, ["pretrain.steps is 0", "greater than or equal to 1"]),
+        ({"pretrain.steps": 107_310}, ["pretrain.steps is 107310", "1 to 107309", "210 epochs have 107310 steps"]),
+        ({"data.validation": 50_000}, ["data.validation is 50000", "1 to 49999", "CIFAR-10 has 50000"]),
+        ({"evaluation.images": 10_001}, ["evaluation.images is 10001", "CIFAR-10 has 10000 test images"]),
+        ({**DIGITS, "evaluation.images": 361}, ["evaluation.images is 361", "digits has 360 test images"]),
+        ({**DIGITS, "data.validation": 1437}, ["data.validation is 1437", "1 to 1436"]),
+        (
+            {**DIGITS, "model.channels": [8] * 5, "model.head_channels": [4] * 5},
+            ["model.channels has 5 scales", "8x8", "allow 4"],
+        ),
+        ({"model.channels": [8] * 7, "model.head_channels": [4] * 7}, ["has 7 scales", "32x32", "allow 6"]),
+        (
+            {"training.epochs": 40, "selection.first_epoch": 41},
+            ["selection.first_epoch is 41", "training.epochs is 40"],
+        ),
+        ({**DIGITS, "resnet.training.batch_size": 167}, ["resnet.training.batch_size is 167", "one of 1337", "two"]),
+        (
+            {**DIGITS, "model.channels": [8] * 4, "model.head_channels": [4] * 4, "training.batch_size": 167},
+            ["config: training.batch_size is 167", "one of 1337", "two"],
+        ),
+        ({**DIGITS, "resnet.training.batch_size": 1}, ["resnet.training.batch_size is 1", "one of 1337"]),
         ({"training.learning_rate": float("nan")}, ["training.learning_rate is nan"]),
         ({"training.epochs": 3.5}, ["training.epochs is 3.5", "integer"]),
         ({"training.epochs": True}, ["training.epochs is True", "integer"]),
@@ -126,12 +155,48 @@ def test_unknown_and_missing_keys_are_refused_at_every_level(path: tuple[str, ..
         ({"jacobian.length_jitter": [1, -2]}, ["jacobian.length_jitter is [1, -2]"]),
         ({"jacobian.length_jitter": [-8, 0]}, ["jacobian.length_jitter is [-8, 0]"]),
         ({"pathvars.state": "results"}, ["pathvars", "different folders"]),
+        ({"pathvars.state": "./logs/../results/"}, ["pathvars", "different folders"]),
+        ({"pathvars.logs": os.path.abspath("results")}, ["pathvars", "different folders"]),
+        ({"pathvars.results": ""}, ["pathvars.results is ''", "must name a folder"]),
+        ({"pathvars.logs": " "}, ["pathvars.logs is ' '", "must name a folder"]),
+        ({"pathvars.results": "c{model}/res"}, ["pathvars.results is 'c{model}/res'", "without any of {}<>"]),
+        ({"pathvars.state": "<results>/state"}, ["pathvars.state is '<results>/state'", "without any of {}<>"]),
+        ({"pathvars.results": "x/.."}, ["pathvars.results is 'x/..'", "must not be the folder of the workflow"]),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
 def test_a_wrong_value_is_told_with_what_was_allowed(settings: Mapping[str, object], words: list[str]) -> None:
     message = told(lambda: config.parse(overlaid(settings)))
     assert [word for word in words if word not in message] == [], message
+
+
+def test_only_text_that_is_a_number_gets_a_hint_about_numbers() -> None:
+    for value in ("8/255", "nan", True, None):
+        assert "YAML wants" not in told(partial(config.parse, overlaid({"training.learning_rate": value})))
+
+
+def test_what_just_fits_the_images_is_accepted() -> None:
+    config.parse(overlaid({"data.validation": 20_000, "evaluation.images": 10_000}))
+    config.parse(overlaid({"pretrain.steps": 107_309, "selection.first_epoch": 210}))
+    config.parse(overlaid({"model.channels": [8] * 6, "model.head_channels": [4] * 6}))
+    config.parse(overlaid({**DIGITS, "model.channels": [8] * 4, "model.head_channels": [4] * 4}))
+    config.parse(overlaid({**DIGITS, "training.batch_size": 167}))  # 4x4 pixels are left
+    config.parse(overlaid({"resnet.training.batch_size": 48_999}))  # 4x4 pixels are left
+    config.parse(overlaid({"pathvars.results": "out", "pathvars.logs": "out/logs", "pathvars.state": "out/state"}))
+
+
+def test_of_an_image_folder_nothing_is_known_beforehand() -> None:
+    settings = {"data.source": "folder", "data.validation": 70_000, "evaluation.images": 10**6}
+    config.parse(
+        overlaid({**settings, "pretrain.steps": 10**7, "model.channels": [8] * 7, "model.head_channels": [4] * 7})
+    )
+
+
+def test_what_is_known_of_a_source_is_what_it_holds() -> None:
+    dataset, known = data.prepare("digits", Path("unused"), validation=100), config.KNOWN_IMAGES["digits"]
+    assert dataset.name == known.name
+    assert (len(dataset.train) + len(dataset.validation), len(dataset.test)) == (known.train, known.test)
+    assert dataset.image_shape == (1, known.size, known.size)
 
 
 def test_several_mistakes_are_counted() -> None:
@@ -149,7 +214,7 @@ def test_protocol_may_stand_exactly_where_a_protocol_has_a_say() -> None:
 
 def test_a_protocol_says_what_a_key_is_unless_the_key_says_it_itself() -> None:
     assert config.parse(overlaid({"training.epochs": "protocol"})).training.epochs == 210
-    assert config.parse(overlaid({"training.epochs": 7})).training.epochs == 7
+    assert config.parse(overlaid({"training.epochs": 70})).training.epochs == 70
 
 
 nested = st.recursive(
@@ -168,9 +233,25 @@ def test_overlays_are_laid_as_snakemake_lays_them(base: dict[str, Any], overlay:
 
 def test_files_that_cannot_be_read_are_told_in_one_line(tmp_path: Path) -> None:
     assert "absent.yaml does not exist" in told(lambda: config.load([tmp_path / "absent.yaml"]))
-    for text, words in (("a: [1", "is not YAML"), ("- a", "holds a list"), ("", "holds a NoneType")):
-        (tmp_path / "wrong.yaml").write_text(text)
-        assert words in told(lambda: config.load([tmp_path / "wrong.yaml"]))
+    for text, words in (
+        (b"a: [1", "is not YAML"),
+        (b"- a", "holds a list"),
+        (b"", "holds a NoneType"),
+        (b"a: \xff", "cannot be read"),
+        (b"a: 2026-13-45", "cannot be read"),
+        (b"? [1]\n: 2", "is not YAML"),
+        (b"a: 1\nb: {c: 1, d: 2, c: 3}", "key c stands twice"),
+        (b"a: 1\n'a': 1", "key a stands twice"),
+    ):
+        (tmp_path / "wrong.yaml").write_bytes(text)
+        assert words in told(lambda: config.load([tmp_path / "wrong.yaml"])), text
+    assert "cannot be read" in told(lambda: config.load([tmp_path]))
+    assert "cannot be read" in told(lambda: config.load([tmp_path / "wrong.yaml" / "below"]))
+
+
+def test_a_key_may_stand_in_several_sections_and_be_merged(tmp_path: Path) -> None:
+    (tmp_path / "right.yaml").write_text("a: &x {c: 1}\nb: {<<: *x, c: 2}\nc: 3")
+    assert config.read_yaml(tmp_path / "right.yaml") == {"a": {"c": 1}, "b": {"c": 2}, "c": 3}
 
 
 def test_an_image_folder_must_have_classes_in_both_splits(tmp_path: Path) -> None:
@@ -180,6 +261,18 @@ def test_an_image_folder_must_have_classes_in_both_splits(tmp_path: Path) -> Non
     assert f"no class folders in {tmp_path / 'test'}" in told(lambda: config.check_image_folder(parsed))
     (tmp_path / "test" / "cat").mkdir()
     config.check_image_folder(parsed)
+
+
+def test_a_prepared_dataset_says_by_which_spec_it_was_made(tmp_path: Path) -> None:
+    path, spec = tmp_path / "dataset.safetensors", {"stage": "data", "config": {"data.root": "here"}}
+    assert config.prepared_by(path) is None
+    data.save(path, data.prepare("digits", tmp_path, validation=9), provenance={"spec": spec})
+    assert config.prepared_by(path) == spec
+    for content in (b"", path.read_bytes()[:50], b"something else"):
+        path.write_bytes(content)
+        assert config.prepared_by(path) is None
+    checkpoint.write(path, {}, {"kind": "dataset"})
+    assert config.prepared_by(path) is None
 
 
 def test_sources_that_bring_their_images_need_no_folder() -> None:

@@ -154,6 +154,18 @@ def test_download_that_fails_is_answered_in_one_line(
     assert "\n" not in str(error.value)
 
 
+def test_a_dataset_file_that_lacks_a_part_is_told_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "data.safetensors"
+    data.save(path, digits(), provenance={})
+    whole = checkpoint.read(path)
+    tensors = {name: tensor for name, tensor in whole.tensors.items() if name != "test.labels"}
+    for parts, metadata in ((tensors, whole.metadata), (whole.tensors, {"kind": "dataset", "name": "digits"})):
+        checkpoint.write(path, parts, metadata)
+        with pytest.raises(UserError, match=r"^dataset .*data\.safetensors lacks a part: ") as error:
+            data.load(path)
+        assert "\n" not in str(error.value)
+
+
 # ---------------------------------------------------------------- image folder
 
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deqpipe.dynamics import Dynamics, PlainDynamics
+from deqpipe.gradient import Unrolled
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.solver.anderson import Anderson
 from deqpipe.solver.base import Solver
@@ -91,14 +92,14 @@ def test_final_state_is_the_last_one_after_steps_that_go_half_the_way(steps: int
         fn, z = MODEL.bind(x), trajectory.state(N)
         for _ in range(steps):
             z = 0.5 * z + 0.5 * fn(z)
-    torch.testing.assert_close(trajectory.final_state(steps), z, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(trajectory.final_state(Unrolled(steps=steps, damping=0.5)), z, rtol=1e-12, atol=1e-12)
 
 
 def test_trajectory_carries_no_graph() -> None:
     x = images(1).requires_grad_()
     trajectory = PLAIN(MODEL, x)
     assert not trajectory.solution.states.requires_grad
-    assert not trajectory.final_state(1).requires_grad
+    assert not trajectory.final_state(Unrolled(steps=1, damping=0.5)).requires_grad
 
 
 @settings(max_examples=25, deadline=None)
@@ -107,7 +108,12 @@ def test_sample_does_not_depend_on_its_batch_mates(order: list[int], number: int
     x, picked = images(5), order[:number]
     whole, part = PLAIN(MODEL, x), PLAIN(MODEL, x[picked])
     torch.testing.assert_close(part.solution.states, whole.solution.states[:, picked], rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(part.final_state(3), whole.final_state(3)[picked], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        part.final_state(Unrolled(steps=3, damping=0.5)),
+        whole.final_state(Unrolled(steps=3, damping=0.5))[picked],
+        rtol=1e-10,
+        atol=1e-10,
+    )
     with torch.no_grad():
         logits = MODEL.trajectory_logits(whole.solution.states)[:, picked]
         torch.testing.assert_close(MODEL.trajectory_logits(part.solution.states), logits, rtol=1e-9, atol=1e-9)

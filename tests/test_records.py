@@ -87,6 +87,15 @@ def test_a_file_that_is_missing_foreign_or_cut_short_is_told_in_one_line(tmp_pat
     assert "no provenance" in told(lambda: records.read(path, ["image"]))
 
 
+def test_columns_that_an_older_revision_did_not_write_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    records.write(path, rows([1, 2]), provenance=PROVENANCE)
+    pq.write_table(pq.read_table(path).drop_columns(["status", "margin"]), path)
+    message = told(lambda: records.read(path))
+    assert message == f"records {path} lack status, margin: an older revision wrote them; delete the file"
+    assert len(records.read(path, ["image"])) == 2
+
+
 def test_shards_of_one_spec_are_put_together(tmp_path: Path) -> None:
     for name, images in (("a", [0, 1]), ("b", [2, 3])):
         records.write(tmp_path / name, rows(images), provenance=PROVENANCE)
@@ -131,6 +140,21 @@ def test_an_output_under_its_final_name_is_whole(tmp_path: Path) -> None:
         fail_half_way()
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_output_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    for path, reason in (
+        (tmp_path / "folder", "directory"),
+        (tmp_path / "file" / "a.txt", "File exists"),
+        (tmp_path / "file" / "below" / "a.txt", "Not a directory"),
+        (Path("/proc/a.txt"), "/proc"),
+    ):
+        message = told(lambda path=path: records.write_text(path, "text"))  # type: ignore[misc]
+        assert message.startswith(f"{path} cannot be written: ")
+        assert reason in message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
 def test_outputs_can_be_read_by_others(tmp_path: Path) -> None:

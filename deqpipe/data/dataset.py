@@ -100,5 +100,8 @@ def load(path: Path) -> Dataset:
     file = checkpoint.read(path, what=_KIND)
     if file.metadata.get("kind") != _KIND:
         raise UserError(f"dataset {path} holds something else: its kind is {file.metadata.get('kind')!r}")
-    splits = {name: Split(**file.part(name)) for name in _SPLITS}
-    return Dataset(**splits, classes=tuple(file.metadata["classes"]), name=file.metadata["name"])
+    try:
+        splits = {name: Split(**file.part(name)) for name in _SPLITS}
+        return Dataset(**splits, classes=tuple(file.metadata["classes"]), name=file.metadata["name"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"dataset {path} lacks a part: {' '.join(str(error).split())}") from None

@@ -15,7 +15,15 @@ from deqpipe.config import EarlyState, Pgd, TrainingAttack
 from deqpipe.defence.early_state import best_state
 from deqpipe.device import describe
 from deqpipe.errors import UserError
-from deqpipe.evaluation.rows import Chunk, Columns, attack_rows, clean_rows, craft
+from deqpipe.evaluation.rows import (
+    Chunk,
+    Columns,
+    FreshReferences,
+    StoredReferences,
+    attack_rows,
+    clean_rows,
+    craft,
+)
 from deqpipe.evaluation.subject import Job, Subject, load_subject
 from deqpipe.lock import EXIT_UNFINISHED, StopRequest, locked
 from deqpipe.provenance import provenance
@@ -29,7 +37,7 @@ SELECTION_STARTS = "selection/start"
 def clean(job: Job) -> int:
     """Judge the test images as they are; returns the exit status."""
     started, subject = time.monotonic(), load_subject(job)
-    columns, _ = clean_rows(subject, _test_images(subject, subject.settings["evaluation.images"]))
+    columns = clean_rows(subject, _test_images(subject, subject.settings["evaluation.images"]))
     records.write(job.output, columns, provenance=_provenance(subject, job.spec, started))
     return 0
 
@@ -38,7 +46,7 @@ def attack_pgd(job: Job) -> int:
     """Attack at the final state only (ResNets and the trunk); returns the exit status."""
     started, subject = time.monotonic(), load_subject(job)
     chunk = _test_images(subject, subject.settings["evaluation.images"])
-    references = clean_rows(subject, chunk)[1] or None
+    references = FreshReferences(subject, chunk)
     columns = attack_rows(subject, subject.final_point(), chunk, references=references, purpose=STARTS)
     records.write(job.output, columns, provenance=_provenance(subject, job.spec, started))
     return 0
@@ -50,7 +58,8 @@ def attack_point(job: Job, *, point: specs.GridPoint, images: range) -> int:
     _check_point(subject, point)
     chunk = Chunk(subject.dataset.test, images)
     _check_images(subject, images)
-    columns = attack_rows(subject, point, chunk, references=clean_rows(subject, chunk)[1], purpose=STARTS)
+    references = FreshReferences(subject, chunk)
+    columns = attack_rows(subject, point, chunk, references=references, purpose=STARTS)
     origin = _provenance(subject, specs.point_spec(job.spec), started)
     records.write(job.output, columns, provenance=origin)
     _logger.info("%s", _scores(columns))
@@ -122,12 +131,13 @@ def _points(subject: Subject, shard: GridShard) -> list[specs.GridPoint]:
 
 def _finish_points(subject: Subject, shard: GridShard, points: list[specs.GridPoint], stop: StopRequest) -> int:
     """Compute points until asked to stop; how many were computed."""
-    chunk, references = Chunk(subject.dataset.test, shard.images), None
+    chunk = Chunk(subject.dataset.test, shard.images)
+    references: StoredReferences | None = None
     for number, point in enumerate(points):
         if stop.should_stop():
             return number
         started, evaluations = time.monotonic(), subject.f_evaluations
-        references = references or clean_rows(subject, chunk)[1]
+        references = references or StoredReferences(subject, chunk)
         columns = attack_rows(subject, point, chunk, references=references, purpose=STARTS)
         origin = _provenance(subject, specs.point_spec(subject.job.spec), started, evaluations)
         records.write(shard.file(point, subject.loaded.weights), columns, provenance=origin)

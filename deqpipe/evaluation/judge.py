@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from deqpipe.defence.entropy import prediction_entropy
 from deqpipe.dynamics import Dynamics
+from deqpipe.gradient import Unrolled
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.shapes import Images, Labels
 from deqpipe.specs import Defence
@@ -55,19 +56,19 @@ class DEQJudge:
         model: in evaluation mode.
         dynamics: plain or defended.
         defence: its name.
-        final_steps: damped steps from z^[N] to the final state.
+        unroll: from z^[N] to the final state.
     """
 
     model: DEQClassifier
     dynamics: Dynamics
     defence: Defence
-    final_steps: int
+    unroll: Unrolled
 
     @torch.no_grad()
     def __call__(self, x: Images, y: Labels, reference: StatesWithFinal | None) -> Judgement:
         """The judgement of images at every state."""
         trajectory = self.dynamics(self.model, x)
-        final = trajectory.final_state(self.final_steps)
+        final = trajectory.final_state(self.unroll)
         states = torch.cat([trajectory.solution.states, final[None]])
         image = trajectory.fn(final)
         last = (image - final).norm(dim=1) / (image.norm(dim=1) + 1e-9)
@@ -97,12 +98,19 @@ class NetworkJudge:
 
 
 def readings(logits: Float[Tensor, "states batch classes"], y: Labels) -> dict[str, Tensor]:
-    """Predicted class, margin (logit of the label minus the largest other), entropy in nats; (states, batch) each."""
+    """Predicted class, margin (logit of the label minus the largest other), entropy in nats; (states, batch) each.
+
+    Logits that are not all finite predict no class: -1, which is never right.
+    """
     label = y.expand(len(logits), -1)[..., None]
     own = logits.gather(2, label).squeeze(2)
     others = logits.scatter(2, label, -torch.inf).amax(2)
     entropy = torch.stack([prediction_entropy(of_state) for of_state in logits])
-    return {"predicted": logits.argmax(2), "margin": own - others, "entropy": entropy}
+    return {
+        "predicted": torch.where(logits.isfinite().all(2), logits.argmax(2), -1),
+        "margin": own - others,
+        "entropy": entropy,
+    }
 
 
 def relative_deviation(states: StatesWithFinal, reference: StatesWithFinal | None) -> Float[Tensor, "states batch"]:

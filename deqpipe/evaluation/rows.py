@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -37,6 +37,57 @@ class Chunk:
         return self.split.float_images(where, device), self.split.labels[where].to(device)
 
 
+@runtime_checkable
+class References(Protocol):
+    """Where the states of clean images come from, which deviations are measured from."""
+
+    def __call__(self, judge: Judge, images: range) -> StatesWithFinal | None:
+        """The states that a judge sees on these images, on the device; None for an ordinary network."""
+        ...
+
+
+@dataclass(frozen=True)
+class FreshReferences:
+    """Clean states computed when asked for: for a chunk that is attacked once."""
+
+    subject: Subject
+    chunk: Chunk
+
+    def __call__(self, judge: Judge, images: range) -> StatesWithFinal | None:
+        """The states that a judge sees on these images."""
+        return judge(*self.chunk.load(images, self.subject.job.device), None).states
+
+
+class StoredReferences:
+    """Clean states kept on the CPU: for a chunk that is attacked at many points.
+
+    A DEQ's states take (N + 1) * state size * 4 bytes per image and defence: 2.2 MB with MDEQ-Large.
+    """
+
+    def __init__(self, subject: Subject, chunk: Chunk) -> None:
+        """Compute and keep the states of all judges on a chunk."""
+        self._device, self._first = subject.job.device, chunk.images.start
+        self._states: dict[str, Tensor] = {}
+        fresh = FreshReferences(subject, chunk)
+        for judge in subject.judges:
+            for images in chunk.batches(subject.job.batch_size):
+                self._keep(judge, images, fresh(judge, images), size=len(chunk.images))
+
+    def _keep(self, judge: Judge, images: range, states: Tensor | None, *, size: int) -> None:
+        assert states is not None, "only DEQs are attacked at many points"
+        if judge.defence not in self._states:
+            shape = (len(states), size, states.shape[2])
+            self._states[judge.defence] = torch.empty(shape, dtype=states.dtype)
+        self._states[judge.defence][:, self._where(images)] = states.cpu()
+
+    def _where(self, images: range) -> slice:
+        return slice(images.start - self._first, images.stop - self._first)
+
+    def __call__(self, judge: Judge, images: range) -> StatesWithFinal | None:
+        """The kept states of these images."""
+        return self._states[judge.defence][:, self._where(images)].to(self._device)
+
+
 def craft(
     subject: Subject, point: GridPoint | None, chunk: Chunk, images: range, *, pgd: Pgd, purpose: str
 ) -> Attacked:
@@ -52,7 +103,7 @@ def attack_rows(
     point: GridPoint | None,
     chunk: Chunk,
     *,
-    references: dict[str, StatesWithFinal] | None,
+    references: References,
     purpose: str,
 ) -> Columns:
     """Rows of one attack on a chunk, scored by every judge of the subject.
@@ -61,7 +112,7 @@ def attack_rows(
         subject: the model; it both crafts and decides.
         point: the surrogate; None for an ordinary network.
         chunk: the images.
-        references: states of the clean images per defence, on the CPU; None where there are no states.
+        references: where the states of the clean images come from.
         purpose: of the random starts.
     """
     pgd = subject.settings.section("attack.pgd", Pgd)
@@ -81,35 +132,20 @@ def attack_rows(
             "lost_gradient": attacked.lost_gradient.cpu().numpy(),
         }
         for judge in subject.judges:
-            reference = _slice(references, judge, images, chunk, subject.job.device)
-            judged = judge(attacked.images, y, reference)
+            judged = judge(attacked.images, y, references(judge, images))
             parts.append(rows(subject, judge, judged, images, y, facts))
     return joined(parts)
 
 
-def _slice(
-    references: dict[str, StatesWithFinal] | None, judge: Judge, images: range, chunk: Chunk, device: torch.device
-) -> Tensor | None:
-    if references is None:
-        return None
-    first = chunk.images.start
-    return references[judge.defence][:, images.start - first : images.stop - first].to(device)
-
-
-def clean_rows(subject: Subject, chunk: Chunk) -> tuple[Columns, dict[str, StatesWithFinal]]:
-    """Rows of the images as they are, and their states per defence, on the CPU."""
+def clean_rows(subject: Subject, chunk: Chunk) -> Columns:
+    """Rows of the images as they are."""
     parts: list[Columns] = []
-    states: dict[str, list[Tensor]] = {judge.defence: [] for judge in subject.judges}
     facts = {"attack": "clean", "crafted_on": "", "state": 0, "steps": 0, "damping": 0.0,
              "perturbation": 0.0, "lost_gradient": np.nan}  # fmt: skip
     for images in chunk.batches(subject.job.batch_size):
         x, y = chunk.load(images, subject.job.device)
-        for judge in subject.judges:
-            judged = judge(x, y, None)
-            parts.append(rows(subject, judge, judged, images, y, facts))
-            if judged.states is not None:
-                states[judge.defence].append(judged.states.cpu())
-    return joined(parts), {defence: torch.cat(part, dim=1) for defence, part in states.items() if part}
+        parts += [rows(subject, judge, judge(x, y, None), images, y, facts) for judge in subject.judges]
+    return joined(parts)
 
 
 def rows(subject: Subject, judge: Judge, judged: Judgement, images: range, y: Tensor, facts: dict[str, Any]) -> Columns:

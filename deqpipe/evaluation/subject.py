@@ -17,6 +17,7 @@ from deqpipe.device import set_up
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.errors import UserError
 from deqpipe.evaluation.judge import DEQJudge, Judge, NetworkJudge
+from deqpipe.gradient import Unrolled
 from deqpipe.model.architecture import Loaded, fitting, load_model
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.seeding import Stream
@@ -141,7 +142,12 @@ def _judge(loaded: Loaded, settings: Settings, defence: specs.Defence) -> Judge:
     model = loaded.model
     if not isinstance(model, DEQClassifier):
         return NetworkJudge(model)
-    plain, final = _plain(settings), settings["evaluation.final_unroll_steps"]
+    plain = _plain(settings)
+    final = Unrolled(
+        steps=settings["evaluation.final_unroll_steps"],
+        damping=specs.FINAL_DAMPING,
+        lead_step=settings["attack.unroll"]["lead_step"],
+    )
     if defence == "plain":
         return DEQJudge(model, plain, defence, final)
     reduction = build_entropy_reduction(

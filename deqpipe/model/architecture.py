@@ -1,23 +1,33 @@
 """What a checkpoint says of its model, and the model built from that."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import ValidationError
-from torch import Tensor, nn
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
 
 from deqpipe import checkpoint
-from deqpipe.config import Model
+from deqpipe.config import Count, Model
 from deqpipe.data import Dataset
 from deqpipe.errors import UserError
 from deqpipe.model.classifier import build_classifier
 from deqpipe.model.resnet import resnet
 
 KIND = "model"
+
+
+class _Described(BaseModel):
+    """What every architecture says, whatever its type."""
+
+    model_config = ConfigDict(strict=True)
+
+    type: Literal["deq", "resnet"]
+    image_shape: Annotated[tuple[Count, Count, Count], Field(strict=False)]
+    classes: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+    dataset: str
 
 
 def describe_deq(model: Model, dataset: Dataset) -> dict[str, Any]:
@@ -76,27 +86,23 @@ def load_model(path: Path, device: torch.device) -> Loaded:
     stored = checkpoint.read(path)
     if stored.metadata.get("kind") != KIND:
         raise UserError(f"checkpoint {path} holds no model: its kind is {stored.metadata.get('kind')!r}")
+    for key in ("architecture", "provenance"):
+        if not isinstance(stored.metadata.get(key), dict):
+            raise UserError(f"checkpoint {path} carries no {key}: not a model that deqpipe trained")
     architecture = stored.metadata["architecture"]
     model = _built(architecture, path)
     checkpoint.load_module(model, stored.tensors, source=f"checkpoint {path}")
     model.to(device).eval().requires_grad_(False)
-    return Loaded(model, architecture, stored.metadata["provenance"], _digest(stored.tensors))
+    return Loaded(model, architecture, stored.metadata["provenance"], checkpoint.digest(stored.tensors))
 
 
 def _built(architecture: Mapping[str, Any], path: Path) -> nn.Module:
     try:
+        _Described.model_validate(architecture)
         return build(architecture, seed=0)
-    except (KeyError, TypeError, ValidationError) as error:
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:  # torch and pydantic raise the last two
         reason = " ".join(str(error).split())
         raise UserError(f"checkpoint {path} has an architecture that cannot be built ({reason})") from None
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype}".encode())
-        digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def fitting(loaded: Loaded, dataset: Dataset, *, path: Path) -> Loaded:

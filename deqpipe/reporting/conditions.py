@@ -1,62 +1,63 @@
 """Under which conditions numbers were made, and where these are not the paper's."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from deqpipe import specs
-from deqpipe.config import Config
-
-# The paper's experiment (Sec. 4 and Appendix A) as far as its numbers depend on it: key, what it is, the paper's value.
-# A test holds this list against config.yaml.
-PAPER: tuple[tuple[str, str, Any], ...] = (
-    ("data.source", "data", "cifar10"),
-    ("data.augment", "augmentation", "crop_flip"),
-    ("evaluation.images", "test images", 10000),
-    ("threat_model.epsilon_255", "epsilon in 1/255", 8),
-    ("attack.pgd.steps", "PGD steps", 10),
-    ("attack.pgd.step_size_255", "PGD step size in 1/255", 2),
-    ("attack.grid.states", "attacked states i", (1, 2, 3, 4, 5, 6, 7, 8)),
-    ("attack.grid.steps", "unroll steps K_a", (1, 2, 3, 4, 5, 6, 7, 8, 9)),
-    ("attack.grid.damping", "damping lambda", (0.5, 1.0)),
-    ("training.epochs", "epochs of the DEQs", 210),
-    ("pretrain.steps", "pretraining steps", 16000),
-    ("training.batch_size", "batch size", 96),
-    ("training.learning_rate", "learning rate", 1e-3),
-    ("training.attack.steps", "PGD steps in training", 10),
-    ("training.attack.step_size_255", "PGD step size in training in 1/255", 2),
-    ("training.trades.inverse_lambda", "1/lambda of TRADES", 6),
-    ("jacobian.weight.pgd_at", "Jacobian weight with PGD-AT", 2),
-    ("jacobian.weight.trades", "Jacobian weight with TRADES", 0.4),
-    ("model.channels", "channels of the DEQ", (32, 64, 128, 256)),
-    ("model.head_channels", "head channels", (14, 28, 56, 112)),
-    ("model.final_channels", "final channels", 1680),
-    ("model.expansion", "expansion", 5),
-    ("model.groups", "groups", 8),
-    ("model.dropout", "dropout", 0.22),
-    ("solver.name", "solver", "broyden"),
-    ("solver.steps", "solver steps N", 8),
-    ("resnet.layers", "blocks of the ResNet", (2, 2, 2, 2)),
-    ("resnet.training.epochs", "epochs of the ResNet", 110),
-    ("selection.attack.steps", "PGD steps in selection", 10),
-    ("entropy.solver_steps", "T_f", 2),
-    ("entropy.input_steps", "R", 10),
-    ("entropy.step_size_255", "beta in 1/255", 2),
-)
+from deqpipe.config import Config, Section
+from deqpipe.reporting import paper
 
 _MDEQ_LARGE = ("model.channels", "model.head_channels", "model.final_channels", "model.expansion")
 _SOURCES = {"digits": "scikit-learn's handwritten digits (8x8)", "cifar10": "CIFAR-10", "folder": "an image folder"}
+# Keys and sections whose value changes no number. Where images lie is said by data.source.
+_INERT = (
+    "protocol",  # it stands resolved in every key that it sets
+    "seeds",
+    "device",
+    "pathvars",
+    "data.root",
+    "attack.states_per_job",
+    "attack.images_per_job",
+    "autoattack",  # not part of the workflow
+    "evaluation.batch_size",
+    "statistics",
+)
+# Keys that change numbers only under a condition.
+_USED_IF: Mapping[str, Callable[[Config], bool]] = {
+    "solver.anderson_memory": lambda config: config.solver.name == "anderson",
+    "training.implicit_steps": lambda config: config.training.gradient == "exact",
+    "early_state.index": lambda config: config.early_state.mode == "fixed",
+}
 
 
 def differences(config: Config) -> tuple[tuple[str, str, str], ...]:
     """What differs from the paper's experiment: (what, here, paper)."""
+    here = dict(settings(config))
     return tuple(
-        (what, _written(here), _written(paper)) for key, what, paper in PAPER if (here := _get(config, key)) != paper
+        (paper.NAMES.get(key, key), _written(here[key]), _written(value))
+        for key, value in paper.SETTINGS.items()
+        if here[key] != value and (key not in _USED_IF or _USED_IF[key](config))
     )
 
 
 def comparable(config: Config) -> bool:
-    """Whether numbers may be subtracted from the paper's: CIFAR-10, all test images, every setting above."""
+    """Whether numbers may be subtracted from the paper's: every setting that they depend on is the paper's."""
     return not differences(config)
+
+
+def settings(config: Config) -> Iterator[tuple[str, object]]:
+    """Every setting that a number may depend on, by dotted key."""
+    for key, value in _leaves(config, ""):
+        if not any(key == inert or key.startswith(f"{inert}.") for inert in _INERT):
+            yield key, value
+
+
+def _leaves(section: Section, prefix: str) -> Iterator[tuple[str, object]]:
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def data(config: Config) -> str:
@@ -68,7 +69,8 @@ def architecture(config: Config, method: str) -> str:
     """What a model is called: DEQ-Large and ResNet-18 only where it is one."""
     if method == "ResNet":
         return f"ResNet-{2 * sum(config.resnet.layers) + 2}"
-    large = all(_get(config, key) == paper for key, _, paper in PAPER if key in _MDEQ_LARGE)
+    here = dict(settings(config))
+    large = all(here[key] == paper.SETTINGS[key] for key in _MDEQ_LARGE)
     return "DEQ-Large" if large else "small DEQ"
 
 
@@ -91,9 +93,9 @@ def against_paper(config: Config) -> tuple[str, ...]:
     changed = differences(config)
     if not changed:
         return ("The settings are the paper's; `difference` is here minus paper, in points.",)
-    listed = "; ".join(f"{what} {here} (paper {paper})" for what, here, paper in changed)
+    listed = "; ".join(f"{what}: {here} ({theirs})" for what, here, theirs in changed)
     return (
-        f"Reduced or changed relative to the paper: {listed}.",
+        f"Reduced or changed relative to the paper, whose settings stand in parentheses: {listed}.",
         "The paper's numbers stand beside as context only; no difference is computed.",
     )
 
@@ -108,22 +110,19 @@ def _grid(config: Config) -> str:
     )
 
 
-def _get(config: Config, key: str) -> object:
-    node: Any = config
-    for part in key.split("."):
-        node = getattr(node, part)
-    return node
-
-
 def _written(value: object) -> str:
     if isinstance(value, tuple):
         return _range(value)
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _range(values: Sequence[int | float]) -> str:
+    if not values:
+        return "none"
     whole = all(float(value).is_integer() for value in values)
     if whole and len(values) > 2 and list(values) == list(range(int(values[0]), int(values[0]) + len(values))):
         return f"{values[0]:g} to {values[-1]:g}"

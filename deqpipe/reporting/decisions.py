@@ -120,9 +120,11 @@ class Tree:
         return Bootstrap(resamples=settings.resamples, confidence=settings.confidence, seed=self.seed)
 
     def complete(self, models: Sequence[str], *, clean: bool) -> bool:
-        """Whether every records file of these models exists; those on clean images count if `clean`."""
+        """Whether records and early states of these models all exist; records on clean images count if `clean`."""
         paths = [path for model in models for path in self.attacked(model)]
-        return all(path.exists() for path in [*paths, *(self.clean(model) for model in models if clean)])
+        paths += [self.select(model) for model in models if model in specs.DEQS]
+        paths += [self.clean(model) for model in models if clean]
+        return all(path.exists() for path in paths)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def draw(tree: Tree) -> Drawing:
         columns=_COLUMNS,
         rows=tuple(row for curve in curves for row in _rows(curve)),
         notes=(
-            "Panel (a) of the paper's figure; panels (b) and (c) are not drawn yet.",
+            "Panel (a) of the paper's figure.",
             wording.early_states([curve.evaluation for curve in curves]),
             wording.strongest_attacks([curve.evaluation for curve in curves]),
         ),

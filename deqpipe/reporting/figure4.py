@@ -57,7 +57,7 @@ def draw(tree: Tree) -> Drawing:
 def _curve(tree: Tree, model: str) -> _Curve:
     epochs = history.read(tree.history(model))
     robust = {epoch.epoch: epoch.robust for epoch in epochs if epoch.robust is not None}
-    return _Curve(Decision(model, "plain").row, robust, history.chosen(epochs, model).epoch)
+    return _Curve(Decision(model, "plain").row, robust, weights.read(tree.weights(model)).epoch)
 
 
 def _plot(axes: Axes, curve: _Curve) -> None:
@@ -111,8 +111,7 @@ def _rows(curve: _Curve, tree: Tree) -> list[tuple[str | float | int | bool | No
 
 def _sources(tree: Tree) -> tuple[Source, ...]:
     paths = [tree.weights(model) for model in specs.DEQS]
-    found = [(path, weights.read(path)) for path in paths]
-    return tuple(Source(str(path.relative_to(tree.root)), one.provenance) for path, one in found if one)
+    return tuple(Source(str(path.relative_to(tree.root)), weights.read(path).provenance) for path in paths)
 
 
 def _attack(tree: Tree) -> str:

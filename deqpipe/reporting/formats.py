@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from html import escape
 
 from deqpipe.statistics import Estimate
@@ -132,8 +132,16 @@ def to_csv(table: Table) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["table", *names])
     for cell in table.cells:
-        writer.writerow([table.number, *(_field(getattr(cell, name)) for name in names)])
+        noted = replace(cell, note=_note(cell))
+        writer.writerow([table.number, *(_field(getattr(noted, name)) for name in names)])
     return text.getvalue()
+
+
+def _note(cell: Cell) -> str:
+    if cell.spread is None:
+        return cell.note
+    over = f"over seeds {_field(cell.spread[0])} to {_field(cell.spread[1])}"
+    return f"{cell.note}; {over}" if cell.note else over
 
 
 def _field(value: str | int | float | None) -> str:
@@ -253,17 +261,20 @@ def _html_block(block: Block) -> str:
         if grouped and (index == 0 or line.labels[0] != block.lines[index - 1].labels[0]):
             width = 1 + len(block.columns)
             rows.append(f'<tr class="group"><th scope="rowgroup" colspan="{width}">{escape(line.labels[0])}</th></tr>')
-        rows.append(_html_row(line, line.labels[1:-1] if grouped else line.labels[:-1]))
+        rows.append(_html_row(line, line.labels[1:-1] if grouped else line.labels[:-1], block.columns))
     return (
-        f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{stub}{columns}</tr></thead>\n'
+        f'<div class="scroll" tabindex="0"><table class="stack">\n<thead><tr>{stub}{columns}</tr></thead>\n'
         f"<tbody>\n{chr(10).join(rows)}\n</tbody></table></div>"
     )
 
 
-def _html_row(line: Line, below: Sequence[str]) -> str:
-    """One stub cell, to leave narrow screens room: the last label, with others in small print below."""
+def _html_row(line: Line, below: Sequence[str], columns: Sequence[str]) -> str:
+    """One stub cell: the last label, with others in small print below. Cells name their column for narrow screens."""
     more = f'<span class="interval">{escape(", ".join(below))}</span>' if below else ""
-    cells = "".join(f'<td class="number">{_html(shown)}</td>' for shown in line.shown)
+    cells = "".join(
+        f'<td class="number" data-label="{escape(column)}">{_html(shown)}</td>'
+        for column, shown in zip(columns, line.shown, strict=True)
+    )
     return f'<tr><th scope="row">{escape(line.labels[-1])}{more}</th>{cells}</tr>'
 
 
@@ -276,5 +287,10 @@ def _html(shown: Shown) -> str:
         ("paper", "Δ ", shown.difference),
         ("interval", "seeds ", shown.spread),
     )
-    parts += [f'<span class="{kind}">{prefix}{escape(text)}</span>' for kind, prefix, text in named if text]
+    breakable = '</span> to <span class="whole">'
+    parts += [
+        f'<span class="{kind}">{prefix}<span class="whole">{escape(text).replace(" to ", breakable)}</span></span>'
+        for kind, prefix, text in named
+        if text
+    ]
     return "".join(parts)

@@ -1,11 +1,9 @@
 """Training histories: one row per epoch."""
 
 import csv
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deqpipe import specs
 from deqpipe.errors import UserError
 
 
@@ -52,9 +50,13 @@ def _optional(value: str) -> float | None:
     return float(value) if value else None
 
 
-def chosen(epochs: Sequence[Epoch], model: str) -> Epoch:
-    """The epoch whose weights were kept: the first of the most robust ones; the trunk's is the last."""
-    tried = [epoch for epoch in epochs if epoch.robust is not None]
-    if model == specs.TRUNK or not tried:
-        return epochs[-1]
-    return max(tried, key=lambda epoch: (epoch.robust or 0.0, -epoch.epoch))
+def at(path: Path, number: int) -> Epoch:
+    """One epoch of a history.
+
+    Raises:
+        UserError: as `read`, or the history has no such epoch.
+    """
+    for epoch in read(path):
+        if epoch.epoch == number:
+            return epoch
+    raise UserError(f"training history {path} has no epoch {number}, whose weights were kept")

@@ -135,7 +135,8 @@ def _picture(number: int, results: Path) -> Picture:
 
 def _training(tree: Tree, model: str) -> Training:
     epochs = history.read(tree.history(model))
-    kept, file = history.chosen(epochs, model), weights.read(tree.weights(model))
+    file = weights.read(tree.weights(model))
+    kept = history.at(tree.history(model), file.epoch)
     return Training(
         name=Decision(model, "plain").row,
         epochs=epochs[-1].epoch,
@@ -143,7 +144,7 @@ def _training(tree: Tree, model: str) -> Training:
         clean=_percent(kept.clean),
         robust=_percent(kept.robust),
         minutes=_minutes(epochs[-1].seconds),
-        parameters=f"{file.parameters:,}" if file else formats.DASH,
+        parameters=f"{file.parameters:,}",
     )
 
 

@@ -65,7 +65,8 @@ def notes(evaluations: Mapping[Decision, Evaluation], config: Config) -> tuple[s
     judged = [evaluations[decision] for decision in _DECISIONS]
     return (
         "DIFF cannot be negative, as the ready-made attack is a point of the grid: an interval that begins at 0 leaves "
-        "open whether intermediate-state attacks are stronger at all.",
+        "open whether intermediate-state attacks are stronger at all. Only its lower end is reflected, and the "
+        "interval is at least Wilson's.",
         wording.blind(),
         wording.early_states(judged),
         wording.attack_checks(judged),

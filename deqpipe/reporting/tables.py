@@ -151,9 +151,7 @@ def _spread_of(same: Sequence[Cell]) -> Cell:
     values = [cell.here for cell in same if cell.here is not None]
     if not values:
         return same[0]
-    low, high = min(values), max(values)
-    note = "; ".join(part for part in (same[0].note, f"over seeds {low:.6g} to {high:.6g}") if part)
-    return replace(same[0], spread=(low, high), note=note)
+    return replace(same[0], spread=(min(values), max(values)))
 
 
 def _compared(cell: Cell) -> Cell:
@@ -166,6 +164,7 @@ def _conditions(config: Config, seeds: Sequence[int]) -> tuple[str, ...]:
     shared = (*conditions.setup(config, seed=config.seeds[0]), *conditions.against_paper(config))
     if len(config.seeds) == 1:
         return shared
-    missing = len(config.seeds) - len(seeds)
-    absent = f"; {missing} further seeds have no complete records" if missing else ""
-    return (*shared, f"Spread in braces: lowest and highest value over seeds {', '.join(map(str, seeds))}{absent}.")
+    said = [f"Spread in braces: lowest and highest value over seeds {', '.join(map(str, seeds))}"] * (len(seeds) > 1)
+    absent = [str(seed) for seed in config.seeds if seed not in seeds]
+    said += [f"Seeds without complete records: {', '.join(absent)}"] if absent else []
+    return (*shared, *(f"{sentence}." for sentence in said))

@@ -1,4 +1,4 @@
-"""What a weights file says of itself, read without torch: its origin, and how many parameters it has."""
+"""What a weights file says of itself, read without torch: its origin, its epoch, and how many parameters it has."""
 
 import json
 import math
@@ -19,26 +19,28 @@ class Weights:
 
     Attributes:
         parameters: trainable numbers, batch-norm statistics left out.
-        provenance: where it comes from.
+        epoch: after which these weights were kept, counted from 1.
+        provenance: where they come from.
     """
 
     parameters: int
+    epoch: int
     provenance: dict[str, Any]
 
 
-def read(path: Path) -> Weights | None:
-    """The header of a weights file; None where there is no such file.
+def read(path: Path) -> Weights:
+    """The header of a weights file.
 
     Raises:
-        UserError: the file is no safetensors file of ours.
+        UserError: the file is missing, or no safetensors file of ours.
     """
     if not path.exists():
-        return None
+        raise UserError(f"weights {path} do not exist")
     try:
         with safe_open(path, framework="numpy") as file:
             names = [name for name in file.keys() if not name.endswith(_BUFFERS)]  # noqa: SIM118 (not a mapping)
             parameters = sum(math.prod(file.get_slice(name).get_shape()) for name in names)
             metadata = json.loads((file.metadata() or {})["deqpipe"])
+        return Weights(parameters, metadata["epoch"], metadata["provenance"])
     except (SafetensorError, KeyError, json.JSONDecodeError):
         raise UserError(f"weights {path} cannot be read, or were not written by deqpipe") from None
-    return Weights(parameters, metadata["provenance"])

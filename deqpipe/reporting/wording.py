@@ -37,8 +37,8 @@ def attack_checks(evaluations: Sequence[Evaluation]) -> str:
 def blind() -> str:
     """What rows with Sec. 3.2 are worth."""
     return (
-        "Rows with Sec. 3.2 face images that were crafted without it, so they bound its robustness from above; an "
-        "attack that goes through the defence can only lower them."
+        "Rows with Sec. 3.2 face images that were crafted without it: any finite set of attacks bounds robustness from "
+        "above, and attacks blind to a defence bound it more loosely."
     )
 
 

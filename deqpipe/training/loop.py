@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +98,13 @@ class Store:
     Attributes:
         directory: locked by the caller.
         spec: of the job; a state of another spec is refused.
+        inputs: digests of what the run starts from; a state that started from something else is left behind.
         interval: seconds between two saves within an epoch.
     """
 
     directory: Path
     spec: Mapping[str, Any]
+    inputs: Mapping[str, str] = field(default_factory=dict)
     interval: float = 300.0
 
     @property
@@ -118,7 +120,8 @@ class Store:
     def save(self, model: nn.Module, optimizer: Optimizer, progress: Progress) -> None:
         """Write the state whole."""
         tensors = checkpoint.prefixed("model", model.state_dict()) | checkpoint.optimizer_tensors(optimizer, model)
-        checkpoint.write(self.state_file, tensors, {"spec": dict(self.spec), "progress": asdict(progress)})
+        facts = {"spec": dict(self.spec), "inputs": dict(self.inputs), "progress": asdict(progress)}
+        checkpoint.write(self.state_file, tensors, facts)
 
     def load_step(self) -> int | None:
         """The step of the saved state, or None if there is none."""
@@ -127,17 +130,35 @@ class Store:
         step: int = checkpoint.read_metadata(self.state_file, what="training state")["progress"]["step"]
         return step
 
-    def load(self, model: nn.Module, optimizer: Optimizer) -> Progress | None:
-        """Bring back the saved state, or None if there is none."""
+    def is_usable(self) -> bool:
+        """Whether there is a state, of this spec and from these inputs."""
         if not self.state_file.exists():
+            return False
+        found = checkpoint.read_metadata(self.state_file, what="training state")
+        if found.get("spec") != json.loads(json.dumps(self.spec)):
+            raise UserError(f"training state {self.state_file} belongs to another spec; delete {self.directory}")
+        if found.get("inputs") != dict(self.inputs):
+            _logger.warning("data or trunk are not those that %s started from: training starts again", self.directory)
+            return False
+        return True
+
+    def load(self, model: nn.Module, optimizer: Optimizer) -> Progress | None:
+        """Bring back the saved state, or None if there is none to go on from."""
+        if not self.is_usable():
             return None
         stored = checkpoint.read(self.state_file, what="training state")
-        if stored.metadata.get("spec") != json.loads(json.dumps(self.spec)):
-            raise UserError(f"training state {self.state_file} belongs to another spec; delete {self.directory}")
         checkpoint.load_module(model, stored.part("model"), source=str(self.state_file))
         checkpoint.restore_optimizer(optimizer, model, stored.tensors, source=str(self.state_file))
         kept = dict(stored.metadata["progress"])
         return Progress(**{**kept, "history": tuple(kept["history"])})
+
+    def origin(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """The provenance of the finished run: the one stored when it was first published, or `found`, stored now."""
+        stored = checkpoint.read(self.state_file, what="training state")
+        if "origin" not in stored.metadata:
+            checkpoint.write(self.state_file, stored.tensors, {**stored.metadata, "origin": dict(found)})
+        origin: dict[str, Any] = stored.metadata.get("origin", dict(found))
+        return origin
 
 
 def train(plan: Plan, model: nn.Module, optimizer: Optimizer, *, store: Store, stop: StopRequest) -> Progress:

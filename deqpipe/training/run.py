@@ -114,7 +114,7 @@ def train_deq(job: Job) -> int:
     """Train a DEQ adversarially from the trunk's handoff; returns the exit status."""
     dataset = load(job.inputs["data"])
     trunk = checkpoint.read(job.inputs["trunk"])
-    if trunk.metadata.get("kind") != "handoff":
+    if trunk.metadata.get("kind") != "handoff" or not {"architecture", "provenance", "step"} <= set(trunk.metadata):
         raise UserError(f"trunk {job.inputs['trunk']} is no handoff of pretraining: {trunk.metadata.get('kind')!r}")
     settings = _set_up(job, {**trunk.metadata["provenance"]["spec"]["config"], **job.spec["config"]})
     kind = specs.MODELS[job.spec["model"]]
@@ -180,14 +180,14 @@ def _set_up(job: Job, values: Mapping[str, Any]) -> Settings:
 
 
 def _run(job: Job, prepared: Prepared) -> int:
-    store = Store(job.state, job.spec, job.save_interval)
+    store = Store(job.state, job.spec, _digests(job), job.save_interval)
     model = prepared.model
     with locked(job.state), StopRequest(job.budget_minutes) as stop:
         optimizer = prepared.plan.optimizer(model)
         if prepared.handed_over is not None:
             checkpoint.load_module(model, prepared.handed_over.part("model"), source="trunk")
             checkpoint.restore_optimizer(optimizer, model, prepared.handed_over.tensors, source="trunk")
-        before = store.load_step()
+        before = store.load_step() if store.is_usable() else None
         progress = train(prepared.plan, model, optimizer, store=store, stop=stop)
         if progress.step == prepared.plan.last_step:
             _publish(job, prepared, progress, store)
@@ -198,16 +198,23 @@ def _run(job: Job, prepared: Prepared) -> int:
     return EXIT_UNFINISHED
 
 
+def _digests(job: Job) -> dict[str, str]:
+    """What stands for the content of each input, whoever wrote its file and when."""
+    return {name: checkpoint.digest(checkpoint.read(path).tensors) for name, path in job.inputs.items()}
+
+
 def _publish(job: Job, prepared: Prepared, progress: Progress, store: Store) -> None:
     """Write the outputs from the stored state; doing it again gives the same files."""
-    stored = checkpoint.read(store.state_file, what="training state")
-    origin = provenance(
-        job.spec,
-        device=describe(job.device),
-        inputs=job.inputs,
-        seconds=progress.seconds,
-        f_evaluations=progress.f_evaluations,
+    origin = store.origin(
+        provenance(
+            job.spec,
+            device=describe(job.device),
+            inputs=job.inputs,
+            seconds=progress.seconds,
+            f_evaluations=progress.f_evaluations,
+        )
     )
+    stored = checkpoint.read(store.state_file, what="training state")
     common = {"architecture": dict(prepared.architecture), "provenance": origin, "step": progress.step}
     best = checkpoint.read(store.best_file)
     facts = {"kind": architecture.KIND, "epoch": progress.best_epoch, **common}

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from deqpipe.config import Entropy
 from deqpipe.defence.entropy import InputEntropyReduction, build_entropy_reduction, prediction_entropy
 from deqpipe.dynamics import Dynamics, PlainDynamics
+from deqpipe.gradient import Unrolled
 from deqpipe.solver.anderson import Anderson
 from deqpipe.solver.base import Solver
 from deqpipe.solver.broyden import Broyden
@@ -96,7 +97,9 @@ def test_without_an_update_these_are_the_plain_dynamics_bit_for_bit(
     assert torch.equal(trajectory.solution.residuals, plain.solution.residuals)
     assert torch.equal(trajectory.solution.status, plain.solution.status)
     assert torch.equal(trajectory.solution.steps, plain.solution.steps)
-    assert torch.equal(trajectory.final_state(3), plain.final_state(3))
+    assert torch.equal(
+        trajectory.final_state(Unrolled(steps=3, damping=0.5)), plain.final_state(Unrolled(steps=3, damping=0.5))
+    )
     assert torch.equal(trajectory.x, x)
 
 
@@ -153,8 +156,10 @@ def test_final_state_is_unrolled_with_the_updated_or_the_received_input() -> Non
             fn, z = MODEL.bind(image), trajectory.state(N)
             for _ in range(2):
                 z = 0.5 * z + 0.5 * fn(z)
-        torch.testing.assert_close(trajectory.final_state(2), z, rtol=1e-10, atol=1e-10)
-    assert not torch.allclose(updated.final_state(2), original.final_state(2))
+        torch.testing.assert_close(trajectory.final_state(Unrolled(steps=2, damping=0.5)), z, rtol=1e-10, atol=1e-10)
+    assert not torch.allclose(
+        updated.final_state(Unrolled(steps=2, damping=0.5)), original.final_state(Unrolled(steps=2, damping=0.5))
+    )
 
 
 @settings(max_examples=15, deadline=None)

@@ -7,6 +7,7 @@ from torch import nn
 
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.evaluation.judge import DEQJudge, NetworkJudge, readings, relative_deviation
+from deqpipe.gradient import Unrolled
 from deqpipe.model.classifier import DEQClassifier, build_classifier
 from deqpipe.solver.fixed_point import FixedPointIteration
 from deqpipe.solver.solve import Termination
@@ -22,7 +23,12 @@ def deq() -> DEQClassifier:
 
 
 def judge(model: DEQClassifier) -> DEQJudge:
-    return DEQJudge(model, PlainDynamics(FixedPointIteration(), Termination(max_steps=N)), "plain", FINAL)
+    return DEQJudge(
+        model,
+        PlainDynamics(FixedPointIteration(), Termination(max_steps=N)),
+        "plain",
+        Unrolled(steps=FINAL, damping=0.5),
+    )
 
 
 def images() -> tuple[torch.Tensor, torch.Tensor]:
@@ -103,3 +109,21 @@ def test_an_ordinary_network_has_the_final_state_only() -> None:
     np.testing.assert_array_equal(found.columns["predicted"][:, 0], network(x).argmax(1).numpy())
     assert np.isnan(found.columns["residual"]).all()
     assert np.isnan(found.columns["deviation"]).all()
+
+
+def test_an_image_whose_logits_are_not_finite_is_never_right() -> None:
+    logits = torch.tensor([[[2.0, 1.0, 0.0], [torch.nan, 1.0, 0.0], [torch.inf, 0.0, 0.0]]])
+    assert readings(logits, torch.tensor([0, 0, 0]))["predicted"].tolist() == [[0, -1, -1]]
+
+
+def test_final_state_takes_the_lead_step_that_its_unroll_asks_for() -> None:
+    model = build_classifier(tiny.settings().model, image_shape=(1, 8, 8), classes=3, seed=0).eval()
+    x, y = torch.rand(2, 1, 8, 8), torch.tensor([0, 1])
+    dynamics = PlainDynamics(FixedPointIteration(), Termination(max_steps=N))
+    found = DEQJudge(model, dynamics, "plain", Unrolled(steps=FINAL, damping=0.5, lead_step=True))(x, y, None).states
+    assert found is not None
+    fn = model.bind(x)
+    z = fn(found[N - 1])
+    for _ in range(FINAL):
+        z = (z + fn(z)) / 2
+    torch.testing.assert_close(found[N], z.detach())

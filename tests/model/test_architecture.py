@@ -24,6 +24,7 @@ def dataset(*, size: int = 8, classes: tuple[str, ...] = ("a", "b", "c", "d", "e
 
 
 DEQ = describe_deq(architecture(2), dataset())
+RESNET = describe_resnet((1, 1, 1, 1), dataset())
 
 
 def save(path: Path, model: nn.Module, described: dict[str, Any], **changes: object) -> Path:
@@ -82,6 +83,40 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     other = describe_deq(architecture(2, final_channels=9), dataset())
     path = save(tmp_path / "model.safetensors", build(other, seed=0), DEQ)
     with pytest.raises(UserError, match=r"model.safetensors does not fit the model: head.final.0.weight"):
+        load_model(path, CPU)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architecture": None}, "carries no architecture: not a model that deqpipe trained"),
+        ({"provenance": None}, "carries no provenance: not a model that deqpipe trained"),
+        ({"architecture": {}}, "has an architecture that cannot be built"),
+        ({"architecture": {**DEQ, "type": "mlp"}}, "cannot be built .*'deq' or 'resnet'"),
+        ({"architecture": {**DEQ, "image_shape": [3, -8, -8]}}, "cannot be built .*image_shape"),
+        ({"architecture": {**DEQ, "image_shape": [3, 8]}}, "cannot be built .*image_shape"),
+        ({"architecture": {**DEQ, "image_shape": [3, 7, 7]}}, "cannot be built .*7x7"),
+        ({"architecture": {**DEQ, "classes": 5}}, "cannot be built .*classes"),
+        ({"architecture": {**DEQ, "model": {**DEQ["model"], "groups": 3}}}, "cannot be built"),
+        ({"architecture": {**DEQ, "model": {**DEQ["model"], "groups": -2}}}, "cannot be built .*groups"),
+        ({"architecture": {**DEQ, "model": {**DEQ["model"], "final_channels": 2**62}}}, "cannot be built"),
+        ({"architecture": {**RESNET, "layers": [1, 1]}}, "cannot be built"),
+        ({"architecture": {**RESNET, "layers": ["a"] * 4}}, "cannot be built"),
+    ],
+)
+def test_files_that_describe_no_model_are_refused_in_one_line(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    path = save(tmp_path / "model.safetensors", build(DEQ, seed=0), DEQ, **changes)
+    with pytest.raises(UserError, match=f"checkpoint .*model.safetensors .*{message}") as refusal:
+        load_model(path, CPU)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_weights_of_another_precision_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = save(tmp_path / "model.safetensors", build(DEQ, seed=0).to(dtype), DEQ)
+    with pytest.raises(UserError, match=f"does not fit the model: .* is {dtype}, but must be torch.float32"):
         load_model(path, CPU)
 
 

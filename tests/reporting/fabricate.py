@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save_file
 
 from deqpipe import config as configuration
 from deqpipe import records, specs
@@ -55,6 +56,7 @@ def tree(root: Path, config: Config, *, seeds: Sequence[int] | None = None) -> P
     for seed in config.seeds if seeds is None else seeds:
         for model in specs.MODELS:
             history(root, config, model, seed)
+            weights(root, config, model, seed, epoch=kept(root, model, seed))
             if model in specs.DEQS:
                 select(root, config, model, seed)
                 for name, rows in grid_shards(config, model, seed).items():
@@ -70,7 +72,7 @@ def tree(root: Path, config: Config, *, seeds: Sequence[int] | None = None) -> P
 
 def provenance(config: Config, stage: specs.Stage, model: str, seed: int, *, code: str = "0" * 64) -> dict[str, Any]:
     return {
-        "spec": specs.build(stage, config, model=model, seed=seed),
+        "spec": specs.build(stage, config, model=model or None, seed=seed),
         "seed": seed,
         "code": code,
         "versions": {"python": "3.11.2", "torch": "2.15.0", "cuda": None},
@@ -163,6 +165,21 @@ def select(root: Path, config: Config, model: str, seed: int) -> None:
     path = root / "select" / model / f"seed{seed}.json"
     text = json.dumps({**entries, "provenance": provenance(config, "select", model, seed)})
     records.write_text(path, text)
+
+
+def kept(root: Path, model: str, seed: int) -> int:
+    """The most robust epoch of a fabricated history, the trunk's last."""
+    with (root / "models" / model / f"seed{seed}" / "history.csv").open(newline="", encoding="utf-8") as file:
+        accuracies = {int(row["epoch"]): float(row["robust_accuracy"] or 0) for row in csv.DictReader(file)}
+    return max(accuracies, key=lambda epoch: (accuracies[epoch], epoch if model == specs.TRUNK else -epoch))
+
+
+def weights(root: Path, config: Config, model: str, seed: int, *, epoch: int) -> None:
+    """Kept weights: three numbers, and a header that says after which epoch."""
+    stage = specs.training_stage(model)
+    origin = provenance(config, stage, "" if stage == "pretrain" else model, seed)
+    path = root / "models" / model / f"seed{seed}" / "best.safetensors"
+    save_file({"weight": np.zeros(3)}, path, metadata={"deqpipe": json.dumps({"provenance": origin, "epoch": epoch})})
 
 
 def history(root: Path, config: Config, model: str, seed: int) -> None:

@@ -4,10 +4,23 @@ from typing import Any
 
 import pytest
 
-from deqpipe.reporting import conditions
+from deqpipe.config import read_yaml
+from deqpipe.reporting import conditions, paper
 from tests.reporting import fabricate
 
 FULL = ("config.yaml",)
+UNLISTED = {
+    "pathvars.results", "pathvars.logs", "pathvars.state", "attack.images_per_job", "evaluation.batch_size",
+    "statistics.resamples",
+}  # fmt: skip
+
+
+def leaves(settings: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys of a config file."""
+    found = []
+    for key, value in settings.items():
+        found += leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
+    return found
 
 
 def test_the_full_configuration_is_the_papers_experiment() -> None:
@@ -22,7 +35,6 @@ def test_the_full_configuration_is_the_papers_experiment() -> None:
 @pytest.mark.parametrize(
     "overlay",
     [
-        {"data": {"source": "digits"}},
         {"data": {"source": "folder"}},
         {"evaluation": {"images": 9999}},
         {"training": {"epochs": 209}},
@@ -32,18 +44,54 @@ def test_the_full_configuration_is_the_papers_experiment() -> None:
         {"model": {"channels": [32, 64, 128, 128]}},
         {"threat_model": {"epsilon_255": 4}},
         {"resnet": {"layers": [1, 1, 1, 1]}},
+        {"resnet": {"training": {"batch_size": 64}}},
+        {"resnet": {"training": {"milestones": []}}},
+        {"data": {"validation": 100}},
+        {"precision": "tf32"},
+        {"jacobian": {"frequency": 0.1}},
+        {"jacobian": {"stop_epoch": 9}},
+        {"selection": {"attack": {"step_size_255": 9.5}}},
+        {"selection": {"first_epoch": 20}},
+        {"training": {"betas": [0.9, 0.99]}},
+        {"training": {"unroll": {"lead_step": True}}},
+        {"random_state": {"in_attack": False}},
+        {"early_state": {"mode": "fixed"}},
+        {"evaluation": {"final_unroll_steps": 4}},
+        {"entropy": {"step": "raw"}},
     ],
 )
 def test_any_reduction_makes_a_run_not_comparable_and_is_listed(overlay: dict[str, Any]) -> None:
     config = fabricate.config(overlay, base=FULL)
     assert not conditions.comparable(config)
     ((what, here, paper),) = conditions.differences(config)
-    assert f"{what} {here} (paper {paper})" in " ".join(conditions.against_paper(config))
+    assert f"{what}: {here} ({paper})" in " ".join(conditions.against_paper(config))
 
 
 def test_what_changes_no_result_leaves_a_run_comparable() -> None:
-    overlay = {"seeds": [3, 4], "device": "cpu", "evaluation": {"batch_size": 7}, "attack": {"images_per_job": 500}}
+    overlay = {
+        "seeds": [3, 4], "device": "cpu", "evaluation": {"batch_size": 7}, "attack": {"images_per_job": 500},
+        "data": {"root": "elsewhere"}, "statistics": {"resamples": 100}, "solver": {"anderson_memory": 2},
+        "training": {"implicit_steps": 1}, "early_state": {"index": 3},
+    }  # fmt: skip
     assert conditions.comparable(fabricate.config(overlay, base=FULL))
+
+
+@pytest.mark.parametrize(
+    ("overlay", "names"),
+    [
+        ({"solver": {"name": "anderson", "anderson_memory": 2}}, ["solver", "solver.anderson_memory"]),
+        ({"training": {"gradient": "exact", "implicit_steps": 1}}, ["training gradient", "training.implicit_steps"]),
+        ({"early_state": {"mode": "fixed", "index": 3}}, ["choice of the early state", "early state"]),
+    ],
+)
+def test_a_key_counts_where_another_one_puts_it_to_use(overlay: dict[str, Any], names: list[str]) -> None:
+    assert [what for what, _, _ in conditions.differences(fabricate.config(overlay, base=FULL))] == names
+
+
+def test_the_papers_settings_are_those_of_the_full_configuration() -> None:
+    assert dict(conditions.settings(fabricate.config(base=FULL))) == dict(paper.SETTINGS)
+    assert set(paper.NAMES) <= set(paper.SETTINGS)
+    assert len(set(paper.NAMES.values())) == len(paper.NAMES)
 
 
 def test_the_demo_lists_what_it_reduces() -> None:
@@ -52,6 +100,8 @@ def test_the_demo_lists_what_it_reduces() -> None:
     assert listed["data"] == ("digits", "cifar10")
     assert listed["test images"] == (str(config.evaluation.images), "10,000")
     assert listed["unroll steps K_a"] == ("1, 3, 5, 7, 9", "1 to 9")
+    overlay = read_yaml(fabricate.ROOT / "config" / "demo.yaml")
+    assert len(listed) == len([key for key in leaves(overlay) if key not in UNLISTED])
     assert conditions.architecture(config, "+ Sec. 3.2") == "small DEQ"
     assert conditions.architecture(config, "ResNet") == "ResNet-10"
     assert "no difference is computed" in conditions.against_paper(config)[1]

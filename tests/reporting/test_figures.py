@@ -9,7 +9,7 @@ import pytest
 
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting import conditions, figure5, figures, plotting
+from deqpipe.reporting import conditions, figure5, figures, history, plotting
 from deqpipe.reporting.decisions import Tree
 from tests.reference import reporting as slow
 from tests.reporting import fabricate
@@ -75,6 +75,30 @@ def test_figure_4_shows_the_histories_and_marks_the_chosen_epoch(
     (chosen,) = [int(row["epoch"]) for row in mine if row["chosen"] == "True"]
     assert expected[chosen] == max(expected.values())
     assert {row["n"] for row in mine} == {str(config.data.validation)}
+
+
+def test_the_marked_epoch_is_the_one_that_the_weights_name(results: Path, config: Config) -> None:
+    """Training may choose by other rules than the highest accuracy in its history, such as a first epoch to try."""
+    model, tree = "deq_trades_base", Tree(results, config, 0)
+    best, epochs = fabricate.kept(results, model, 0), [epoch.epoch for epoch in history.read(tree.history(model))]
+    other = next(epoch for epoch in epochs if epoch != best)
+    fabricate.weights(results, config, model, 0, epoch=other)
+    found = rows(4, config, results, results / "figures")
+    assert [row["epoch"] for row in found if row["row"] == "TRADES baseline" and row["chosen"] == "True"] == [
+        str(other)
+    ]
+    assert f"at epoch {other}" in figures.read(results / "figures" / "figure4.json").alt
+
+
+def test_figure_4_without_the_kept_weights_is_refused(results: Path, config: Config) -> None:
+    Tree(results, config, 0).weights("deq_trades_base").unlink()
+    with pytest.raises(UserError, match=r"deq_trades_base/seed0/best\.safetensors do not exist"):
+        figures.write(4, config, results, output_stem=results / "figure4")
+
+
+def test_figure_3_names_its_panel_and_no_plans(tmp_path: Path, finished: Path, config: Config) -> None:
+    figures.write(3, config, finished, output_stem=tmp_path / "figure3")
+    assert figures.read(tmp_path / "figure3.json").notes[0] == "Panel (a) of the paper's figure."
 
 
 def test_figure_5_equals_table_8_for_any_list_of_dampings(tmp_path: Path) -> None:

@@ -21,21 +21,11 @@ def test_an_epoch_without_attack_has_no_robust_accuracy(tmp_path: Path) -> None:
     assert epochs == (Epoch(1, 0.5, None, 3.5), Epoch(2, 0.75, 0.25, 7.0))
 
 
-def test_the_first_of_the_most_robust_epochs_is_the_chosen_one() -> None:
-    robust = (None, 0.2, 0.5, 0.4, 0.5)
-    epochs = [Epoch(number, 0.9, accuracy, 1.0) for number, accuracy in enumerate(robust, start=1)]
-    assert history.chosen(epochs, "deq_trades_base").epoch == 3
-
-
-def test_the_last_epoch_is_chosen_for_the_trunk_and_where_none_was_attacked() -> None:
-    attacked = [Epoch(1, 0.9, 0.5, 1.0), Epoch(2, 0.9, 0.4, 1.0)]
-    assert history.chosen(attacked, "deq_pretrain").epoch == 2
-    assert history.chosen([Epoch(1, 0.9, None, 1.0), Epoch(2, 0.9, None, 1.0)], "deq_trades_base").epoch == 2
-
-
-def test_accuracy_zero_is_not_the_same_as_no_attack() -> None:
-    epochs = [Epoch(1, 0.9, 0.0, 1.0), Epoch(2, 0.9, None, 1.0)]
-    assert history.chosen(epochs, "deq_trades_base").epoch == 1
+def test_an_epoch_is_found_by_its_number(tmp_path: Path) -> None:
+    path = write(tmp_path / "history.csv", "6,0.5,0.0,3.5", "7,0.75,0.25,7")
+    assert history.at(path, 7) == Epoch(7, 0.75, 0.25, 7.0)
+    with pytest.raises(UserError, match="has no epoch 1, whose weights were kept"):
+        history.at(path, 1)
 
 
 def test_missing_empty_and_foreign_histories_are_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting import figures, report, summary, tables
+from deqpipe.reporting import figures, history, report, summary, tables
 from deqpipe.reporting.decisions import Tree
 from deqpipe.reporting.formats import Table
 from tests.reporting import fabricate
@@ -131,11 +131,32 @@ def test_parameters_are_counted_from_the_weights_without_their_statistics(result
     path = Tree(results, config, 0).weights("deq_trades_base")
     tensors = {"a.weight": np.zeros((3, 5, 7)), "b.running_mean": np.zeros(1000), "a.bias": np.zeros(3)}
     origin = fabricate.provenance(config, "train_deq", "deq_trades_base", 0)
-    save_file(tensors, path, metadata={"deqpipe": json.dumps({"provenance": origin, "epoch": 3})})
+    save_file(tensors, path, metadata={"deqpipe": json.dumps({"provenance": origin, "epoch": 8})})
     figures.write(4, config, results, output_stem=results / "figures" / "figure4")
     html = write(config, results)
-    assert '<td class="number">108</td>' in html
+    assert '<td class="number" data-label="parameters">108</td>' in html
     assert "models/deq_trades_base/seed0/best.safetensors" in html
+
+
+def test_the_chosen_epoch_is_the_one_that_the_weights_name(results: Path, config: Config) -> None:
+    model, tree = "deq_trades_base", Tree(results, config, 0)
+    worst = min(history.read(tree.history(model)), key=lambda epoch: epoch.robust or 0.0)
+    fabricate.weights(results, config, model, 0, epoch=worst.epoch)
+    (row,) = re.findall(
+        r'<tr><th scope="row">TRADES baseline</th>(<td class="number" data-label="par.*)', write(config, results)
+    )
+    assert f'data-label="chosen">{worst.epoch}</td>' in row
+    assert f'data-label="under PGD (%)">{100 * (worst.robust or 0.0):.1f}</td>' in row
+
+
+def test_cells_name_their_column_where_a_narrow_screen_hides_the_heading(html: str) -> None:
+    page = parse(html)
+    cells = [attributes for tag, attributes in page.seen if tag == "td" and attributes.get("class") == "number"]
+    labels = {attributes.get("data-label") for attributes in cells}
+    assert {"Clean", "PGD", "PGD per image", "PGD gain", "DIFF", "i = 1", "chosen", "z[1]", "final"} <= labels
+    stacked = re.findall(r'<table class="stack">.*?</table>', html, flags=re.DOTALL)
+    assert len(stacked) == 7
+    assert all(table.count("<td") == table.count("data-label=") for table in stacked)
 
 
 def test_damaged_weights_are_refused(results: Path, config: Config) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from deqpipe import specs
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting import conditions, published, tables
+from deqpipe.reporting import conditions, formats, published, tables
 from deqpipe.reporting.decisions import Tree
 from deqpipe.reporting.formats import Cell
 from tests.reference import reporting as slow
@@ -145,7 +146,7 @@ def test_conditions_stand_under_every_format(tmp_path: Path, finished: Path, con
     tables.write(1, config, finished, output_stem=tmp_path / "table1")
     for ending in (".md", ".tex", ".json"):
         text = (tmp_path / f"table1{ending}").read_text()
-        for phrase in ("first 20 test images", "seed 0", "38/255", "17 attacks", "Reduced or changed", "PGD steps 7"):
+        for phrase in ("first 20 test images", "seed 0", "38/255", "17 attacks", "Reduced or", "PGD steps: 7 (10)"):
             assert phrase in text
 
 
@@ -168,8 +169,25 @@ def test_spread_over_seeds_stands_beside_the_first_seed(tmp_path: Path) -> None:
         name = (cell.row, cell.column)
         assert cell.here == pytest.approx(first[name])
         assert cell.spread == pytest.approx((min(first[name], second[name]), max(first[name], second[name])))
-    assert "over seeds 0, 1; 1 further seeds have no complete records." in found.table.conditions[-1]
+    assert all(re.fullmatch(r"\(\d, \d, [\d.]+\)", line.shown[-1].value) for line in found.table.blocks[0].lines)
+    (line,) = [row for row in csv.DictReader(formats.to_csv(found.table).splitlines())
+               if (row["row"], row["column"]) == ("TRADES baseline", "DIFF")]  # fmt: skip
+    (cell,) = [cell for cell in found.table.cells if (cell.row, cell.column) == ("TRADES baseline", "DIFF")]
+    assert cell.spread is not None
+    assert line["note"] == f"over seeds {cell.spread[0]:.6g} to {cell.spread[1]:.6g}"
+    assert found.table.conditions[-2].endswith("lowest and highest value over seeds 0, 1.")
+    assert found.table.conditions[-1] == "Seeds without complete records: 2."
     assert {path.split("/")[-1] for path in (one.path for one in found.origin.inputs)} >= {"seed0.json", "seed1.json"}
+
+
+def test_a_seed_without_its_early_states_is_no_complete_one(tmp_path: Path) -> None:
+    config = fabricate.small({"seeds": [0, 1]})
+    results = fabricate.tree(tmp_path, config)
+    Tree(results, config, 1).select("deq_trades_base").unlink()
+    found = tables.build(2, config, results).table
+    assert all(cell.spread is None for cell in found.cells)
+    assert found.conditions[-1] == "Seeds without complete records: 1."
+    assert not any("braces" in sentence for sentence in found.conditions)
 
 
 def test_csv_carries_the_strongest_attack_as_a_note(tmp_path: Path, finished: Path, config: Config) -> None:
@@ -202,3 +220,11 @@ def test_nothing_is_written_when_records_are_missing(tmp_path: Path, config: Con
 def test_reporting_does_not_import_torch() -> None:
     code = "import sys; from deqpipe.reporting import report, tables, figures; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=fabricate.ROOT).returncode == 0
+
+
+def test_nothing_promises_that_stronger_attacks_only_lower_a_defence(finished: Path, config: Config) -> None:
+    """Only the minimum over both cannot rise: a new attack alone may be weaker than the blind ones."""
+    for number in (1, 2):
+        notes = " ".join(tables.build(number, config, finished).table.notes)
+        assert "can only lower" not in notes
+        assert "any finite set of attacks bounds robustness from above" in notes

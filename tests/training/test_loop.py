@@ -95,7 +95,7 @@ def run(
     todo: Plan, folder: Path, *, model: nn.Module | None = None, steps: float = math.inf, interval: float = 1e9
 ) -> tuple[nn.Module, Progress]:
     model = model or Linear()
-    store = Store(folder, {"stage": "test"}, interval)
+    store = Store(folder, {"stage": "test"}, interval=interval)
     folder.mkdir(exist_ok=True)
     return model, train(todo, model, todo.optimizer(model), store=store, stop=StopAfter(steps))
 

@@ -1,9 +1,11 @@
 """What a user gets wrong is told in one line, with exit status 2, and nothing is written."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
+from deqpipe import checkpoint, config, specs
 from tests.workflow.conftest import DEMO, Workspace
 
 # What Snakemake says of itself before it reads the Snakefile.
@@ -39,10 +41,34 @@ def test_a_wrong_config_is_told_in_one_line(
 
 def test_an_image_folder_is_not_missed_once_it_was_read(workspace: Workspace) -> None:
     overlay = workspace.overlay({"data.source": "folder", "data.root": "moved"})
-    dataset = workspace.folder / "results/demo/data/dataset.safetensors"
-    dataset.parent.mkdir(parents=True)
-    dataset.touch()
+    files = [workspace.folder / name for name in ("config.yaml", DEMO[1], overlay)]
+    prepared(workspace, specs.build("data", config.load(files)))
     workspace.dry_run(*DEMO, overlay)
+
+
+def test_an_image_folder_is_missed_where_other_images_were_read_before(workspace: Workspace) -> None:
+    overlay = workspace.overlay({"data.source": "folder", "data.root": "moved"})
+    prepared(
+        workspace, specs.build("data", config.load([workspace.folder / "config.yaml", workspace.folder / DEMO[1]]))
+    )
+    (line,) = said(workspace.dry_run(*DEMO, overlay, status=2))
+    assert "data.root is 'moved'" in line
+
+
+def prepared(workspace: Workspace, spec: Mapping[str, Any]) -> None:
+    """A dataset file that was made by a spec."""
+    path = workspace.folder / "results/demo/data/dataset.safetensors"
+    checkpoint.write(path, {}, {"kind": "dataset", "provenance": {"spec": dict(spec)}})
+
+
+@pytest.mark.parametrize(
+    ("results", "words"), [("", "must name a folder"), ("c{model}/res", "without any of {}<>"), (".", "must not be")]
+)
+def test_a_results_folder_that_cannot_be_is_told_in_one_line(workspace: Workspace, results: str, words: str) -> None:
+    printed = workspace.dry_run(*DEMO, workspace.overlay({"pathvars.results": results}), status=2)
+    (line,) = said(printed)
+    assert f"pathvars.results is {results!r}" in line
+    assert words in line
 
 
 def test_an_image_folder_is_found(workspace: Workspace) -> None:

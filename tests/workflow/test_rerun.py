@@ -38,6 +38,10 @@ def test_a_finished_run_has_nothing_to_do(finished: Workspace) -> None:
         ({"evaluation.images": 40}, {"clean": 7, "attack_grid": 4, "attack_pgd": 3, **CHANGED_CONFIG}),
         ({"entropy.input_steps": 5}, {**EVALUATED_DEQS, **CHANGED_CONFIG}),
         ({"attack.pgd.steps": 9}, {"attack_grid": 4, "attack_pgd": 3, **CHANGED_CONFIG}),
+        # keys that another key makes meaningless
+        ({"solver.anderson_memory": 7}, {}),
+        ({"early_state.index": 3}, {}),
+        ({"training.implicit_steps": 9}, {}),
         ({"early_state.mode": "fixed"}, {"select_early_state": 4, **CHANGED_CONFIG}),
         # training
         (
