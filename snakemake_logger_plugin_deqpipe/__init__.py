@@ -18,13 +18,14 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 # How long a job takes, roughly and relative to the others; rules that are not named here take 1.
 WEIGHTS: Mapping[str, float] = {
-    "pretrain": 12,
-    "train_deq": 60,
-    "train_resnet": 12,
-    "select_early_state": 6,
-    "clean": 3,
-    "attack_grid": 45,
-    "attack_pgd": 3,
+    "prepare_data": 4,
+    "pretrain": 9,
+    "train_deq": 55,
+    "train_resnet": 45,
+    "select_early_state": 7,
+    "clean": 5,
+    "attack_grid": 55,
+    "attack_pgd": 5,
 }
 BAR_WIDTH = 30
 
