@@ -13,6 +13,7 @@ from deqpipe.dynamics import Dynamics
 from deqpipe.gradient import Unrolled
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.shapes import Images, Labels
+from deqpipe.solver.base import residual_ratio
 from deqpipe.specs import Defence
 
 StatesWithFinal = Float[Tensor, "states batch state"]
@@ -71,7 +72,7 @@ class DEQJudge:
         final = trajectory.final_state(self.unroll)
         states = torch.cat([trajectory.solution.states, final[None]])
         image = trajectory.fn(final)
-        last = (image - final).norm(dim=1) / (image.norm(dim=1) + 1e-9)
+        last = residual_ratio(image - final, image)
         residual = torch.cat([trajectory.solution.residuals, last[None]])
         columns = readings(self.model.trajectory_logits(states), y)
         columns["residual"] = residual

@@ -55,11 +55,6 @@ def build(architecture: Mapping[str, Any], *, seed: int) -> nn.Module:
     return build_classifier(settings, image_shape=(channels, height, width), classes=classes, seed=seed)
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Trainable numbers."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 @dataclass(frozen=True)
 class Loaded:
     """A trained model in evaluation mode, its parameters frozen, and what its file says.

@@ -2,20 +2,17 @@
 
 import csv
 import io
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-
-from pydantic import TypeAdapter, ValidationError
 
 from deqpipe import records
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.reporting import conditions, figure3, figure4, figure5, plotting
 from deqpipe.reporting.decisions import Tree
-from deqpipe.reporting.origin import Origin, origin
+from deqpipe.reporting.origin import Origin, origin, read_sidecar, sidecar_text
 from deqpipe.reporting.plotting import Drawing
 
 
@@ -63,7 +60,7 @@ def write(number: int, config: Config, results: Path, *, output_stem: Path) -> N
         conditions=(*drawing.conditions, *conditions.against_paper(config)[:1]),
         origin=origin(config, "figure", drawing.sources),
     )
-    sidecar = json.dumps(asdict(described), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    sidecar = sidecar_text(described)
     records.write_text(output_stem.with_suffix(".csv"), _csv(drawing))
     records.write_text(output_stem.with_suffix(".json"), sidecar)
 
@@ -74,12 +71,7 @@ def read(path: Path) -> Described:
     Raises:
         UserError: the file is missing or no sidecar.
     """
-    try:
-        return TypeAdapter(Described).validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"figure {path} does not exist") from None
-    except ValidationError:
-        raise UserError(f"figure {path} is no sidecar of a figure") from None
+    return read_sidecar(path, Described, what="figure")
 
 
 def _csv(drawing: Drawing) -> str:

@@ -3,12 +3,18 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from deqpipe import specs
 from deqpipe.config import Config
+from deqpipe.errors import UserError
 from deqpipe.reporting.decisions import Source
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -63,3 +69,22 @@ def _input(source: Source) -> Input:
         seconds=float(entry.get("seconds", 0)),
         f_evaluations=int(entry.get("f_evaluations", 0)),
     )
+
+
+def sidecar_text(product: Any) -> str:
+    """The JSON that stands beside a table or figure: all of its dataclass."""
+    return json.dumps(asdict(product), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def read_sidecar(path: Path, kind: type[T], *, what: str) -> T:
+    """A table or figure from its sidecar.
+
+    Raises:
+        UserError: the file is missing or no sidecar.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{what} {path} does not exist") from None
+    except ValidationError:
+        raise UserError(f"{what} {path} is no sidecar of a {what}") from None

@@ -1,14 +1,11 @@
 """Tables 1, 2 and 8: built from the records, written in every format, read again for the terminal and the report."""
 
-import json
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
-
-from pydantic import TypeAdapter, ValidationError
 
 from deqpipe import records
 from deqpipe.config import Config
@@ -16,7 +13,7 @@ from deqpipe.errors import UserError
 from deqpipe.reporting import conditions, formats, table1, table2, table8
 from deqpipe.reporting.decisions import Decision, Evaluation, Tree, evaluate_all
 from deqpipe.reporting.formats import Block, Cell, Table
-from deqpipe.reporting.origin import Origin, origin
+from deqpipe.reporting.origin import Origin, origin, read_sidecar, sidecar_text
 
 Evaluations = Mapping[Decision, Evaluation]
 
@@ -62,7 +59,7 @@ def write(number: int, config: Config, results: Path, *, output_stem: Path) -> N
         UserError: there is no such table, or records are missing, incomplete, or of another configuration.
     """
     written = build(number, config, results)
-    sidecar = json.dumps(asdict(written), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    sidecar = sidecar_text(written)
     for ending, text in (
         (".csv", formats.to_csv(written.table)),
         (".md", formats.to_markdown(written.table)),
@@ -78,12 +75,7 @@ def read(path: Path) -> Written:
     Raises:
         UserError: the file is missing or no sidecar.
     """
-    try:
-        return TypeAdapter(Written).validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"table {path} does not exist") from None
-    except ValidationError:
-        raise UserError(f"table {path} is no sidecar of a table") from None
+    return read_sidecar(path, Written, what="table")
 
 
 def text(number: int, results: Path, *, width: int = 118) -> str:

@@ -56,6 +56,11 @@ class Solver(Protocol[S]):
 
 def relative_residual(state: SolverState) -> PerImage:
     """norm(f(z) - z) / norm(f(z)) of every image (Fig. 2a)."""
+    return residual_ratio(state.residual, state.residual + state.z)
+
+
+def residual_ratio(residual: State, value: State) -> PerImage:
+    """The same of a residual f(z) - z and a value f(z)."""
     tiny = 1e-9  # f(z) = 0 would otherwise divide by zero
-    ratio: Tensor = state.residual.norm(dim=1) / ((state.residual + state.z).norm(dim=1) + tiny)
+    ratio: Tensor = residual.norm(dim=1) / (value.norm(dim=1) + tiny)
     return ratio

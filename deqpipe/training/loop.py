@@ -137,14 +137,13 @@ class Store:
         found = checkpoint.read_metadata(self.state_file, what="training state")
         if found.get("spec") != json.loads(json.dumps(self.spec)):
             raise UserError(f"training state {self.state_file} belongs to another spec; delete {self.directory}")
-        if found.get("inputs") != dict(self.inputs):
-            _logger.warning("data or trunk are not those that %s started from: training starts again", self.directory)
-            return False
-        return True
+        return bool(found.get("inputs") == dict(self.inputs))
 
     def load(self, model: nn.Module, optimizer: Optimizer) -> Progress | None:
         """Bring back the saved state, or None if there is none to go on from."""
         if not self.is_usable():
+            if self.state_file.exists():
+                _logger.warning("data or trunk are not those that %s started from: starting again", self.directory)
             return None
         stored = checkpoint.read(self.state_file, what="training state")
         checkpoint.load_module(model, stored.part("model"), source=str(self.state_file))

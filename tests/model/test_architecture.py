@@ -11,7 +11,7 @@ from deqpipe import checkpoint
 from deqpipe.data import Dataset
 from deqpipe.data.dataset import Split
 from deqpipe.errors import UserError
-from deqpipe.model.architecture import KIND, build, count_parameters, describe_deq, describe_resnet, fitting, load_model
+from deqpipe.model.architecture import KIND, build, describe_deq, describe_resnet, fitting, load_model
 from deqpipe.model.classifier import DEQClassifier
 from tests.reference.tiny import CLASSES, architecture
 
@@ -47,10 +47,6 @@ def test_description_of_a_resnet_builds_it_for_the_data() -> None:
     model = build(describe_resnet((1, 1, 1, 1), dataset()), seed=1)
     assert not isinstance(model, DEQClassifier)
     assert model(torch.zeros(2, 3, 8, 8)).shape == (2, CLASSES)
-
-
-def test_parameters_are_counted() -> None:
-    assert count_parameters(nn.Linear(3, 4)) == 16
 
 
 @pytest.mark.parametrize("described", [DEQ, describe_resnet((1, 1, 1, 1), dataset())], ids=["deq", "resnet"])
