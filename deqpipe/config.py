@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from deqpipe.errors import UserError
 
 Framework = Literal["pgd_at", "trades"]
+DeqName = Literal["deq_pgd_at_base", "deq_pgd_at_random_states", "deq_trades_base", "deq_trades_random_states"]
 
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
@@ -28,15 +29,17 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 Damping = Annotated[float, Field(gt=0, le=1)]
 Pixels255 = Annotated[float, Field(ge=0, le=255)]
 
-# `key: protocol` in a config file takes the value that stands here. design: shared by all places that differ
-# between the paper's text and its authors' code, so that one word sets them together.
+# `key: protocol` in a config file takes the value that stands here: every place where the paper's text and its authors'
+# code differ, so that one word sets them together. docs/differences.md says what each of them means.
 PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
     "paper": {
         "solver.returned": "last",
         "solver.tolerance": 0.0,
+        "solver.scope": "sample",
         "training.unroll.lead_step": False,
         "attack.unroll.lead_step": False,
         "evaluation.final_unroll_steps": 5,
+        "evaluation.batch_size": 192,
         "training.epochs": 210,
         "training.learning_rate_min": 0.0,
         "random_state.pick": "iterate",
@@ -44,6 +47,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
         "selection.split": "validation",
         "selection.first_epoch": 1,
         "selection.attack_random_state": False,
+        "selection.freeze_fooled": False,
         "early_state.mode": "select",
         "attack.pgd.clamp_start": True,
         "autoattack.mode": "standard",
@@ -52,7 +56,32 @@ PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
         "entropy.last_update": "resolve",
         "entropy.state": "last",
         "entropy.final_input": "updated",
-    }
+    },
+    "release": {
+        "solver.returned": "lowest_batch",
+        "solver.tolerance": 1.0e-3,
+        "solver.scope": "batch",
+        "training.unroll.lead_step": True,
+        "attack.unroll.lead_step": True,
+        "evaluation.final_unroll_steps": 9,
+        "evaluation.batch_size": 96,
+        "training.epochs": 220,
+        "training.learning_rate_min": 1.0e-6,
+        "random_state.pick": "prefix_lowest",
+        "random_state.natural": "independent",
+        "selection.split": "test",
+        "selection.first_epoch": 30,
+        "selection.attack_random_state": True,
+        "selection.freeze_fooled": True,
+        "early_state.mode": "fixed",
+        "attack.pgd.clamp_start": False,
+        "autoattack.mode": "individual",
+        "autoattack.keep": "success",
+        "entropy.resolve": "quasi_newton",
+        "entropy.last_update": "dead",
+        "entropy.state": "lowest",
+        "entropy.final_input": "original",
+    },
 }
 
 
@@ -159,9 +188,14 @@ class Solver(Section):
     anderson_memory: Annotated[int, Field(ge=2)]
     """How many past states Anderson mixing keeps (only with name: anderson)."""
     tolerance: NonNegative
-    """An image stops at this relative residual; 0: always N steps."""
-    returned: Literal["last"]
-    """Which state is z*: last is z^[N]."""
+    """A solve stops at this relative residual; 0: always N steps."""
+    scope: Literal["sample", "batch"]
+    """Over what a residual's norm is taken where it decides (tolerance; lowest state of a round or a prefix). sample:
+    every image by itself; batch: one norm over all images at once, which couples them. With batch a solve also ends
+    when that norm has grown a thousandfold."""
+    returned: Literal["last", "lowest_sample", "lowest_batch"]
+    """Which state is z*: z^[N], or the one of lowest residual, of every image by itself or judged by one norm over
+    the batch (which couples its images)."""
 
 
 class Pretrain(Section):
@@ -211,7 +245,7 @@ class Training(Section):
     """Adam's."""
     weight_decay: NonNegative
     gradient: Literal["phantom", "exact"]
-    """phantom: unroll behind z^[N]; exact: implicit function theorem, solved with implicit_steps."""
+    """phantom: unroll behind z* or the random state; exact: implicit function theorem, solved with implicit_steps."""
     implicit_steps: Count
     """Solver steps of the adjoint equation (only with gradient: exact)."""
     unroll: Unroll
@@ -245,8 +279,9 @@ class Jacobian(Section):
 class RandomState(Section):
     """Loss from random intermediate states (Sec. 3.3)."""
 
-    pick: Literal["iterate"]
-    """iterate: z^[i] with i ~ U[1, N] (Eq. 10)."""
+    pick: Literal["iterate", "prefix_lowest"]
+    """i ~ U[1, N]; iterate: z^[i] (Eq. 10); prefix_lowest: the state with the lowest residual among z^[1] .. z^[i], by
+    solver.scope."""
     natural: Literal["final", "independent", "shared"]
     """State of the natural TRADES branch: the final one, a draw of its own, or the adversarial branch's."""
     in_attack: bool
@@ -260,8 +295,10 @@ class Selection(Section):
     """validation: held-out training images; test: leaks, for comparison only."""
     first_epoch: Count
     """No epoch before this one is tried; at most training.epochs. A ResNet of fewer epochs keeps its last one."""
-    attack_random_state: Literal[False]
-    """Whether the selecting attack is crafted at random states."""
+    attack_random_state: bool
+    """Whether the selecting attack on a model that is trained with random states is crafted at random states, too."""
+    freeze_fooled: bool
+    """Whether the selecting attack leaves an image alone while it is classified wrong."""
     attack: TrainingAttack
 
 
@@ -269,7 +306,8 @@ class EarlyState(Section):
     """Which intermediate state decides (early-state defence)."""
 
     mode: Literal["select", "fixed"]
-    """select: the state with the best validation accuracy under ready-made PGD; fixed: `index`."""
+    """select: the state with the best accuracy under ready-made PGD on the images of selection.split; fixed:
+    `index`."""
     index: Count
     """The state when mode is fixed; counted from 1."""
 
@@ -328,26 +366,31 @@ class Entropy(Section):
     solver_steps: Count
     """T_f: the input is updated after every so many solver steps."""
     input_steps: Whole
-    """R: entropy descent steps per update; 0 equals the undefended dynamics bit for bit."""
+    """R: entropy descent steps per update; with resolve: alg1, 0 equals the undefended dynamics bit for bit."""
     step_size_255: Pixels255
     """beta, in 1/255 of the pixel range."""
     step: Literal["sign", "raw"]
     """Whether Eq. (8) steps along the sign of the gradient or the gradient itself."""
-    resolve: Literal["alg1"]
-    """alg1: the state is solved again with the new input (Algorithm 1, line 13)."""
+    resolve: Literal["alg1", "quasi_newton"]
+    """What a new input does to the solve. alg1: the last state is solved again (Algorithm 1, line 13); quasi_newton: no
+    state is, the newest entry of the solver's memory is corrected, and the memory starts anew every T_f steps."""
     last_update: Literal["resolve", "dead"]
-    """Whether the update after z^[N] changes it (resolve) or is skipped, as nothing follows it (dead)."""
-    state: Literal["last"]
-    """Which state of a round the entropy is taken at."""
+    """The update after z^[N]. resolve: z^[N] is solved again, as in alg1; dead: left out, as no state follows it."""
+    state: Literal["last", "lowest"]
+    """The state of a round (the steps since the update before) that the entropy is taken at, and with quasi_newton that
+    the next round starts from: its last one, or that with the lowest residual, by solver.scope."""
     final_input: Literal["updated", "original"]
     """The input that the final state is unrolled with."""
+    controls: bool
+    """Whether the control rows are scored as well: without entropy descent, with the restarts only, and with one round
+    only (T_f = N); the latter two with the authors' code's keys."""
 
 
 class AutoAttack(Section):
     """AutoAttack. Its keys are fixed from the start; the attack itself is not part of the workflow yet."""
 
-    mode: Literal["standard"]
-    keep: Literal["best_loss"]
+    mode: Literal["standard", "individual"]
+    keep: Literal["best_loss", "success"]
     defence_in_loop: Literal["original"]
 
 
@@ -357,9 +400,9 @@ class Evaluation(Section):
     images: Count
     """Test images, the first ones of the test split."""
     batch_size: Count
-    """Images at once; no influence on results, up to rounding."""
+    """Images at once; no influence on results, up to rounding, unless solver.scope or solver.returned couples them."""
     final_unroll_steps: Count
-    """Damped steps (lambda 0.5) from z^[N] to the final state."""
+    """Damped steps (lambda 0.5) from z* to the final state."""
 
 
 class Statistics(Section):
@@ -373,8 +416,8 @@ class Statistics(Section):
 class Config(Section):
     """The whole experiment."""
 
-    protocol: Literal["paper"]
-    """What `protocol` stands for where a key says so: paper is the paper's text."""
+    protocol: Literal["paper", "release"]
+    """What `protocol` stands for where a key says so: the paper's text, or its authors' code."""
     seeds: Annotated[tuple[Whole, ...], Field(min_length=1, strict=False)]
     """One complete repetition each; tables use the first."""
     device: Literal["auto", "cpu", "cuda"]
@@ -382,6 +425,9 @@ class Config(Section):
     precision: Literal["fp32", "tf32"]
     """Matrix products and convolutions on CUDA; the CPU always computes in fp32."""
     pathvars: PathVars
+    imported: dict[DeqName, str]
+    """DEQs that are taken from a file instead of being trained: name of the model, and the file that `deqpipe
+    import-checkpoint --model` wrote."""
     data: Data
     model: Model
     resnet: ResNet
@@ -399,9 +445,23 @@ class Config(Section):
     evaluation: Evaluation
     statistics: Statistics
 
+    @property
+    def couples_images(self) -> bool:
+        """Whether a decision on an image depends on the images that it is evaluated with."""
+        return couples_images(self.solver)
 
-def load(paths: Sequence[Path]) -> Config:
+
+def couples_images(solver: Solver) -> bool:
+    """Whether a solve of several images at once is something else than a solve of each."""
+    return solver.scope == "batch" or solver.returned == "lowest_batch"
+
+
+def load(paths: Sequence[Path], *, protocol: str | None = None) -> Config:
     """The configuration in YAML files, later ones laid over earlier ones.
+
+    Args:
+        paths: the files.
+        protocol: the protocol in force, whatever the files say of it.
 
     Raises:
         UserError: a file is missing or no YAML mapping, or the result is not a valid configuration.
@@ -409,7 +469,7 @@ def load(paths: Sequence[Path]) -> Config:
     merged: dict[str, Any] = {}
     for path in paths:
         merged = merge(merged, read_yaml(path))
-    return parse(merged)
+    return parse(merged if protocol is None else merged | {"protocol": protocol})
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -527,10 +587,12 @@ def check(config: Config) -> None:
         UserError: names the keys and the values.
     """
     _check_folders(config.pathvars)
+    _check_imported(config)
     _check_model(config.model)
     _check_lists(config)
     _check_states(config)
     _check_schedule(config)
+    _check_protocol(config)
     if config.data.source in KNOWN_IMAGES:
         _check_images(config, KNOWN_IMAGES[config.data.source])
 
@@ -543,6 +605,17 @@ def _check_folders(folders: PathVars) -> None:
             raise UserError(f"config: pathvars.{name} is {folder!r}, but must not be the folder of the workflow itself")
     if len({os.path.abspath(folder) for folder in folders.model_dump().values()}) < 3:
         raise UserError("config: pathvars.results, pathvars.logs and pathvars.state must be three different folders")
+
+
+def _check_imported(config: Config) -> None:
+    if config.imported and len(config.seeds) > 1:
+        raise UserError(
+            f"config: seeds is {list(config.seeds)}, but must be one seed where models are imported "
+            f"({', '.join(config.imported)})"
+        )
+    for model, file in config.imported.items():
+        if not file.strip() or set(file) & set("{}<>"):
+            raise UserError(f"config: imported.{model} is {file!r}, but must name a file, without any of {{}}<>")
 
 
 def _check_model(model: Model) -> None:
@@ -578,6 +651,11 @@ def _check_states(config: Config) -> None:
         raise UserError(
             f"config: early_state.index is {config.early_state.index}, but the solver has states 1 to {steps}"
         )
+    if config.entropy.solver_steps > steps:
+        raise UserError(
+            f"config: entropy.solver_steps is {config.entropy.solver_steps}, but must be 1 to {steps}: "
+            f"the solver has {steps} steps, and the input would never be updated"
+        )
     low, high = config.jacobian.length_jitter
     if low > high or steps + low < 1:
         raise UserError(
@@ -597,6 +675,22 @@ def _check_schedule(config: Config) -> None:
         raise UserError(
             f"config: selection.first_epoch is {config.selection.first_epoch}, "
             f"but training.epochs is {training.epochs}: no epoch would be tried"
+        )
+
+
+def _check_protocol(config: Config) -> None:
+    """Refuse values whose meaning another value takes away."""
+    size, job = config.evaluation.batch_size, config.attack.images_per_job
+    if config.couples_images and job % size and config.evaluation.images > job:
+        why = "solver.scope: batch" if config.solver.scope == "batch" else "solver.returned: lowest_batch"
+        raise UserError(
+            f"config: attack.images_per_job is {job}, but with {why} it must be a multiple of evaluation.batch_size "
+            f"({size}): images of a batch influence each other, so jobs may not cut batches"
+        )
+    if config.entropy.resolve == "quasi_newton" and config.solver.name == "fixed_point":
+        raise UserError(
+            "config: entropy.resolve is quasi_newton, but solver.name is fixed_point: it corrects the solver's memory, "
+            "and fixed-point iteration has none"
         )
 
 
@@ -657,6 +751,17 @@ def check_image_folder(config: Config) -> None:
                 f"config: data.root is {config.data.root!r}, but must hold train/<class>/* and test/<class>/*: "
                 f"no class folders in {folder}"
             )
+
+
+def check_imported_files(config: Config) -> None:
+    """Refuse imported models whose files are not there.
+
+    Raises:
+        UserError: names the first one.
+    """
+    for model, file in config.imported.items():
+        if not Path(file).is_file():
+            raise UserError(f"config: imported.{model} is {file!r}, which is no file (docs/checkpoints.md)")
 
 
 def prepared_by(dataset: Path) -> object:

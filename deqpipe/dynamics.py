@@ -1,6 +1,6 @@
 """Model and solver put together: the states z^[1] .. z^[N] that images give rise to (Eq. 3)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -9,7 +9,7 @@ from deqpipe.gradient import Unrolled
 from deqpipe.model.classifier import BoundMap, DEQClassifier
 from deqpipe.shapes import Images, State
 from deqpipe.solver.base import Solver
-from deqpipe.solver.solve import Solution, Termination, reach, solve
+from deqpipe.solver.solve import Returned, Solution, Termination, reach, solve
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,13 @@ class Trajectory:
 
     Attributes:
         solution: the recorded states and how the solve went.
+        equilibrium: z*, the state that stands for the fixed point: z^[N], or the one with the lowest residual.
         fn: f(.; x) for the input that a state behind z^[N] is computed with.
         x: the input in force at the end; differs from the received one under input entropy reduction.
     """
 
     solution: Solution
+    equilibrium: State
     fn: BoundMap
     x: Images
 
@@ -39,8 +41,8 @@ class Trajectory:
 
     @torch.no_grad()
     def final_state(self, unroll: Unrolled) -> State:
-        """The final state: z^[N], unrolled."""
-        return unroll(self.fn, self.solution.z)
+        """The final state: z*, unrolled."""
+        return unroll(self.fn, self.equilibrium)
 
 
 @runtime_checkable
@@ -54,10 +56,17 @@ class Dynamics(Protocol):
 
 @dataclass(frozen=True)
 class PlainDynamics:
-    """The undefended dynamics: one solve with the input as received."""
+    """The undefended dynamics: one solve with the input as received.
+
+    Attributes:
+        solver: the fixed-point solver.
+        termination: N, and when a solve stops before.
+        returned: which state is z*.
+    """
 
     solver: Solver[Any]
     termination: Termination
+    returned: Returned = "last"
 
     @torch.no_grad()
     def __call__(self, model: DEQClassifier, x: Images) -> Trajectory:
@@ -65,7 +74,7 @@ class PlainDynamics:
         fn = model.bind(x)
         start = self.solver.init(fn, model.initial_state(x))
         solution, _ = solve(self.solver, fn, start, termination=self.termination)
-        return Trajectory(solution, fn, x)
+        return Trajectory(solution, solution.returned(self.returned), fn, x)
 
     def state(self, model: DEQClassifier, fn: BoundMap, x: Images, *, index: int) -> State:
         """z^[index] alone, with `index` evaluations of f.
@@ -78,5 +87,5 @@ class PlainDynamics:
         last = self.termination.max_steps
         if not 1 <= index <= last:
             raise IndexError(f"state {index} was asked for, but the dynamics have states 1 to {last}")
-        termination = Termination(max_steps=index, rtol=self.termination.rtol)
+        termination = replace(self.termination, max_steps=index)
         return reach(self.solver, fn, model.initial_state(x), termination=termination)

@@ -23,7 +23,7 @@ SCALARS: Mapping[str, Any] = {
     "image": pa.int32(),  # index in the split, counted from 0
     "label": pa.int16(),
     "model": pa.dictionary(pa.int8(), pa.string()),  # whose weights decide
-    "defence": pa.dictionary(pa.int8(), pa.string()),  # plain | entropy
+    "defence": pa.dictionary(pa.int8(), pa.string()),  # specs.Defence
     "attack": pa.dictionary(pa.int8(), pa.string()),  # clean | pgd
     "crafted_on": pa.dictionary(pa.int8(), pa.string()),  # whose gradients made the image; "" for clean ones
     "state": pa.int16(),  # i of the surrogate; 0: no surrogate of Eq. (11)

@@ -12,12 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from deqpipe.config import Config, Framework
+from deqpipe.config import Config, DeqName, Entropy, Framework
 from deqpipe.errors import UserError
 
 Stage = Literal["data", "pretrain", "train_deq", "train_resnet", "select", "clean", "attack_grid", "attack_pgd"]
 Product = Literal["table", "figure", "report"]
-Defence = Literal["plain", "entropy"]
+Defence = Literal["plain", "entropy", "entropy_zero_steps", "entropy_restart_only", "entropy_one_round"]
+CONTROLS: tuple[Defence, ...] = ("entropy_zero_steps", "entropy_restart_only", "entropy_one_round")
+"""What Sec. 3.2 is without its point: no descent steps (R = 0); and with the authors' code's keys, the restarts of the
+solver without descent, and a single round (T_f = N), after which nothing follows."""
 
 REVISION: Mapping[str, int] = {
     "data": 1,
@@ -25,12 +28,12 @@ REVISION: Mapping[str, int] = {
     "train_deq": 1,
     "train_resnet": 1,
     "select": 1,
-    "clean": 2,
-    "attack_grid": 2,
+    "clean": 3,
+    "attack_grid": 3,
     "attack_pgd": 2,
-    "table": 2,
-    "figure": 2,
-    "report": 2,
+    "table": 3,
+    "figure": 3,
+    "report": 3,
 }
 
 _COMPUTATION = ("model", "data", "gradient", "solver", "dynamics", "attack", "seeding", "threat_model")
@@ -68,6 +71,10 @@ class TrainedModel:
     def defences(self) -> tuple[Defence, ...]:
         """The test-time defences that this model is evaluated with."""
         return ("plain", "entropy") if self.architecture == "deq" and self.framework else ("plain",)
+
+    def controls(self, entropy: Entropy) -> tuple[Defence, ...]:
+        """The control decisions that its attacked images are scored on as well."""
+        return CONTROLS if entropy.controls and "entropy" in self.defences else ()
 
 
 MODELS: Mapping[str, TrainedModel] = {
@@ -201,6 +208,19 @@ def _check_subject(stage: Stage, model: str | None, seed: int | None) -> None:
         raise UserError(f"stage {stage} needs a seed")
 
 
+def build_import(config: Config, model: DeqName) -> dict[str, Any]:
+    """The spec of a model that is taken from a file: which file, for which architecture."""
+    settings = {"imported": config.imported[model], **_dump(config, "model")}
+    upstream = {"data": fingerprint(build("data", config))}
+    seed = config.seeds[0]
+    return {"stage": "import", "revision": 1, "config": settings, "upstream": upstream, "model": model, "seed": seed}
+
+
+def trained_here(config: Config) -> tuple[str, ...]:
+    """The DEQs that are not imported."""
+    return tuple(model for model in DEQS if model not in config.imported)
+
+
 def build_product(product: Product, config: Config) -> dict[str, Any]:
     """The spec of what is made from records: tables and figures state the conditions that they were made under."""
     return {"stage": product, "revision": REVISION[product], "config": conditions(config), "upstream": {}}
@@ -208,7 +228,9 @@ def build_product(product: Product, config: Config) -> dict[str, Any]:
 
 def conditions(config: Config) -> dict[str, Any]:
     """The configuration but for what neither influences results nor says in which files they are kept."""
-    exclude: dict[str, Any] = {"device": True, "pathvars": True, "evaluation": {"batch_size"}}
+    exclude: dict[str, Any] = {"device": True, "pathvars": True}
+    if not config.couples_images:
+        exclude["evaluation"] = {"batch_size"}
     if config.data.source != "folder":
         exclude["data"] = {"root"}
     return _without_inert(config).model_dump(mode="json", exclude=exclude)
@@ -246,10 +268,14 @@ def state_key(spec: Mapping[str, Any]) -> str:
 
 def _dump(config: Config, *keys: str) -> dict[str, Any]:
     """The named parts of the config (dotted), as JSON values."""
-    whole = config.model_dump(mode="json")
+    return pick(config.model_dump(mode="json"), *keys)
+
+
+def pick(nested: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """The named parts (dotted) of nested settings, by these names."""
     parts: dict[str, Any] = {}
     for key in keys:
-        node: Any = whole
+        node: Any = nested
         for part in key.split("."):
             node = node[part]
         parts[key] = node
@@ -286,13 +312,23 @@ def _train_deq(config: Config, model: str | None, seed: int | None) -> _Dependen
     keys += ["training.implicit_steps"] if config.training.gradient == "exact" else []
     keys += ["training.trades", "jacobian.trades_terms"] if kind.framework == "trades" else []
     keys += ["random_state"] if kind.random_states else []
-    return _dump(config, *keys), {"trunk": fingerprint(build("pretrain", config, seed=seed))}
+    settings = _dump(_selecting(config, kind), *keys)
+    return settings, {"trunk": fingerprint(build("pretrain", config, seed=seed))}
+
+
+def _selecting(config: Config, kind: TrainedModel) -> Config:
+    """The config of a model's training: without random states it has none in the selecting attack either."""
+    if kind.random_states:
+        return config
+    selection = config.selection.model_copy(update={"attack_random_state": False})
+    return config.model_copy(update={"selection": selection})
 
 
 def _train_resnet(config: Config, model: str | None, seed: int | None) -> _Dependencies:
+    kind = MODELS[model or ""]
     keys = ["resnet", "training.attack", "selection", "threat_model", "precision", "data.augment"]
-    keys += ["training.trades"] if MODELS[model or ""].framework == "trades" else []
-    return _dump(config, *keys), {"data": fingerprint(build("data", config))}
+    keys += ["training.trades"] if kind.framework == "trades" else []
+    return _dump(_selecting(config, kind), *keys), {"data": fingerprint(build("data", config))}
 
 
 def training_stage(model: str) -> Stage:
@@ -303,6 +339,8 @@ def training_stage(model: str) -> Stage:
 
 
 def _trained(config: Config, model: str | None, seed: int | None) -> dict[str, str]:
+    if model in config.imported:
+        return {"model": fingerprint(build_import(config, model))}
     stage = training_stage(model or "")
     return {"model": fingerprint(build(stage, config, model=None if stage == "pretrain" else model, seed=seed))}
 
@@ -312,13 +350,16 @@ def _decision_keys(config: Config, model: str | None) -> list[str]:
     if MODELS[model or ""].architecture == "resnet":
         return ["precision"]
     keys = ["solver", "evaluation.final_unroll_steps", "attack.unroll", "precision"]
+    keys += ["evaluation.batch_size", "evaluation.images"] if config.couples_images else []  # which images meet
     return keys + (["entropy", "threat_model"] if "entropy" in MODELS[model or ""].defences else [])
 
 
 def _select(config: Config, model: str | None, seed: int | None) -> _Dependencies:
     keys = [*_decision_keys(config, model), "early_state", "selection.attack", "selection.split",
             "attack.pgd.clamp_start", "threat_model"]  # fmt: skip
-    return _dump(config, *keys), _trained(config, model, seed)
+    without_controls = config.entropy.model_copy(update={"controls": False})
+    config_of_it = config.model_copy(update={"entropy": without_controls})
+    return _dump(config_of_it, *keys), _trained(config, model, seed)
 
 
 def _clean(config: Config, model: str | None, seed: int | None) -> _Dependencies:

@@ -20,21 +20,28 @@ from deqpipe.errors import UserError
 ROOT = Path(__file__).parents[1]
 DEFAULTS = config.read_yaml(ROOT / "config.yaml")
 DEMO = config.read_yaml(ROOT / "config" / "demo.yaml")
+SCHEMA = config.json_schema()
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 DIGITS: Mapping[str, object] = {
     "data.source": "digits", "data.validation": 100, "evaluation.images": 360, "pretrain.steps": 105,
     "model.channels": [8, 16], "model.head_channels": [4, 8],
 }  # fmt: skip
 
 
-def overlaid(settings: Mapping[str, object]) -> dict[str, Any]:
-    """The default configuration with some dotted keys changed."""
-    merged = DEFAULTS
+def nest(settings: Mapping[str, object]) -> dict[str, Any]:
+    """Settings with dotted keys as sections."""
+    merged: dict[str, Any] = {}
     for key, value in settings.items():
         for part in reversed(key.split(".")):
             value = {part: value}
         assert isinstance(value, dict)
         merged = config.merge(merged, value)
     return merged
+
+
+def overlaid(settings: Mapping[str, object]) -> dict[str, Any]:
+    """The default configuration with some dotted keys changed."""
+    return config.merge(DEFAULTS, nest(settings))
 
 
 def told(action: Callable[[], object]) -> str:
@@ -50,14 +57,14 @@ def sections(node: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[
     """The path of every section of a configuration."""
     yield prefix
     for key, value in node.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from sections(value, (*prefix, key))
 
 
 def keys(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
     """Every dotted key that holds no section, with its value."""
     for key, value in node.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from keys(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
@@ -106,9 +113,9 @@ def test_unknown_and_missing_keys_are_refused_at_every_level(path: tuple[str, ..
     ("settings", "words"),
     [
         ({"training.epoch": 3}, ["unknown key training.epoch", "did you mean epochs?"]),
-        ({"protocol": "papers"}, ["protocol is 'papers'", "paper"]),
-        ({"protocol": ["paper"]}, ["protocol is ['paper']", "must be one of paper"]),
-        ({"protocol": {"paper": 1}}, ["protocol is {'paper': 1}", "must be one of paper"]),
+        ({"protocol": "papers"}, ["protocol is 'papers'", "must be one of paper, release"]),
+        ({"protocol": ["paper"]}, ["protocol is ['paper']", "must be one of paper, release"]),
+        ({"protocol": {"paper": 1}}, ["protocol is {'paper': 1}", "must be one of paper, release"]),
         ({"seeds": []}, ["seeds", "[]"]),
         ({"seeds": [1, 1]}, ["seeds is [1, 1]", "once"]),
         ({"device": "gpu"}, ["device is 'gpu'", "'cuda'"]),
@@ -154,6 +161,27 @@ def test_unknown_and_missing_keys_are_refused_at_every_level(path: tuple[str, ..
         ({"training.learning_rate_min": 0.1}, ["training.learning_rate_min is 0.1", "training.learning_rate is 0.001"]),
         ({"jacobian.length_jitter": [1, -2]}, ["jacobian.length_jitter is [1, -2]"]),
         ({"jacobian.length_jitter": [-8, 0]}, ["jacobian.length_jitter is [-8, 0]"]),
+        ({"entropy.solver_steps": 9}, ["entropy.solver_steps is 9", "1 to 8", "never be updated"]),
+        ({**DIGITS, "solver.steps": 1, "attack.grid.states": [1]}, ["entropy.solver_steps is 2", "must be 1 to 1"]),
+        (
+            {"entropy.resolve": "quasi_newton", "solver.name": "fixed_point"},
+            ["entropy.resolve is quasi_newton", "solver.name is fixed_point", "has none"],
+        ),
+        ({"protocol": "release", "solver.name": "fixed_point"}, ["entropy.resolve is quasi_newton"]),
+        (
+            {"protocol": "release", "attack.images_per_job": 1000},
+            ["attack.images_per_job is 1000", "solver.scope: batch", "a multiple of evaluation.batch_size (96)"],
+        ),
+        (
+            {"solver.returned": "lowest_batch", "evaluation.batch_size": 7},
+            ["attack.images_per_job is 960", "solver.returned: lowest_batch", "evaluation.batch_size (7)"],
+        ),
+        ({"solver.scope": "image"}, ["solver.scope is 'image'", "'sample' or 'batch'"]),
+        ({"solver.returned": "lowest"}, ["solver.returned is 'lowest'", "'last', 'lowest_sample' or 'lowest_batch'"]),
+        ({"imported.deq_mart": "file"}, ["imported.deq_mart", "'deq_mart'", "'deq_trades_base'"]),
+        ({"imported.deq_trades_base": " "}, ["imported.deq_trades_base is ' '", "must name a file"]),
+        ({"imported.deq_trades_base": "<x>"}, ["imported.deq_trades_base is '<x>'", "without any of {}<>"]),
+        ({"imported.deq_trades_base": "file", "seeds": [0, 1]}, ["seeds is [0, 1]", "(deq_trades_base)"]),
         ({"pathvars.state": "results"}, ["pathvars", "different folders"]),
         ({"pathvars.state": "./logs/../results/"}, ["pathvars", "different folders"]),
         ({"pathvars.logs": os.path.abspath("results")}, ["pathvars", "different folders"]),
@@ -215,6 +243,131 @@ def test_protocol_may_stand_exactly_where_a_protocol_has_a_say() -> None:
 def test_a_protocol_says_what_a_key_is_unless_the_key_says_it_itself() -> None:
     assert config.parse(overlaid({"training.epochs": "protocol"})).training.epochs == 210
     assert config.parse(overlaid({"training.epochs": 70})).training.epochs == 70
+    assert config.parse(overlaid({"protocol": "release", "training.epochs": 70})).training.epochs == 70
+    assert config.parse(overlaid({"protocol": "release"})).training.epochs == 220
+
+
+# Where the paper's text and its authors' code differ, written out by hand: key, paper, release.
+TABLE: Mapping[str, tuple[object, object]] = {
+    "solver.returned": ("last", "lowest_batch"),
+    "solver.tolerance": (0.0, 1.0e-3),
+    "solver.scope": ("sample", "batch"),  # ours: over what the tolerance's norm and the lowest residuals are taken
+    "training.unroll.lead_step": (False, True),
+    "attack.unroll.lead_step": (False, True),
+    "evaluation.final_unroll_steps": (5, 9),
+    "evaluation.batch_size": (192, 96),  # in paper any number will do
+    "training.epochs": (210, 220),
+    "training.learning_rate_min": (0.0, 1.0e-6),
+    "random_state.pick": ("iterate", "prefix_lowest"),
+    "random_state.natural": ("final", "independent"),
+    "selection.split": ("validation", "test"),
+    "selection.first_epoch": (1, 30),
+    "selection.attack_random_state": (False, True),
+    "selection.freeze_fooled": (False, True),  # ours
+    "early_state.mode": ("select", "fixed"),
+    "attack.pgd.clamp_start": (True, False),
+    "autoattack.mode": ("standard", "individual"),
+    "autoattack.keep": ("best_loss", "success"),
+    "entropy.resolve": ("alg1", "quasi_newton"),
+    "entropy.last_update": ("resolve", "dead"),
+    "entropy.state": ("last", "lowest"),
+    "entropy.final_input": ("updated", "original"),
+}
+NAMES = ("paper", "release")
+DEMO_SETS = {"training.epochs", "selection.first_epoch", "evaluation.batch_size"}
+
+
+def resolved(settings: Mapping[str, Any]) -> dict[str, object]:
+    """Every dotted key of the parsed configuration with its value."""
+    return dict(keys(config.parse(settings).model_dump(mode="json")))
+
+
+def demo(settings: Mapping[str, object]) -> dict[str, Any]:
+    """The demo's configuration with some dotted keys changed."""
+    return config.merge(config.merge(DEFAULTS, DEMO), nest(settings))
+
+
+def test_release_sets_the_table_and_nothing_else() -> None:
+    paper, release = (resolved(overlaid({"protocol": name})) for name in NAMES)
+    assert {key: (paper[key], release[key]) for key in paper if paper[key] != release[key]} == {
+        "protocol": NAMES,
+        **TABLE,
+    }
+
+
+def test_the_protocols_speak_of_the_same_keys() -> None:
+    for index, name in enumerate(NAMES):
+        assert dict(config.PROTOCOLS[name]) == {key: values[index] for key, values in TABLE.items()}
+    assert set(config.PROTOCOLS) == set(NAMES)
+
+
+def test_the_early_state_of_release_is_the_last_one() -> None:
+    parsed = config.parse(overlaid({"protocol": "release"}))
+    assert (parsed.early_state.mode, parsed.early_state.index) == ("fixed", 8)
+
+
+def test_the_demo_runs_under_either_protocol(tmp_path: Path) -> None:
+    overlay = tmp_path / "release.yaml"
+    overlay.write_text("protocol: release\n")
+    files = [ROOT / "config.yaml", ROOT / "config" / "demo.yaml"]
+    paper, release = config.load(files), config.load([*files, overlay])
+    here, there = (dict(keys(parsed.model_dump(mode="json"))) for parsed in (paper, release))
+    changed = {key for key in here if here[key] != there[key]}
+    assert changed == {"protocol", *TABLE} - DEMO_SETS
+    assert {key: there[key] for key in changed - {"protocol"}} == {
+        key: values[1] for key, values in TABLE.items() if key not in DEMO_SETS
+    }
+
+
+# What cannot be set alone, and the words of the reason.
+REFUSED: Mapping[tuple[str, str, str], str] = {
+    ("demo", "paper", "selection.first_epoch"): "is 30, but training.epochs is 11: no epoch would be tried",
+}
+
+
+@pytest.mark.parametrize("key", TABLE)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("base", ["config.yaml", "demo"])
+def test_any_key_of_a_protocol_can_be_set_alone(base: str, name: str, key: str) -> None:
+    others = TABLE[key][1 - NAMES.index(name)]
+    lay = overlaid if base == "config.yaml" else demo
+    before, settings = resolved(lay({"protocol": name})), lay({"protocol": name, key: others})
+    VALIDATOR.validate(settings)
+    if (base, name, key) in REFUSED:
+        assert REFUSED[base, name, key] in told(lambda: config.parse(settings))
+        return
+    assert resolved(settings) == before | {key: others}
+
+
+def test_only_batches_of_images_that_meet_must_not_be_cut() -> None:
+    cut = {"evaluation.batch_size": 7}
+    for alone in ({}, {"solver.returned": "lowest_sample", "solver.tolerance": 1.0e-3}):
+        config.parse(overlaid({**cut, **alone}))
+    for coupling in ({"solver.scope": "batch"}, {"solver.returned": "lowest_batch"}):
+        assert "may not cut batches" in told(partial(config.parse, overlaid({**cut, **coupling})))
+        config.parse(overlaid({**coupling, "evaluation.batch_size": 7, "attack.images_per_job": 14}))
+        config.parse(overlaid({**coupling, "evaluation.batch_size": 7, "attack.images_per_job": 10_000}))  # one job
+
+
+@pytest.mark.parametrize(
+    ("scope", "returned", "coupled"),
+    [
+        ("sample", "last", False),
+        ("sample", "lowest_sample", False),
+        ("sample", "lowest_batch", True),
+        ("batch", "last", True),
+        ("batch", "lowest_sample", True),
+    ],
+)
+def test_images_are_coupled_by_norms_over_the_batch(scope: str, returned: str, coupled: bool) -> None:
+    parsed = config.parse(overlaid({"solver.scope": scope, "solver.returned": returned}))
+    assert parsed.couples_images == coupled
+
+
+def test_what_just_fits_the_solver_is_accepted() -> None:
+    config.parse(overlaid({"entropy.solver_steps": 8}))
+    config.parse(overlaid({"entropy.resolve": "quasi_newton", "solver.name": "anderson"}))
+    config.parse(overlaid({"entropy.resolve": "alg1", "solver.name": "fixed_point"}))
 
 
 nested = st.recursive(
@@ -263,6 +416,15 @@ def test_an_image_folder_must_have_classes_in_both_splits(tmp_path: Path) -> Non
     config.check_image_folder(parsed)
 
 
+def test_imported_models_must_be_there(tmp_path: Path) -> None:
+    (tmp_path / "one").touch()
+    both = {"imported.deq_trades_base": str(tmp_path / "one"), "imported.deq_pgd_at_base": str(tmp_path / "two")}
+    parsed = config.parse(overlaid(both))
+    assert f"imported.deq_pgd_at_base is '{tmp_path}/two'" in told(lambda: config.check_imported_files(parsed))
+    (tmp_path / "two").touch()
+    config.check_imported_files(parsed)
+
+
 def test_a_prepared_dataset_says_by_which_spec_it_was_made(tmp_path: Path) -> None:
     path, spec = tmp_path / "dataset.safetensors", {"stage": "data", "config": {"data.root": "here"}}
     assert config.prepared_by(path) is None
@@ -279,8 +441,38 @@ def test_sources_that_bring_their_images_need_no_folder() -> None:
     config.check_image_folder(config.parse(overlaid({"data.root": "nowhere"})))
 
 
-def test_the_schema_accepts_the_defaults() -> None:
-    jsonschema.validate(DEFAULTS, config.json_schema())
+@pytest.mark.parametrize("name", NAMES)
+def test_the_schema_accepts_the_defaults_resolved_or_not(name: str) -> None:
+    """Resolved as the workflow writes them down."""
+    settings = overlaid({"protocol": name})
+    VALIDATOR.validate(settings)
+    VALIDATOR.validate(config.parse(settings).model_dump(mode="json"))
+
+
+def choices(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every dotted key of a part of the schema that lists words, with each of them."""
+    for name, below in node["properties"].items():
+        for option in map(followed, below.get("anyOf", [below])):
+            if "properties" in option:
+                yield from choices(option, f"{prefix}{name}.")
+            for word in option.get("enum", [option["const"]] if "const" in option else []):
+                yield prefix + name, word
+
+
+def followed(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a part of the schema is, or refers to."""
+    found: Mapping[str, Any] = SCHEMA["$defs"][node["$ref"].rsplit("/", 1)[-1]] if "$ref" in node else node
+    return found
+
+
+def test_the_parser_accepts_every_word_of_the_schema() -> None:
+    listed = list(choices(SCHEMA))
+    assert {("random_state.natural", "shared"), ("solver.returned", "lowest_sample"), ("protocol", "release")} <= set(
+        listed
+    )
+    assert {(key, value) for key, values in TABLE.items() for value in values if isinstance(value, str)} <= set(listed)
+    for key, word in listed:
+        config.parse(overlaid(DIGITS if (key, word) == ("data.source", "digits") else {key: word}))
 
 
 @pytest.mark.parametrize(
@@ -290,11 +482,11 @@ def test_the_schema_accepts_the_defaults() -> None:
 )
 def test_the_schema_refuses_what_the_parser_refuses(settings: Mapping[str, object]) -> None:
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(overlaid(settings), config.json_schema())
+        VALIDATOR.validate(overlaid(settings))
 
 
 def test_the_schema_allows_protocol_exactly_where_a_protocol_has_a_say() -> None:
-    validator = jsonschema.Draft202012Validator(config.json_schema())
+    VALIDATOR.check_schema(SCHEMA)
     for key, _ in keys(DEFAULTS):
         allowed = key in config.PROTOCOLS["paper"] or key.startswith(("pathvars.", "data.root"))
-        assert validator.is_valid(overlaid({key: "protocol"})) == allowed, key
+        assert VALIDATOR.is_valid(overlaid({key: "protocol"})) == allowed, key

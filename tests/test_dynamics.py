@@ -14,7 +14,7 @@ from deqpipe.solver.anderson import Anderson
 from deqpipe.solver.base import Solver
 from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.fixed_point import FixedPointIteration
-from deqpipe.solver.solve import Status, Termination
+from deqpipe.solver.solve import Returned, Scope, Status, Termination
 from tests.reference import textbook
 from tests.reference.tiny import images, tiny_model
 
@@ -22,6 +22,9 @@ N = 5
 PLAIN = PlainDynamics(Broyden(), Termination(N))
 MODEL = tiny_model(2)
 SOLVERS = [Broyden(), Anderson(3), FixedPointIteration()]
+every_solver = pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
+every_rule = pytest.mark.parametrize("returned", ["last", "lowest_sample", "lowest_batch"])
+every_scope = pytest.mark.parametrize("scope", ["sample", "batch"])
 
 
 def slow_states(model: DEQClassifier, x: torch.Tensor) -> list[torch.Tensor]:
@@ -63,15 +66,52 @@ def test_state_beyond_the_dynamics_is_refused(n: int) -> None:
         PLAIN.state(MODEL, MODEL.bind(x), x, index=n)
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
-@pytest.mark.parametrize("rtol", [0.0, 0.3])
-def test_single_state_is_bit_for_bit_that_of_the_whole_trajectory(solver: Solver[Any], rtol: float) -> None:
-    dynamics, x = PlainDynamics(solver, Termination(N, rtol)), images(3)
-    trajectory = dynamics(MODEL, x)
+@every_solver
+@every_scope
+@every_rule
+@pytest.mark.parametrize("rtol", [0.0, 0.6])
+@torch.no_grad()
+def test_single_state_is_bit_for_bit_that_of_the_whole_trajectory(
+    solver: Solver[Any], scope: Scope, returned: Returned, rtol: float
+) -> None:
+    """Which state is z* has no say in what z^[n] is."""
+    dynamics, x = PlainDynamics(solver, Termination(N, rtol, scope), returned), images(3)
+    trajectory, fn = dynamics(MODEL, x), MODEL.bind(x)
+    for n in range(1, N + 1):
+        assert torch.equal(dynamics.state(MODEL, fn, x, index=n), trajectory.state(n))
+    assert torch.equal(trajectory.equilibrium, trajectory.solution.returned(returned))
+    assert (trajectory.solution.steps < N).any() == (rtol > 0)
+
+
+def test_states_that_stand_for_the_equilibrium_differ_by_the_rule() -> None:
+    x = images(4, size=4, seed=1)
+    rules: tuple[Returned, ...] = ("last", "lowest_sample", "lowest_batch")
+    model = tiny_model(2, size=4, seed=7)  # of the first four states, the third is lowest, except for the last image
+    last, sample, batch = (PlainDynamics(Broyden(), Termination(4), rule)(model, x) for rule in rules)
+    assert torch.equal(last.equilibrium, last.state(4))
+    assert torch.equal(batch.equilibrium, last.state(3))
+    assert torch.equal(sample.equilibrium[:3], last.state(3)[:3])
+    assert torch.equal(sample.equilibrium[3], last.state(4)[3])
+    for trajectory in (sample, batch):
+        assert torch.equal(trajectory.solution.states, last.solution.states)
+
+
+@every_rule
+def test_final_state_is_the_equilibrium_unrolled(returned: Returned) -> None:
+    x = images(3)
+    trajectory = PlainDynamics(Broyden(), Termination(N), returned)(MODEL, x)
+    z = trajectory.equilibrium
+    assert torch.equal(z, trajectory.state(N)) == (returned == "last")
     with torch.no_grad():
-        fn = MODEL.bind(x)
-        for n in range(1, N + 1):
-            assert torch.equal(dynamics.state(MODEL, fn, x, index=n), trajectory.state(n))
+        expected = 0.5 * z + 0.5 * MODEL.bind(x)(z)
+    torch.testing.assert_close(trajectory.final_state(Unrolled(steps=1, damping=0.5)), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_batch_that_has_stopped_is_evaluated_no_more() -> None:
+    model, x = tiny_model(1), images(3)
+    trajectory = PlainDynamics(FixedPointIteration(), Termination(N, 1.5, "batch"))(model, x)
+    assert trajectory.solution.steps.tolist() == [1] * 3
+    assert model.f_evaluations == 3 * 2
 
 
 def test_evaluations_are_one_more_than_states_and_as_many_as_the_index_of_a_single_one() -> None:
@@ -130,3 +170,39 @@ def test_image_that_is_not_finite_leaves_its_batch_mates_alone() -> None:
     torch.testing.assert_close(
         trajectory.solution.states[:, kept], healthy.solution.states[:, kept], rtol=1e-12, atol=1e-12
     )
+
+
+def test_image_that_is_not_finite_takes_the_equilibrium_of_its_batch_away_but_not_the_one_of_each_image() -> None:
+    """No residual of the batch is a number, so its first state remains; mates judged alone keep theirs."""
+    x = images(4, size=4, seed=1)
+    model = tiny_model(2, size=4, seed=7)
+    broken = x.clone()
+    broken[3, 0, 2, 2] = torch.nan
+    batch = PlainDynamics(Broyden(), Termination(4), "lowest_batch")
+    assert torch.equal(batch(model, broken).equilibrium[:3], batch(model, x).state(1)[:3])
+    assert torch.equal(batch(model, x).equilibrium, batch(model, x).state(3))
+    sample = PlainDynamics(Broyden(), Termination(4), "lowest_sample")
+    torch.testing.assert_close(
+        sample(model, broken).equilibrium[:3], sample(model, x).equilibrium[:3], rtol=1e-12, atol=1e-12
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(order=st.permutations(range(4)), number=st.integers(1, 3), rtol=st.sampled_from([0.0, 0.6]))
+def test_equilibrium_of_an_image_judged_by_itself_does_not_depend_on_batch_mates(
+    order: list[int], number: int, rtol: float
+) -> None:
+    x, picked = images(4), order[:number]
+    dynamics = PlainDynamics(Broyden(), Termination(N, rtol), "lowest_sample")
+    whole, part = dynamics(MODEL, x), dynamics(MODEL, x[picked])
+    torch.testing.assert_close(part.equilibrium, whole.equilibrium[picked], rtol=1e-10, atol=1e-10)
+
+
+def test_image_stops_elsewhere_among_other_batch_mates_with_scope_batch() -> None:
+    model, x = tiny_model(2, size=4, seed=7), images(4, size=4, seed=1)
+    dynamics = PlainDynamics(Broyden(), Termination(6, 0.4, "batch"))
+    alone = [dynamics(model, x[n : n + 1]).solution for n in range(4)]
+    together = dynamics(model, x).solution
+    assert len({int(solution.steps[0]) for solution in alone}) > 1
+    assert len(set(together.steps.tolist())) == 1
+    assert any(not torch.allclose(solution.z[0], together.z[n], rtol=1e-4) for n, solution in enumerate(alone))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from deqpipe import specs
-from deqpipe.config import Config, load
+from deqpipe.config import PROTOCOLS, Config, load
 from deqpipe.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -28,9 +28,9 @@ def change(node: BaseModel, path: list[str], value: object) -> BaseModel:
     return node.model_copy(update={name: change(getattr(node, name), below, value) if below else value})
 
 
-def changed(**settings: object) -> Config:
-    """The default configuration with some keys (two underscores for a dot) replaced."""
-    config: BaseModel = CONFIG
+def changed(base: Config | None = None, /, **settings: object) -> Config:
+    """The default configuration, or another, with some keys (two underscores for a dot) replaced."""
+    config: BaseModel = base or CONFIG
     for key, value in settings.items():
         config = change(config, key.split("__"), value)
     assert isinstance(config, Config)
@@ -58,6 +58,8 @@ def other(value: object) -> object:
             return value + "x"
         case tuple():
             return (other(value[0]), *value[1:])
+        case dict():
+            return {**value, "deq_trades_base": "file"}
     raise AssertionError(value)
 
 
@@ -78,9 +80,9 @@ def every_job(config: Config) -> dict[tuple[str, str], str]:
     return {job: specs.fingerprint(spec) for job, spec in jobs.items()}
 
 
-def affected(config: Config) -> dict[str, frozenset[str]]:
+def affected(config: Config, base: Config = CONFIG) -> dict[str, frozenset[str]]:
     """The models whose jobs have another spec than by default, for every stage that has any."""
-    before, after = every_job(CONFIG), every_job(config)
+    before, after = every_job(base), every_job(config)
     stages: dict[str, frozenset[str]] = {}
     for stage, model in before:
         if before[stage, model] != after[stage, model]:
@@ -108,6 +110,7 @@ def evaluations(models: frozenset[str]) -> dict[str, frozenset[str]]:
         ({"attack__pgd__steps": 3}, {"attack_grid": DEQS, "attack_pgd": ALL - DEQS}),
         ({"evaluation__final_unroll_steps": 9}, evaluations(DEQS | TRUNK)),
         ({"entropy__input_steps": 3}, evaluations(DEQS)),
+        ({"entropy__controls": False}, {"clean": DEQS, "attack_grid": DEQS}),
         ({"early_state__index": 3}, {}),  # belongs to mode: fixed
         ({"solver__anderson_memory": 6}, {}),  # belongs to name: anderson
         ({"random_state__in_attack": False}, {"train": RANDOM, **evaluations(RANDOM)}),
@@ -126,6 +129,7 @@ def evaluations(models: frozenset[str]) -> dict[str, frozenset[str]]:
             {"data": frozenset({""}), "pretrain": TRUNK, "train": ALL - TRUNK, **evaluations(ALL)},
         ),
         ({"data__root": "elsewhere"}, {}),
+        ({"imported": {"deq_trades_base": "file"}}, evaluations(frozenset({"deq_trades_base"}))),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) and value else "",
 )
@@ -133,6 +137,112 @@ def test_a_key_changes_the_specs_that_depend_on_it(
     settings: Mapping[str, object], expected: Mapping[str, frozenset[str]]
 ) -> None:
     assert affected(changed(**settings)) == dict(expected)
+
+
+DEQS_AGAIN = {"train": DEQS, **evaluations(DEQS | TRUNK)}
+CONCERNS: Mapping[str, Mapping[str, frozenset[str]]] = {
+    "solver.returned": DEQS_AGAIN,
+    "solver.tolerance": DEQS_AGAIN,
+    "solver.scope": DEQS_AGAIN,
+    "training.unroll.lead_step": {"train": DEQS, **evaluations(DEQS)},
+    "attack.unroll.lead_step": evaluations(DEQS | TRUNK),
+    "evaluation.final_unroll_steps": evaluations(DEQS | TRUNK),
+    "evaluation.batch_size": {},
+    "training.epochs": {"pretrain": TRUNK, **DEQS_AGAIN},
+    "training.learning_rate_min": {"pretrain": TRUNK, **DEQS_AGAIN},
+    "random_state.pick": {"train": RANDOM, **evaluations(RANDOM)},
+    "random_state.natural": {"train": RANDOM, **evaluations(RANDOM)},
+    "selection.split": {"train": ALL - TRUNK, **evaluations(ALL - TRUNK)},
+    "selection.first_epoch": {"train": ALL - TRUNK, **evaluations(ALL - TRUNK)},
+    "selection.attack_random_state": {"train": RANDOM, **evaluations(RANDOM)},
+    "selection.freeze_fooled": {"train": ALL - TRUNK, **evaluations(ALL - TRUNK)},
+    "early_state.mode": {"select": DEQS},
+    "attack.pgd.clamp_start": {"select": DEQS, "attack_grid": DEQS, "attack_pgd": ALL - DEQS},
+    "autoattack.mode": {},
+    "autoattack.keep": {},
+    "entropy.resolve": evaluations(DEQS),
+    "entropy.last_update": evaluations(DEQS),
+    "entropy.state": evaluations(DEQS),
+    "entropy.final_input": evaluations(DEQS),
+}
+"""The models whose jobs run again when a key alone takes its value of protocol release."""
+
+
+@pytest.mark.parametrize("key", PROTOCOLS["release"])
+def test_a_key_of_a_protocol_changes_the_specs_that_depend_on_it(key: str) -> None:
+    assert affected(changed(**{key.replace(".", "__"): PROTOCOLS["release"][key]})) == CONCERNS[key]
+
+
+def test_the_name_of_the_protocol_is_in_no_job() -> None:
+    assert affected(changed(protocol="release")) == {}
+
+
+def under_release() -> Config:
+    return changed(protocol="release", **{key.replace(".", "__"): v for key, v in PROTOCOLS["release"].items()})
+
+
+def test_release_trains_everything_anew_on_the_same_data() -> None:
+    again = affected(under_release())
+    assert again == {"pretrain": TRUNK, "train": ALL - TRUNK, **evaluations(ALL)}
+
+
+def test_training_under_release_is_specified_by_the_keys_of_release() -> None:
+    trunk = specs.build("pretrain", under_release(), seed=0)["config"]
+    assert (trunk["training.epochs"], trunk["training.learning_rate_min"]) == (220, 1e-6)
+    settings = specs.build("train_deq", under_release(), model="deq_trades_random_states", seed=0)["config"]
+    solver = {"name": "broyden", "steps": 8, "tolerance": 1e-3, "scope": "batch", "returned": "lowest_batch"}
+    assert settings["solver"] == {**solver, "anderson_memory": 2}
+    assert settings["random_state"] == {"pick": "prefix_lowest", "natural": "independent", "in_attack": True}
+    assert settings["training.unroll"]["lead_step"] is True
+    attack = {"steps": 10, "step_size_255": 2.0}
+    chosen = {"split": "test", "first_epoch": 30, "attack_random_state": True, "freeze_fooled": True}
+    assert settings["selection"] == {**chosen, "attack": attack}
+
+
+DEQ_STAGES: tuple[specs.Stage, ...] = ("select", "clean", "attack_grid")
+RESNET_STAGES: tuple[specs.Stage, ...] = ("clean", "attack_pgd")
+COUPLED = ({"solver__scope": "batch"}, {"solver__returned": "lowest_batch"})
+
+
+@pytest.mark.parametrize("coupling", COUPLED, ids=lambda value: next(iter(value)))
+def test_which_images_meet_is_part_of_what_coupled_decisions_depend_on(coupling: Mapping[str, object]) -> None:
+    base = changed(**coupling)
+    assert affected(changed(base, evaluation__batch_size=3), base) == evaluations(DEQS | TRUNK)
+    fewer = {"clean": ALL, "select": DEQS, "attack_grid": DEQS, "attack_pgd": ALL - DEQS}
+    assert affected(changed(base, evaluation__images=9), base) == fewer
+    assert affected(changed(base, attack__images_per_job=3), base) == {}
+    for model in specs.DEQS:
+        for stage in DEQ_STAGES:
+            settings = specs.build(stage, base, model=model, seed=0)["config"]
+            assert (settings["evaluation.batch_size"], settings["evaluation.images"]) == (192, 10_000)
+    for stage in RESNET_STAGES:
+        assert "evaluation.batch_size" not in specs.build(stage, base, model="resnet18_trades", seed=0)["config"]
+
+
+def test_how_many_images_meet_is_in_no_spec_where_they_do_not_influence_each_other() -> None:
+    apart = changed(solver__returned="lowest_sample", solver__tolerance=1e-3)
+    assert affected(changed(apart, evaluation__batch_size=3), apart) == {}
+    only_all = {"clean": ALL, "attack_pgd": ALL - DEQS}
+    assert affected(changed(apart, evaluation__images=9), apart) == only_all
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_tables_state_how_many_images_meet_only_where_it_matters(product: specs.Product) -> None:
+    for coupling in COUPLED:
+        base = changed(**coupling)
+        assert specs.build_product(product, base)["config"]["evaluation"]["batch_size"] == 192
+    assert "batch_size" not in specs.build_product(product, CONFIG)["config"]["evaluation"]
+    assert specs.build_product(product, under_release())["config"]["protocol"] == "release"
+
+
+def test_a_finished_point_knows_which_images_met() -> None:
+    """Points outlive a change of the list of points, but not one of the batches."""
+    base = changed(solver__scope="batch")
+    kept, other = (
+        specs.state_key(specs.build("attack_grid", config, model="deq_trades_base", seed=0))
+        for config in (changed(base, attack__grid__states=(1,)), changed(base, evaluation__batch_size=3))
+    )
+    assert specs.state_key(specs.build("attack_grid", base, model="deq_trades_base", seed=0)) == kept != other
 
 
 def test_the_root_of_an_image_folder_is_part_of_what_the_data_are() -> None:
@@ -155,6 +265,17 @@ def test_every_key_is_noticed_by_tables_unless_it_has_no_influence(key: str, val
     assert noticed != no_influence
     if no_influence:
         assert affected(config) == {}
+
+
+def test_an_imported_model_is_another_one_by_its_file_its_architecture_and_its_data() -> None:
+    model = {"deq_trades_base"}
+    base = changed(imported={"deq_trades_base": "file"})
+    ours = (changed(base, imported={"deq_trades_base": "b"}), changed(base, model__groups=4))
+    for config in (*ours, changed(base, data__validation=50)):
+        assert model <= affected(config, base)["attack_grid"]
+    for config in (changed(base, training__epochs=70), changed(base, jacobian__weight__trades=0.0)):
+        assert model.isdisjoint(affected(config, base)["attack_grid"])
+    assert specs.trained_here(base) == tuple(name for name in specs.DEQS if name not in model)
 
 
 def test_a_seed_has_its_own_models_and_shares_the_data() -> None:
@@ -244,3 +365,11 @@ def test_models_are_the_seven_of_the_paper() -> None:
     assert (len(specs.DEQS), len(specs.RESNETS)) == (4, 2)
     defended = [name for name, model in specs.MODELS.items() if "entropy" in model.defences]
     assert defended == list(specs.DEQS)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_controls_are_those_of_the_models_with_a_defence(asked: bool) -> None:
+    entropy = changed(entropy__controls=asked).entropy
+    three = ("entropy_zero_steps", "entropy_restart_only", "entropy_one_round")
+    expected = {name: three if asked and name in DEQS else () for name in specs.MODELS}
+    assert {name: model.controls(entropy) for name, model in specs.MODELS.items()} == expected

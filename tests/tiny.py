@@ -30,13 +30,14 @@ OVERLAY: dict[str, Any] = {
         "unroll": {"steps": 2}, "attack": {"steps": 2, "step_size_255": 10.0},
     },
     "jacobian": {"frequency": 0.5, "stop_epoch": 17},
-    "selection": {"attack": {"steps": 2, "step_size_255": 10.0}},
+    "selection": {"first_epoch": 1, "attack": {"steps": 2, "step_size_255": 10.0}},
+    "early_state": {"index": 4},
     "threat_model": {"epsilon_255": 20.0},
     "attack": {
         "pgd": {"steps": 2, "step_size_255": 10.0},
         "grid": {"states": [1, 3], "steps": [1, 3], "damping": [0.5, 1.0]},
     },
-    "entropy": {"input_steps": 2, "step_size_255": 5.0},
+    "entropy": {"input_steps": 2, "step_size_255": 5.0, "controls": False},
     "evaluation": {"images": TEST, "batch_size": 5, "final_unroll_steps": 2},
 }  # fmt: skip
 

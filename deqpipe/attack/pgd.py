@@ -88,6 +88,19 @@ def uniform_start(x: Images, *, ball: LinfBall, stream: Stream, images: Sequence
     return start.clamp(0, 1) if clamp else start
 
 
+def unfooled_objective(logits_of: Callable[[Tensor], Logits], y: Labels) -> Objective:
+    """The cross-entropy summed over the images that are still classified right: the others have no gradient.
+
+    So PGD leaves an image alone while it is misclassified.
+    """
+
+    def objective(x: Tensor) -> Tensor:
+        logits = logits_of(x)
+        return F.cross_entropy(logits, y, reduction="none")[logits.argmax(1) == y].sum()
+
+    return objective
+
+
 def cross_entropy_objective(logits_of: Callable[[Tensor], Logits], y: Labels) -> Objective:
     """The summed cross-entropy of some logits with respect to the labels."""
     return lambda x: F.cross_entropy(logits_of(x), y, reduction="sum")

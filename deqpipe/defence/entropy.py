@@ -1,4 +1,4 @@
-"""Input entropy reduction along the neural dynamics (Sec. 3.2, Algorithm 1)."""
+"""Input entropy reduction along the neural dynamics (Sec. 3.2): Algorithm 1, and the variant of the authors' code."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -6,12 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deqpipe.config import PROTOCOLS
 from deqpipe.config import Entropy as EntropyConfig
-from deqpipe.dynamics import Trajectory
-from deqpipe.model.classifier import DEQClassifier
-from deqpipe.shapes import Images, Logits, PerImage, State
-from deqpipe.solver.base import Solver
-from deqpipe.solver.solve import Solution, Status, Termination, following, solve
+from deqpipe.dynamics import Dynamics, Trajectory
+from deqpipe.model.classifier import BoundMap, DEQClassifier
+from deqpipe.shapes import Images, Logits, PerImage, Scalar, State
+from deqpipe.solver.base import Solver, batch_relative_residual, relative_residual
+from deqpipe.solver.solve import Lowest, Returned, Scope, Solution, Status, Termination, following, solve
+from deqpipe.specs import Defence
 from deqpipe.threat_model import LinfBall
 
 
@@ -22,58 +24,24 @@ def prediction_entropy(logits: Logits) -> PerImage:
 
 
 @dataclass(frozen=True)
-class InputEntropyReduction:
-    """Dynamics that update the input every few steps, so that the prediction's entropy falls.
-
-    After z^[t+1] with t + 1 a multiple of `solver_steps`, the input takes `input_steps` descent steps on
-    H(h(f(z^[t+1]; x))), z^[t+1] held constant (Eq. 8). Then z^[t+1] is solved again: from z^[t] and the memory before
-    that step, with residuals of the new input (Algorithm 1, line 13). Without `input_steps`: the plain dynamics.
+class InputDescent:
+    """Descent of the input on the prediction's entropy at a state that is held constant (Eq. 8).
 
     Attributes:
-        solver: the fixed-point solver.
-        termination: N, and when an image stops before.
         ball: the updated input stays in it around the received one, and in [0, 1].
-        solver_steps: T_f in Algorithm 1.
-        input_steps: R in Algorithm 1.
+        steps: R in Algorithm 1.
         step_size: beta in Eq. (8), in units of the pixel range.
         sign: step along the gradient's sign (the authors' code) or the gradient itself (Eq. 8 as written).
-        update_last: update after z^[N] too and solve it again; otherwise that update is left out.
-        final_updated: the final state is unrolled with the updated input, otherwise with the received one.
     """
 
-    solver: Solver[Any]
-    termination: Termination
     ball: LinfBall
-    solver_steps: int
-    input_steps: int
+    steps: int
     step_size: float
     sign: bool = True
-    update_last: bool = True
-    final_updated: bool = True
 
-    @torch.no_grad()
-    def __call__(self, model: DEQClassifier, x: Images) -> Trajectory:
-        """States z^[1] .. z^[N] under the updated inputs; z^[t+1] is recorded as solved again."""
-        received = model.bind(x)
-        x_now, fn = x, received
-        state = self.solver.init(fn, model.initial_state(x))
-        segments: list[Solution] = []
-        for n in range(1, self.termination.max_steps + 1):
-            if self._updates_after(n):
-                z = following(self.solver, state, termination=self.termination)
-                x_now = self._reduce(model, z, x_now, x)
-                fn = model.bind(x_now)
-                state = self.solver.reevaluate(fn, state)
-            segment, state = solve(self.solver, fn, state, termination=replace(self.termination, max_steps=1))
-            segments.append(segment)
-        return Trajectory(_joined(segments), fn if self.final_updated else received, x_now)
-
-    def _updates_after(self, n: int) -> bool:
-        due = n % self.solver_steps == 0 and self.input_steps > 0
-        return due and (n < self.termination.max_steps or self.update_last)
-
-    def _reduce(self, model: DEQClassifier, z: State, x: Images, received: Images) -> Images:
-        for _ in range(self.input_steps):
+    def __call__(self, model: DEQClassifier, z: State, x: Images, received: Images) -> Images:
+        """The input after `steps` steps from `x` on H(h(f(z; x)))."""
+        for _ in range(self.steps):
             gradient = _entropy_gradient(model, z, x)
             direction = gradient.sign() if self.sign else gradient
             x = self.ball.project(x - self.step_size * direction, received)
@@ -89,29 +57,206 @@ def _entropy_gradient(model: DEQClassifier, z: State, x: Images) -> Tensor:
     return gradient
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """When the input is updated, and what of the solve the update looks at.
+
+    Attributes:
+        solver_steps: T_f in Algorithm 1: the input is updated after every so many solver steps.
+        update_last: update after z^[N] too and solve it again; otherwise that update is left out.
+        lowest: the entropy is taken at the state of lowest residual of a round (the steps since the update before), by
+            the termination's scope; otherwise at the round's last state.
+        final_updated: the final state is unrolled with the updated input, otherwise with the received one.
+    """
+
+    solver_steps: int
+    update_last: bool = True
+    lowest: bool = False
+    final_updated: bool = True
+
+    def due(self, n: int, *, last: int) -> bool:
+        """Whether the input is updated after z^[n] of z^[last]."""
+        return n % self.solver_steps == 0 and (n < last or self.update_last)
+
+
+@dataclass(frozen=True)
+class InputEntropyReduction:
+    """Algorithm 1: dynamics that update the input every few steps, so that the prediction's entropy falls.
+
+    After z^[t+1] with t + 1 a multiple of T_f the input descends. Then z^[t+1] is solved again: from z^[t] and the
+    memory before that step, with residuals of the new input (line 13). Without descent steps: the plain dynamics.
+
+    Attributes:
+        solver: the fixed-point solver.
+        termination: N, and when a solve stops before.
+        descent: of the input.
+        schedule: when it descends.
+        returned: which state is z*.
+    """
+
+    solver: Solver[Any]
+    termination: Termination
+    descent: InputDescent
+    schedule: Schedule
+    returned: Returned = "last"
+
+    @torch.no_grad()
+    def __call__(self, model: DEQClassifier, x: Images) -> Trajectory:
+        """States z^[1] .. z^[N] under the updated inputs; z^[t+1] is recorded as solved again."""
+        received = model.bind(x)
+        x_now, fn = x, received
+        state = self.solver.init(fn, model.initial_state(x))
+        lowest: Lowest | None = None
+        segments: list[Solution] = []
+        for n in range(1, self.termination.max_steps + 1):
+            if self.descent.steps and self.schedule.due(n, last=self.termination.max_steps):
+                z = self._provisional(fn, state, lowest, segments)
+                x_now = self.descent(model, z, x_now, x)
+                fn = model.bind(x_now)
+                state, lowest = self.solver.reevaluate(fn, state), None
+                segment, state = self._step(fn, state, segments)
+            else:
+                segment, state = self._step(fn, state, segments)
+                lowest = _lower(lowest, state, self.termination.scope)
+            segments.append(segment)
+        solution = _joined(segments)
+        final = fn if self.schedule.final_updated else received
+        return Trajectory(solution, solution.returned(self.returned), final, x_now)
+
+    def _provisional(self, fn: BoundMap, state: Any, lowest: Lowest | None, done: list[Solution]) -> State:
+        """The state that the entropy is taken at: z^[t+1] before it is solved again, or the lowest of its round."""
+        if not self.schedule.lowest:
+            return following(
+                self.solver, state, termination=self.termination, resumed=bool(done), grown_from=_grown_from(done)
+            )
+        _, stepped = self._step(fn, state, done)
+        return _lower(lowest, stepped, self.termination.scope).z
+
+    def _step(self, fn: BoundMap, state: Any, done: list[Solution]) -> tuple[Solution, Any]:
+        one = replace(self.termination, max_steps=1)
+        return solve(self.solver, fn, state, termination=one, resumed=bool(done), grown_from=_grown_from(done))
+
+
+def _grown_from(done: list[Solution]) -> Scalar | None:
+    """The batch's residual after the first step of a solve in segments."""
+    return done[0].batch_residuals[0] if done else None
+
+
+def _lower(lowest: Lowest | None, state: Any, scope: Scope) -> Lowest:
+    residual = relative_residual(state) if scope == "sample" else batch_relative_residual(state)
+    return (lowest or Lowest.unknown(state.z)).or_lower(state.z, residual)
+
+
+@dataclass(frozen=True)
+class RestartedEntropyReduction:
+    """Sec. 3.2 as the authors' code has it: every round of T_f steps is a solve of its own.
+
+    A round starts at the last state of the one before (or at its lowest, `Schedule.lowest`). Its first step uses the
+    memory that is left, then the memory starts anew. Between rounds the input descends, no state is solved again, and
+    the newest entry of the memory is corrected to the new input. So the states differ from the plain ones even if the
+    input never changes, and a single round (T_f = N) is the plain solve bit for bit.
+
+    Attributes:
+        solver: the fixed-point solver.
+        termination: N, and when a round stops before.
+        descent: of the input.
+        schedule: when it descends. With `update_last` z^[N] is solved again as in Algorithm 1.
+        returned: which state of the last round is z*.
+    """
+
+    solver: Solver[Any]
+    termination: Termination
+    descent: InputDescent
+    schedule: Schedule
+    returned: Returned = "last"
+
+    @torch.no_grad()
+    def __call__(self, model: DEQClassifier, x: Images) -> Trajectory:
+        """States z^[1] .. z^[N], round by round."""
+        received = model.bind(x)
+        x_now, fn = x, received
+        state = self.solver.init(fn, model.initial_state(x))
+        rounds: list[Solution] = []
+        for length in self._lengths():
+            before, (solution, state) = state, self._round(fn, state, length)
+            rounds.append(solution)
+            n = sum(len(done.states) for done in rounds)
+            if not self.schedule.due(n, last=self.termination.max_steps):
+                continue
+            z = solution.lowest(self.termination.scope) if self.schedule.lowest else solution.z
+            x_now = self.descent(model, z, x_now, x)
+            previous, fn = fn, model.bind(x_now)
+            if n < self.termination.max_steps:
+                # Release: where the lowest state is not the last one, the correction mixes the new residual at the
+                # former with the old one and the step of the latter (mdeq_core.py:509-516).
+                state = self.solver.rebase(fn, replace(state, z=z))
+            else:
+                rounds[-1] = self._solved_again(previous, fn, before, length)
+        final = fn if self.schedule.final_updated else received
+        return Trajectory(_joined(rounds), rounds[-1].returned(self.returned), final, x_now)
+
+    def _lengths(self) -> list[int]:
+        """Steps of each round; what is left over by T_f is a shorter last one."""
+        total, length = self.termination.max_steps, self.schedule.solver_steps
+        return [min(length, total - start) for start in range(0, total, length)]
+
+    def _round(self, fn: BoundMap, state: Any, length: int) -> tuple[Solution, Any]:
+        """A solve from z^[n]: its first step uses the memory there is, the others only what the round has added."""
+        first = self.solver.propose(state)
+        steps = replace(self.termination, max_steps=length)
+        return solve(self.solver, fn, self.solver.forget(state), termination=steps, first=first)
+
+    def _solved_again(self, previous: BoundMap, fn: BoundMap, state: Any, length: int) -> Solution:
+        """The last round, whose last state is solved again from the one before, with residuals of the new input."""
+        one = replace(self.termination, max_steps=1)
+        if length == 1:
+            changed = self.solver.reevaluate(fn, state)
+            first = self.solver.propose(changed)
+            return solve(self.solver, fn, self.solver.forget(changed), termination=one, first=first)[0]
+        head, state = self._round(previous, state, length - 1)
+        changed = self.solver.reevaluate(fn, state)
+        tail, _ = solve(self.solver, fn, changed, termination=one, resumed=True, grown_from=_grown_from([head]))
+        return _joined([head, tail])
+
+
 def _joined(segments: list[Solution]) -> Solution:
+    """The states of all segments as one; how the last one ended, unless numbers were lost in any."""
     status = torch.stack([segment.status for segment in segments])
     broken = (status == Status.NONFINITE).any(0)
     return Solution(
         states=torch.cat([segment.states for segment in segments]),
         residuals=torch.cat([segment.residuals for segment in segments]),
+        batch_residuals=torch.cat([segment.batch_residuals for segment in segments]),
+        moved=torch.cat([segment.moved for segment in segments]),
         status=torch.where(broken, Status.NONFINITE, status[-1]),
-        steps=torch.stack([segment.steps for segment in segments]).sum(0),
     )
+
+
+def control(config: EntropyConfig, which: Defence, *, steps: int) -> EntropyConfig:
+    """Sec. 3.2 without its point (`specs.CONTROLS`).
+
+    Args:
+        config: the defence that is controlled for.
+        which: the control.
+        steps: N, solver steps of the whole solve.
+    """
+    if which == "entropy_zero_steps":
+        return config.model_copy(update={"input_steps": 0})
+    released = {key.removeprefix("entropy."): value for key, value in PROTOCOLS["release"].items() if "entropy." in key}
+    change = {"input_steps": 0} if which == "entropy_restart_only" else {"solver_steps": steps}
+    return config.model_copy(update=released | change)
 
 
 def build_entropy_reduction(
-    config: EntropyConfig, *, solver: Solver[Any], termination: Termination, ball: LinfBall
-) -> InputEntropyReduction:
+    config: EntropyConfig, *, solver: Solver[Any], termination: Termination, ball: LinfBall, returned: Returned
+) -> Dynamics:
     """The defence that a config describes."""
-    return InputEntropyReduction(
-        solver=solver,
-        termination=termination,
-        ball=ball,
+    descent = InputDescent(ball, config.input_steps, config.step_size_255 / 255, sign=config.step == "sign")
+    schedule = Schedule(
         solver_steps=config.solver_steps,
-        input_steps=config.input_steps,
-        step_size=config.step_size_255 / 255,
-        sign=config.step == "sign",
         update_last=config.last_update == "resolve",
+        lowest=config.state == "lowest",
         final_updated=config.final_input == "updated",
     )
+    kind = InputEntropyReduction if config.resolve == "alg1" else RestartedEntropyReduction
+    return kind(solver, termination, descent, schedule, returned)

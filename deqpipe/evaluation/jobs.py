@@ -214,6 +214,19 @@ def _check_images(subject: Subject, images: range) -> None:
             f"test images {images.start} to {images.stop - 1} were asked for, but {subject.dataset.name} has "
             f"images 0 to {there - 1} (evaluation.images may be at most {there})"
         )
+    _check_batches(subject, images, there=there)
+
+
+def _check_batches(subject: Subject, images: range, *, there: int) -> None:
+    """Refuse to cut batches where their images influence each other."""
+    if "evaluation.batch_size" not in subject.settings:
+        return
+    size, last = subject.job.batch_size, min(there, subject.settings["evaluation.images"])
+    if images.start % size or images.stop > last or (images.stop % size and images.stop != last):
+        raise UserError(
+            f"test images {images.start} to {images.stop - 1} were asked for, but the solver couples the images of a "
+            f"batch: the first must be a multiple of evaluation.batch_size ({size}), and no batch may be cut short"
+        )
 
 
 def _check_point(subject: Subject, point: specs.GridPoint) -> None:
@@ -225,8 +238,8 @@ def _check_point(subject: Subject, point: specs.GridPoint) -> None:
 def _scores(columns: Columns) -> str:
     """Accuracy at z^[N] per defence."""
     correct = columns["predicted"][:, max(columns["predicted"].shape[1] - 2, 0)] == columns["label"]
-    parts = [(name, correct[columns["defence"] == name].mean()) for name in sorted(set(columns["defence"].tolist()))]
-    return ", ".join(f"{name} {value:.1%}" for name, value in reversed(parts))
+    names = [name for name in ("plain", "entropy") if name in columns["defence"]]
+    return ", ".join(f"{name} {correct[columns['defence'] == name].mean():.1%}" for name in names)
 
 
 def _provenance(subject: Subject, spec: Mapping[str, Any], started: float, evaluations: int = 0) -> dict[str, Any]:

@@ -106,7 +106,9 @@ def attack_rows(
     references: References,
     purpose: str,
 ) -> Columns:
-    """Rows of one attack on a chunk, scored by every judge of the subject.
+    """Rows of one attack on a chunk, scored by every judge and every control of the subject.
+
+    Controls have no reference, so that their deviation from the clean states is not a number.
 
     Args:
         subject: the model; it both crafts and decides.
@@ -134,6 +136,8 @@ def attack_rows(
         for judge in subject.judges:
             judged = judge(attacked.images, y, references(judge, images))
             parts.append(rows(subject, judge, judged, images, y, facts))
+        for judge in subject.controls:
+            parts.append(rows(subject, judge, judge(attacked.images, y, None), images, y, facts))
     return joined(parts)
 
 
@@ -144,7 +148,8 @@ def clean_rows(subject: Subject, chunk: Chunk) -> Columns:
              "perturbation": 0.0, "lost_gradient": np.nan}  # fmt: skip
     for images in chunk.batches(subject.job.batch_size):
         x, y = chunk.load(images, subject.job.device)
-        parts += [rows(subject, judge, judge(x, y, None), images, y, facts) for judge in subject.judges]
+        judges = (*subject.judges, *subject.controls)
+        parts += [rows(subject, judge, judge(x, y, None), images, y, facts) for judge in judges]
     return joined(parts)
 
 

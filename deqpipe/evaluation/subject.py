@@ -12,9 +12,9 @@ from deqpipe import specs
 from deqpipe.attack.surrogate import surrogate_of
 from deqpipe.config import Entropy, Solver, ThreatModel
 from deqpipe.data import Dataset, load
-from deqpipe.defence.entropy import build_entropy_reduction
+from deqpipe.defence.entropy import build_entropy_reduction, control
 from deqpipe.device import set_up
-from deqpipe.dynamics import PlainDynamics
+from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.errors import UserError
 from deqpipe.evaluation.judge import DEQJudge, Judge, NetworkJudge
 from deqpipe.gradient import Unrolled
@@ -38,7 +38,7 @@ class Job:
         output: file to write.
         device: where it computes.
         threads: of the CPU.
-        batch_size: images at once; no influence on results.
+        batch_size: images at once; no influence on results, unless the solver couples them.
     """
 
     spec: Mapping[str, Any]
@@ -65,6 +65,7 @@ class Subject:
         dataset: what it is evaluated on.
         settings: of the job.
         judges: one per test-time defence.
+        controls: the decisions that Sec. 3.2 is to be compared with, beside the undefended one.
         job: the call.
     """
 
@@ -73,6 +74,7 @@ class Subject:
     dataset: Dataset
     settings: Settings
     judges: tuple[Judge, ...]
+    controls: tuple[Judge, ...]
     job: Job
 
     @property
@@ -108,7 +110,7 @@ class Subject:
             return model
         assert isinstance(model, DEQClassifier)
         lead_step: bool = self.settings["attack.unroll"]["lead_step"]
-        surrogate = surrogate_of(point, dynamics=_plain(self.settings), lead_step=lead_step)
+        surrogate = surrogate_of(point, dynamics=build_plain(self.settings), lead_step=lead_step)
         return lambda x: surrogate(model, x)
 
 
@@ -123,8 +125,24 @@ def load_subject(job: Job) -> Subject:
     dataset = load(job.data)
     loaded = fitting(load_model(job.checkpoint, job.device), dataset, path=job.checkpoint)
     _check_origin(loaded, job)
+    _check_batch_size(settings, job)
     judges = tuple(_judge(loaded, settings, defence) for defence in specs.MODELS[name].defences)
-    return Subject(name, loaded, dataset, settings, judges, job)
+    controls = tuple(_judge(loaded, settings, defence) for defence in _controls(settings, name))
+    return Subject(name, loaded, dataset, settings, judges, controls, job)
+
+
+def _controls(settings: Settings, name: str) -> tuple[specs.Defence, ...]:
+    if "entropy" not in settings:
+        return ()
+    return specs.MODELS[name].controls(settings.section("entropy", Entropy))
+
+
+def _check_batch_size(settings: Settings, job: Job) -> None:
+    if "evaluation.batch_size" in settings and settings["evaluation.batch_size"] != job.batch_size:
+        raise UserError(
+            f"--batch-size is {job.batch_size}, but the spec has evaluation.batch_size "
+            f"{settings['evaluation.batch_size']}, and its solver couples the images of a batch"
+        )
 
 
 def _check_origin(loaded: Loaded, job: Job) -> None:
@@ -142,23 +160,33 @@ def _judge(loaded: Loaded, settings: Settings, defence: specs.Defence) -> Judge:
     model = loaded.model
     if not isinstance(model, DEQClassifier):
         return NetworkJudge(model)
-    plain = _plain(settings)
-    final = Unrolled(
+    return DEQJudge(model, build_dynamics(settings, defence), defence, build_final_unroll(settings))
+
+
+def build_dynamics(settings: Settings, defence: specs.Defence) -> Dynamics:
+    """The dynamics of a defence, or of a control of Sec. 3.2, that settings describe."""
+    plain = build_plain(settings)
+    if defence == "plain":
+        return plain
+    entropy = settings.section("entropy", Entropy)
+    if defence != "entropy":
+        entropy = control(entropy, defence, steps=plain.termination.max_steps)
+    ball = LinfBall(settings.section("threat_model", ThreatModel).epsilon_255 / 255)
+    return build_entropy_reduction(
+        entropy, solver=plain.solver, termination=plain.termination, ball=ball, returned=plain.returned
+    )
+
+
+def build_plain(settings: Settings) -> PlainDynamics:
+    """The undefended dynamics that settings describe."""
+    solver = settings.section("solver", Solver)
+    return PlainDynamics(build_solver(solver), build_termination(solver), solver.returned)
+
+
+def build_final_unroll(settings: Settings) -> Unrolled:
+    """The unroll from z* to the final state that settings describe."""
+    return Unrolled(
         steps=settings["evaluation.final_unroll_steps"],
         damping=specs.FINAL_DAMPING,
         lead_step=settings["attack.unroll"]["lead_step"],
     )
-    if defence == "plain":
-        return DEQJudge(model, plain, defence, final)
-    reduction = build_entropy_reduction(
-        settings.section("entropy", Entropy),
-        solver=plain.solver,
-        termination=plain.termination,
-        ball=LinfBall(settings.section("threat_model", ThreatModel).epsilon_255 / 255),
-    )
-    return DEQJudge(model, reduction, defence, final)
-
-
-def _plain(settings: Settings) -> PlainDynamics:
-    solver = settings.section("solver", Solver)
-    return PlainDynamics(build_solver(solver), build_termination(solver))

@@ -3,10 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from deqpipe import specs
-from deqpipe.config import Config, Section
+from deqpipe.config import PROTOCOLS, Config, Section
 from deqpipe.reporting import paper
 
 _MDEQ_LARGE = ("model.channels", "model.head_channels", "model.final_channels", "model.expansion")
+_PROTOCOLS = {
+    "paper": "where the paper and its authors' code differ, the paper's text holds",
+    "release": "where the paper and its authors' code differ, the code holds",
+}
 _SOURCES = {"digits": "scikit-learn's handwritten digits (8x8)", "cifar10": "CIFAR-10", "folder": "an image folder"}
 # Keys and sections whose value changes no number. Where images lie is said by data.source.
 _INERT = (
@@ -18,7 +22,7 @@ _INERT = (
     "attack.states_per_job",
     "attack.images_per_job",
     "autoattack",  # not part of the workflow
-    "evaluation.batch_size",
+    "entropy.controls",
     "statistics",
 )
 # Keys that change numbers only under a condition.
@@ -26,6 +30,7 @@ _USED_IF: Mapping[str, Callable[[Config], bool]] = {
     "solver.anderson_memory": lambda config: config.solver.name == "anderson",
     "training.implicit_steps": lambda config: config.training.gradient == "exact",
     "early_state.index": lambda config: config.early_state.mode == "fixed",
+    "evaluation.batch_size": lambda config: config.couples_images,
 }
 
 
@@ -79,6 +84,8 @@ def setup(config: Config, *, seed: int) -> tuple[str, ...]:
     threat, pgd = config.threat_model.epsilon_255, config.attack.pgd
     return (
         f"Data: {data(config)}, the first {config.evaluation.images:,} test images; seed {seed}.",
+        *_protocol(config),
+        *_imported(config),
         f"Threat model: every pixel may change by at most {threat:g}/255, within [0, 1]. PGD: {pgd.steps} steps of "
         f"{pgd.step_size_255:g}/255 from a random start.",
         _grid(config),
@@ -86,6 +93,30 @@ def setup(config: Config, *, seed: int) -> tuple[str, ...]:
         f"over images ({config.statistics.resamples:,} resamples), the minimum taken inside each resample, reflected "
         "at the value; differences are paired by image.",
     )
+
+
+def _protocol(config: Config) -> tuple[str, ...]:
+    """Whose word holds where paper and authors' code differ, and what that does to the numbers."""
+    name, here = config.protocol, dict(settings(config))
+    own = [
+        f"{key} {_written(here[key])}"
+        for key, value in PROTOCOLS[name].items()
+        if key in here and here[key] != value and (key not in _USED_IF or _USED_IF[key](config))
+    ]
+    but = f", but for {', '.join(own)}" if own else ""
+    text = f"Protocol {name}: {_PROTOCOLS[name]}{but}."
+    coupled = "The solver looks at whole batches: the images of a batch influence each other's results."
+    leak = "Models were selected on the test images (selection.split: test): their accuracies are biased upwards."
+    said = ((True, text), (config.couples_images, coupled), (config.selection.split == "test", leak))
+    return tuple(sentence for holds, sentence in said if holds)
+
+
+def _imported(config: Config) -> tuple[str, ...]:
+    """Which models these conditions do not tell the training of."""
+    if not config.imported:
+        return ()
+    listed = ", ".join(f"{model} (from {file})" for model, file in config.imported.items())
+    return (f"Imported, so trained elsewhere and otherwise than these conditions say: {listed}.",)
 
 
 def against_paper(config: Config) -> tuple[str, ...]:
@@ -113,6 +144,8 @@ def _grid(config: Config) -> str:
 def _written(value: object) -> str:
     if isinstance(value, tuple):
         return _range(value)
+    if isinstance(value, Mapping):
+        return ", ".join(value) or "none"
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, bool):

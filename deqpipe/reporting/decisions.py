@@ -30,6 +30,11 @@ _METHODS = {
     (True, "plain"): "+ Sec. 3.3",
     (True, "entropy"): "+ Secs. 3.2 & 3.3",
 }
+_CONTROLS: Mapping[Defence, str] = {
+    "entropy_zero_steps": "control: R = 0",
+    "entropy_restart_only": "control: restart only",
+    "entropy_one_round": "control: T_f = N",
+}
 _COLUMNS = (
     "image", "label", "defence", "state", "steps", "damping", "predicted", "perturbation", "lost_gradient", "status",
 )  # fmt: skip
@@ -55,12 +60,22 @@ class Decision:
             return "ResNet"
         if self.model == specs.TRUNK:
             return "pretrained trunk"
-        return _METHODS[specs.MODELS[self.model].random_states, self.defence]
+        random_states = specs.MODELS[self.model].random_states
+        if self.defence in _CONTROLS:
+            return f"{_METHODS[random_states, 'entropy']}, {_CONTROLS[self.defence]}"
+        return _METHODS[random_states, self.defence]
 
     @property
     def row(self) -> str:
         """Its row in tables, such as `TRADES + Sec. 3.2`."""
         return self.method if self.model == specs.TRUNK else f"{self.framework} {self.method}"
+
+
+def controls(config: Config) -> tuple[Decision, ...]:
+    """The control decisions of Sec. 3.2, in the order of `eight`."""
+    return tuple(
+        Decision(model, control) for model in specs.DEQS for control in specs.MODELS[model].controls(config.entropy)
+    )
 
 
 def eight(*frameworks: Framework) -> tuple[Decision, ...]:
@@ -203,13 +218,15 @@ class Evaluation:
 
 
 def early_states(tree: Tree, model: str) -> dict[Defence, EarlyState]:
-    """The early state of each defence of a DEQ.
+    """The early state of each defence of a DEQ; controls of Sec. 3.2 decide at the state of Sec. 3.2.
 
     Raises:
         UserError: the file is missing, no JSON, of another configuration, or names a state that does not exist.
     """
     raw = _selection(tree, model)
-    return {defence: _early_state(raw, defence, tree, model) for defence in specs.MODELS[model].defences}
+    kind = specs.MODELS[model]
+    found = {defence: _early_state(raw, defence, tree, model) for defence in kind.defences}
+    return found | {control: found["entropy"] for control in kind.controls(tree.config.entropy)}
 
 
 def _selection(tree: Tree, model: str) -> dict[str, Any]:
@@ -249,7 +266,7 @@ def evaluate(tree: Tree, model: str, *, clean: bool = True) -> tuple[Evaluation,
     behind += [_source(tree, tree.select(model), _selection(tree, model)["provenance"])] if chosen else []
     return tuple(
         _evaluation(tree, Decision(model, defence), (unattacked, attacked), tuple(behind), chosen.get(defence))
-        for defence in specs.MODELS[model].defences
+        for defence in (*specs.MODELS[model].defences, *specs.MODELS[model].controls(tree.config.entropy))
     )
 
 

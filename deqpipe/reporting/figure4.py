@@ -25,12 +25,12 @@ class _Curve:
 
     row: str
     robust: dict[int, float]
-    chosen: int
+    chosen: int | None
 
 
 def draw(tree: Tree) -> Drawing:
     """One curve per trained DEQ; the chosen epoch stands out."""
-    curves = [_curve(tree, model) for model in specs.DEQS]
+    curves = [_curve(tree, model) for model in specs.trained_here(tree.config)]
     figure, axes = plotting.new()
     for curve in curves:
         _plot(axes, curve)
@@ -39,7 +39,8 @@ def draw(tree: Tree) -> Drawing:
     axes.set_ylabel(f"validation accuracy under PGD-{tree.config.selection.attack.steps} (%)")
     plotting.whole_numbers(axes)
     plotting.percent_axis(axes, values or [0.0])
-    plotting.legend_above(figure, axes, columns=2)
+    if curves:
+        plotting.legend_above(figure, axes, columns=2)
     _typical_interval(axes, values, tree)
     return Drawing(
         title="Robustness while training.",
@@ -48,7 +49,7 @@ def draw(tree: Tree) -> Drawing:
         figure=figure,
         columns=_COLUMNS,
         rows=tuple(row for curve in curves for row in _rows(curve, tree)),
-        notes=(_attack(tree),),
+        notes=(_attack(tree), *_absent(tree)),
         conditions=(),
         sources=_sources(tree),
     )
@@ -68,7 +69,7 @@ def _plot(axes: Axes, curve: _Curve) -> None:
         epochs, accuracies, color=colour, linestyle=line, linewidth=1.4, label=curve.row,
         marker=marker if few else None, markersize=3.5,
     )  # fmt: skip
-    if curve.chosen in curve.robust:
+    if curve.chosen is not None and curve.chosen in curve.robust:
         axes.plot(
             [curve.chosen], [100 * curve.robust[curve.chosen]], marker=marker, markersize=9, markerfacecolor="none",
             markeredgecolor=colour, markeredgewidth=1.4, linestyle="none",
@@ -114,6 +115,11 @@ def _sources(tree: Tree) -> tuple[Source, ...]:
     return tuple(Source(str(path.relative_to(tree.root)), weights.read(path).provenance) for path in paths)
 
 
+def _absent(tree: Tree) -> tuple[str, ...]:
+    rows = [Decision(model, "plain").row for model in specs.DEQS if model in tree.config.imported]
+    return (f"No curve for what was imported instead of trained: {', '.join(rows)}.",) if rows else ()
+
+
 def _attack(tree: Tree) -> str:
     attack, threat = tree.config.selection.attack, tree.config.threat_model.epsilon_255
     return (
@@ -126,7 +132,7 @@ def _caption(tree: Tree) -> str:
     held_out = tree.config.selection.split == "validation"
     images = f"{tree.config.data.validation:,} held-out training images" if held_out else "the test images (they leak)"
     return (
-        f"Accuracy of the four DEQs under ready-made PGD on {images} after each epoch. Open marker: the epoch whose "
+        f"Accuracy of the DEQs under ready-made PGD on {images} after each epoch. Open marker: the epoch whose "
         "weights were kept. Epochs before adversarial training are those of the shared trunk. "
         "Bar at the right: the interval of one point in the middle."
     )
@@ -136,6 +142,6 @@ def _alt(curves: list[_Curve]) -> str:
     said = "; ".join(
         f"{curve.row}: {100 * curve.robust[curve.chosen]:.1f} % at epoch {curve.chosen}"
         for curve in curves
-        if curve.chosen in curve.robust
+        if curve.chosen is not None and curve.chosen in curve.robust
     )
-    return f"Robust validation accuracy by epoch for four trained models. Chosen: {said}."
+    return f"Robust validation accuracy by epoch for {len(curves)} trained models. Chosen: {said or 'none'}."

@@ -4,9 +4,13 @@ It says the same as config.yaml, which is not part of the package; a test holds 
 """
 
 from collections.abc import Mapping
+from typing import Any
+
+from deqpipe.config import PROTOCOLS
 
 SETTINGS: Mapping[str, object] = {
     "precision": "fp32",
+    "imported": {},
     "data.source": "cifar10",
     "data.validation": 1000,
     "data.augment": "crop_flip",
@@ -30,6 +34,7 @@ SETTINGS: Mapping[str, object] = {
     "solver.steps": 8,
     "solver.anderson_memory": 5,
     "solver.tolerance": 0.0,
+    "solver.scope": "sample",
     "solver.returned": "last",
     "pretrain.layers": 8,
     "pretrain.steps": 16000,
@@ -61,6 +66,7 @@ SETTINGS: Mapping[str, object] = {
     "selection.split": "validation",
     "selection.first_epoch": 1,
     "selection.attack_random_state": False,
+    "selection.freeze_fooled": False,
     "selection.attack.steps": 10,
     "selection.attack.step_size_255": 2.0,
     "early_state.mode": "select",
@@ -83,12 +89,28 @@ SETTINGS: Mapping[str, object] = {
     "entropy.state": "last",
     "entropy.final_input": "updated",
     "evaluation.images": 10000,
+    "evaluation.batch_size": 192,
     "evaluation.final_unroll_steps": 5,
 }
 """Every setting that a number may depend on, by dotted key."""
 
+
+def nested(protocol: str) -> dict[str, Any]:
+    """The settings by section, with the values of a protocol where paper and authors' code differ, without controls."""
+    found: dict[str, Any] = {}
+    known = {key: value for key, value in PROTOCOLS[protocol].items() if key in SETTINGS}
+    for key, value in {**SETTINGS, **known, "entropy.controls": False}.items():
+        *sections, last = key.split(".")
+        node = found
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[last] = value
+    return found
+
+
 NAMES: Mapping[str, str] = {
     "precision": "arithmetic",
+    "imported": "models that were not trained here",
     "data.source": "data",
     "data.validation": "held-out images",
     "data.augment": "augmentation",
@@ -144,6 +166,7 @@ NAMES: Mapping[str, str] = {
     "entropy.input_steps": "R",
     "entropy.step_size_255": "beta (1/255)",
     "evaluation.images": "test images",
+    "evaluation.batch_size": "images that are evaluated together",
     "evaluation.final_unroll_steps": "unroll steps to the final state",
 }
 """What readers know a setting as; the others go by their key."""

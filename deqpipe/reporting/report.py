@@ -105,7 +105,7 @@ def write(config: Config, results: Path, output: Path) -> None:
         summary=summary.sentences(written[1].table, written[2].table, config),
         tables=[(one.table, Markup(formats.to_html(one.table))) for one in written.values()],
         pictures=pictures,
-        trainings=[_training(tree, model) for model in specs.MODELS],
+        trainings=[_training(tree, model) for model in specs.MODELS if model not in config.imported],
         choices=[_choice(tree, decision) for decision in eight("pgd_at", "trades")],
         made=_made([*(one.origin for one in written.values()), *(picture.words.origin for picture in pictures)]),
         settings=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100),
@@ -136,6 +136,8 @@ def _picture(number: int, results: Path) -> Picture:
 def _training(tree: Tree, model: str) -> Training:
     epochs = history.read(tree.history(model))
     file = weights.read(tree.weights(model))
+    if file.epoch is None:
+        raise UserError(f"weights {tree.weights(model)} do not say of which epoch they are")
     kept = history.at(tree.history(model), file.epoch)
     return Training(
         name=Decision(model, "plain").row,

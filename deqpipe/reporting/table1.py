@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from deqpipe import specs, statistics
 from deqpipe.config import Config
 from deqpipe.reporting import conditions, formats, published, wording
-from deqpipe.reporting.decisions import Decision, Evaluation, Tree, eight
+from deqpipe.reporting.decisions import Decision, Evaluation, Tree, controls, eight
 from deqpipe.reporting.formats import EMPTY, Block, Cell, Line, Shown
 
 TITLE = "Robustness of ResNets and DEQs in two adversarial training frameworks."
@@ -31,7 +31,7 @@ def caption(config: Config) -> str:
 
 
 def cells(evaluations: Mapping[Decision, Evaluation], tree: Tree) -> tuple[Cell, ...]:
-    """Four columns for every decision; the trunk with a column of its own."""
+    """Four columns for every decision, three for a control; the trunk with a column of its own."""
     rows: list[Cell] = []
     for resnet, (baseline, *others) in _FRAMEWORKS:
         rows += _single(evaluations[resnet], tree, PGD)
@@ -39,6 +39,7 @@ def cells(evaluations: Mapping[Decision, Evaluation], tree: Tree) -> tuple[Cell,
         rows += _deq(evaluations[baseline], tree)
         for decision in others:
             rows += [*_deq(evaluations[decision], tree), _gain(evaluations[decision], evaluations[baseline], tree)]
+    rows += [cell for control in controls(tree.config) for cell in _deq(evaluations[control], tree)]
     return (*rows, *_single(evaluations[TRUNK], tree, final_column(tree.config)))
 
 
@@ -86,7 +87,7 @@ def _percent(row: str, column: str, estimate: statistics.Estimate, *, note: str 
 
 
 def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
-    """The paper's eleven rows, and the trunk apart."""
+    """The paper's eleven rows; the controls of Sec. 3.2 and the trunk apart."""
     best = most_robust(cells).row
     lines: list[Line] = []
     for resnet, decisions in _FRAMEWORKS:
@@ -97,7 +98,14 @@ def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block
     shown = tuple(formats.show(cells[TRUNK.row, column]) for column in (CLEAN, final))
     trunk = Line(("clean", conditions.architecture(config, TRUNK.method), TRUNK.method), shown)
     stub = ("Training", "Model", "Method")
-    return Block(stub, (CLEAN, PGD, PER_IMAGE, GAIN), tuple(lines)), Block(stub, (CLEAN, final), (trunk,))
+    main = Block(stub, (CLEAN, PGD, PER_IMAGE, GAIN), tuple(lines))
+    return main, *_control_block(stub, cells, config), Block(stub, (CLEAN, final), (trunk,))
+
+
+def _control_block(stub: tuple[str, ...], cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
+    columns = (CLEAN, PGD, PER_IMAGE)
+    lines = tuple(_line(one, one.method, cells, config, columns=columns) for one in controls(config))
+    return (Block(stub, columns, lines),) if lines else ()
 
 
 def most_robust(cells: Mapping[tuple[str, str], Cell]) -> Decision:
@@ -106,13 +114,19 @@ def most_robust(cells: Mapping[tuple[str, str], Cell]) -> Decision:
 
 
 def _line(
-    decision: Decision, method: str, cells: Mapping[tuple[str, str], Cell], config: Config, *, strong: bool = False
+    decision: Decision,
+    method: str,
+    cells: Mapping[tuple[str, str], Cell],
+    config: Config,
+    *,
+    strong: bool = False,
+    columns: tuple[str, ...] = (CLEAN, PGD, PER_IMAGE, GAIN),
 ) -> Line:
     shown = tuple(
         formats.show(cells[decision.row, column], signed=column == GAIN, strong=strong and column == PGD)
         if (decision.row, column) in cells
         else EMPTY
-        for column in (CLEAN, PGD, PER_IMAGE, GAIN)
+        for column in columns
     )
     return Line((decision.framework, conditions.architecture(config, decision.method), method), shown)
 
@@ -131,6 +145,7 @@ def notes(evaluations: Mapping[Decision, Evaluation], config: Config) -> tuple[s
         "whole grid (Table 2 says where its minimum is attained) and answer at their early state. The row of Yang et "
         "al. (2022) is published only.",
         wording.blind(),
+        *([wording.controls(config)] if controls(config) else []),
         wording.early_states(judged),
         wording.attack_checks(list(evaluations.values())),
     )

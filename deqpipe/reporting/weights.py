@@ -19,12 +19,12 @@ class Weights:
 
     Attributes:
         parameters: trainable numbers, batch-norm statistics left out.
-        epoch: after which these weights were kept, counted from 1.
+        epoch: after which these weights were kept, counted from 1; of an imported model as it says, if it does.
         provenance: where they come from.
     """
 
     parameters: int
-    epoch: int
+    epoch: int | None
     provenance: dict[str, Any]
 
 

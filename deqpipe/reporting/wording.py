@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from deqpipe.config import Config
 from deqpipe.reporting.decisions import Evaluation
 from deqpipe.specs import GridPoint
 
@@ -39,6 +40,17 @@ def blind() -> str:
     return (
         "Rows with Sec. 3.2 face images that were crafted without it: any finite set of attacks bounds robustness from "
         "above, and attacks blind to a defence bound it more loosely."
+    )
+
+
+def controls(config: Config) -> str:
+    """What the control rows are, and what they are for."""
+    paper = config.entropy.resolve == "alg1"
+    return (
+        "Control rows show what of Sec. 3.2 is not its entropy descent; they decide at its early state. R = 0: the "
+        f"defence as it runs here without descent steps{', which is the undefended solve' if paper else ''}. The other "
+        "two have the entropy keys of the authors' code, whatever runs here. Restart only: its restarts of the solver "
+        "without descent steps. T_f = N: its descent after the last state, which no state sees."
     )
 
 

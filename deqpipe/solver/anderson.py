@@ -74,8 +74,11 @@ class Anderson:
         return plain - torch.bmm(gamma.transpose(1, 2), state.delta_z + differences).squeeze(1)
 
     def step(self, fn: FixedPointMap, state: AndersonState) -> AndersonState:
-        """The solve at z^[n+1]; the oldest difference makes room when the memory is full."""
-        z = self.propose(state)
+        """The solve at z^[n+1]."""
+        return self.advance(fn, state, self.propose(state))
+
+    def advance(self, fn: FixedPointMap, state: AndersonState, z: State) -> AndersonState:
+        """The solve moved to `z`; the oldest difference makes room when the memory is full."""
         residual = fn(z) - z
         return AndersonState(
             z=z,
@@ -87,6 +90,10 @@ class Anderson:
     def _newest(self, kept: Tensor, difference: Tensor) -> Tensor:
         return torch.cat([kept, difference.unsqueeze(1)], dim=1)[:, -(self.memory - 1) :]
 
+    def forget(self, state: AndersonState) -> AndersonState:
+        """The same z^[n] without differences."""
+        return replace(state, delta_z=state.delta_z[:, :0], delta_residual=state.delta_residual[:, :0])
+
     def reevaluate(self, fn: FixedPointMap, state: AndersonState) -> AndersonState:
         """The same z^[n] and memory with the residual of `fn`."""
         return replace(state, residual=fn(state.z) - state.z)
@@ -96,5 +103,7 @@ class Anderson:
         moved = self.reevaluate(fn, state)
         if not state.delta_z.shape[1]:
             return moved
-        newest = state.delta_residual[:, -1:] + (moved.residual - state.residual).unsqueeze(1)
+        change = (moved.residual - state.residual).unsqueeze(1)
+        stepped = state.delta_z[:, -1:].any(2, keepdim=True)  # otherwise the change would pass for that of a step
+        newest = state.delta_residual[:, -1:] + torch.where(stepped, change, 0)
         return replace(moved, delta_residual=torch.cat([state.delta_residual[:, :-1], newest], dim=1))

@@ -5,7 +5,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from deqpipe.shapes import PerImage, State
+from deqpipe.shapes import PerImage, Scalar, State
 
 FixedPointMap: TypeAlias = Callable[[Tensor], Tensor]
 """z -> f(z), (batch, state) -> (batch, state)."""
@@ -28,6 +28,8 @@ class SolverState(Protocol):
 
 S = TypeVar("S", bound=Any)
 
+_TINY = 1e-9  # f(z) = 0 would otherwise divide by zero
+
 
 @runtime_checkable
 class Solver(Protocol[S]):
@@ -45,6 +47,14 @@ class Solver(Protocol[S]):
         """The solve at z^[n+1]. Calls `fn` once, at z^[n+1], for its residual."""
         ...
 
+    def advance(self, fn: FixedPointMap, state: S, z: State) -> S:
+        """The solve moved to `z`, whoever proposed it, and the memory richer by this move. Calls `fn` once, at `z`."""
+        ...
+
+    def forget(self, state: S) -> S:
+        """The same z^[n] and residual without memory."""
+        ...
+
     def reevaluate(self, fn: FixedPointMap, state: S) -> S:
         """The same z^[n] and memory, the residual taken of a changed function. Calls `fn` once."""
         ...
@@ -59,8 +69,13 @@ def relative_residual(state: SolverState) -> PerImage:
     return residual_ratio(state.residual, state.residual + state.z)
 
 
+def batch_relative_residual(state: SolverState) -> Scalar:
+    """The same with both norms taken over all images at once. Every image has a say in it."""
+    ratio: Tensor = state.residual.norm() / ((state.residual + state.z).norm() + _TINY)
+    return ratio
+
+
 def residual_ratio(residual: State, value: State) -> PerImage:
-    """The same of a residual f(z) - z and a value f(z)."""
-    tiny = 1e-9  # f(z) = 0 would otherwise divide by zero
-    ratio: Tensor = residual.norm(dim=1) / (value.norm(dim=1) + tiny)
+    """Of a residual f(z) - z and a value f(z)."""
+    ratio: Tensor = residual.norm(dim=1) / (value.norm(dim=1) + _TINY)
     return ratio

@@ -56,10 +56,18 @@ class Broyden:
 
     def step(self, fn: FixedPointMap, state: BroydenState) -> BroydenState:
         """The solve at z^[n+1], one pair richer."""
-        z = self.propose(state)
+        return self.advance(fn, state, self.propose(state))
+
+    def advance(self, fn: FixedPointMap, state: BroydenState, z: State) -> BroydenState:
+        """The solve moved to `z`, with the pair of this move."""
         residual = fn(z) - z
         moved = replace(state, z=z, residual=residual, delta_z=z - state.z, delta_residual=residual - state.residual)
         return _append_pair(moved)
+
+    def forget(self, state: BroydenState) -> BroydenState:
+        """The same z^[n] with B^-1 = -I."""
+        zero = torch.zeros_like(state.z)
+        return replace(state, left=state.left[:, :0], right=state.right[:, :0], delta_z=zero, delta_residual=zero)
 
     def reevaluate(self, fn: FixedPointMap, state: BroydenState) -> BroydenState:
         """The same z^[n] and memory with the residual of `fn` (Algorithm 1, line 13, starts from here)."""

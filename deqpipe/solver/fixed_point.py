@@ -30,6 +30,14 @@ class FixedPointIteration:
         """The solve at f(z^[n])."""
         return self.init(fn, self.propose(state))
 
+    def advance(self, fn: FixedPointMap, state: FixedPointState, z: State) -> FixedPointState:
+        """The solve at `z`."""
+        return self.init(fn, z)
+
+    def forget(self, state: FixedPointState) -> FixedPointState:
+        """The same: there is no memory."""
+        return state
+
     def reevaluate(self, fn: FixedPointMap, state: FixedPointState) -> FixedPointState:
         """The same iterate under a changed function."""
         return self.init(fn, state.z)

@@ -1,19 +1,27 @@
 """The one loop that runs a solver, and the one place that decides when an image stops."""
 
 import enum
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from deqpipe.config import Solver as SolverConfig
-from deqpipe.shapes import State
+from deqpipe.shapes import PerImage, Scalar, State
 from deqpipe.solver.anderson import Anderson
-from deqpipe.solver.base import FixedPointMap, Solver, relative_residual
+from deqpipe.solver.base import FixedPointMap, Solver, batch_relative_residual, relative_residual
 from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.fixed_point import FixedPointIteration
+
+Scope: TypeAlias = Literal["sample", "batch"]
+"""Over what a residual's norm is taken where it decides: every image by itself, or all of them at once."""
+Returned: TypeAlias = Literal["last", "lowest_sample", "lowest_batch"]
+"""Which state is z*: the last one, or the one with the lowest residual of each image or of the batch."""
+
+GROWTH = 1e3  # the release gives a solve up when its residual is this many times that of the first step
 
 
 class Status(enum.IntEnum):
@@ -24,19 +32,24 @@ class Status(enum.IntEnum):
     MAX_STEPS = 2
     NONFINITE = 3
     """Some number of its state is not finite; nothing was replaced."""
+    DIVERGED = 4
+    """The residual of its batch grew `GROWTH`-fold (only with scope batch)."""
 
 
 @dataclass(frozen=True)
 class Termination:
-    """When to stop, image by image.
+    """When to stop.
 
     Attributes:
         max_steps: N.
         rtol: relative residual at which an image stops and keeps its state; 0: never before `max_steps`.
+        scope: whose residual: sample stops image by image; batch couples the images, which then stop together. It is
+            there to match the release, which looks at one norm over the batch after every step, but before none.
     """
 
     max_steps: int
     rtol: float = 0.0
+    scope: Scope = "sample"
 
     def __post_init__(self) -> None:
         """Refuse what is no length and what is no tolerance.
@@ -51,76 +64,244 @@ class Termination:
 
 
 @dataclass(frozen=True)
+class Lowest:
+    """The state of lowest residual so far, and that residual, per image; of equals the earlier one."""
+
+    z: State
+    residual: PerImage
+
+    @classmethod
+    def unknown(cls, z: State) -> "Lowest":
+        """No residual seen yet; `z` remains where no residual is a number."""
+        return cls(z, torch.full_like(z[:, 0], torch.inf))
+
+    def or_lower(self, z: State, residual: Tensor) -> "Lowest":
+        """With a further state taken into account; `residual` is one per image, or one of the whole batch."""
+        residual = residual.expand(len(z))
+        lower = residual < self.residual
+        return Lowest(_where(lower, z, self.z), _where(lower, residual, self.residual))
+
+
+@dataclass(frozen=True)
 class Solution:
     """The states of a solve.
 
     Attributes:
-        states: `states[n - 1]` is z^[n].
+        states: `states[n - 1]` is z^[n]; an image that has stopped keeps its state.
         residuals: relative residual of each of these states.
+        batch_residuals: the same with the norms taken over the batch.
+        moved: whether an image took the step to this state, or had stopped.
         status: a `Status` per image.
-        steps: steps taken per image.
     """
 
     states: Float[Tensor, "step batch state"]
     residuals: Float[Tensor, "step batch"]
+    batch_residuals: Float[Tensor, " step"]
+    moved: Bool[Tensor, "step batch"]
     status: Int[Tensor, " batch"]
-    steps: Int[Tensor, " batch"]
 
     @property
     def z(self) -> State:
         """z^[N]."""
         return self.states[-1]
 
+    @property
+    def steps(self) -> Int[Tensor, " batch"]:
+        """Steps taken per image."""
+        return self.moved.sum(0)
+
+    def lowest(self, scope: Scope) -> State:
+        """The state of lowest residual, of every image by itself or of the batch; of equals the earlier one."""
+        found = Lowest.unknown(self.states[0])
+        for z, residual in zip(self.states, self.residuals if scope == "sample" else self.batch_residuals, strict=True):
+            found = found.or_lower(z, residual)
+        return found.z
+
+    def returned(self, which: Returned) -> State:
+        """z*."""
+        return self.z if which == "last" else self.lowest(_scope_of(which))
+
+
+def lowest_of(scope: Scope) -> Literal["lowest_sample", "lowest_batch"]:
+    """The rule that takes the state of lowest residual by a scope."""
+    return "lowest_sample" if scope == "sample" else "lowest_batch"
+
+
+def _scope_of(which: Returned) -> Scope:
+    return "sample" if which == "lowest_sample" else "batch"
+
 
 @torch.no_grad()
-def solve(solver: Solver[Any], fn: FixedPointMap, state: Any, *, termination: Termination) -> tuple[Solution, Any]:
+def solve(
+    solver: Solver[Any],
+    fn: FixedPointMap,
+    state: Any,
+    *,
+    termination: Termination,
+    first: State | None = None,
+    resumed: bool = False,
+    grown_from: Scalar | None = None,
+) -> tuple[Solution, Any]:
     """Run `max_steps` steps from `state` and keep every state.
 
     The returned solver state continues the solve exactly: two segments give the states of one. Calls `fn` once a step.
+
+    Args:
+        solver: the method.
+        fn: z -> f(z).
+        state: of the solver, at z^[0] or further on.
+        termination: when to stop.
+        first: where the first step leads, if not where the solver would propose.
+        resumed: whether a solve goes on here, so that with scope batch it may have ended before the first step.
+        grown_from: with `resumed`, the batch's residual after that solve's first step, which growth is measured from.
     """
-    states, residuals = [], []
-    steps = torch.zeros(len(state.z), dtype=torch.int64, device=state.z.device)
-    for _ in range(termination.max_steps):
-        steps = steps + _running(state, termination)
-        state = _step(solver, fn, state, termination)
+    states, residuals, batch_residuals, moved = [], [], [], []
+    status = _nobody(state)
+    march = _march(
+        solver,
+        fn,
+        state,
+        termination,
+        steps=termination.max_steps,
+        first=first,
+        resumed=resumed,
+        grown_from=grown_from,
+    )
+    for moment in march:  # only what is recorded is kept: a solver's state is many times as large as z
+        state, status = moment.state, moment.status
         states.append(state.z)
         residuals.append(relative_residual(state))
-    status = torch.where(_running(state, termination), Status.MAX_STEPS, Status.CONVERGED)
-    status = torch.where(state.z.isfinite().all(1) & state.residual.isfinite().all(1), status, Status.NONFINITE)
-    return Solution(torch.stack(states), torch.stack(residuals), status, steps), state
+        batch_residuals.append(batch_relative_residual(state))
+        moved.append(moment.moved)
+    finite = state.z.isfinite().all(1) & state.residual.isfinite().all(1)
+    solution = Solution(
+        states=torch.stack(states),
+        residuals=torch.stack(residuals),
+        batch_residuals=torch.stack(batch_residuals),
+        moved=torch.stack(moved),
+        status=torch.where(finite, status, Status.NONFINITE),
+    )
+    return solution, state
 
 
 @torch.no_grad()
-def reach(solver: Solver[Any], fn: FixedPointMap, z0: State, *, termination: Termination) -> State:
-    """z^[N] alone, with N calls of `fn`: the residual of the last state is not computed."""
+def reach(
+    solver: Solver[Any], fn: FixedPointMap, z0: State, *, termination: Termination, returned: Returned = "last"
+) -> State:
+    """z* of a solve from `z0`; for z^[N] with N calls of `fn`: the residual of the last state is not computed."""
     state = solver.init(fn, z0)
-    for _ in range(termination.max_steps - 1):
-        state = _step(solver, fn, state, termination)
-    return following(solver, state, termination=termination)
+    if returned != "last":
+        return _reach_lowest(solver, fn, state, termination, _scope_of(returned))
+    going = _running(state, termination, resumed=False)
+    for moment in _march(solver, fn, state, termination, steps=termination.max_steps - 1):
+        state, going = moment.state, moment.going
+    return _where(going, solver.propose(state), state.z)
 
 
-def following(solver: Solver[Any], state: Any, *, termination: Termination) -> State:
+def _reach_lowest(solver: Solver[Any], fn: FixedPointMap, state: Any, termination: Termination, scope: Scope) -> State:
+    """The state of lowest residual, without the others being kept."""
+    found: Lowest | None = None
+    for moment in _march(solver, fn, state, termination, steps=termination.max_steps):
+        z = moment.state.z
+        residual = relative_residual(moment.state) if scope == "sample" else batch_relative_residual(moment.state)
+        found = (found or Lowest.unknown(z)).or_lower(z, residual)
+    assert found is not None, "a solve has at least one step"
+    return found.z
+
+
+def following(
+    solver: Solver[Any],
+    state: Any,
+    *,
+    termination: Termination,
+    resumed: bool = True,
+    grown_from: Scalar | None = None,
+) -> State:
     """z^[n+1] of the images whose solve goes on, z^[n] of those that have stopped; no function is called."""
-    proposed = solver.propose(state)
-    return proposed if termination.rtol == 0 else _where(_running(state, termination), proposed, state.z)
+    going = _running(state, termination, resumed=resumed, grown_from=grown_from)
+    return _where(going, solver.propose(state), state.z)
 
 
-def _step(solver: Solver[Any], fn: FixedPointMap, state: Any, termination: Termination) -> Any:
-    stepped = solver.step(fn, state)
-    return stepped if termination.rtol == 0 else keep_stopped(state, stepped, _running(state, termination))
+@dataclass(frozen=True)
+class _Moment:
+    """The solve after a step: who took it, and who goes on."""
+
+    state: Any
+    moved: Tensor
+    status: Tensor
+
+    @property
+    def going(self) -> Tensor:
+        return self.status == Status.MAX_STEPS
 
 
-def _running(state: Any, termination: Termination) -> Tensor:
-    if termination.rtol == 0:
-        return torch.ones(len(state.z), dtype=torch.bool, device=state.z.device)
-    # "not at most" keeps an image with a residual that is no number running, to be reported as NONFINITE
-    return ~(relative_residual(state) <= termination.rtol)
+def _march(
+    solver: Solver[Any],
+    fn: FixedPointMap,
+    state: Any,
+    termination: Termination,
+    *,
+    steps: int,
+    first: State | None = None,
+    resumed: bool = False,
+    grown_from: Scalar | None = None,
+) -> Iterator[_Moment]:
+    status = _verdict(state, termination, grown_from) if _judged(termination, resumed) else _nobody(state)
+    for number in range(steps):
+        going = status == Status.MAX_STEPS
+        target = first if number == 0 else None
+        state = _moved(solver, fn, state, going, termination, target)
+        status = torch.where(going, _verdict(state, termination, grown_from), status)
+        if number == 0 and not resumed:
+            grown_from = batch_relative_residual(state)
+        yield _Moment(state, going, status)
+
+
+def _moved(
+    solver: Solver[Any], fn: FixedPointMap, state: Any, going: Tensor, termination: Termination, target: State | None
+) -> Any:
+    if termination.scope == "batch" and not going.any():
+        return state
+    stepped = solver.step(fn, state) if target is None else solver.advance(fn, state, target)
+    some_may_have_stopped = termination.scope == "sample" and termination.rtol > 0
+    return keep_stopped(state, stepped, going) if some_may_have_stopped else stepped
+
+
+def _judged(termination: Termination, resumed: bool) -> bool:
+    """Whether a state may be found to have stopped before any step; the release never asks before the first one."""
+    return resumed or termination.scope == "sample"
+
+
+def _running(state: Any, termination: Termination, *, resumed: bool, grown_from: Scalar | None = None) -> Tensor:
+    status = _verdict(state, termination, grown_from) if _judged(termination, resumed) else _nobody(state)
+    return status == Status.MAX_STEPS
+
+
+def _nobody(state: Any) -> Tensor:
+    """The status of images none of which has stopped."""
+    return torch.full((len(state.z),), Status.MAX_STEPS, dtype=torch.int64, device=state.z.device)
+
+
+def _verdict(state: Any, termination: Termination, grown_from: Scalar | None = None) -> Tensor:
+    """The status of each image; MAX_STEPS while it goes on.
+
+    A residual that is no number stops nothing: it is reported as NONFINITE in the end.
+    """
+    going = _nobody(state)
+    if termination.scope == "sample":
+        stops = relative_residual(state) <= termination.rtol
+        return torch.where(stops, Status.CONVERGED, going) if termination.rtol > 0 else going
+    residual = batch_relative_residual(state)
+    if grown_from is not None:
+        going = torch.where(residual > GROWTH * grown_from, Status.DIVERGED, going)
+    return torch.where(residual < termination.rtol, Status.CONVERGED, going)
 
 
 def keep_stopped(old: Any, new: Any, running: Tensor) -> Any:
     """`new`, except that stopped images keep all that `old` says of them (and so stay stopped).
 
-    Where the memory grew, a stopped image gets an entry of zeros, which no solver's next step notices.
+    Where the memory grew, a stopped image gets an entry of zeros, which no solver's next step notices. It is the oldest
+    one, so that the newest remains that of the image's last step.
     """
     kept = {field.name: _keep(getattr(old, field.name), getattr(new, field.name), running) for field in fields(new)}
     return replace(new, **kept)
@@ -128,7 +309,7 @@ def keep_stopped(old: Any, new: Any, running: Tensor) -> Any:
 
 def _keep(old: Tensor, new: Tensor, running: Tensor) -> Tensor:
     if old.shape != new.shape:
-        old = torch.cat([old, torch.zeros_like(new[:, :1])], dim=1)
+        old = torch.cat([torch.zeros_like(new[:, :1]), old], dim=1)
     return _where(running, new, old)
 
 
@@ -145,4 +326,4 @@ def build_solver(config: SolverConfig) -> Solver[Any]:
 
 def build_termination(config: SolverConfig) -> Termination:
     """When the configured solve stops."""
-    return Termination(max_steps=config.steps, rtol=config.tolerance)
+    return Termination(max_steps=config.steps, rtol=config.tolerance, scope=config.scope)

@@ -11,8 +11,8 @@ from deqpipe.model.classifier import BoundMap, DEQClassifier
 from deqpipe.seeding import Stream
 from deqpipe.shapes import Images, Logits, State
 from deqpipe.solver.base import Solver
-from deqpipe.solver.solve import Termination, reach
-from deqpipe.training.jacobian import JacobianRegularisation, jacobian_loss
+from deqpipe.solver.solve import Returned, Termination, reach
+from deqpipe.training.jacobian import JacobianRegularisation, gaussian_probes, jacobian_loss
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,24 @@ class Output:
 
 
 @dataclass(frozen=True)
-class States:
-    """Which state each branch reads, counted from 1 (an ordinary network has no states and ignores them)."""
+class StateChoice:
+    """Which state of the dynamics is read.
 
-    natural: int
-    adversarial: int
+    Attributes:
+        steps: length of the solve.
+        returned: its last state, or that of lowest residual.
+    """
+
+    steps: int
+    returned: Returned = "last"
+
+
+@dataclass(frozen=True)
+class States:
+    """Which state each branch reads (an ordinary network has none and ignores them)."""
+
+    natural: StateChoice
+    adversarial: StateChoice
 
 
 @runtime_checkable
@@ -70,11 +83,11 @@ class Pass(Protocol):
         """The states that one attack step sees."""
         ...
 
-    def crafting(self, x: Images, state: int) -> Logits:
+    def crafting(self, x: Images, state: StateChoice) -> Logits:
         """Logits while an attack is crafted (evaluation mode): the same for the same images and state."""
         ...
 
-    def training(self, x: Images, state: int, *, penalised: bool) -> Output:
+    def training(self, x: Images, state: StateChoice, *, penalised: bool) -> Output:
         """Logits and, where due, penalty for the loss (training mode)."""
         ...
 
@@ -102,18 +115,18 @@ class PlainPass:
     """The forward passes of one training step of an ordinary network."""
 
     model: nn.Module
-    loss_states: States = States(natural=0, adversarial=0)
+    loss_states: States = States(natural=StateChoice(0), adversarial=StateChoice(0))
 
     def crafting_states(self) -> States:
         """No states."""
         return self.loss_states
 
-    def crafting(self, x: Images, state: int) -> Logits:
+    def crafting(self, x: Images, state: StateChoice) -> Logits:
         """The network's logits."""
         logits: Tensor = self.model(x)
         return logits
 
-    def training(self, x: Images, state: int, *, penalised: bool) -> Output:
+    def training(self, x: Images, state: StateChoice, *, penalised: bool) -> Output:
         """The network's logits."""
         return Output(self.crafting(x, state), x.new_zeros(()))
 
@@ -135,22 +148,25 @@ class UnrolledForward:
 
 @dataclass(frozen=True)
 class RandomStates:
-    """Loss from random intermediate states (Sec. 3.3): z^[i], i ~ U[1, N], one draw per batch (Eq. 10).
+    """Loss from random intermediate states (Sec. 3.3): i ~ U[1, N], one draw per batch (Eq. 10).
 
     Attributes:
         in_attack: crafting sees random states too, drawn anew at every attack step.
         natural: state of the natural TRADES branch: the final one, a draw of its own, or the adversarial branch's.
+        returned: what is read of a solve of i steps: z^[i], or the state of lowest residual (the authors' code).
     """
 
     in_attack: bool
     natural: Literal["final", "independent", "shared"]
+    returned: Returned = "last"
 
-    def draw(self, generator: torch.Generator, *, length: int) -> States:
-        """States between 1 and `length`; two numbers are drawn whatever `natural` is."""
-        first, second = (int(torch.randint(1, length + 1, (), generator=generator)) for _ in range(2))
-        return States(
-            natural={"final": length, "independent": second, "shared": first}[self.natural], adversarial=first
-        )
+    def draw(self, generator: torch.Generator, *, final: StateChoice) -> States:
+        """States of 1 to `final.steps` steps; two numbers are drawn whatever `natural` is."""
+        first, second = (self._draw(generator, final.steps) for _ in range(2))
+        return States(natural={"final": final, "independent": second, "shared": first}[self.natural], adversarial=first)
+
+    def _draw(self, generator: torch.Generator, length: int) -> StateChoice:
+        return StateChoice(int(torch.randint(1, length + 1, (), generator=generator)), self.returned)
 
 
 @dataclass(frozen=True)
@@ -161,8 +177,9 @@ class DEQForward:
         solver: the fixed-point solver.
         termination: N, and when an image stops before.
         gradient: makes the chosen state differentiable.
-        random_states: None: always z^[N].
+        random_states: None: always z*.
         jacobian: the regularisation.
+        returned: which state is z*.
     """
 
     solver: Solver[Any]
@@ -170,6 +187,7 @@ class DEQForward:
     gradient: StateGradient
     random_states: RandomStates | None
     jacobian: JacobianRegularisation
+    returned: Returned = "last"
 
     def prepare(self, model: nn.Module, sources: Draws) -> "DEQPass":
         """The passes of one step: whether it is regularised, its solver length and the states of its loss."""
@@ -180,15 +198,26 @@ class DEQForward:
         return DEQPass(self, model, sources, regularised, states)
 
     def states(self, sources: Draws, *, length: int, random: bool) -> States:
-        """z^[length] for both branches, or a draw if the states are random."""
+        """z* of `length` steps for both branches, or a draw if the states are random."""
+        final = StateChoice(length, self.returned)
         if self.random_states is None or not random:
-            return States(natural=length, adversarial=length)
-        return self.random_states.draw(sources.states, length=length)
+            return States(natural=final, adversarial=final)
+        return self.random_states.draw(sources.states, final=final)
 
-    def solve(self, model: DEQClassifier, fn: BoundMap, x: Images, state: int) -> State:
-        """z^[state], without gradient."""
-        termination = replace(self.termination, max_steps=state)
-        return reach(self.solver, fn, model.initial_state(x), termination=termination)
+    @property
+    def final(self) -> StateChoice:
+        """z* of N steps."""
+        return StateChoice(self.termination.max_steps, self.returned)
+
+    def logits(self, model: DEQClassifier, x: Images, state: StateChoice) -> Logits:
+        """Logits behind the chosen state, for a model in evaluation mode."""
+        fn = model.bind(x)
+        return model.logits(self.gradient(fn, self.solve(model, fn, x, state)))
+
+    def solve(self, model: DEQClassifier, fn: BoundMap, x: Images, state: StateChoice) -> State:
+        """The chosen state, without gradient."""
+        termination = replace(self.termination, max_steps=state.steps)
+        return reach(self.solver, fn, model.initial_state(x), termination=termination, returned=state.returned)
 
 
 @dataclass(frozen=True)
@@ -210,23 +239,22 @@ class DEQPass:
     loss_states: States
 
     def crafting_states(self) -> States:
-        """z^[N], or a new draw where crafting sees random states."""
+        """z*, or a new draw where crafting sees random states."""
         random, length = self.forward.random_states, self.forward.termination.max_steps
         return self.forward.states(self.sources, length=length, random=random is not None and random.in_attack)
 
-    def crafting(self, x: Images, state: int) -> Logits:
-        """Logits behind z^[state]."""
-        fn = self.model.bind(x)
-        z = self.forward.solve(self.model, fn, x, state)
-        return self.model.logits(self.forward.gradient(fn, z))
+    def crafting(self, x: Images, state: StateChoice) -> Logits:
+        """Logits behind the chosen state."""
+        return self.forward.logits(self.model, x, state)
 
-    def training(self, x: Images, state: int, *, penalised: bool) -> Output:
-        """Logits behind z^[state], and the weighted Jacobian term at z^[state] if due and wanted."""
+    def training(self, x: Images, state: StateChoice, *, penalised: bool) -> Output:
+        """Logits behind the chosen state, and the weighted Jacobian term at that state if due and wanted."""
         fn = self.model.bind(x, self.sources.dropout)
         z = self.forward.solve(self.model, fn, x, state)
         logits = self.model.logits(self.forward.gradient(fn, z))
         jacobian = self.forward.jacobian
         if not (self.regularised and penalised):
             return Output(logits, logits.new_zeros(()))
-        term = jacobian_loss(fn, z, probes=jacobian.probes, generator=self.sources.jacobian)
+        probes = gaussian_probes(z, count=jacobian.probes, generator=self.sources.jacobian)
+        term = jacobian_loss(fn, z, probes)
         return Output(logits, jacobian.weight * term)

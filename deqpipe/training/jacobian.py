@@ -1,5 +1,6 @@
 """Jacobian regularisation (Bai et al., 2021)."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,25 +10,28 @@ from deqpipe.shapes import Scalar, State
 from deqpipe.solver.base import FixedPointMap
 
 
-def jacobian_loss(fn: FixedPointMap, z: State, *, probes: int, generator: torch.Generator) -> Scalar:
+def jacobian_loss(fn: FixedPointMap, z: State, probes: Iterable[State]) -> Scalar:
     """Hutchinson's estimate of norm(J)_F^2, divided by the number of entries of z; J is the Jacobian of f at z.
 
     Args:
         fn: z -> f(z).
         z: where J is taken, (batch, state); no gradient flows into it.
-        probes: how many Gaussian vectors are averaged.
-        generator: CPU generator of the probes.
+        probes: standard Gaussian vectors, one estimate each, which are averaged.
     """
     at = z.detach().requires_grad_()
     value = fn(at)
-    terms = [_squared_product(value, at, generator) for _ in range(probes)]
-    return torch.stack(terms).mean() / z.numel()
+    return torch.stack([_squared_product(value, at, probe) for probe in probes]).mean() / z.numel()
 
 
-def _squared_product(value: Tensor, at: Tensor, generator: torch.Generator) -> Tensor:
-    probe = torch.randn(value.shape, generator=generator).to(value.device, value.dtype)
+def _squared_product(value: Tensor, at: Tensor, probe: Tensor) -> Tensor:
     (product,) = torch.autograd.grad(value, at, probe, create_graph=True)
     return product.square().sum()
+
+
+def gaussian_probes(z: State, *, count: int, generator: torch.Generator) -> Iterator[State]:
+    """Standard Gaussian vectors like z, from a CPU generator."""
+    for _ in range(count):
+        yield torch.randn(z.shape, generator=generator).to(z.device, z.dtype)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from deqpipe.attack.pgd import PGD, Objective, cross_entropy_objective
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.seeding import Stream
 from deqpipe.shapes import Images, Labels, Logits, Scalar
-from deqpipe.training.forward import Draws, Forward, Pass, UnrolledForward
+from deqpipe.training.forward import Draws, Forward, Pass, StateChoice, UnrolledForward
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def divergence(perturbed: Logits, natural: Logits) -> Scalar:
 
 def _divergence_objective(passes: Pass, x: Images) -> Objective:
     """The KL term as an attack's objective. Natural logits are deterministic, so each state's are computed once."""
-    known: dict[int, Logits] = {}
+    known: dict[StateChoice, Logits] = {}
 
     def objective(adversarial: Tensor) -> Tensor:
         states = passes.crafting_states()

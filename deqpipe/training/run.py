@@ -2,8 +2,8 @@
 
 import csv
 import io
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from torch.optim import SGD, Adam
 
 from deqpipe import checkpoint, specs
 from deqpipe.attack.pgd import PGD
-from deqpipe.attack.surrogate import IntermediateState
 from deqpipe.config import (
     Model,
     Pretrain,
@@ -29,7 +28,6 @@ from deqpipe.config import (
 )
 from deqpipe.data import Dataset, Split, augmentation, load, steps_per_epoch
 from deqpipe.device import describe, set_up
-from deqpipe.dynamics import PlainDynamics
 from deqpipe.errors import UserError
 from deqpipe.gradient import Implicit, StateGradient, Unrolled
 from deqpipe.lock import EXIT_UNFINISHED, StopRequest, locked
@@ -40,13 +38,13 @@ from deqpipe.records import write_text
 from deqpipe.seeding import Stream
 from deqpipe.settings import Settings
 from deqpipe.shapes import Logits
-from deqpipe.solver.solve import build_solver, build_termination
+from deqpipe.solver.solve import build_solver, build_termination, lowest_of
 from deqpipe.threat_model import LinfBall
 from deqpipe.training.forward import DEQForward, Forward, PlainForward, RandomStates, UnrolledForward
 from deqpipe.training.jacobian import JacobianRegularisation
 from deqpipe.training.loop import HISTORY, Plan, Progress, Store, cosine, multistep, train
 from deqpipe.training.objectives import CleanUnrolled, PGDAdversarial, TradesAdversarial, TrainingObjective
-from deqpipe.training.validation import Validator
+from deqpipe.training.validation import Crafting, Scoring, SelectingAttack, Validator
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def pretrain(job: Job) -> int:
         phase="pretrain",
         objective=CleanUnrolled(forward),
         steps=range(pretraining.steps),
-        validate=_clean_validator(settings, dataset, forward, _stream(job)),
+        validate=_clean_validator(settings, dataset, forward),
         select_from_epoch=None,
     )
     return _run(job, Prepared(plan, _fresh(described, job), described))
@@ -118,7 +116,8 @@ def train_deq(job: Job) -> int:
         raise UserError(f"trunk {job.inputs['trunk']} is no handoff of pretraining: {trunk.metadata.get('kind')!r}")
     settings = _set_up(job, {**trunk.metadata["provenance"]["spec"]["config"], **job.spec["config"]})
     kind = specs.MODELS[job.spec["model"]]
-    objective = _adversarial_objective(job, settings, kind, _deq_forward(settings, kind, dataset))
+    forward = _deq_forward(settings, kind, dataset)
+    objective = _adversarial_objective(job, settings, kind, forward)
     plan = _deq_plan(
         job,
         settings,
@@ -126,13 +125,7 @@ def train_deq(job: Job) -> int:
         phase="adversarial",
         objective=objective,
         steps=range(trunk.metadata["step"], _total_steps(settings, dataset)),
-        validate=_robust_validator(
-            job,
-            settings,
-            dataset,
-            partial(_surrogate_logits, _final_state(settings)),
-            settings["training.batch_size"],
-        ),
+        validate=_deq_validator(job, settings, dataset, replace(forward, gradient=_unroll(settings))),
         select_from_epoch=settings.section("selection", Selection).first_epoch,
     )
     described = trunk.metadata["architecture"]
@@ -238,10 +231,6 @@ def _fresh(described: Mapping[str, Any], job: Job) -> nn.Module:
     return architecture.build(described, seed=job.spec["seed"]).to(job.device)
 
 
-def _stream(job: Job) -> Stream:
-    return Stream(job.spec["seed"], "selection")
-
-
 def _total_steps(settings: Settings, dataset: Dataset) -> int:
     epochs: int = settings["training.epochs"]
     return epochs * steps_per_epoch(len(dataset.train), settings["training.batch_size"])
@@ -292,7 +281,7 @@ def _deq_forward(settings: Settings, kind: specs.TrainedModel, dataset: Dataset)
         solver=build_solver(solver),
         termination=build_termination(solver),
         gradient=_training_gradient(settings, solver),
-        random_states=RandomStates(in_attack=random.in_attack, natural=random.natural) if random else None,
+        random_states=_random_states(random, solver) if random else None,
         jacobian=JacobianRegularisation(
             weight=settings[f"jacobian.weight.{kind.framework}"],
             frequency=settings["jacobian.frequency"],
@@ -300,7 +289,13 @@ def _deq_forward(settings: Settings, kind: specs.TrainedModel, dataset: Dataset)
             probes=settings["jacobian.probes"],
             length_jitter=(low, high),
         ),
+        returned=solver.returned,
     )
+
+
+def _random_states(config: RandomState, solver: Solver) -> RandomStates:
+    returned = "last" if config.pick == "iterate" else lowest_of(solver.scope)
+    return RandomStates(in_attack=config.in_attack, natural=config.natural, returned=returned)
 
 
 def _training_gradient(settings: Settings, solver: Solver) -> StateGradient:
@@ -337,17 +332,29 @@ def _adversarial_objective(
     )
 
 
-def _clean_validator(settings: Settings, dataset: Dataset, forward: UnrolledForward, stream: Stream) -> Validator:
+def _clean_validator(settings: Settings, dataset: Dataset, forward: UnrolledForward) -> Validator:
     logits = partial(_unrolled_logits, forward)
-    return Validator(dataset.validation, logits, settings["training.batch_size"], attack=None, stream=stream)
+    return Validator(dataset.validation, logits, settings["training.batch_size"], attack=None)
 
 
 def _robust_validator(
-    job: Job, settings: Settings, dataset: Dataset, logits: Callable[[nn.Module, Tensor], Logits], batch_size: int
+    job: Job, settings: Settings, dataset: Dataset, logits: Scoring, batch_size: int, crafting: Crafting | None = None
 ) -> Validator:
     selection = settings.section("selection", Selection)
     split: Split = getattr(dataset, selection.split)
-    return Validator(split, logits, batch_size, _attack(settings, selection.attack), _stream(job))
+    attack = SelectingAttack(
+        _attack(settings, selection.attack), job.spec["seed"], crafting, freeze_fooled=selection.freeze_fooled
+    )
+    return Validator(split, logits, batch_size, attack)
+
+
+def _deq_validator(job: Job, settings: Settings, dataset: Dataset, forward: DEQForward) -> Validator:
+    """Scores the final state, unrolled as in training, whatever the training gradient is."""
+    random = settings.section("selection", Selection).attack_random_state and forward.random_states is not None
+    crafting = partial(_random_logits, forward) if random else None
+    return _robust_validator(
+        job, settings, dataset, partial(_final_logits, forward), settings["training.batch_size"], crafting
+    )
 
 
 def _unrolled_logits(forward: UnrolledForward, model: nn.Module, x: Tensor) -> Logits:
@@ -360,13 +367,12 @@ def _network_logits(model: nn.Module, x: Tensor) -> Logits:
     return logits
 
 
-def _final_state(settings: Settings) -> IntermediateState:
-    """z^[N], unrolled as in training, whatever the training gradient is."""
-    solver = settings.section("solver", Solver)
-    dynamics = PlainDynamics(build_solver(solver), build_termination(solver))
-    return IntermediateState(index=solver.steps, gradient=_unroll(settings), dynamics=dynamics)
-
-
-def _surrogate_logits(surrogate: IntermediateState, model: nn.Module, x: Tensor) -> Logits:
+def _final_logits(forward: DEQForward, model: nn.Module, x: Tensor) -> Logits:
     assert isinstance(model, DEQClassifier)
-    return surrogate(model, x)
+    return forward.logits(model, x, forward.final)
+
+
+def _random_logits(forward: DEQForward, model: nn.Module, x: Tensor, generator: torch.Generator) -> Logits:
+    assert isinstance(model, DEQClassifier)
+    assert forward.random_states is not None
+    return forward.logits(model, x, forward.random_states.draw(generator, final=forward.final).adversarial)

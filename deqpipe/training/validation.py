@@ -2,37 +2,67 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from deqpipe.attack.pgd import PGD, cross_entropy_objective, uniform_start
+from deqpipe.attack.pgd import PGD, cross_entropy_objective, unfooled_objective, uniform_start
 from deqpipe.data import Split
 from deqpipe.seeding import Stream
-from deqpipe.shapes import Logits
+from deqpipe.shapes import Images, Labels, Logits
 from deqpipe.training.loop import Validation
 from deqpipe.training.objectives import crafting_mode
+
+Scoring: TypeAlias = Callable[[nn.Module, Tensor], Logits]
+"""(model, images) -> logits of the final state, differentiable."""
+Crafting: TypeAlias = Callable[[nn.Module, Tensor, torch.Generator], Logits]
+"""(model, images, source of random states) -> differentiable logits that an attack step sees."""
+
+
+@dataclass(frozen=True)
+class SelectingAttack:
+    """The attack that the best epoch is chosen by. Its random numbers are the same for every epoch and model of a seed.
+
+    Attributes:
+        pgd: the attack.
+        seed: of its starts, keyed by image, and of its random states, keyed by batch.
+        crafting: what it sees; None: the final state.
+        freeze_fooled: leave images alone while they are classified wrong.
+    """
+
+    pgd: PGD
+    seed: int
+    crafting: Crafting | None = None
+    freeze_fooled: bool = False
+
+    def __call__(self, model: nn.Module, scoring: Scoring, x: Images, y: Labels, images: range) -> Images:
+        """The attacked images; `images` are their indices."""
+        starts, states = Stream(self.seed, "selection"), Stream(self.seed, "selection/states").generator(images.start)
+
+        def logits_of(perturbed: Tensor) -> Logits:
+            return scoring(model, perturbed) if self.crafting is None else self.crafting(model, perturbed, states)
+
+        start = uniform_start(x, ball=self.pgd.ball, stream=starts, images=images, clamp=True)
+        objective = unfooled_objective if self.freeze_fooled else cross_entropy_objective
+        return self.pgd(objective(logits_of, y), x, start=start).images
 
 
 @dataclass(frozen=True)
 class Validator:
-    """Clean accuracy and, with an attack, accuracy under PGD at the final state.
-
-    The attack's start is keyed by image, so every epoch and every model of a seed meets the same one.
+    """Clean accuracy and, with an attack, accuracy under it at the final state.
 
     Attributes:
         split: the images.
-        logits: (model, images) -> logits of the final state, differentiable.
-        batch_size: images at once; no influence on results.
+        logits: of the final state.
+        batch_size: images at once; no influence on results, unless solver or random states couple them.
         attack: None: clean accuracy only.
-        stream: of the attack's random starts.
     """
 
     split: Split
-    logits: Callable[[nn.Module, Tensor], Logits]
+    logits: Scoring
     batch_size: int
-    attack: PGD | None
-    stream: Stream
+    attack: SelectingAttack | None
 
     def __call__(self, model: nn.Module) -> Validation:
         """The accuracies of a model; its mode and its parameters' gradients stay as they were."""
@@ -47,14 +77,13 @@ class Validator:
             images = range(start, min(start + self.batch_size, len(self.split)))
             x = self.split.float_images(list(images), device)
             y = self.split.labels[list(images)].to(device)
-            yield self._correct(model, x, y), self._robust(model, x, y, images) if self.attack else 0
+            yield self._correct(model, x, y), self._robust(model, x, y, images)
 
     @torch.no_grad()
     def _correct(self, model: nn.Module, x: Tensor, y: Tensor) -> int:
         return int((self.logits(model, x).argmax(1) == y).sum())
 
     def _robust(self, model: nn.Module, x: Tensor, y: Tensor, images: range) -> int:
-        assert self.attack is not None
-        start = uniform_start(x, ball=self.attack.ball, stream=self.stream, images=images, clamp=True)
-        objective = cross_entropy_objective(lambda image: self.logits(model, image), y)
-        return self._correct(model, self.attack(objective, x, start=start).images, y)
+        if self.attack is None:
+            return 0
+        return self._correct(model, self.attack(model, self.logits, x, y, images), y)

@@ -1,11 +1,13 @@
 """PGD by hand on linear classifiers, where it stays, what it leaves alone, and where it starts."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from deqpipe.attack.pgd import PGD, cross_entropy_objective, uniform_start
+from deqpipe.attack.pgd import PGD, Objective, cross_entropy_objective, unfooled_objective, uniform_start
 from deqpipe.attack.surrogate import IntermediateState
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.gradient import Unrolled
@@ -143,6 +145,57 @@ def test_objective_is_the_cross_entropy_summed_over_images() -> None:
         -torch.log(torch.exp(row)[label] / torch.exp(row).sum()) for row, label in zip(logits, y, strict=True)
     )
     torch.testing.assert_close(cross_entropy_objective(lambda image: logits, y)(torch.zeros(3, 1, 1, 1)), by_hand)
+
+
+def half_right(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Labels that a linear classifier gives the images of even index, and wrong ones for the others."""
+    y = (x.flatten(1) @ weights.T).argmax(1)
+    y[1::2] = (y[1::2] + 1) % len(weights)
+    return y
+
+
+def test_objective_of_the_unfooled_is_the_cross_entropy_of_those_that_are_right() -> None:
+    weights, x = linear(3), images(5, size=2)
+    y = half_right(weights, x)
+    value = unfooled_objective(lambda image: image.flatten(1) @ weights.T, y)(x)
+    right = [
+        cross_entropy_objective(lambda image: image.flatten(1) @ weights.T, y[[n]])(x[[n]]).item() for n in (0, 2, 4)
+    ]
+    assert value.item() == pytest.approx(sum(right), rel=1e-12)
+
+
+def test_gradient_of_the_unfooled_is_that_of_the_cross_entropy_and_zero_where_an_image_is_wrong() -> None:
+    weights, x = linear(3), images(5, size=2).requires_grad_()
+    y = half_right(weights, x.detach())
+
+    def gradient(kind: Callable[..., Objective]) -> torch.Tensor:
+        (found,) = torch.autograd.grad(kind(lambda image: image.flatten(1) @ weights.T, y)(x), x)
+        return found
+
+    all_of_them, unfooled = gradient(cross_entropy_objective), gradient(unfooled_objective)
+    torch.testing.assert_close(unfooled[::2], all_of_them[::2], rtol=0, atol=0)
+    assert (unfooled[1::2] == 0).all()
+    assert (all_of_them[1::2] != 0).any()
+
+
+def test_objective_of_the_unfooled_is_zero_and_flat_where_every_image_is_wrong() -> None:
+    weights, x = linear(3), images(4, size=2).requires_grad_()
+    y = (x.detach().flatten(1) @ weights.T).argmin(1)
+    value = unfooled_objective(lambda image: image.flatten(1) @ weights.T, y)(x)
+    assert value == 0
+    (gradient,) = torch.autograd.grad(value, x)
+    assert (gradient == 0).all()
+
+
+def test_images_are_left_alone_from_the_step_on_that_fools_them() -> None:
+    """One pixel against a threshold at 0.5: three bright images, the second one from the start on the other side."""
+    x = torch.tensor([0.555, 0.4, 0.9], dtype=torch.float64).view(-1, 1, 1, 1)
+    logits_of = lambda image: torch.cat([0 * image.flatten(1), image.flatten(1) - 0.5], dim=1)  # noqa: E731
+    objective = unfooled_objective(logits_of, torch.ones(3, dtype=torch.int64))
+    attacked = PGD(BALL, steps=4, step_size=0.02)(objective, x, start=x)
+    expected = torch.tensor([0.555 - 3 * 0.02, 0.4, 0.9 - 4 * 0.02], dtype=torch.float64)
+    torch.testing.assert_close(attacked.images.flatten(), expected, rtol=0, atol=1e-12)
+    assert attacked.lost_gradient.tolist() == [0.25, 1.0, 0.0]
 
 
 def test_ordinary_networks_are_attacked_too() -> None:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from deqpipe.model.classifier import DEQClassifier
 from deqpipe.provenance import file_hash
 from deqpipe.records import Records
 from deqpipe.seeding import Stream
-from deqpipe.solver.solve import build_solver, build_termination
+from deqpipe.solver.broyden import Broyden
+from deqpipe.solver.solve import Termination, build_solver, build_termination
 from deqpipe.threat_model import LinfBall
 from tests import tiny
 from tests.tiny import Trained
@@ -35,6 +36,14 @@ from tests.tiny import Trained
 BASE, RANDOM, TRUNK, RESNET = "deq_pgd_at_base", "deq_trades_random_states", "deq_pretrain", "resnet18_pgd_at"
 GRID = {(d, i, k) for d in (0.5, 1.0) for i in (1, 3) for k in (1, 3)}
 READY_MADE = (0.5, 4, 2)
+CONTROLS = {"entropy_zero_steps", "entropy_restart_only", "entropy_one_round"}
+EVERY_DECISION = {"plain", "entropy", *CONTROLS}
+# With controls, and one attack beside the ready-made one; the same by the authors' code.
+CONTROLLED: dict[str, Any] = {
+    "entropy": {"controls": True},
+    "attack": {"grid": {"states": [3], "steps": [1], "damping": [1.0]}},
+}
+RELEASE: dict[str, Any] = {"protocol": "release", **CONTROLLED}
 
 
 def call(trained: Trained, verb: str, output: Path, *options: object, model: str = BASE, **changes: Any) -> list[str]:
@@ -132,24 +141,49 @@ def test_an_attack_is_pgd_on_eq_11_written_out(
     model = load(trained, BASE)
     split = tiny.dataset().test
     x, y = split.float_images(slice(None)), split.labels
-    noise = torch.stack([torch.rand(1, 8, 8, generator=Stream(0, "attack/start").generator(i)) for i in range(len(y))])
+    made = pgd(lambda image: surrogate(model, image, damping, state, steps), x, y, clamp_start=True)
+    rows = of_point(finished, point)
+    np.testing.assert_allclose(rows["perturbation"], (made - x).abs().flatten(1).amax(1).numpy(), atol=1e-6)
+    expected = margins(surrogate(model, made, 0.5, 4, 2), y)
+    np.testing.assert_allclose(rows["margin"][:, -1], expected, rtol=1e-3, atol=1e-4)
+
+
+def pgd(
+    logits: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    clamp_start: bool,
+    first: int = 0,
+) -> torch.Tensor:
+    """Two steps of PGD on test images from `first` on."""
+    noise = [torch.rand(1, 8, 8, generator=Stream(0, "attack/start").generator(first + i)) for i in range(len(y))]
     epsilon = 20 / 255
-    made = (x + (2 * noise - 1) * epsilon).clamp(0, 1)
+    made = x + (2 * torch.stack(noise) - 1) * epsilon
+    made = made.clamp(0, 1) if clamp_start else made
     for _ in range(2):
         made = made.detach().requires_grad_()
-        loss = F.cross_entropy(surrogate(model, made, damping, state, steps), y, reduction="sum")
+        loss = F.cross_entropy(logits(made), y, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, made)
         made = (made + 10 / 255 * gradient.sign()).detach()
         made = torch.max(torch.min(made, x + epsilon), x - epsilon).clamp(0, 1)
-    rows = finished.where(
-        (finished["damping"] == damping) & (finished["state"] == state)
-        & (finished["steps"] == steps) & (finished["defence"] == "plain")
-    )  # fmt: skip
-    np.testing.assert_allclose(rows["perturbation"], (made - x).abs().flatten(1).amax(1).numpy(), atol=1e-6)
-    logits = surrogate(model, made, 0.5, 4, 2)
+    return made
+
+
+def margins(logits: torch.Tensor, y: torch.Tensor) -> np.ndarray:
+    """By how much the logit of the label is above all others."""
     own = logits.gather(1, y[:, None])[:, 0]
-    margin = own - logits.scatter(1, y[:, None], -torch.inf).amax(1)
-    np.testing.assert_allclose(rows["margin"][:, -1], margin.detach().numpy(), rtol=1e-3, atol=1e-4)
+    found: np.ndarray = (own - logits.scatter(1, y[:, None], -torch.inf).amax(1)).detach().numpy()
+    return found
+
+
+def of_point(found: Records, point: tuple[float, int, int]) -> Records:
+    """The rows of the undefended decision under one attack."""
+    damping, state, steps = point
+    return found.where(
+        (found["damping"] == damping) & (found["state"] == state)
+        & (found["steps"] == steps) & (found["defence"] == "plain")
+    )  # fmt: skip
 
 
 def load(trained: Trained, model: str) -> DEQClassifier:
@@ -165,6 +199,56 @@ def surrogate(model: DEQClassifier, x: torch.Tensor, damping: float, state: int,
     for _ in range(steps):
         z = (1 - damping) * z + damping * f(z)
     return model.logits(z)
+
+
+PER_STATE = ("predicted", "margin", "entropy", "residual")
+
+
+@pytest.fixture(scope="module")
+def controlled(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Records:
+    """Part of the grid, scored on the controls of Sec. 3.2 as well."""
+    folder = tmp_path_factory.mktemp("controlled")
+    assert tiny.run(*grid(trained, folder, **CONTROLLED)) == 0
+    return records.read(folder / "grid.parquet")
+
+
+def of_defence(found: Records, defence: str) -> Mapping[str, np.ndarray]:
+    """The rows of one decision, in order."""
+    return in_order(found.where(found["defence"] == defence))
+
+
+def test_controls_stand_beside_the_other_decisions_and_change_nothing_of_them(
+    controlled: Records, finished: Records
+) -> None:
+    assert len(controlled) == 2 * 5 * tiny.TEST
+    assert set(controlled["defence"]) == EVERY_DECISION
+    extra = np.isin(controlled["defence"], sorted(CONTROLS))
+    assert np.isnan(controlled["deviation"][extra]).all(), "of controls no clean states are kept"
+    assert np.isfinite(controlled["margin"]).all()
+    asked = (finished["damping"] == 1) & (finished["state"] == 3) & (finished["steps"] == 1) | (finished["state"] == 4)
+    assert_same_rows(controlled.where(~extra), finished.where(asked), exact=True)
+
+
+@pytest.mark.parametrize("control", ["entropy_zero_steps", "entropy_one_round"])
+def test_sec_32_without_descent_or_with_nothing_after_it_decides_as_without_it(
+    controlled: Records, control: str
+) -> None:
+    plain, other = of_defence(controlled, "plain"), of_defence(controlled, control)
+    for name in (*PER_STATE, "status", "image", "perturbation"):
+        np.testing.assert_array_equal(other[name], plain[name], err_msg=name)
+    assert (of_defence(controlled, "entropy")["margin"] != plain["margin"]).any()
+
+
+def test_restarts_alone_change_the_states_from_the_second_round_on(controlled: Records) -> None:
+    """T_f is 2. z^[3] is stepped to with all there is of the first round, unless that was better off at z^[1]."""
+    plain, restarted = of_defence(controlled, "plain"), of_defence(controlled, "entropy_restart_only")
+    better_off = plain["residual"][:, 0] <= plain["residual"][:, 1]
+    assert 0 < better_off.sum() < len(better_off) / 2
+    for name in ("margin", "residual"):
+        np.testing.assert_array_equal(restarted[name][:, :2], plain[name][:, :2])
+        same = np.isclose(restarted[name], plain[name], rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(same[:, 2], ~better_off)
+        assert not same[:, 3:].any()
 
 
 def test_shards_and_batches_of_other_sizes_hold_the_same_rows(
@@ -309,11 +393,11 @@ def test_a_shard_outside_the_grid_is_refused(
 @pytest.mark.parametrize("model", [BASE, RANDOM, TRUNK, RESNET])
 def test_clean_rows_hold_every_decision_on_every_image(trained: Trained, tmp_path: Path, model: str) -> None:
     output = tmp_path / "clean.parquet"
-    assert tiny.run(*call(trained, "clean", output, model=model)) == 0
+    assert tiny.run(*call(trained, "clean", output, model=model, **CONTROLLED)) == 0
     found = records.read(output)
-    defences = specs.MODELS[model].defences
-    assert len(found) == len(defences) * tiny.TEST
-    assert set(found["defence"]) == set(defences)
+    decisions = EVERY_DECISION if model in (BASE, RANDOM) else {"plain"}
+    assert len(found) == len(decisions) * tiny.TEST
+    assert set(found["defence"]) == decisions
     assert set(found["attack"]) == {"clean"}
     assert set(found["crafted_on"]) == {""}
     assert (found["perturbation"] == 0).all()
@@ -362,6 +446,7 @@ def selected(trained: Trained, folder: Path, **changes: Any) -> dict[str, Any]:
 
 def test_the_chosen_state_is_the_later_of_the_best_under_attack(trained: Trained, tmp_path: Path) -> None:
     found = selected(trained, tmp_path)
+    assert found.keys() == {"plain", "entropy", "provenance"}, "controls decide where Sec. 3.2 does"
     for defence in ("plain", "entropy"):
         entry = found[defence]
         assert len(entry["accuracy"]) == 4
@@ -431,3 +516,166 @@ def test_models_are_evaluated_with_frozen_parameters(trained: Trained) -> None:
     assert not any(parameter.requires_grad for parameter in model.parameters())
     stored = checkpoint.read(trained.file(BASE))
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in stored.tensors.items())
+
+
+@pytest.fixture(scope="module")
+def released(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Records:
+    """Part of the grid under the authors' code."""
+    folder = tmp_path_factory.mktemp("release")
+    assert tiny.run(*grid(trained, folder, **RELEASE)) == 0
+    return records.read(folder / "grid.parquet")
+
+
+def test_release_has_the_same_rows(released: Records) -> None:
+    assert points(released) == {(1.0, 3, 1), READY_MADE}
+    assert len(released) == 2 * 5 * tiny.TEST
+    assert released["perturbation"].max() <= 20 / 255 + 1e-6
+    (origin,) = released.provenance
+    assert origin["spec"]["config"]["evaluation.batch_size"] == 5
+
+
+def released_states(model: DEQClassifier, x: torch.Tensor) -> tuple[list[torch.Tensor], int]:
+    """z^[1] .. z^[4] and the final state of a batch by the authors' code, and which of them z* is.
+
+    That is the one of lowest residual over the batch. The final state is one undamped and two damped steps from there.
+    """
+    f = model.bind(x.detach())
+    states = list(PlainDynamics(Broyden(), Termination(max_steps=4))(model, x.detach()).solution.states)
+    ratios = [float((f(z) - z).norm() / f(z).norm()) for z in states]
+    assert min(ratios) > 1e-3, "the tolerance would stop this solve"
+    lowest = ratios.index(min(ratios))
+    z = f(states[lowest])
+    for _ in range(2):
+        z = (z + f(z)) / 2
+    return [*states, z], lowest + 1
+
+
+def test_attacks_and_decisions_under_release_are_those_of_the_authors_code_written_out(
+    trained: Trained, released: Records
+) -> None:
+    model, split = load(trained, BASE), tiny.dataset().test
+    rows, equilibria = of_point(released, (1.0, 3, 1)), set()
+    for images in (slice(0, 5), slice(5, 10), slice(10, 12)):
+        x, y = split.float_images(images), split.labels[images]
+
+        def logits(image: torch.Tensor) -> torch.Tensor:
+            f, z = model.bind(image), released_states(model, image)[0][2]
+            return model.logits(f(f(z)))
+
+        made = pgd(logits, x, y, clamp_start=False, first=images.start)
+        perturbation = (made - x).abs().flatten(1).amax(1).numpy()
+        np.testing.assert_allclose(rows["perturbation"][images], perturbation, atol=1e-6)
+        states, lowest = released_states(model, made)
+        for index, state in enumerate(states):
+            expected = margins(model.logits(state), y)
+            np.testing.assert_allclose(rows["margin"][images, index], expected, rtol=1e-3, atol=1e-4)
+        equilibria.add(lowest)
+    assert min(equilibria) < 4, "z* would be the last state"
+
+
+def test_under_release_r_0_is_the_restarts_alone(released: Records) -> None:
+    plain, zero, restarted, once = (
+        of_defence(released, name)
+        for name in ("plain", "entropy_zero_steps", "entropy_restart_only", "entropy_one_round")
+    )
+    for name in PER_STATE:
+        np.testing.assert_array_equal(zero[name], restarted[name], err_msg=name)
+        np.testing.assert_array_equal(once[name], plain[name], err_msg=name)
+    assert (zero["margin"][:, 3:] != plain["margin"][:, 3:]).any(0).all()
+
+
+def test_a_resumed_shard_and_a_single_point_have_the_bits_of_the_whole_under_release(
+    trained: Trained, released: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as the same images meet."""
+    with monkeypatch.context() as patched:
+        patched.setattr("deqpipe.evaluation.jobs.StopRequest", OnePoint)
+        statuses = [tiny.run(*grid(trained, tmp_path, images="5-11", **RELEASE)) for _ in range(2)]
+    assert statuses == [EXIT_UNFINISHED, 0]
+    part = records.read(tmp_path / "grid.parquet")
+    assert_same_rows(part, released.where(released["image"] >= 5), exact=True)
+    name, output = "state3_steps1_damping1.0", tmp_path / "point.parquet"
+    for images, middle in (("5-9", range(5, 10)), ("10-11", range(10, 12))):
+        line = call(trained, "attack-point", output, "--point", name, "--images", images, **RELEASE)
+        assert tiny.run(*line) == 0
+        same = (released["state"] == 3) & np.isin(released["image"], middle)
+        assert_same_rows(records.read(output), released.where(same), exact=True)
+
+
+def test_under_release_the_final_state_depends_on_which_images_meet(trained: Trained, tmp_path: Path) -> None:
+    """Under paper nothing does: test_shards_and_batches_of_other_sizes_hold_the_same_rows."""
+    found = []
+    for size in (5, 3):
+        changes: dict[str, Any] = {"protocol": "release", "evaluation": {"batch_size": size}}
+        assert tiny.run(*call(trained, "clean", tmp_path / "x", batch_size=size, **changes)) == 0
+        found.append(records.read(tmp_path / "x"))
+    one, other = map(in_order, found)
+    np.testing.assert_allclose(one["margin"][:, :4], other["margin"][:, :4], rtol=1e-3, atol=1e-4)
+    assert np.abs(one["margin"][:, 4] - other["margin"][:, 4]).max() > 0.01, "another state is z*"
+
+
+@pytest.mark.parametrize(
+    ("verb", "model"),
+    [
+        ("clean", BASE),
+        ("clean", TRUNK),
+        ("attack-pgd", TRUNK),
+        ("select-early-state", RANDOM),
+        ("attack-grid", BASE),
+        ("attack-point", BASE),
+    ],
+)
+def test_a_batch_size_that_is_not_the_specs_is_refused_where_images_are_coupled(
+    trained: Trained, tmp_path: Path, verb: str, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: tuple[object, ...] = ("--images", "0-5") if verb in ("attack-grid", "attack-point") else ()
+    options += ("--states", "1-4", "--state", tmp_path / "state") if verb == "attack-grid" else ()
+    options += ("--point", "state3_steps1_damping1.0") if verb == "attack-point" else ()
+    line = call(trained, verb, tmp_path / "x", *options, model=model, batch_size=3, **RELEASE)
+    assert tiny.run(*line) == 2
+    refusal = "--batch-size is 3, but the spec has evaluation.batch_size 5, and its solver couples the images"
+    assert refusal in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", ["clean", "attack-pgd"])
+def test_a_resnet_has_no_solver_that_could_couple_images(trained: Trained, tmp_path: Path, verb: str) -> None:
+    found = []
+    for size in (3, 5):
+        assert tiny.run(*call(trained, verb, tmp_path / "x", model=RESNET, batch_size=size, **RELEASE)) == 0
+        found.append(records.read(tmp_path / "x"))
+    assert_same_rows(*found)
+
+
+@pytest.mark.parametrize("images", ["0-5", "1-4", "3-9", "0-10", "10-10"])
+def test_images_that_would_cut_a_batch_are_refused_where_they_are_coupled(
+    trained: Trained, tmp_path: Path, images: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    point = ("--point", "state3_steps1_damping1.0", "--images", images)
+    for line in (
+        grid(trained, tmp_path, images=images, **RELEASE),
+        call(trained, "attack-point", tmp_path / "x", *point, **RELEASE),
+    ):
+        assert tiny.run(*line) == 2
+        told = capsys.readouterr().err
+        assert f"test images {images.replace('-', ' to ')} were asked for" in told
+        assert "a multiple of evaluation.batch_size (5), and no batch may be cut short" in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_beyond_those_that_are_evaluated_are_refused_where_they_are_coupled(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 7 images the last batch has two; with images 7 to 9 it would be another one."""
+    seven = {**RELEASE, "evaluation": {"images": 7}}
+    point = ("--point", "state3_steps1_damping1.0", "--images")
+    assert tiny.run(*call(trained, "attack-point", tmp_path / "x", *point, "5-9", **seven)) == 2
+    assert "test images 5 to 9 were asked for" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert tiny.run(*call(trained, "attack-point", tmp_path / "x", *point, "5-6", **seven)) == 0
+
+
+def test_the_early_state_under_release_is_fixed_and_judged_on_the_test_images(trained: Trained, tmp_path: Path) -> None:
+    found = selected(trained, tmp_path, protocol="release")
+    for defence in ("plain", "entropy"):
+        assert (found[defence]["state"], found[defence]["n"]) == (4, tiny.TEST)

@@ -11,6 +11,11 @@ METHODS = {
     ("random_states", "plain"): "+ Sec. 3.3",
     ("random_states", "entropy"): "+ Secs. 3.2 & 3.3",
 }
+CONTROLS = {
+    "entropy_zero_steps": "control: R = 0",
+    "entropy_restart_only": "control: restart only",
+    "entropy_one_round": "control: T_f = N",
+}
 FRAMEWORKS = {"pgd_at": "PGD-AT", "trades": "TRADES"}
 
 Attacks = dict[tuple[float, int, int], list[bool]]
@@ -23,16 +28,17 @@ def frame(path: Path) -> pd.DataFrame:
 
 
 def deq(results: Path, model: str, defence: str, *, seed: int) -> tuple[list[bool], Attacks]:
-    """Answers at the early state: on clean images, and under every attack."""
-    state = json.loads((results / "select" / model / f"seed{seed}.json").read_text())[defence]["state"]
+    """Answers at the early state, of a control at that of Sec. 3.2: on clean images, and under every attack."""
+    chosen = json.loads((results / "select" / model / f"seed{seed}.json").read_text())
+    state = chosen["plain" if defence == "plain" else "entropy"]["state"]
     clean = frame(results / "attacks" / "clean" / model / f"seed{seed}.parquet")
     attacked = frame(results / "attacks" / "grid" / model / f"seed{seed}")
     right: Attacks = {}
-    for _, row in attacked[attacked["defence"] == defence].sort_values("image").iterrows():
+    for row in attacked[attacked["defence"] == defence].sort_values("image").to_dict("records"):
         point = (float(row["damping"]), int(row["state"]), int(row["steps"]))
         right.setdefault(point, []).append(row["predicted"][state - 1] == row["label"])
     ours = clean[clean["defence"] == defence].sort_values("image")
-    return [row["predicted"][state - 1] == row["label"] for _, row in ours.iterrows()], right
+    return [row["predicted"][state - 1] == row["label"] for row in ours.to_dict("records")], right
 
 
 def single(results: Path, model: str, *, seed: int) -> tuple[float, float]:
@@ -54,16 +60,27 @@ def decisions(results: Path, *, seed: int) -> dict[str, tuple[list[bool], Attack
     }
 
 
+def controls(results: Path, *, seed: int) -> dict[str, tuple[list[bool], Attacks]]:
+    return {
+        f"{name} {METHODS[training, 'entropy']}, {control}": deq(
+            results, f"deq_{framework}_{training}", defence, seed=seed
+        )
+        for framework, name in FRAMEWORKS.items()
+        for training in ("base", "random_states")
+        for defence, control in CONTROLS.items()
+    }
+
+
 def table1(results: Path, *, seed: int, pgd_steps: int) -> dict[tuple[str, str], float]:
     values: dict[tuple[str, str], float] = {}
     minima: dict[str, float] = {}
-    for row, (clean, attacks) in decisions(results, seed=seed).items():
+    for row, (clean, attacks) in {**decisions(results, seed=seed), **controls(results, seed=seed)}.items():
         minima[row] = min(percent(right) for right in attacks.values())
         values[row, "Clean"] = percent(clean)
         values[row, "PGD"] = minima[row]
         values[row, "PGD per image"] = percent([all(answers) for answers in zip(*attacks.values(), strict=True)])
     for row, minimum in minima.items():
-        if not row.endswith("baseline"):
+        if not row.endswith("baseline") and "control" not in row:
             values[row, "PGD gain"] = minimum - minima[f"{row.split()[0]} baseline"]
     for framework, name in FRAMEWORKS.items():
         row = f"{name} ResNet"

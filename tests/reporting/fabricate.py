@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from deqpipe import config as configuration
 from deqpipe import records, specs
 from deqpipe.config import Config
-from deqpipe.specs import GridPoint
+from deqpipe.specs import Defence, GridPoint
 
 ROOT = Path(__file__).parents[2]
 CLASSES = 10
@@ -20,6 +20,10 @@ CLASSES = 10
 STRENGTH = {
     "deq_pretrain": -1.5, "resnet18_pgd_at": 0.1, "resnet18_trades": 0.2, "deq_pgd_at_base": -0.4,
     "deq_pgd_at_random_states": -0.3, "deq_trades_base": -0.2, "deq_trades_random_states": 0.1,
+}  # fmt: skip
+# How much a test-time defence adds; controls differ from each other, and one is better than any method.
+DEFENDED: Mapping[Defence, float] = {
+    "plain": 0.0, "entropy": 0.15, "entropy_zero_steps": -0.3, "entropy_restart_only": 0.6, "entropy_one_round": -0.9,
 }  # fmt: skip
 HISTORY = (
     "epoch", "step", "phase", "learning_rate", "loss", "train_accuracy", "clean_accuracy", "robust_accuracy", "seconds",
@@ -88,7 +92,13 @@ def write(path: Path, rows: Mapping[str, np.ndarray], config: Config, stage: spe
     records.write(path, rows, provenance=provenance(config, stage, model, seed, code=code))
 
 
-def rows(config: Config, model: str, seed: int, *, attack: str, point: GridPoint, defence: str,
+def decisions(config: Config, model: str) -> tuple[Defence, ...]:
+    """What a model's images are scored on."""
+    kind = specs.MODELS[model]
+    return (*kind.defences, *kind.controls(config.entropy))
+
+
+def rows(config: Config, model: str, seed: int, *, attack: str, point: GridPoint, defence: Defence,
          images: Sequence[int]) -> dict[str, np.ndarray]:  # fmt: skip
     """Rows of one attack and one decision. Images differ in how hard they are, and attacks agree on which."""
     deq = model not in specs.RESNETS
@@ -110,17 +120,18 @@ def rows(config: Config, model: str, seed: int, *, attack: str, point: GridPoint
         "lost_gradient": np.zeros(n),
         "status": np.full(n, 2),
         "predicted": predicted, "margin": margin, "entropy": np.exp(-np.abs(margin)),
-        "residual": np.full((n, states), 0.1), "deviation": np.full((n, states), 0.2),
+        "residual": np.full((n, states), 0.1),
+        "deviation": np.full((n, states), np.nan if defence in specs.CONTROLS else 0.2),
     }  # fmt: skip
 
 
-def _robustness(config: Config, model: str, defence: str, attack: str, point: GridPoint, states: int) -> np.ndarray:
+def _robustness(config: Config, model: str, defence: Defence, attack: str, point: GridPoint, states: int) -> np.ndarray:
     ripening = np.linspace(-0.5, 0, states)
     if attack == "clean":
-        return 1.6 + ripening - (0.1 if defence == "entropy" else 0)
+        return 1.6 + ripening - 0.6 * DEFENDED[defence]
     middle = abs(point.state - config.solver.steps * 0.45) / config.solver.steps if point.state else 0
     weak = 2 * middle + 0.04 * abs(point.steps - 5) + (0.35 * point.steps**0.3 if point.damping > 0.9 else 0)
-    return STRENGTH[model] + (0.15 if defence == "entropy" else 0) + ripening + weak
+    return STRENGTH[model] + DEFENDED[defence] + ripening + weak
 
 
 def stack(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -131,7 +142,7 @@ def clean(config: Config, model: str, seed: int) -> dict[str, np.ndarray]:
     point, images = GridPoint(damping=0.0, state=0, steps=0), range(config.evaluation.images)
     return stack([
         rows(config, model, seed, attack="clean", point=point, defence=defence, images=images)
-        for defence in specs.MODELS[model].defences
+        for defence in decisions(config, model)
     ])  # fmt: skip
 
 
@@ -150,7 +161,7 @@ def grid_shards(config: Config, model: str, seed: int) -> dict[str, dict[str, np
             rows(config, model, seed, attack="pgd", point=point, defence=defence,
                  images=range(images[0], images[1] + 1))
             for point in specs.grid_points(config) if states[0] <= point.state <= states[1]
-            for defence in specs.MODELS[model].defences
+            for defence in decisions(config, model)
         ])  # fmt: skip
     return shards
 

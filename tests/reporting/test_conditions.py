@@ -1,10 +1,11 @@
 """What makes a run comparable to the paper, and what must be said where it is not."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from deqpipe.config import read_yaml
+from deqpipe.config import PROTOCOLS, read_yaml
 from deqpipe.reporting import conditions, paper
 from tests.reporting import fabricate
 
@@ -12,6 +13,7 @@ FULL = ("config.yaml",)
 UNLISTED = {
     "pathvars.results", "pathvars.logs", "pathvars.state", "attack.images_per_job", "evaluation.batch_size",
     "statistics.resamples",
+    "selection.first_epoch",  # the paper's value
 }  # fmt: skip
 
 
@@ -58,6 +60,13 @@ def test_the_full_configuration_is_the_papers_experiment() -> None:
         {"early_state": {"mode": "fixed"}},
         {"evaluation": {"final_unroll_steps": 4}},
         {"entropy": {"step": "raw"}},
+        {"solver": {"returned": "lowest_sample"}},
+        {"solver": {"tolerance": 0.001}},
+        {"random_state": {"pick": "prefix_lowest"}},
+        {"selection": {"attack_random_state": True}},
+        {"selection": {"freeze_fooled": True}},
+        {"entropy": {"resolve": "quasi_newton"}},
+        {"entropy": {"state": "lowest"}},
     ],
 )
 def test_any_reduction_makes_a_run_not_comparable_and_is_listed(overlay: dict[str, Any]) -> None:
@@ -71,7 +80,8 @@ def test_what_changes_no_result_leaves_a_run_comparable() -> None:
     overlay = {
         "seeds": [3, 4], "device": "cpu", "evaluation": {"batch_size": 7}, "attack": {"images_per_job": 500},
         "data": {"root": "elsewhere"}, "statistics": {"resamples": 100}, "solver": {"anderson_memory": 2},
-        "training": {"implicit_steps": 1}, "early_state": {"index": 3},
+        "training": {"implicit_steps": 1}, "early_state": {"index": 3}, "entropy": {"controls": False},
+        "autoattack": {"mode": "individual"},
     }  # fmt: skip
     assert conditions.comparable(fabricate.config(overlay, base=FULL))
 
@@ -82,6 +92,14 @@ def test_what_changes_no_result_leaves_a_run_comparable() -> None:
         ({"solver": {"name": "anderson", "anderson_memory": 2}}, ["solver", "solver.anderson_memory"]),
         ({"training": {"gradient": "exact", "implicit_steps": 1}}, ["training gradient", "training.implicit_steps"]),
         ({"early_state": {"mode": "fixed", "index": 3}}, ["choice of the early state", "early state"]),
+        (
+            {"solver": {"returned": "lowest_batch"}, "evaluation": {"batch_size": 96}},
+            ["solver.returned", "images that are evaluated together"],
+        ),
+        (
+            {"solver": {"scope": "batch"}, "evaluation": {"batch_size": 96}},
+            ["solver.scope", "images that are evaluated together"],
+        ),
     ],
 )
 def test_a_key_counts_where_another_one_puts_it_to_use(overlay: dict[str, Any], names: list[str]) -> None:
@@ -105,3 +123,67 @@ def test_the_demo_lists_what_it_reduces() -> None:
     assert conditions.architecture(config, "+ Sec. 3.2") == "small DEQ"
     assert conditions.architecture(config, "ResNet") == "ResNet-10"
     assert "no difference is computed" in conditions.against_paper(config)[1]
+
+
+def said_of_the_protocol(overlay: dict[str, Any], *, base: Sequence[str] = FULL) -> tuple[str, ...]:
+    """What stands between the data and the threat model."""
+    data, *said, threat, _, _ = conditions.setup(fabricate.config(overlay, base=base), seed=0)
+    assert data.startswith("Data:")
+    assert threat.startswith("Threat model:")
+    return tuple(said)
+
+
+PAPER = "Protocol paper: where the paper and its authors' code differ, the paper's text holds"
+RELEASE = "Protocol release: where the paper and its authors' code differ, the code holds"
+MEET = "The solver looks at whole batches: the images of a batch influence each other's results."
+LEAK = "Models were selected on the test images (selection.split: test): their accuracies are biased upwards."
+
+
+@pytest.mark.parametrize(
+    ("overlay", "sentences"),
+    [
+        ({}, [f"{PAPER}."]),
+        ({"protocol": "release"}, [f"{RELEASE}.", MEET, LEAK]),
+        ({"training": {"unroll": {"lead_step": True}}}, [f"{PAPER}, but for training.unroll.lead_step yes."]),
+        ({"solver": {"tolerance": 0.001}}, [f"{PAPER}, but for solver.tolerance 0.001."]),
+        ({"selection": {"split": "test"}}, [f"{PAPER}, but for selection.split test.", LEAK]),
+        ({"solver": {"scope": "batch"}}, [f"{PAPER}, but for solver.scope batch.", MEET]),
+        (
+            {"solver": {"returned": "lowest_batch"}, "evaluation": {"batch_size": 96}},
+            [f"{PAPER}, but for solver.returned lowest_batch, evaluation.batch_size 96.", MEET],
+        ),
+        ({"evaluation": {"batch_size": 96}}, [f"{PAPER}."]),
+        ({"autoattack": {"mode": "individual"}}, [f"{PAPER}."]),
+        ({"training": {"epochs": 3000}}, [f"{PAPER}, but for training.epochs 3,000."]),
+        (
+            {"protocol": "release", "selection": {"split": "validation"}},
+            [f"{RELEASE}, but for selection.split validation.", MEET],
+        ),
+        (
+            {"protocol": "release", "attack": {"images_per_job": 20}, "evaluation": {"batch_size": 10}},
+            [f"{RELEASE}, but for evaluation.batch_size 10.", MEET, LEAK],
+        ),
+        (
+            {"protocol": "release", "solver": {"returned": "last", "scope": "sample"}},
+            [f"{RELEASE}, but for solver.returned last, solver.scope sample.", LEAK],
+        ),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_whose_word_holds_is_said_with_every_exception(overlay: dict[str, Any], sentences: list[str]) -> None:
+    assert said_of_the_protocol(overlay) == tuple(sentences)
+
+
+def test_the_demo_says_what_it_sets_of_the_protocol() -> None:
+    both = ("config.yaml", "config/demo.yaml")
+    assert said_of_the_protocol({}, base=both) == (f"{PAPER}, but for training.epochs 11.",)
+    (text, *others) = said_of_the_protocol({"protocol": "release"}, base=both)
+    assert text == (f"{RELEASE}, but for evaluation.batch_size 48, training.epochs 11, selection.first_epoch 1.")
+    assert others == [MEET, LEAK]
+
+
+def test_release_is_not_comparable_and_lists_every_key_of_the_protocol() -> None:
+    config = fabricate.config({"protocol": "release"}, base=FULL)
+    keys = {key for key in PROTOCOLS["release"] if not key.startswith("autoattack.")}
+    assert {what for what, _, _ in conditions.differences(config)} == {paper.NAMES.get(key, key) for key in keys}
+    assert not conditions.comparable(config)

@@ -1,6 +1,7 @@
 """What is loaded is complete, of one configuration, and of the right images; everything else is refused in one line."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from deqpipe.reporting.decisions import (
     Decision,
     Evaluation,
     Tree,
+    controls,
     early_states,
     eight,
     evaluate,
@@ -61,6 +63,17 @@ def test_rows_are_named_as_in_the_paper() -> None:
     assert Decision(specs.TRUNK, "plain").row == "pretrained trunk"
 
 
+def test_controls_are_named_after_the_method_that_they_control(config: Config) -> None:
+    kinds = ("R = 0", "restart only", "T_f = N")
+    assert [decision.row for decision in controls(config)] == [
+        f"{framework} {method}, control: {kind}"
+        for framework in ("PGD-AT", "TRADES")
+        for method in ("+ Sec. 3.2", "+ Secs. 3.2 & 3.3")
+        for kind in kinds
+    ]
+    assert not set(controls(config)) & set(eight("pgd_at", "trades"))
+
+
 def test_answers_equal_a_slow_reading_of_the_files(finished: Path, config: Config) -> None:
     for decision, evaluation in evaluate_all(tree(finished, config), specs.DEQS).items():
         clean, attacks = slow.deq(finished, decision.model, decision.defence, seed=0)
@@ -79,7 +92,7 @@ def test_resnet_and_trunk_answer_at_the_final_state(finished: Path, config: Conf
 def test_a_damping_that_single_precision_cannot_hold_is_found_again(tmp_path: Path) -> None:
     config = fabricate.small({"attack": {"grid": {"damping": [0.1, 0.7]}}})
     results = fabricate.tree(tmp_path, config)
-    (plain, _) = evaluate(tree(results, config), MODEL)
+    plain, *_ = evaluate(tree(results, config), MODEL)
     assert {point.damping for point in plain.points} == {0.1, 0.5, 0.7}  # 0.5 is the ready-made attack's
 
 
@@ -101,8 +114,26 @@ def test_strongest_attack_has_the_lowest_accuracy_and_ties_go_by_lambda_state_an
 
 def test_early_states_are_read_for_each_defence(finished: Path, config: Config) -> None:
     chosen = early_states(tree(finished, config), MODEL)
-    assert {defence: early.state for defence, early in chosen.items()} == {"plain": 4, "entropy": 3}
-    assert [evaluation.state for evaluation in evaluate(tree(finished, config), MODEL)] == [4, 3]
+    assert {defence: early.state for defence, early in chosen.items()} == {
+        "plain": 4, "entropy": 3, "entropy_zero_steps": 3, "entropy_restart_only": 3, "entropy_one_round": 3,
+    }  # fmt: skip
+    assert [evaluation.state for evaluation in evaluate(tree(finished, config), MODEL)] == [4, 3, 3, 3, 3]
+
+
+def test_models_without_a_defence_have_no_controls(finished: Path, config: Config) -> None:
+    for model in (specs.TRUNK, *specs.RESNETS):
+        assert [one.decision.defence for one in evaluate(tree(finished, config), model)] == ["plain"]
+
+
+def test_controls_are_read_only_where_they_were_asked_for(tmp_path: Path, finished: Path) -> None:
+    without = fabricate.small({"entropy": {"controls": False}})
+    with pytest.raises(UserError, match="was made by spec"):
+        evaluate(tree(finished, without), MODEL)
+    results = fabricate.tree(tmp_path, without)
+    found = evaluate(tree(results, without), MODEL)
+    assert [one.decision.defence for one in found] == ["plain", "entropy"]
+    assert set(early_states(tree(results, without), MODEL)) == {"plain", "entropy"}
+    assert controls(without) == ()
 
 
 def test_a_missing_row_is_named(results: Path, config: Config) -> None:
@@ -112,9 +143,15 @@ def test_a_missing_row_is_named(results: Path, config: Config) -> None:
         evaluate(tree(results, config), MODEL)
 
 
-def test_a_row_of_one_defence_cannot_stand_in_for_the_other(results: Path, config: Config) -> None:
-    rewrite(results, config, lambda rows: without(rows, rows["defence"] == "entropy"))
-    with pytest.raises(UserError, match=r"TRADES \+ Sec. 3.2 lack"):
+@pytest.mark.parametrize(
+    ("defence", "row"),
+    [("entropy", "TRADES + Sec. 3.2"), ("entropy_one_round", "TRADES + Sec. 3.2, control: T_f = N")],
+)
+def test_a_row_of_one_defence_cannot_stand_in_for_the_other(
+    results: Path, config: Config, defence: str, row: str
+) -> None:
+    rewrite(results, config, lambda rows: without(rows, rows["defence"] == defence))
+    with pytest.raises(UserError, match=rf"{re.escape(row)} lack"):
         evaluate(tree(results, config), MODEL)
 
 
@@ -209,7 +246,8 @@ def test_attack_checks_are_taken_over_all_rows_of_a_decision(results: Path, conf
     columns["lost_gradient"][plain[0]] = 1.0
     columns["perturbation"][plain[5]] = 0.25
     records.write(path, columns, provenance=found.provenance[0])
-    checked, entropy = (one.checks for one in evaluate(here, MODEL))
-    assert (checked.perturbation, checked.nonfinite, entropy.nonfinite) == (0.25, 2, 0)
-    rows = sum(len(records.read(shard, ("image",))) for shard in here.attacked(MODEL)) / 2
+    checked, *others = (one.checks for one in evaluate(here, MODEL))
+    assert (checked.perturbation, checked.nonfinite) == (0.25, 2)
+    assert {other.nonfinite for other in others} == {0}
+    rows = sum(len(records.read(shard, ("image",))) for shard in here.attacked(MODEL)) / 5
     assert checked.lost_gradient == pytest.approx(1 / rows)

@@ -155,7 +155,7 @@ def test_cells_name_their_column_where_a_narrow_screen_hides_the_heading(html: s
     labels = {attributes.get("data-label") for attributes in cells}
     assert {"Clean", "PGD", "PGD per image", "PGD gain", "DIFF", "i = 1", "chosen", "z[1]", "final"} <= labels
     stacked = re.findall(r'<table class="stack">.*?</table>', html, flags=re.DOTALL)
-    assert len(stacked) == 7
+    assert len(stacked) == 8
     assert all(table.count("<td") == table.count("data-label=") for table in stacked)
 
 

@@ -12,7 +12,7 @@ import pytest
 from deqpipe import specs
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting import conditions, formats, published, tables
+from deqpipe.reporting import conditions, formats, published, table1, tables, wording
 from deqpipe.reporting.decisions import Tree
 from deqpipe.reporting.formats import Cell
 from tests.reference import reporting as slow
@@ -78,14 +78,73 @@ def test_a_comparable_run_has_differences_of_accuracies(
     assert compared == {1: 19, 2: 24, 8: 8}[number]
 
 
-def test_table_1_has_the_papers_eleven_rows_in_order_and_the_trunk_apart(finished: Path, config: Config) -> None:
-    main, trunk = tables.build(1, config, finished).table.blocks
+def test_table_1_has_the_papers_eleven_rows_in_order_and_controls_and_trunk_apart(
+    finished: Path, config: Config
+) -> None:
+    main, controls, trunk = tables.build(1, config, finished).table.blocks
     methods = ["baseline", "+ Sec. 3.2", "+ Sec. 3.3", "+ Secs. 3.2 & 3.3"]
     expected = ["Pang et al. (2021)", "Yang et al. (2022)", *methods, "Pang et al. (2021)", *methods]
     assert [line.labels[-1] for line in main.lines] == expected
+    kinds = ("control: R = 0", "control: restart only", "control: T_f = N")
+    assert [(line.labels[0], line.labels[-1]) for line in controls.lines] == [
+        (framework, f"{method}, {kind}")
+        for framework in ("PGD-AT", "TRADES")
+        for method in ("+ Sec. 3.2", "+ Secs. 3.2 & 3.3")
+        for kind in kinds
+    ]
+    assert controls.columns == ("Clean", "PGD", "PGD per image")
     assert [line.labels[-1] for line in trunk.lines] == ["pretrained trunk"]
     assert trunk.columns == ("Clean", f"PGD-{config.attack.pgd.steps}, final state")
+
+
+def test_a_control_is_never_the_most_robust(finished: Path, config: Config) -> None:
+    """Even where its number is the highest."""
+    found = cells(1, config, finished)
+    best = max((row for row, column in found if column == "PGD"), key=lambda row: found[row, "PGD"].here or 0)
+    assert "control" in best
+    main, controls, _ = tables.build(1, config, finished).table.blocks
     assert sum(shown.strong for line in main.lines for shown in line.shown) == 1
+    assert not any(shown.strong for line in controls.lines for shown in line.shown)
+    assert "control" not in table1.most_robust(found).row
+
+
+def test_controls_have_neither_a_gain_nor_a_number_of_the_paper(finished: Path, config: Config) -> None:
+    found = {name: cell for name, cell in cells(1, config, finished).items() if "control" in name[0]}
+    assert len(found) == 36
+    assert {column for _, column in found} == {"Clean", "PGD", "PGD per image"}
+    assert {cell.paper for cell in found.values()} == {None}
+    assert all(cell.note.startswith("strongest at") for (_, column), cell in found.items() if column == "PGD")
+
+
+@pytest.fixture(scope="module")
+def uncontrolled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
+    """A tree without control rows."""
+    config = fabricate.small({"entropy": {"controls": False}})
+    return config, fabricate.tree(tmp_path_factory.mktemp("uncontrolled"), config)
+
+
+@pytest.mark.parametrize("number", tables.TABLES)
+def test_without_controls_the_tables_are_the_same_but_for_the_control_rows(
+    finished: Path, config: Config, uncontrolled: tuple[Config, Path], number: int
+) -> None:
+    with_them, without = tables.build(number, config, finished).table, tables.build(number, *uncontrolled).table
+    assert without.cells == tuple(cell for cell in with_them.cells if "control" not in cell.row)
+    apart = 1 if number == 1 else 0
+    assert len(without.blocks) == len(with_them.blocks) - apart
+    assert (without.blocks[0], without.blocks[-1]) == (with_them.blocks[0], with_them.blocks[-1])
+    assert (without.caption, without.conditions) == (with_them.caption, with_them.conditions)
+    notes = [note for note in with_them.notes if not note.startswith(("Control rows", "Attack checks"))]
+    assert [note for note in without.notes if not note.startswith("Attack checks")] == notes
+
+
+def test_table_1_says_what_the_controls_are(finished: Path, config: Config) -> None:
+    (note,) = [note for note in tables.build(1, config, finished).table.notes if note.startswith("Control rows")]
+    assert "they decide at its early state" in note
+    assert "without descent steps, which is the undefended solve." in note
+    assert "The other two have the entropy keys of the authors' code, whatever runs here." in note
+    released = wording.controls(fabricate.config({"protocol": "release"}))
+    assert "without descent steps. The other two" in released
+    assert "undefended solve" not in released
 
 
 def test_table_1_says_why_autoattack_is_absent(finished: Path, config: Config) -> None:

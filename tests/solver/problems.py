@@ -52,3 +52,12 @@ class Counting:
 def start(images: int, size: int = SIZE) -> Tensor:
     """z^[0] = 0."""
     return torch.zeros(images, size, dtype=torch.float64)
+
+
+def leaving(images: int, *, rate: float = 1.1, near: float = 1e-6) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """z -> 1 + rate (z - 1), and a start so near its fixed point 1 that the relative residual can grow for long.
+
+    Under fixed-point iteration it grows by nearly `rate` a step.
+    """
+    ones = torch.ones(images, SIZE, dtype=torch.float64)
+    return lambda z: 1 + rate * (z - 1), ones + near

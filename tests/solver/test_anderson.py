@@ -50,6 +50,34 @@ def test_image_that_stagnates_stays_finite() -> None:
     assert torch.equal(solution.z, target)
 
 
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_moving_anywhere_adds_the_differences_of_that_move_and_the_oldest_make_room(steps: int) -> None:
+    fn, z = Curved(2).of([0, 1]), torch.linspace(-1, 1, 12, dtype=torch.float64).view(2, 6)
+    solver = Anderson(memory=3)
+    before = solver.init(fn, start(2))
+    for _ in range(steps):
+        before = solver.step(fn, before)
+    state = solver.advance(fn, before, z)
+    assert state.z is z
+    torch.testing.assert_close(state.residual, fn(z) - z)
+    torch.testing.assert_close(state.delta_z[:, -1], z - before.z)
+    torch.testing.assert_close(state.delta_residual[:, -1], state.residual - before.residual)
+    assert torch.equal(state.delta_z[:, :-1], before.delta_z[:, -1:])
+    assert torch.equal(state.delta_residual[:, :-1], before.delta_residual[:, -1:])
+
+
+@pytest.mark.parametrize("memory", [2, 3, 5])
+def test_steps_after_a_move_are_those_of_dense_least_squares_over_the_differences(memory: int) -> None:
+    fn, z = Curved(2).of([0, 1]), torch.linspace(-1, 1, 12, dtype=torch.float64).view(2, 6)
+    solver = Anderson(memory)
+    _, state = solve(solver, fn, solver.init(fn, start(2)), termination=Termination(3))
+    state = solver.advance(fn, state, z)
+    for image in range(2):
+        pairs = list(zip(state.delta_z[image], state.delta_residual[image], strict=True))
+        expected = textbook.anderson_step(z[image], state.residual[image], pairs, memory=memory)
+        torch.testing.assert_close(solver.propose(state)[image], expected, rtol=1e-7, atol=1e-8)
+
+
 def test_rebase_corrects_the_newest_residual_difference_alone() -> None:
     old, new = Curved(2).of([0, 1]), Curved(2, seed=5).of([0, 1])
     solver = Anderson(memory=5)

@@ -19,6 +19,17 @@ def run(fn: FixedPointMap, steps: int, images: int = 2) -> BroydenState:
     return state
 
 
+def arbitrary(images: int = 2, *, seed: int = 3) -> torch.Tensor:
+    """States that no step of the method leads to."""
+    return torch.randn(images, SIZE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def dense(state: BroydenState, image: int) -> torch.Tensor:
+    """B^-1 of an image as a matrix, read off column by column."""
+    columns = torch.eye(SIZE, dtype=torch.float64)
+    return torch.stack([inverse_jacobian(state, column.expand_as(state.z))[image] for column in columns], dim=1)
+
+
 @pytest.mark.parametrize("steps", range(1, 9))
 def test_secant_equation_holds_after_every_step(steps: int) -> None:
     fn = Curved(2).of([0, 1])
@@ -54,6 +65,52 @@ def test_affine_map_is_solved_within_twice_its_dimension_and_one_more_step(size:
     closest = (solution.states - fixed_point).norm(dim=2).amin(0)
     assert (closest < 1e-7).all()
     assert ((solution.states[0] - fixed_point).norm(dim=1) > 1e-3).all()
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_moving_anywhere_appends_the_pair_of_that_move(steps: int) -> None:
+    fn, z = Curved(2).of([0, 1]), arbitrary()
+    before = run(fn, steps)
+    state = SOLVER.advance(fn, before, z)
+    assert state.z is z
+    torch.testing.assert_close(state.residual, fn(z) - z)
+    torch.testing.assert_close(state.delta_z, z - before.z)
+    torch.testing.assert_close(state.delta_residual, state.residual - before.residual)
+    torch.testing.assert_close(inverse_jacobian(state, state.delta_residual), z - before.z, rtol=1e-9, atol=1e-11)
+    assert state.left.shape[1] == state.right.shape[1] == steps + 1
+    assert torch.equal(state.left[:, :-1], before.left)
+    assert torch.equal(state.right[:, :-1], before.right)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_moving_anywhere_changes_the_inverse_as_the_textbook_does(steps: int) -> None:
+    fn = Curved(2).of([0, 1])
+    before = run(fn, steps)
+    state = SOLVER.advance(fn, before, arbitrary())
+    for image in range(2):
+        expected = textbook.sherman_morrison(dense(before, image), state.delta_z[image], state.delta_residual[image])
+        torch.testing.assert_close(dense(state, image), expected, rtol=1e-8, atol=1e-9)
+
+
+def test_forgetting_leaves_the_inverse_of_a_beginning() -> None:
+    fn = Curved(2).of([0, 1])
+    state = run(fn, 4)
+    forgotten = SOLVER.forget(state)
+    assert forgotten.z is state.z
+    assert forgotten.residual is state.residual
+    assert torch.equal(dense(forgotten, 0), -torch.eye(SIZE, dtype=torch.float64))
+    fresh = SOLVER.init(fn, state.z)
+    for name in ("left", "right", "delta_z", "delta_residual"):
+        assert torch.equal(getattr(forgotten, name), getattr(fresh, name))
+
+
+def test_steps_after_a_move_use_its_pair() -> None:
+    fn = Curved(2).of([0, 1])
+    state = SOLVER.advance(fn, SOLVER.forget(run(fn, 3)), arbitrary())
+    for image in range(2):
+        pairs = [(state.delta_z[image], state.delta_residual[image])]
+        expected = textbook.broyden_step(state.z[image], state.residual[image], pairs)
+        torch.testing.assert_close(SOLVER.propose(state)[image], expected, rtol=1e-9, atol=1e-10)
 
 
 def test_rebase_to_the_same_function_is_nothing() -> None:
@@ -102,6 +159,8 @@ def test_steps_do_not_change_the_state_they_are_given() -> None:
     copies = {name: value.clone() for name, value in vars(state).items()}
     SOLVER.step(fn, state)
     SOLVER.rebase(fn, state)
+    SOLVER.advance(fn, state, arbitrary())
+    SOLVER.forget(state)
     assert all(torch.equal(copies[name], value) for name, value in vars(state).items())
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deqpipe.training.jacobian import JacobianRegularisation, jacobian_loss
+from deqpipe.training.jacobian import JacobianRegularisation, gaussian_probes, jacobian_loss
 
 BATCH, STATE = 2, 5
 
@@ -33,14 +33,15 @@ def test_loss_is_the_mean_over_probes_of_a_vector_times_the_jacobian() -> None:
     for _ in range(3):
         v = torch.randn(BATCH, STATE, generator=probes).double()
         expected += torch.einsum("bi,bij->bj", v, explicit_jacobians(z)).square().sum().item() / 3
-    found = jacobian_loss(wavy, z, probes=3, generator=torch.Generator().manual_seed(2))
+    found = jacobian_loss(wavy, z, gaussian_probes(z, count=3, generator=torch.Generator().manual_seed(2)))
     assert found.item() == pytest.approx(expected / (BATCH * STATE), rel=1e-12)
 
 
 def test_loss_is_on_average_the_squared_frobenius_norm_over_the_entries() -> None:
     z = torch.randn(BATCH, STATE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     exact = explicit_jacobians(z).square().sum().item() / (BATCH * STATE)
-    found = jacobian_loss(wavy, z, probes=2000, generator=torch.Generator().manual_seed(3)).item()
+    probes = gaussian_probes(z, count=2000, generator=torch.Generator().manual_seed(3))
+    found = jacobian_loss(wavy, z, probes).item()
     assert found == pytest.approx(exact, rel=0.1)
 
 
@@ -49,8 +50,8 @@ def test_loss_has_the_gradient_of_finite_differences_and_none_reaches_the_state(
     z = torch.ones(BATCH, STATE, dtype=torch.float64, requires_grad=True)
 
     def loss(factor: Tensor) -> Tensor:
-        generator = torch.Generator().manual_seed(4)
-        return jacobian_loss(lambda state: wavy(factor * state), z, probes=1, generator=generator)
+        probes = gaussian_probes(z, count=1, generator=torch.Generator().manual_seed(4))
+        return jacobian_loss(lambda state: wavy(factor * state), z, probes)
 
     gradient = torch.autograd.grad(loss(scale), [scale, z], allow_unused=True)
     delta = 1e-6

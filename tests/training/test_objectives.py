@@ -14,9 +14,9 @@ from deqpipe.gradient import Unrolled
 from deqpipe.model.classifier import DEQClassifier, build_classifier
 from deqpipe.seeding import Stream
 from deqpipe.solver.fixed_point import FixedPointIteration
-from deqpipe.solver.solve import Termination
+from deqpipe.solver.solve import Returned, Termination
 from deqpipe.threat_model import LinfBall
-from deqpipe.training.forward import DEQForward, PlainForward, RandomStates, UnrolledForward, draws
+from deqpipe.training.forward import DEQForward, PlainForward, RandomStates, StateChoice, UnrolledForward, draws
 from deqpipe.training.jacobian import JacobianRegularisation
 from deqpipe.training.objectives import (
     Batch,
@@ -28,6 +28,7 @@ from deqpipe.training.objectives import (
     divergence,
 )
 from tests import tiny
+from tests.training.slow_states import slow_returned
 
 N, DAMPING, UNROLL = 3, 0.5, 2
 EPSILON, ALPHA, STEPS = 0.1, 0.04, 3
@@ -70,26 +71,27 @@ class Network(nn.Module):
 
 
 def forward(
-    jacobian: JacobianRegularisation = NEVER, random: RandomStates | None = None, *, steps: int = N
+    jacobian: JacobianRegularisation = NEVER, random: RandomStates | None = None, *, returned: Returned = "last"
 ) -> DEQForward:
     return DEQForward(
         solver=FixedPointIteration(),
-        termination=Termination(max_steps=steps),
+        termination=Termination(max_steps=N),
         gradient=Unrolled(steps=UNROLL, damping=DAMPING),
         random_states=random,
         jacobian=jacobian,
+        returned=returned,
     )
 
 
 # The slow versions. States come from iterating f, as the solver here is plain iteration.
 
 
-def slow_state(model: DEQClassifier, f: Callable[[Tensor], Tensor], x: Tensor, i: int) -> Tensor:
+def slow_state(model: DEQClassifier, f: Callable[[Tensor], Tensor], x: Tensor, choice: StateChoice) -> Tensor:
+    states = [torch.zeros(len(x), model.state_size, dtype=x.dtype)]
     with torch.no_grad():
-        z = torch.zeros(len(x), model.state_size, dtype=x.dtype)
-        for _ in range(i):
-            z = f(z)
-    return z
+        for _ in range(choice.steps):
+            states.append(f(states[-1]))
+    return slow_returned(f, states[1:], choice.returned)
 
 
 def slow_logits(model: DEQClassifier, f: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
@@ -125,27 +127,38 @@ def gaussian_start(x: Tensor, step: int) -> Tensor:
 class SlowStates:
     """Which states a step sees, drawn again from the step's own source: two numbers a time, the first is z~'s."""
 
-    def __init__(self, step: int, length: int, random: RandomStates | None) -> None:
-        self.generator, self.length, self.random = draws(9, step).states, length, random
+    def __init__(self, step: int, random: RandomStates | None, returned: Returned) -> None:
+        self.generator, self.random = draws(9, step).states, random
+        self.final = StateChoice(N, returned)
 
-    def __call__(self, *, length: int | None = None, fixed: bool = False) -> tuple[int, int]:
+    def __call__(self, *, fixed: bool = False) -> tuple[StateChoice, StateChoice]:
         """(natural, adversarial)."""
-        length = length or self.length
         if self.random is None or fixed:
-            return length, length
-        first, second = (int(torch.randint(1, length + 1, (), generator=self.generator)) for _ in range(2))
-        return {"final": length, "independent": second, "shared": first}[self.random.natural], first
+            return self.final, self.final
+        first, second = (
+            StateChoice(int(torch.randint(1, N + 1, (), generator=self.generator)), self.random.returned)
+            for _ in range(2)
+        )
+        return {"final": self.final, "independent": second, "shared": first}[self.random.natural], first
 
 
-def slow_deq_loss(kind: str, model: DEQClassifier, batch: Batch, step: int, random: RandomStates | None) -> Tensor:
-    states = SlowStates(step, N, random)
+def slow_deq_loss(
+    kind: str,
+    model: DEQClassifier,
+    batch: Batch,
+    step: int,
+    random: RandomStates | None,
+    *,
+    returned: Returned = "last",
+) -> Tensor:
+    states = SlowStates(step, random, returned)
     natural_state, state = states()
     in_attack = random is not None and random.in_attack
     model.eval()
 
-    def eval_logits(x: Tensor, i: int) -> Tensor:
+    def eval_logits(x: Tensor, choice: StateChoice) -> Tensor:
         f = model.bind(x)
-        return slow_logits(model, f, slow_state(model, f, x, i))
+        return slow_logits(model, f, slow_state(model, f, x, choice))
 
     def attack_loss(x: Tensor) -> Tensor:
         natural, adversarial = states(fixed=not in_attack)
@@ -158,9 +171,9 @@ def slow_deq_loss(kind: str, model: DEQClassifier, batch: Batch, step: int, rand
     model.train()
     masks = draws(9, step).dropout
 
-    def train_logits(x: Tensor, i: int) -> Tensor:
+    def train_logits(x: Tensor, choice: StateChoice) -> Tensor:
         f = model.bind(x, masks)
-        return slow_logits(model, f, slow_state(model, f, x, i))
+        return slow_logits(model, f, slow_state(model, f, x, choice))
 
     if kind == "pgd_at":
         return F.cross_entropy(train_logits(adversarial, state), batch.y)
@@ -210,6 +223,41 @@ def test_loss_of_a_deq_is_what_the_formula_says(
         slow, fast = copy.deepcopy(deq), copy.deepcopy(deq)
         loss = objective(kind, forward(random=random))(fast, batch, draws(9, step))
         assert_same(fast, loss.value, slow, slow_deq_loss(kind, slow, batch, step, random))
+
+
+@pytest.mark.parametrize("returned", ["lowest_sample", "lowest_batch"])
+@pytest.mark.parametrize(
+    "random",
+    [None, RANDOM, RandomStates(in_attack=True, natural="final")],
+    ids=["final", "independent", "natural-final"],
+)
+@pytest.mark.parametrize("kind", ["pgd_at", "trades"])
+def test_loss_at_states_of_lowest_residual_is_what_the_formula_says(
+    deq: DEQClassifier, batch: Batch, kind: str, random: RandomStates | None, returned: Returned
+) -> None:
+    random = replace(random, returned=returned) if random else None
+    for step in (3, 4):
+        slow, fast = copy.deepcopy(deq), copy.deepcopy(deq)
+        loss = objective(kind, forward(random=random, returned=returned))(fast, batch, draws(9, step))
+        assert_same(fast, loss.value, slow, slow_deq_loss(kind, slow, batch, step, random, returned=returned))
+
+
+def loss_at(deq: DEQClassifier, batch: Batch, kind: str, step: int, whole: DEQForward) -> float:
+    return objective(kind, whole)(copy.deepcopy(deq), batch, draws(9, step)).value.item()
+
+
+@pytest.mark.parametrize("kind", ["pgd_at", "trades"])
+def test_loss_differs_only_where_a_prefix_has_more_than_one_state(deq: DEQClassifier, batch: Batch, kind: str) -> None:
+    """Everything else is equal: z* is, and the attack sees nothing else."""
+    iterate = RandomStates(in_attack=False, natural="shared")
+    differences = []
+    for step in range(6):
+        plain, lowest = (forward(random=replace(iterate, returned=which)) for which in ("last", "lowest_sample"))
+        longer = lowest.prepare(deq, draws(9, step)).loss_states.adversarial.steps > 1
+        left, right = (loss_at(deq, batch, kind, step, whole) for whole in (plain, lowest))
+        differences.append((longer, abs(left - right)))
+    assert {0.0} == {difference for longer, difference in differences if not longer}
+    assert max(difference for longer, difference in differences if longer) > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["pgd_at", "trades"])
@@ -267,18 +315,6 @@ def test_jacobian_term_is_proportional_to_its_weight(deq: DEQClassifier, batch: 
     two = jacobian_value(ALWAYS, "pgd_at", deq, batch, both=True)
     six = jacobian_value(replace(ALWAYS, weight=6.0), "pgd_at", deq, batch, both=True)
     assert six == pytest.approx(3 * two, rel=1e-9)
-
-
-def test_jitter_lengthens_the_solve_of_the_loss_but_not_of_the_attack(deq: DEQClassifier, batch: Batch) -> None:
-    jittered = forward(ALWAYS).prepare(deq, draws(9, 0))
-    assert jittered.loss_states.adversarial == jittered.loss_states.natural == N + 1
-    assert jittered.crafting_states().adversarial == N
-
-
-def test_crafting_sees_the_last_state_unless_it_is_to_see_random_ones(deq: DEQClassifier) -> None:
-    for in_attack, expected in ((False, {N}), (True, {1, 2, 3})):
-        passes = forward(random=RandomStates(in_attack=in_attack, natural="final")).prepare(deq, draws(9, 0))
-        assert {passes.crafting_states().adversarial for _ in range(40)} == expected
 
 
 def counted(model: DEQClassifier, loss: Callable[[], Loss]) -> int:

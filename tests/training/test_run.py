@@ -383,9 +383,10 @@ def test_what_a_config_says_reaches_the_training(
     assert plain.jacobian.weight == 0.9
     validator: Any = trades.validate
     assert len(validator.split) == tiny.TEST
-    assert (validator.attack.steps, validator.attack.step_size * 255) == (9, 51)
-    (surrogate,) = validator.logits.args
-    assert (surrogate.index, surrogate.gradient.steps, surrogate.gradient.lead_step) == (4, 3, True)
+    assert (validator.attack.pgd.steps, validator.attack.pgd.step_size * 255) == (9, 51)
+    assert validator.attack.seed == 0
+    (scored,) = validator.logits.args
+    assert (scored.final.steps, scored.gradient.steps, scored.gradient.lead_step) == (4, 3, True)
 
 
 def test_the_trunks_optimiser_is_the_configured_one(
