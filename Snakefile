@@ -25,6 +25,7 @@ include: "rules/report.smk"
 localrules:
     write_config,
     prepare_data,
+    use_imported,
     table1,
     table2,
     table8,

@@ -52,8 +52,11 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_configuration(commands)
     _add_training(commands)
+    _add_checkpoints(commands)
+    _add_imported(commands)
     _add_evaluation(commands)
     _add_reporting(commands)
+    _add_predict(commands)
     return parser
 
 
@@ -111,6 +114,35 @@ def _add_training(commands: Any) -> None:
         parser.add_argument("--save-interval", type=_not_negative, default=300.0, metavar="SECONDS", help=interval)
 
 
+def _add_checkpoints(commands: Any) -> None:
+    text = "Make a checkpoint of the authors' release, or of a CIFAR model of locuslab/deq, one of ours."
+    parser = _add(commands, "import-checkpoint", _import_checkpoint, text)
+    parser.add_argument("source", type=Path, metavar="SRC", help="a file of torch.save; none of its code is run")
+    parser.add_argument("target", type=Path, metavar="DST", help="the safetensors file to write")
+    groups = "of every GroupNorm in f; no file tells, and without it the possible numbers are named"
+    parser.add_argument("--groups", type=_positive_int, help=groups)
+    parser.add_argument("--image-size", type=_positive_int, default=32, metavar="PIXELS", help="height and width")
+    parser.add_argument("--dropout", type=_not_negative, default=0.22, help="of f, in training")
+    names = "of the classes, with commas between; by default CIFAR-10's where it can be CIFAR-10, else numbers"
+    parser.add_argument("--classes", type=_names, metavar="NAMES", help=names)
+    model = "what it is to the evaluation commands; they take no model without --model and --seed"
+    parser.add_argument("--model", choices=(specs.TRUNK, *specs.DEQS), help=model)
+    parser.add_argument("--seed", type=int, help="which repetition of the model it is")
+    parser = _add(commands, "export-checkpoint", _export_checkpoint, "Write a DEQ's checkpoint as the release does.")
+    parser.add_argument("source", type=Path, metavar="SRC", help="a safetensors file, trained here or imported")
+    parser.add_argument("target", type=Path, metavar="DST", help="the file of torch.save to write")
+    form = "with or without epoch and so on around the tensors; by default as it was imported, else checkpoint"
+    parser.add_argument("--form", choices=("checkpoint", "state_dict"), help=form)
+    spelling = "how weight norm is spelled; by default as it was imported, else weight_g"
+    parser.add_argument("--names", choices=("weight_g", "parametrizations"), help=spelling)
+
+
+def _add_imported(commands: Any) -> None:
+    parser = _add(commands, "use-imported", _use_imported, "Take an imported DEQ into the workflow, if it fits.")
+    parser.add_argument("--spec", type=_json_object, required=True, help="which model, architecture and seed")
+    _add_paths(parser, "data", "checkpoint", "output")
+
+
 def _add_evaluation(commands: Any) -> None:
     for name, stage, text in (
         ("select-early-state", "select", "Choose the state that decides, on the held-out images."),
@@ -146,10 +178,38 @@ def _add_reporting(commands: Any) -> None:
     _add_paths(show, "results")
 
 
+def _add_predict(commands: Any) -> None:
+    text = "States, logits and gradients of a DEQ on images of your own."
+    parser = _add(commands, "predict", _predict, text)
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="trained or imported by deqpipe")
+    parser.add_argument(
+        "images", type=Path, metavar="IMAGES.npz", help="x (B, channels, H, W) in [0, 1]; y for gradients"
+    )
+    parser.add_argument("output", type=Path, metavar="OUT.npz")
+    parser.add_argument("--protocol", choices=sorted(config.PROTOCOLS), help="paper, unless --config says otherwise")
+    text = "settings of a run, such as results/config.yaml, instead of the paper's; several are laid over each other"
+    parser.add_argument("--config", type=Path, action="append", default=[], metavar="FILE", help=text)
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="what is computed in")
+    parser.add_argument("--defence", choices=("none", "entropy"), default="none", help="entropy: Sec. 3.2")
+    parser.add_argument("--states", action="store_true", help="write the states themselves, too")
+    text = "logits behind z^[i] and their gradient, such as 3,5,0.5; may be given several times"
+    parser.add_argument("--surrogate", type=_surrogate, action="append", default=[], metavar="i,K_a,lambda", help=text)
+    text = (
+        "images at once; by default evaluation.batch_size. With the solver of the release images of a batch are coupled"
+    )
+    parser.add_argument("--batch-size", type=_positive_int, help=text)
+    parser.add_argument("--threads", type=_positive_int, default=1, help="threads of the CPU")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
 def _positive_int(text: str) -> int:
     if not re.fullmatch(r"[1-9]\d*", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
 def _range(text: str) -> tuple[int, int]:
@@ -181,6 +241,14 @@ def _point(text: str) -> specs.GridPoint:
         return specs.GridPoint.parse(text)
     except UserError as error:  # a ValueError, whose text argparse would swallow
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _surrogate(text: str) -> tuple[str, specs.GridPoint]:
+    """The name that its arrays get, and the point."""
+    match = re.fullmatch(r"([1-9]\d*),([1-9]\d*),(\d+(?:\.\d+)?)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not i,K_a,lambda, such as 3,5,0.5")
+    return text.replace(",", "_"), specs.GridPoint(damping=float(match[3]), state=int(match[1]), steps=int(match[2]))
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -260,6 +328,37 @@ def _train(options: argparse.Namespace) -> int:
     return verbs[options.stage](job)
 
 
+def _import_checkpoint(options: argparse.Namespace) -> int:
+    from deqpipe.model import convert
+    from deqpipe.model.release.inference import Told
+
+    told = Told(
+        groups=options.groups,
+        image_size=options.image_size,
+        dropout=options.dropout,
+        classes=options.classes,
+        model=options.model,
+        seed=options.seed,
+    )
+    print(*convert.import_checkpoint(options.source, options.target, told), sep="\n")
+    return 0
+
+
+def _export_checkpoint(options: argparse.Namespace) -> int:
+    from deqpipe.model import convert
+
+    print(convert.export_checkpoint(options.source, options.target, form=options.form, weight_norm=options.names))
+    return 0
+
+
+def _use_imported(options: argparse.Namespace) -> int:
+    from deqpipe import data
+    from deqpipe.model import adopt
+
+    adopt.adopt(options.checkpoint, options.output, spec=options.spec, dataset=data.load(options.data))
+    return 0
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     from deqpipe import device
     from deqpipe.evaluation import jobs
@@ -286,6 +385,39 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _images(options: argparse.Namespace) -> range:
     first, last = options.images
     return range(first, last + 1)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    import torch
+
+    from deqpipe import device
+    from deqpipe.evaluation.predict import Request, predict
+    from deqpipe.settings import Settings
+
+    settings = _prediction_settings(options)
+    request = Request(
+        settings=Settings(settings),
+        defence="plain" if options.defence == "none" else "entropy",
+        surrogates=dict(options.surrogate),
+        keep_states=options.states,
+        batch_size=options.batch_size or settings["evaluation.batch_size"],
+        dtype=getattr(torch, options.dtype),
+        device=device.choose(options.device),
+        threads=options.threads,
+    )
+    predict(request, checkpoint=options.checkpoint, images=options.images, output=options.output)
+    return 0
+
+
+def _prediction_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What predictions depend on: the paper's settings, or those of config files, under the protocol asked for."""
+    from deqpipe.reporting import paper
+
+    keys = ("solver", "entropy", "threat_model", "attack.unroll", "evaluation.final_unroll_steps",
+            "evaluation.batch_size", "precision")  # fmt: skip
+    if options.config:
+        return specs.pick(config.load(options.config, protocol=options.protocol).model_dump(mode="json"), *keys)
+    return specs.pick(paper.nested(options.protocol or "paper"), *keys)
 
 
 def _table(options: argparse.Namespace) -> int:

@@ -29,7 +29,7 @@ rule attack_grid:
     """Intermediate-state attacks (Eq. 11) on one DEQ: some states, some images, every unroll; scored on every decision."""
     input:
         data=rules.prepare_data.output,
-        checkpoint=rules.train_deq.output.best,
+        checkpoint=CHECKPOINT,
     output:
         "<results>/attacks/grid/{model}/seed{seed}/{shard}.parquet",
     log:
@@ -85,7 +85,7 @@ rule attack_point:
     """One grid point on some images, for a closer look; part of no other target."""
     input:
         data=rules.prepare_data.output,
-        checkpoint=rules.train_deq.output.best,
+        checkpoint=CHECKPOINT,
     output:
         "<results>/attacks/points/{model}/seed{seed}/{point}_images{images}.parquet",
     log:

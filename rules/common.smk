@@ -14,19 +14,21 @@ try:
     prepared = configuration.prepared_by(Path(CONFIG.pathvars.results, "data", "dataset.safetensors"))
     if prepared != specs.build("data", CONFIG):  # the images will be read
         configuration.check_image_folder(CONFIG)
+    configuration.check_imported_files(CONFIG)
 except UserError as error:
     print(f"deqpipe: {error}", file=sys.stderr)
     sys.exit(2)
 
 MODELS, DEQS, RESNETS, TRUNK = tuple(specs.MODELS), specs.DEQS, specs.RESNETS, specs.TRUNK
+TRAINED, IMPORTED = specs.trained_here(CONFIG), tuple(CONFIG.imported)
 SEEDS = CONFIG.seeds
 SHARDS = specs.shard_names(CONFIG)
 CHECKPOINT = "<results>/models/{model}/seed{seed}/best.safetensors"
 
 
 def any_of(names):
-    """A regular expression for a closed vocabulary."""
-    return "|".join(re.escape(name) for name in names)
+    """A regular expression for a closed vocabulary; of none, one that nothing matches."""
+    return "|".join(re.escape(name) for name in names) or "(?!)"
 
 
 def spec(stage):

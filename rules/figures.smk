@@ -26,7 +26,10 @@ use rule figure3 as figure4 with:
     """Figure 4: validation accuracy under PGD along the training."""
     input:
         config=rules.write_config.output,
-        records=expand([rules.train_deq.output.history, CHECKPOINT], model=DEQS, seed=SEEDS),
+        records=[
+            *expand(rules.train_deq.output.history, model=TRAINED, seed=SEEDS),
+            *expand(CHECKPOINT, model=DEQS, seed=SEEDS),
+        ],
     output:
         multiext("<results>/figures/figure4", ".png", ".pdf", ".csv", ".json"),
     log:

@@ -5,7 +5,7 @@ rule select_early_state:
     """The intermediate state that decides: the best one on the validation split under ready-made PGD."""
     input:
         data=rules.prepare_data.output,
-        checkpoint=rules.train_deq.output.best,
+        checkpoint=CHECKPOINT,
     output:
         "<results>/select/{model}/seed{seed}.json",
     log:

@@ -42,7 +42,7 @@ rule train_deq:
     benchmark:
         "<logs>/benchmark/train_deq/{model}/seed{seed}.tsv"
     wildcard_constraints:
-        model=any_of(DEQS),
+        model=any_of(TRAINED),
     threads: THREADS
     resources:
         gpu=GPUS,
@@ -55,6 +55,26 @@ rule train_deq:
         "deqpipe train-deq --spec {params.spec:q} {params.execution:q} {params.budget:q}"
         " --data {input.data:q} --trunk {input.trunk:q} --state {params.state:q} --best {output.best:q}"
         " --last {output.last:q} --history {output.history:q} > {log:q} 2>&1"
+
+
+rule use_imported:
+    """A DEQ from a file in place of a training (docs/checkpoints.md)."""
+    input:
+        data=rules.prepare_data.output,
+        checkpoint=lambda wildcards: CONFIG.imported[wildcards.model],
+    output:
+        CHECKPOINT,
+    log:
+        "<logs>/use_imported/{model}/seed{seed}.log",
+    benchmark:
+        "<logs>/benchmark/use_imported/{model}/seed{seed}.tsv"
+    wildcard_constraints:
+        model=any_of(IMPORTED),
+    params:
+        spec=lambda wildcards: specs.dumps(specs.build_import(CONFIG, wildcards.model)),
+    shell:
+        "deqpipe use-imported --spec {params.spec:q} --data {input.data:q} --checkpoint {input.checkpoint:q}"
+        " --output {output:q} > {log:q} 2>&1"
 
 
 rule train_resnet:

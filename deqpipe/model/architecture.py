@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
+from torch import Tensor, nn
 
 from deqpipe import checkpoint
 from deqpipe.config import Count, Model
@@ -32,16 +32,24 @@ class _Described(BaseModel):
 
 def describe_deq(model: Model, dataset: Dataset) -> dict[str, Any]:
     """The architecture of a DEQ for a dataset, as JSON values."""
-    return {"type": "deq", "model": model.model_dump(mode="json"), **_describe_data(dataset)}
+    return deq_for(model, image_shape=dataset.image_shape, classes=dataset.classes, dataset=dataset.name)
+
+
+def deq_for(
+    model: Model, *, image_shape: tuple[int, int, int], classes: tuple[str, ...], dataset: str
+) -> dict[str, Any]:
+    """The architecture of a DEQ for images of this (channels, height, width) and these classes, as JSON values."""
+    return {"type": "deq", "model": model.model_dump(mode="json"), **_data(image_shape, classes, dataset)}
 
 
 def describe_resnet(layers: tuple[int, ...], dataset: Dataset) -> dict[str, Any]:
     """The architecture of a ResNet for a dataset, as JSON values."""
-    return {"type": "resnet", "layers": list(layers), **_describe_data(dataset)}
+    data = _data(dataset.image_shape, dataset.classes, dataset.name)
+    return {"type": "resnet", "layers": list(layers), **data}
 
 
-def _describe_data(dataset: Dataset) -> dict[str, Any]:
-    return {"image_shape": list(dataset.image_shape), "classes": list(dataset.classes), "dataset": dataset.name}
+def _data(image_shape: tuple[int, int, int], classes: tuple[str, ...], dataset: str) -> dict[str, Any]:
+    return {"image_shape": list(image_shape), "classes": list(classes), "dataset": dataset}
 
 
 def build(architecture: Mapping[str, Any], *, seed: int) -> nn.Module:
@@ -72,32 +80,60 @@ class Loaded:
     weights: str
 
 
-def load_model(path: Path, device: torch.device) -> Loaded:
-    """The model of a checkpoint.
+def load_model(path: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> Loaded:
+    """The model of a checkpoint, built in `dtype`; numbers that are stored in another precision are converted to it.
 
     Raises:
         UserError: the file is missing, damaged, no model, or its weights do not fit its architecture.
+    """
+    stored = read_model(path)
+    architecture = stored.metadata["architecture"]
+    model = assemble(architecture, stored.tensors, dtype=dtype, source=f"checkpoint {path}")
+    return Loaded(model.to(device), architecture, stored.metadata["provenance"], checkpoint.digest(stored.tensors))
+
+
+def read_model(path: Path) -> checkpoint.Checkpoint:
+    """What the file of a model holds, its tensors as they are stored.
+
+    Raises:
+        UserError: the file is missing, damaged or no model.
     """
     stored = checkpoint.read(path)
     if stored.metadata.get("kind") != KIND:
         raise UserError(f"checkpoint {path} holds no model: its kind is {stored.metadata.get('kind')!r}")
     for key in ("architecture", "provenance"):
         if not isinstance(stored.metadata.get(key), dict):
-            raise UserError(f"checkpoint {path} carries no {key}: not a model that deqpipe trained")
-    architecture = stored.metadata["architecture"]
-    model = _built(architecture, path)
-    checkpoint.load_module(model, stored.tensors, source=f"checkpoint {path}")
-    model.to(device).eval().requires_grad_(False)
-    return Loaded(model, architecture, stored.metadata["provenance"], checkpoint.digest(stored.tensors))
+            raise UserError(f"checkpoint {path} carries no {key}: not a model that deqpipe trained or imported")
+    return stored
 
 
-def _built(architecture: Mapping[str, Any], path: Path) -> nn.Module:
+def assemble(
+    architecture: Mapping[str, Any], tensors: Mapping[str, Tensor], *, dtype: torch.dtype, source: str
+) -> nn.Module:
+    """A model of an architecture with these weights, on the CPU, in evaluation mode and frozen.
+
+    Args:
+        architecture: as `describe_deq` gives it.
+        tensors: all parameters and buffers; floating ones of any precision.
+        dtype: of the model.
+        source: where the weights are from, for the message.
+
+    Raises:
+        UserError: the architecture cannot be built, or the weights do not fit it.
+    """
+    model = _built(architecture, source).to(dtype)
+    converted = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    checkpoint.load_module(model, converted, source=source)
+    return model.eval().requires_grad_(False)
+
+
+def _built(architecture: Mapping[str, Any], source: str) -> nn.Module:
     try:
         _Described.model_validate(architecture)
         return build(architecture, seed=0)
     except (LookupError, TypeError, ValueError, RuntimeError) as error:  # torch and pydantic raise the last two
         reason = " ".join(str(error).split())
-        raise UserError(f"checkpoint {path} has an architecture that cannot be built ({reason})") from None
+        raise UserError(f"{source} has an architecture that cannot be built ({reason})") from None
 
 
 def fitting(loaded: Loaded, dataset: Dataset, *, path: Path) -> Loaded:

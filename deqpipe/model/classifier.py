@@ -29,6 +29,7 @@ class DEQClassifier(nn.Module):
 
     Attributes:
         image_shape: (channels, height, width) of the images that it takes.
+        classes: how many logits it gives.
         f_evaluations: applications of f so far, times the images in each.
     """
 
@@ -36,6 +37,7 @@ class DEQClassifier(nn.Module):
         super().__init__()
         _check_resolution(image_shape, scales=len(architecture.channels))
         self.image_shape = image_shape
+        self.classes = classes
         self.stem = stem(image_shape[0], architecture.channels[0], scales=len(architecture.channels))
         self.cell = Cell(
             architecture.channels,

@@ -1,5 +1,6 @@
 """Models described in words, and read back from files."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from deqpipe import checkpoint
 from deqpipe.data import Dataset
 from deqpipe.data.dataset import Split
 from deqpipe.errors import UserError
-from deqpipe.model.architecture import KIND, build, describe_deq, describe_resnet, fitting, load_model
+from deqpipe.model.architecture import KIND, build, deq_for, describe_deq, describe_resnet, fitting, load_model
 from deqpipe.model.classifier import DEQClassifier
 from tests.reference.tiny import CLASSES, architecture
 
@@ -85,8 +86,8 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": None}, "carries no architecture: not a model that deqpipe trained"),
-        ({"provenance": None}, "carries no provenance: not a model that deqpipe trained"),
+        ({"architecture": None}, "carries no architecture: not a model that deqpipe trained or imported"),
+        ({"provenance": None}, "carries no provenance: not a model that deqpipe trained or imported"),
         ({"architecture": {}}, "has an architecture that cannot be built"),
         ({"architecture": {**DEQ, "type": "mlp"}}, "cannot be built .*'deq' or 'resnet'"),
         ({"architecture": {**DEQ, "image_shape": [3, -8, -8]}}, "cannot be built .*image_shape"),
@@ -109,11 +110,53 @@ def test_files_that_describe_no_model_are_refused_in_one_line(
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
-def test_weights_of_another_precision_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
-    path = save(tmp_path / "model.safetensors", build(DEQ, seed=0).to(dtype), DEQ)
-    with pytest.raises(UserError, match=f"does not fit the model: .* is {dtype}, but must be torch.float32"):
-        load_model(path, CPU)
+@pytest.mark.parametrize("asked", [torch.float32, torch.float64])
+@pytest.mark.parametrize("stored", [torch.float16, torch.float32, torch.float64, None])
+@pytest.mark.parametrize("described", [DEQ, RESNET], ids=["deq", "resnet"])
+def test_weights_of_any_precision_are_converted_to_the_one_asked_for(
+    tmp_path: Path, described: dict[str, Any], stored: torch.dtype | None, asked: torch.dtype
+) -> None:
+    model = build(described, seed=0).double()
+    kinds = itertools.cycle([torch.float64, torch.float16, torch.bfloat16])
+    tensors = {
+        name: tensor.to(stored or next(kinds)) if tensor.is_floating_point() else tensor
+        for name, tensor in model.state_dict().items()
+    }
+    metadata = {"kind": KIND, "architecture": described, "provenance": {}}
+    checkpoint.write(tmp_path / "model.safetensors", tensors, metadata)
+    loaded = load_model(tmp_path / "model.safetensors", CPU, asked)
+    for name, tensor in loaded.model.state_dict().items():
+        assert tensor.dtype == (asked if tensor.is_floating_point() else torch.int64)
+        assert torch.equal(tensor, tensors[name].to(tensor.dtype))
+    assert loaded.weights == checkpoint.digest(tensors)
+
+
+def test_model_is_loaded_in_single_precision_unless_another_is_asked_for(tmp_path: Path) -> None:
+    path = save(tmp_path / "model.safetensors", build(DEQ, seed=0).double(), DEQ)
+    assert {tensor.dtype for tensor in load_model(path, CPU).model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("stem.1.num_batches_tracked", torch.tensor(1.0), "is torch.float32, but must be torch.int64"),
+        ("head.fc.bias", torch.zeros(CLASSES, dtype=torch.int64), "is torch.int64, but must be torch.float32"),
+        ("head.fc.bias", torch.zeros(CLASSES + 1, dtype=torch.float64), r"is \[6\], but must be \[5\]"),
+    ],
+)
+def test_weights_of_another_kind_or_shape_are_refused(
+    tmp_path: Path, name: str, tensor: torch.Tensor, message: str
+) -> None:
+    tensors = build(DEQ, seed=0).state_dict() | {name: tensor}
+    metadata = {"kind": KIND, "architecture": DEQ, "provenance": {}}
+    checkpoint.write(tmp_path / "model.safetensors", tensors, metadata)
+    with pytest.raises(UserError, match=f"does not fit the model: {name} {message}"):
+        load_model(tmp_path / "model.safetensors", CPU)
+
+
+def test_architecture_for_given_images_is_that_for_a_dataset_of_them() -> None:
+    found = deq_for(architecture(2), image_shape=(3, 8, 8), classes=("a", "b", "c", "d", "e"), dataset="toys")
+    assert found == DEQ
 
 
 @pytest.mark.parametrize(

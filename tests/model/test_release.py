@@ -1,124 +1,217 @@
-"""Numbers recorded from the authors' release (tests/golden/release/README.md), to 1e-8 and 1e-6 for gradients."""
+"""Numbers recorded from the authors' release, reached through the commands (tests/golden/release/README.md).
 
+States, logits, losses and gradient norms to 1e-8, gradients and the logits of Sec. 3.2 to 1e-6.
+"""
+
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from deqpipe.attack.surrogate import IntermediateState
-from deqpipe.config import Model
+from deqpipe import config
+from deqpipe.config import Config
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.gradient import Unrolled
-from deqpipe.model.classifier import DEQClassifier, build_classifier
-from deqpipe.solver.broyden import Broyden
-from deqpipe.solver.solve import Termination
-from tests.reference.release_names import rename
+from deqpipe.model.architecture import load_model
+from deqpipe.model.classifier import DEQClassifier
+from deqpipe.model.release.names import to_ours
+from deqpipe.solver.solve import build_solver, build_termination
+from deqpipe.training.forward import DEQForward, StateChoice, UnrolledForward, draws
+from deqpipe.training.jacobian import JacobianRegularisation, jacobian_loss
+from tests import tiny
+
+Arrays: TypeAlias = Mapping[str, torch.Tensor]
+Predict: TypeAlias = Callable[..., Arrays]
 
 FOLDER = Path(__file__).parents[1] / "golden" / "release"
 STRIDE = 31  # of the entries that are kept of states and gradients
-ARCHITECTURE = {
-    "small": {"channels": [8, 16, 32], "head_channels": [4, 8, 16], "final_channels": 48, "groups": 4, "expansion": 5},
-    "rough": {"channels": [6, 12], "head_channels": [3, 5], "final_channels": 20, "groups": 2, "expansion": 3},
-}
-DYNAMICS = PlainDynamics(Broyden(), Termination(max_steps=8))
-SURROGATES = [("small", "Munroll-0-1"), ("small", "Munroll-2-5"), ("small", "Munroll-7-9"), ("small", "Funroll-3-2"),
-              ("small", "Funroll-6-1"), ("rough", "Munroll-2-5")]  # fmt: skip
+MODELS = ("small", "rough", "contractive")
+GROUPS = {"small": 4, "rough": 2, "contractive": 2}
+SURROGATES = [
+    ("small", "Munroll-0-1"), ("small", "Munroll-2-5"), ("small", "Munroll-7-9"), ("small", "Funroll-3-2"),
+    ("small", "Funroll-6-1"), ("rough", "Munroll-2-5"), ("contractive", "Munroll-1-4"),
+]  # fmt: skip
+every_model = pytest.mark.parametrize("name", MODELS)
 
 
-def golden(name: str) -> dict[str, torch.Tensor]:
+def golden(name: str) -> Arrays:
     with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as file:
         return {key: torch.from_numpy(file[key]) for key in file.files}
 
 
-def released_model(name: str) -> DEQClassifier:
-    settings = {**ARCHITECTURE[name], "weight_norm": True, "dropout": 0.0, "init": "release"}
-    model = build_classifier(Model.model_validate(settings), image_shape=(3, 32, 32), classes=10, seed=0).double()
-    stored = torch.load(FOLDER / f"{name}.pth.tar", weights_only=True)["state_dict"]
-    model.load_state_dict({rename(key): value for key, value in stored.items()}, strict=True)
-    return model.eval()
+def point_of(attack: str) -> str:
+    """The release's name of a surrogate as --surrogate has it: its states count from 0, M is lambda 0.5, F is 1."""
+    kind, index, steps = attack.split("-")
+    return f"{int(index) + 1},{steps},{0.5 if kind == 'Munroll' else 1}"
 
 
-def close(ours: torch.Tensor, recorded: torch.Tensor, tolerance: float = 1e-8) -> None:
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """The release's checkpoints as ours."""
+    folder = tmp_path_factory.mktemp("imported")
+    files = {name: folder / f"{name}.safetensors" for name in MODELS}
+    for name, file in files.items():
+        assert tiny.run("import-checkpoint", FOLDER / f"{name}.pth.tar", file, "--groups", GROUPS[name]) == 0
+    return files
+
+
+@pytest.fixture(scope="module")
+def predict(imported: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Predict:
+    """`deqpipe predict` on the recorded images."""
+    folder = tmp_path_factory.mktemp("predictions")
+
+    def run(name: str, *options: str, protocol: str = "release") -> Arrays:
+        recorded = golden(name)
+        np.savez(folder / "images.npz", x=recorded["x"].numpy(), y=recorded["y"].numpy())
+        files = (imported[name], folder / "images.npz", folder / "out.npz")
+        assert tiny.run("predict", *files, "--protocol", protocol, "--dtype", "float64", *options) == 0
+        with np.load(folder / "out.npz", allow_pickle=False) as file:
+            return {key: torch.from_numpy(file[key]) for key in file.files}
+
+    return run
+
+
+def assert_close(ours: torch.Tensor, recorded: torch.Tensor, tolerance: float = 1e-8) -> None:
+    """Entry by entry."""
     torch.testing.assert_close(ours.detach(), recorded, rtol=tolerance, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["small", "rough"])
-def test_states_and_what_the_head_reads_off_them_are_the_releases(name: str) -> None:
-    model, recorded = released_model(name), golden(name)
-    trajectory = DYNAMICS(model, recorded["x"])
-    for n in range(1, 9):
-        ours = trajectory.state(n)[:, ::STRIDE]
-        assert (ours - recorded["states"][n - 1]).norm() <= 1e-8 * recorded["states"][n - 1].norm()
-    with torch.no_grad():
-        close(model.trajectory_logits(trajectory.solution.states), recorded["state_logits"])
+def assert_near(ours: torch.Tensor, recorded: torch.Tensor, tolerance: float) -> None:
+    """In norm, as a few entries of a large vector are zero up to rounding."""
+    assert ours.shape == recorded.shape
+    assert (ours - recorded).norm() <= tolerance * recorded.norm()
 
 
-def test_relative_residuals_are_the_releases() -> None:
-    recorded = golden("small")
-    close(DYNAMICS(released_model("small"), recorded["x"]).solution.residuals, recorded["relative_residual"])
+@every_model
+def test_states_and_what_the_head_reads_off_them_are_the_releases(predict: Predict, name: str) -> None:
+    recorded, ours = golden(name), predict(name, "--states")
+    assert len(ours["states"]) == (4 if name == "contractive" else 8)
+    for state, expected in zip(ours["states"], recorded["states"], strict=True):
+        assert_near(state[:, ::STRIDE], expected, 1e-8)
+    assert_close(ours["state_logits"], recorded["state_logits"])
+    assert_close(ours["steps"], torch.full_like(ours["steps"], len(recorded["states"])))
+
+
+def test_relative_residuals_are_the_releases(predict: Predict) -> None:
+    assert_close(predict("small")["relative_residual"], golden("small")["relative_residual"])
+
+
+@pytest.mark.parametrize("name", ["rough", "contractive"])
+def test_final_logits_are_those_behind_the_state_of_lowest_residual(predict: Predict, name: str) -> None:
+    recorded = golden(name)
+    assert_close(predict(name)["final_logits"], recorded["final_logits"])
+    step = int(recorded["returned_step"])
+    assert step == int(recorded["batch_relative_residual"].argmin()) + 1
+    assert step == {"rough": 3, "contractive": 4}[name]
+
+
+@pytest.mark.parametrize("name", ["rough", "contractive"])
+def test_residuals_over_the_batch_are_the_releases(imported: Mapping[str, Path], name: str) -> None:
+    settings, recorded = released().solver, golden(name)
+    dynamics = PlainDynamics(build_solver(settings), build_termination(settings), settings.returned)
+    solution = dynamics(load(imported[name]), recorded["x"]).solution
+    taken = solution.moved.any(1)
+    assert_close(solution.batch_residuals[taken], recorded["batch_relative_residual"])
 
 
 @pytest.mark.parametrize(("name", "attack"), SURROGATES)
-def test_surrogates_of_all_states_and_their_gradients_are_the_releases(name: str, attack: str) -> None:
-    model, recorded = released_model(name), golden(name)
-    kind, index, steps = attack.split("-")
-    gradient = Unrolled(steps=int(steps), damping=0.5 if kind == "Munroll" else 1.0, lead_step=True)
-    x = recorded["x"].clone().requires_grad_()
-    logits = IntermediateState(index=int(index) + 1, gradient=gradient, dynamics=DYNAMICS)(model, x)
-    close(logits, recorded[f"logits_{attack}"])
-    (ours,) = torch.autograd.grad(F.cross_entropy(logits, recorded["y"], reduction="sum"), x)
-    expected = recorded[f"grad_{attack}"]
-    assert (ours.flatten(1)[:, ::STRIDE] - expected).norm() <= 1e-6 * expected.norm()
+def test_surrogates_and_their_gradients_are_the_releases(predict: Predict, name: str, attack: str) -> None:
+    recorded, point = golden(name), point_of(attack)
+    ours, suffix = predict(name, "--surrogate", point), point.replace(",", "_")
+    assert_close(ours[f"surrogate_logits_{suffix}"], recorded[f"logits_{attack}"])
+    assert_near(ours[f"gradient_{suffix}"].flatten(1)[:, ::STRIDE], recorded[f"grad_{attack}"], 1e-6)
 
 
-def batch_residuals(model: DEQClassifier, x: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-    fn = model.bind(x)
-    values = [fn(z) for z in states]
-    return torch.stack([(value - z).norm() / value.norm() for value, z in zip(values, states, strict=True)])
+def test_every_recorded_surrogate_is_compared() -> None:
+    recorded = [(name, key.removeprefix("grad_")) for name in MODELS for key in golden(name) if key.startswith("grad_")]
+    assert sorted(recorded) == sorted(SURROGATES)
 
 
-@torch.no_grad()
-def test_final_state_of_the_release_is_ours_behind_its_lowest_residual() -> None:
-    model, recorded = released_model("rough"), golden("rough")
-    states = DYNAMICS(model, recorded["x"]).solution.states
-    residuals = batch_residuals(model, recorded["x"], states)
-    close(residuals, recorded["batch_relative_residual"])
-    step = int(recorded["returned_step"])
-    assert int(residuals.argmin()) + 1 == step
-    final = Unrolled(steps=9, damping=0.5, lead_step=True)(model.bind(recorded["x"]), states[step - 1])
-    close(model.logits(final), recorded["final_logits"])
+@pytest.mark.parametrize("name", ["small", "rough"])
+def test_logits_under_section_3_2_are_the_releases(predict: Predict, name: str) -> None:
+    recorded, ours = golden(name), predict(name, "--defence", "entropy")
+    found = torch.cat([ours["state_logits"], ours["final_logits"][None]])
+    assert_close(found, recorded["entropy_state_logits"], 1e-6)
+    plain = predict(name)
+    assert not torch.allclose(plain["state_logits"][3:], recorded["entropy_state_logits"][3:8], rtol=1e-3)
 
 
-def check_training(model: DEQClassifier, logits: torch.Tensor, recorded: dict[str, torch.Tensor], name: str) -> None:
-    close(logits, recorded[f"logits_{name}"])
+@pytest.mark.parametrize("name", ["small", "rough"])
+def test_protocol_of_the_paper_gives_other_numbers(predict: Predict, name: str) -> None:
+    recorded, paper = golden(name), predict(name, "--defence", "entropy", protocol="paper")
+    assert not torch.allclose(paper["state_logits"][1], recorded["entropy_state_logits"][1], rtol=1e-3)
+    assert not torch.allclose(paper["final_logits"], recorded["entropy_state_logits"][8], rtol=1e-3)
+
+
+def released() -> Config:
+    root = config.read_yaml(tiny.ROOT / "config.yaml")
+    return config.parse(root | {"protocol": "release"})
+
+
+def training_forward() -> DEQForward:
+    """As training builds it under `protocol: release`, for a model without random states."""
+    settings, never = released(), JacobianRegularisation(1.0, 0.0, 0, 2, (0, 0))
+    unroll = settings.training.unroll
+    return DEQForward(
+        build_solver(settings.solver),
+        build_termination(settings.solver),
+        Unrolled(steps=unroll.steps, damping=unroll.damping, lead_step=unroll.lead_step),
+        random_states=None,
+        jacobian=never,
+        returned=settings.solver.returned,
+    )
+
+
+def load(path: Path) -> DEQClassifier:
+    model = load_model(path, torch.device("cpu"), torch.float64).model
+    assert isinstance(model, DEQClassifier)
+    return model
+
+
+@pytest.fixture
+def trained(imported: Mapping[str, Path]) -> DEQClassifier:
+    """The small model in training mode, without dropout, its parameters free."""
+    model = load(imported["small"])
+    model.cell.dropout = 0.0
+    return model.train().requires_grad_(True)
+
+
+def check_gradients(model: DEQClassifier, logits: torch.Tensor, case: str) -> None:
+    recorded = golden("small")
     loss = F.cross_entropy(logits, recorded["y"])
-    close(loss, recorded[f"loss_{name}"])
-    loss.backward()
-    norms = {rename(key.split("/")[1]): value for key, value in recorded.items() if key.startswith(f"gnorm_{name}/")}
+    assert_close(logits, recorded[f"logits_{case}"])
+    assert_close(loss, recorded[f"loss_{case}"])
+    torch.autograd.backward(loss)
+    start = f"gnorm_{case}/"
+    norms = to_ours({key.removeprefix(start): norm for key, norm in recorded.items() if key.startswith(start)})
     assert set(norms) == {key for key, _ in model.named_parameters()}
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None
-        close(parameter.grad.norm(), norms[key], 1e-6)
+        assert_close(parameter.grad.norm(), norms[key])
 
 
-def test_pretraining_pass_and_parameter_gradients_are_the_releases() -> None:
-    model, recorded = released_model("small").train(), golden("small")
-    fn, z = model.bind(recorded["x"]), model.initial_state(recorded["x"])
-    for _ in range(8):
-        z = fn(z)
-    check_training(model, model.logits(z), recorded, "pretrain")
+def test_pretraining_pass_and_parameter_gradients_are_the_releases(trained: DEQClassifier) -> None:
+    logits = UnrolledForward(released().pretrain.layers).logits(trained, golden("small")["x"], draws(0, 0))
+    check_gradients(trained, logits, "pretrain")
 
 
 @pytest.mark.parametrize("length", [3, 8])
-def test_training_pass_and_parameter_gradients_are_the_releases(length: int) -> None:
-    model, recorded = released_model("small").train(), golden("small")
-    with torch.no_grad():
-        states = PlainDynamics(Broyden(), Termination(length))(
-            released_model("small").train(), recorded["x"]
-        ).solution.states
-        residuals = batch_residuals(released_model("small").train(), recorded["x"], states)
-    fn = model.bind(recorded["x"])
-    z = Unrolled(steps=5, damping=0.5, lead_step=True)(fn, states[int(residuals.argmin())])
-    check_training(model, model.logits(z), recorded, f"t{length}")
+def test_training_pass_and_parameter_gradients_are_the_releases(trained: DEQClassifier, length: int) -> None:
+    """A threshold of `length` steps, as random states draw it, then the state of lowest residual."""
+    forward = training_forward()
+    passes = forward.prepare(trained, draws(0, 0))
+    state = StateChoice(length, forward.returned)
+    output = passes.training(golden("small")["x"], state, penalised=True)
+    assert output.penalty == 0
+    check_gradients(trained, output.logits, f"t{length}")
+
+
+def test_jacobian_loss_is_the_releases(trained: DEQClassifier) -> None:
+    recorded, forward = golden("small"), training_forward()
+    fn = trained.bind(recorded["x"])
+    z = forward.solve(trained, fn, recorded["x"], StateChoice(6, forward.returned))
+    assert_close(jacobian_loss(fn, z, recorded["jac_probes"]), recorded["jac_loss_t6"])

@@ -61,6 +61,13 @@ def prepared(workspace: Workspace, spec: Mapping[str, Any]) -> None:
     checkpoint.write(path, {}, {"kind": "dataset", "provenance": {"spec": dict(spec)}})
 
 
+def test_jobs_that_would_cut_batches_are_told_in_one_line(workspace: Workspace) -> None:
+    settings = {"protocol": "release", "evaluation.batch_size": 20, "attack.images_per_job": 30}
+    (line,) = said(workspace.dry_run(*DEMO, workspace.overlay(settings), status=2))
+    assert "attack.images_per_job is 30" in line
+    assert "a multiple of evaluation.batch_size (20)" in line
+
+
 @pytest.mark.parametrize(
     ("results", "words"), [("", "must name a folder"), ("c{model}/res", "without any of {}<>"), (".", "must not be")]
 )

@@ -2,17 +2,30 @@
 
 import pytest
 
-from tests.workflow.conftest import DEMO, Workspace
+from tests.workflow.conftest import DEMO, Workspace, job_counts
 
 MODELS = {"pretrain": 1, "train_deq": 4, "train_resnet": 2}
 REPORTING = ("table1", "table2", "table8", "figure3", "figure4", "figure5", "report")
 
 
+FULL = {
+    **dict.fromkeys(("prepare_data", "write_config", *REPORTING), 1), **MODELS,
+    "select_early_state": 4, "clean": 7, "attack_grid": 44, "attack_pgd": 3,
+}  # fmt: skip
+"""10,000 test images in eleven chunks of up to 960 for four DEQs, each with 144 points."""
+
+
 def test_the_full_reproduction_has_these_jobs(workspace: Workspace) -> None:
-    """10,000 test images in chunks of 1,000 for four DEQs, each with 144 points."""
-    once = dict.fromkeys(("prepare_data", "write_config", *REPORTING), 1)
-    evaluation = {"select_early_state": 4, "clean": 7, "attack_grid": 40, "attack_pgd": 3}
-    assert workspace.plan() == {**once, **MODELS, **evaluation}
+    assert workspace.plan() == FULL
+
+
+def test_the_authors_protocol_has_the_same_jobs(workspace: Workspace) -> None:
+    """Its batches of 96 fill every chunk but the last."""
+    release = workspace.overlay({"protocol": "release"})
+    printed = workspace.dry_run("--configfile", release, "--printshellcmds")
+    assert job_counts(printed) == FULL
+    assert "--images 8640-9599 --batch-size 96 " in printed
+    assert "--images 9600-9999 --batch-size 96 " in printed
 
 
 def test_the_demo_has_one_grid_job_per_deq(workspace: Workspace) -> None:

@@ -37,6 +37,8 @@ def test_a_finished_run_has_nothing_to_do(finished: Workspace) -> None:
         ({"attack.images_per_job": 24}, {"attack_grid": 8, **CHANGED_CONFIG}),
         ({"evaluation.images": 40}, {"clean": 7, "attack_grid": 4, "attack_pgd": 3, **CHANGED_CONFIG}),
         ({"entropy.input_steps": 5}, {**EVALUATED_DEQS, **CHANGED_CONFIG}),
+        ({"entropy.controls": False}, {"clean": 4, "attack_grid": 4, **CHANGED_CONFIG}),
+        ({"entropy.resolve": "quasi_newton"}, {**EVALUATED_DEQS, **CHANGED_CONFIG}),
         ({"attack.pgd.steps": 9}, {"attack_grid": 4, "attack_pgd": 3, **CHANGED_CONFIG}),
         # keys that another key makes meaningless
         ({"solver.anderson_memory": 7}, {}),
@@ -58,6 +60,19 @@ def test_a_finished_run_has_nothing_to_do(finished: Workspace) -> None:
             {"pretrain": 1, "train_deq": 4, **EVALUATED_DEQS, "clean": 5, "attack_pgd": 1, **CHANGED_CONFIG},
         ),
         (
+            {"solver.scope": "batch"},
+            {"train_deq": 4, **EVALUATED_DEQS, "clean": 5, "attack_pgd": 1, **CHANGED_CONFIG},
+        ),
+        (
+            {"selection.freeze_fooled": True},
+            {"train_deq": 4, "train_resnet": 2, **EVALUATED_DEQS, "clean": 6, "attack_pgd": 2, **CHANGED_CONFIG},
+        ),
+        (
+            {"protocol": "release"},
+            {"pretrain": 1, "train_deq": 4, "train_resnet": 2, **EVALUATED_DEQS, "clean": 7, "attack_pgd": 3}
+            | CHANGED_CONFIG,
+        ),
+        (
             {"seeds": [0, 1]},
             {"pretrain": 1, "train_deq": 4, "train_resnet": 2, **EVALUATED_DEQS, "clean": 7, "attack_pgd": 3}
             | CHANGED_CONFIG,
@@ -76,6 +91,27 @@ def test_a_changed_key_runs_again_what_depends_on_it(
 ) -> None:
     overlay = finished.overlay(settings, name=f"overlay{abs(hash(request.node.name))}.yaml")
     assert finished.plan(*DEMO, overlay) == expected
+
+
+def test_under_release_another_batch_size_evaluates_the_deqs_again(workspace: Workspace) -> None:
+    targets = tuple(
+        f"results/demo/{name}"
+        for name in (
+            "select/deq_trades_base/seed0.json",
+            "attacks/clean/deq_trades_base/seed0.parquet",
+            "attacks/clean/resnet18_trades/seed0.parquet",
+            "attacks/grid/deq_trades_base/seed0/states1-8_images0-47.parquet",
+            "attacks/pgd/deq_pretrain/seed0.parquet",
+        )
+    )
+    release = workspace.overlay({"protocol": "release"}, name="release.yaml")
+    result = workspace.run(*targets, *DEMO, release, "--cores", "2")
+    assert result.returncode == 0, result.stderr
+    assert workspace.plan(*targets, *DEMO, release) == {}
+    smaller = workspace.overlay({"evaluation.batch_size": 16})
+    again = {"select_early_state": 1, "clean": 1, "attack_grid": 1, "attack_pgd": 1}
+    assert workspace.plan(*targets, *DEMO, release, smaller) == again
+    assert workspace.plan(*targets, *DEMO, release, workspace.overlay({"attack.images_per_job": 96})) == {}
 
 
 @pytest.mark.parametrize(

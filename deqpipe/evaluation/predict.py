@@ -1,0 +1,216 @@
+"""What a model makes of images in a file: every state, what the head reads off it, and gradients of surrogates."""
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deqpipe import records
+from deqpipe.attack.surrogate import surrogate_of
+from deqpipe.defence.entropy import prediction_entropy
+from deqpipe.device import set_up
+from deqpipe.dynamics import Trajectory
+from deqpipe.errors import UserError
+from deqpipe.evaluation.subject import build_dynamics, build_final_unroll, build_plain
+from deqpipe.model.architecture import load_model
+from deqpipe.model.classifier import DEQClassifier
+from deqpipe.settings import Settings
+from deqpipe.shapes import Images, Labels
+from deqpipe.solver.solve import Status
+from deqpipe.specs import GridPoint
+
+Arrays: TypeAlias = dict[str, np.ndarray]
+_ALONG_STATES = ("state_logits", "relative_residual", "entropy", "states")
+"""Arrays whose first axis is the states, the second the images; the others have the images first."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be computed.
+
+    Attributes:
+        settings: solver, entropy, threat_model, attack.unroll, evaluation.final_unroll_steps, precision.
+        defence: dynamics that the states are of.
+        surrogates: grid points by the name of their arrays, such as 3_5_0.5.
+        keep_states: whether the states themselves are kept.
+        batch_size: images at once; an influence on results only where the solver couples them.
+        dtype: what is computed in.
+        device: where.
+        threads: of the CPU.
+    """
+
+    settings: Settings
+    defence: Literal["plain", "entropy"]
+    surrogates: Mapping[str, GridPoint]
+    keep_states: bool
+    batch_size: int
+    dtype: torch.dtype
+    device: torch.device
+    threads: int
+
+
+def predict(request: Request, *, checkpoint: Path, images: Path, output: Path) -> None:
+    """Write an npz file: state_logits (N, B, classes), final_logits (B, classes), relative_residual and entropy (N, B),
+    steps (B,), on request states (N, B, D), and per surrogate its logits (B, classes) and the gradient of their summed
+    cross-entropy with respect to the images (B, channels, height, width).
+
+    A surrogate starts at the state z^[i] of the (defended) dynamics, held constant, and unrolls f(.; x) with the images
+    as they are in the file. Where the solver stops whole batches, N is how many states there were.
+
+    Raises:
+        UserError: the checkpoint holds no DEQ, the images are not what it takes, or a surrogate's state does not exist.
+    """  # noqa: D205
+    _check_surrogates(request)
+    set_up(precision=request.settings["precision"], threads=request.threads)
+    model = load_model(checkpoint, request.device, request.dtype).model
+    if not isinstance(model, DEQClassifier):
+        raise UserError(f"checkpoint {checkpoint} holds a ResNet, which has no states; predict needs a DEQ")
+    x, y = read_images(images, model, labelled=bool(request.surrogates))
+    parts = []
+    for start in range(0, len(x), request.batch_size):
+        batch = slice(start, start + request.batch_size)
+        parts.append(_batch(request, model, x[batch].to(request.device, request.dtype), y[batch].to(request.device)))
+    with records.atomic(output) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **_joined(parts))
+
+
+def _check_surrogates(request: Request) -> None:
+    last = build_plain(request.settings).termination.max_steps
+    for name, point in request.surrogates.items():
+        if not (1 <= point.state <= last and point.steps >= 1 and 0 < point.damping <= 1):
+            raise UserError(
+                f"surrogate is {name.replace('_', ',')}, but i must be 1 to {last}, K_a at least 1, lambda in (0, 1]"
+            )
+
+
+def read_images(path: Path, model: DEQClassifier, *, labelled: bool) -> tuple[Images, Labels]:
+    """The arrays x and y of an npz file, on the CPU; nothing in it is unpickled. Without `labelled`, y may be missing.
+
+    Raises:
+        UserError: one line that says what is wrong with the file.
+    """
+    arrays = _read_npz(path)
+    x = _checked_images(arrays, path, model)
+    if "y" not in arrays and not labelled:
+        return x, torch.zeros(len(x), dtype=torch.int64)
+    return x, _checked_labels(arrays, path, images=len(x), classes=model.classes)
+
+
+def _read_npz(path: Path) -> Arrays:
+    try:
+        with path.open("rb") as handle:
+            file = np.load(handle, allow_pickle=False)
+            if isinstance(file, np.ndarray):
+                raise UserError(f"images {path} holds a single array, but must be an npz file with x (and y)")
+            return {name: file[name] for name in ("x", "y") if name in file.files}
+    except UserError:  # a ValueError itself
+        raise
+    except FileNotFoundError:
+        raise UserError(f"images {path} does not exist") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"images {path} is no npz file of plain arrays ({' '.join(str(error).split())})") from None
+
+
+def _checked_images(arrays: Arrays, path: Path, model: DEQClassifier) -> Tensor:
+    if "x" not in arrays:
+        raise UserError(f"images {path} lacks the array x")
+    x, wanted = arrays["x"], f"(images, {', '.join(map(str, model.image_shape))})"
+    if x.ndim != 4 or x.shape[1:] != model.image_shape or not len(x):
+        raise UserError(f"images {path}: x has shape {x.shape}, but the model takes {wanted}")
+    if not np.issubdtype(x.dtype, np.floating):
+        raise UserError(f"images {path}: x is {x.dtype}, but must hold floating numbers in [0, 1]")
+    if not (np.isfinite(x).all() and x.min() >= 0 and x.max() <= 1):
+        raise UserError(f"images {path}: x holds {_extreme(x)}, but must be within [0, 1]")
+    return torch.from_numpy(np.ascontiguousarray(x))
+
+
+def _extreme(x: np.ndarray) -> str:
+    """A number that is not within [0, 1], as text."""
+    return str(x[~((x >= 0) & (x <= 1))].flat[0])
+
+
+def _checked_labels(arrays: Arrays, path: Path, *, images: int, classes: int) -> Tensor:
+    if "y" not in arrays:
+        raise UserError(f"images {path} lacks the array y, which gradients need")
+    y = arrays["y"]
+    if y.shape != (images,) or not np.issubdtype(y.dtype, np.integer):
+        raise UserError(f"images {path}: y is {y.dtype} of shape {y.shape}, but must be {images} whole numbers")
+    if y.min() < 0 or y.max() >= classes:
+        wrong = y[(y < 0) | (y >= classes)][0]
+        raise UserError(f"images {path}: y holds class {wrong}, but the model has classes 0 to {classes - 1}")
+    return torch.from_numpy(y.astype(np.int64))
+
+
+def _batch(request: Request, model: DEQClassifier, x: Images, y: Labels) -> Arrays:
+    trajectory = build_dynamics(request.settings, request.defence)(model, x)
+    there = _recorded(request, trajectory)
+    states = trajectory.solution.states[there]
+    with torch.no_grad():
+        logits = model.trajectory_logits(states)
+        final = model.logits(trajectory.final_state(build_final_unroll(request.settings)))
+    found = {
+        "state_logits": logits,
+        "final_logits": final,
+        "relative_residual": trajectory.solution.residuals[there],
+        "entropy": torch.stack([prediction_entropy(of_state) for of_state in logits]),
+        "steps": trajectory.solution.steps,
+    }
+    found |= {"states": states} if request.keep_states else {}
+    for name, point in request.surrogates.items():
+        z = _start(trajectory, states, name, point)
+        surrogate, gradient = _surrogate(request, model, x, y, z, point)
+        found |= {f"surrogate_logits_{name}": surrogate, f"gradient_{name}": gradient}
+    return {name: tensor.detach().cpu().numpy() for name, tensor in found.items()}
+
+
+def _recorded(request: Request, trajectory: Trajectory) -> Tensor:
+    """Which steps were taken: where whole batches stop, the states after that are none."""
+    moved = trajectory.solution.moved
+    return moved.any(1) if build_plain(request.settings).termination.scope == "batch" else torch.ones_like(moved[:, 0])
+
+
+def _start(trajectory: Trajectory, states: Tensor, name: str, point: GridPoint) -> Tensor:
+    """z^[i] of a surrogate."""
+    if point.state > len(states):
+        exploded = (trajectory.solution.status == Status.DIVERGED).any()
+        why = "exploded" if exploded else "was below solver.tolerance"
+        raise UserError(
+            f"surrogate is {name.replace('_', ',')}, but the solve ended at state {len(states)}, "
+            f"as the residual of the batch {why}"
+        )
+    z: Tensor = states[point.state - 1]
+    return z
+
+
+def _surrogate(
+    request: Request, model: DEQClassifier, x: Images, y: Labels, z: Tensor, point: GridPoint
+) -> tuple[Tensor, Tensor]:
+    """Logits behind z, and the gradient of their summed cross-entropy with respect to the images."""
+    surrogate = surrogate_of(
+        point, dynamics=build_plain(request.settings), lead_step=request.settings["attack.unroll"]["lead_step"]
+    )
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        logits = model.logits(surrogate.gradient(model.bind(x), z))
+        (gradient,) = torch.autograd.grad(F.cross_entropy(logits, y, reduction="sum"), x)
+    return logits, gradient
+
+
+def _joined(parts: Sequence[Arrays]) -> Arrays:
+    """The arrays of all images. Batches that ended earlier than others keep their last state."""
+    longest = max(len(part["entropy"]) for part in parts)
+    return {name: _concatenated(name, [part[name] for part in parts], longest) for name in parts[0]}
+
+
+def _concatenated(name: str, arrays: Sequence[np.ndarray], longest: int) -> np.ndarray:
+    if name not in _ALONG_STATES:
+        return np.concatenate(arrays)
+    padding: list[Any] = [[(0, longest - len(array)), *[(0, 0)] * (array.ndim - 1)] for array in arrays]
+    padded = [np.pad(array, pad, mode="edge") for array, pad in zip(arrays, padding, strict=True)]
+    return np.concatenate(padded, axis=1)

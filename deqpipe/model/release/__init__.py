@@ -1,0 +1,1 @@
+"""What the checkpoints of the authors' release and of locuslab/deq hold, and how they are read."""
