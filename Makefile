@@ -1,7 +1,7 @@
 # make demo     the whole workflow on small images, in minutes
 # make test     the tests
 # make check    format, lint, types, import contracts, generated files
-# make generate writes the generated files again (schema, configuration.md, the diagram in README.md)
+# make generate writes the generated files again (schema, configuration.md, differences.md, the diagram in README.md)
 # make clean    removes what the demo wrote, and the environment
 #
 # Each installs what it needs into .venv the first time. Another Python: make PYTHON=python3.12 demo

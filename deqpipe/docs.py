@@ -1,4 +1,4 @@
-"""Writes the generated files: schemas/config.schema.json, docs/configuration.md and the diagram of rules in README.md.
+"""Writes the generated files: schemas/config.schema.json, two pages of docs/ and the diagram of rules in README.md.
 
 Run from the root of the repository:
 
@@ -10,14 +10,16 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from deqpipe import config, records
+from deqpipe.differences import DIFFERENCES, FINDINGS, NO_RESULT, Difference
 
 SCHEMA = Path("schemas/config.schema.json")
 PAGE = Path("docs/configuration.md")
+DIFFERENCES_PAGE = Path("docs/differences.md")
 README = Path("README.md")
 DIAGRAM = re.compile(r"(?<=<!-- rulegraph -->\n).*?(?=<!-- /rulegraph -->)", re.DOTALL)
 
@@ -46,6 +48,83 @@ The column "allowed" gives types and bounds; values that make no sense together 
 This page is generated from the types in `deqpipe/config.py` (`make generate`).
 """
 
+DIFFERENCES_HEAD = """\
+# Paper, authors' code, deqpipe
+
+The paper and the code that its authors released disagree in places, and each leaves open what the other settles. Here
+is every choice known to touch a result: what the paper says, what the authors' code does, what deqpipe does, and the
+key that decides. Equations, sections and tables are the paper's; states are counted from 1.
+
+"The authors' code" is the repository minicheshire/DEQ-Regulating-Neural-Dynamics at commit 862034f: its training code
+in `random-intermediate-states/`, its evaluation code in `input-entropy-reduction/`. "The earlier repository" is
+minicheshire/DEQ-White-Box-Robustness at commit b99ab3f, the code of Yang et al. (2022).
+
+## Two protocols
+
+* `protocol: paper` takes what the paper's text and equations say, wherever they say something definite; where the paper
+  is silent (initialisation, dropout, when the Jacobian is regularised), what the authors' code does.
+* `protocol: release` takes what the authors' code does, as far as there is a key for it.
+
+The word sets the keys of the first table below, as long as their value in the configuration is `protocol`. All other
+keys are the same in both. Any key can be set alone, on top of either protocol. Laid over config.yaml, this file
+
+    protocol: paper
+    attack:
+      unroll:
+        lead_step: true
+
+runs the paper's text, but for the authors' unroll in attacks. Few mixtures are refused: those in which one value takes
+away the meaning of another, and jobs that would cut batches of coupled images.
+
+What ran is recorded, not what was asked for: the provenance of every result holds the resolved values of the keys that
+its job depends on, and fingerprints of the jobs before it; `config.yaml` in the results folder holds those of all keys.
+Every table names the protocol and the keys that depart from it.
+
+**Coupled images.** The authors' solver takes norms over a whole batch: they decide when a solve stops and which of its
+states is z*. A prediction then depends on the images beside it. `solver.scope: batch` and `solver.returned:
+lowest_batch` do the same here. With one of them the size of a batch is part of what results depend on, and
+`attack.images_per_job` must be a multiple of it, or no less than all images. (Training couples the images of a batch in
+any case, by BatchNorm; a selecting attack at random states draws one of them per batch.)
+"""
+
+FINDINGS_HEAD = """\
+## What to know first
+
+What is *verified* was seen by running the authors' code on a CPU, what is *read* stands in it, what is *inferred*
+follows from numbers in the paper and may be wrong.
+
+"""
+
+PROTOCOL_KEYS = """\
+## Keys that the protocols set
+
+| key | paper | release | allowed | config.yaml | items |
+| --- | --- | --- | --- | --- | --- |
+"""
+
+SHARED_KEYS = """\
+## Keys that decide something below and are the same in both
+
+| key | config.yaml | allowed | items |
+| --- | --- | --- | --- |
+"""
+
+SECTION_HEAD = """\
+| item | what | paper | authors' code | here | key: paper / release, or config.yaml |
+| --- | --- | --- | --- | --- | --- |
+"""
+
+NO_RESULT_HEAD = """\
+## Items that touch no result
+
+| item | what |
+| --- | --- |
+"""
+
+DIFFERENCES_END = """\
+This page is generated from `deqpipe/differences.py` and the types in `deqpipe/config.py` (`make generate`).
+"""
+
 
 def generate(root: Path) -> dict[Path, str]:
     """The generated files and what they should hold.
@@ -56,7 +135,12 @@ def generate(root: Path) -> dict[Path, str]:
     schema = json.dumps(config.json_schema(), indent=2) + "\n"
     picture = f"```mermaid\n{diagram(rule_graph(root))}```\n"
     readme = DIAGRAM.sub(lambda match: picture, (root / README).read_text(encoding="utf-8"))
-    return {SCHEMA: schema, PAGE: configuration_page(root), README: readme}
+    return {
+        SCHEMA: schema,
+        PAGE: configuration_page(root),
+        DIFFERENCES_PAGE: differences_page(root),
+        README: readme,
+    }
 
 
 def rule_graph(root: Path) -> str:
@@ -103,6 +187,80 @@ def configuration_page(root: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def differences_page(root: Path) -> str:
+    """The page that says where paper, authors' code and deqpipe differ."""
+    defaults = config.read_yaml(root / "config.yaml")
+    parts = [DIFFERENCES_HEAD, _findings(), _protocol_keys(defaults), _shared_keys(defaults)]
+    parts += [_section(title, differences, defaults) for title, differences in DIFFERENCES.items()]
+    parts += [NO_RESULT_HEAD + "".join(f"| {item} | {_cell(why)} |\n" for item, why in sorted(NO_RESULT.items()))]
+    return "\n".join([*parts, DIFFERENCES_END])
+
+
+def _findings() -> str:
+    lines = [
+        f"{number}. {finding.text} (*{', '.join(finding.evidence)}*; "
+        f"item{'s' if len(finding.items) > 1 else ''} {', '.join(map(str, finding.items))})\n"
+        for number, finding in enumerate(FINDINGS, 1)
+    ]
+    return FINDINGS_HEAD + "".join(lines)
+
+
+def _protocol_keys(defaults: Mapping[str, Any]) -> str:
+    leaves = dict(_leaves(config.Config, "", nested=True))
+    rows = []
+    for key in config.PROTOCOLS["paper"]:
+        cells = (*_by_protocol(key), _allowed(leaves[key]), _value(_look_up(defaults, key)), _named_by(key))
+        rows.append(f"| `{key}` | {' | '.join(cells)} |\n")
+    return PROTOCOL_KEYS + "".join(rows)
+
+
+def _by_protocol(key: str) -> tuple[str, ...]:
+    return tuple(_value(values[key]) for values in config.PROTOCOLS.values())
+
+
+def _shared_keys(defaults: Mapping[str, Any]) -> str:
+    rows = [
+        f"| `{key}` | {_value(_look_up(defaults, key))} | {_allowed(schema)} | {_named_by(key)} |\n"
+        for key, schema in _leaves(config.Config, "", nested=True)
+        if key not in config.PROTOCOLS["paper"] and _named_by(key)
+    ]
+    return SHARED_KEYS + "".join(rows)
+
+
+def _named_by(key: str) -> str:
+    """The items that name a key."""
+    found = {item for section in DIFFERENCES.values() for one in section if key in one.keys for item in one.items}
+    return ", ".join(map(str, sorted(found)))
+
+
+def _section(title: str, differences: Iterable[Difference], defaults: Mapping[str, Any]) -> str:
+    rows = []
+    for one in differences:
+        cells = (", ".join(map(str, one.items)), *map(_cell, (one.topic, one.paper, one.release, one.here)))
+        keys = "<br>".join(f"`{key}`: {_resolved(key, defaults)}" for key in one.keys)
+        rows.append(f"| {' | '.join(cells)} | {keys} |\n")
+    return f"## {title}\n\n{SECTION_HEAD}{''.join(rows)}"
+
+
+def _resolved(key: str, defaults: Mapping[str, Any]) -> str:
+    """What a key is under each protocol, if they differ about it; otherwise what config.yaml says.
+
+    Raises:
+        KeyError: there is no such key.
+    """
+    if key in config.PROTOCOLS["paper"]:
+        return " / ".join(_by_protocol(key))
+    value = _look_up(defaults, key)
+    if value is None:
+        raise KeyError(key)
+    return _value(value)
+
+
+def _cell(text: str) -> str:
+    """Words as a cell of a table."""
+    return text.replace("|", "\\|").replace("<", "\\<")
+
+
 def _leaves(section: type[config.Section], prefix: str, *, nested: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     """Dotted name and JSON schema of every key that holds no section; with `nested` those of its sections too."""
     properties = section.model_json_schema()["properties"]
@@ -144,7 +302,11 @@ def _default(key: str, defaults: Mapping[str, Any]) -> str:
 
 
 def _value(value: object) -> str:
-    return "" if value is None else f"`{json.dumps(value) if not isinstance(value, str) else value}`"
+    """A value as it stands in a config file: YAML takes 1e-06 for text."""
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else re.sub(r"\b(\d+)e", r"\1.0e", json.dumps(value))
+    return f"`{text}`"
 
 
 def _look_up(mapping: Mapping[str, Any], key: str) -> object:
