@@ -194,8 +194,10 @@ _SOLVER = (
         "tolerance",
         "N is constant.",
         "A solve ends when the relative residual of the batch falls below 1e-3; it then has fewer than N states, and "
-        "scripts that count on N fail.",
-        "By the keys; an image that has stopped keeps its state, so there are always N.",
+        "scripts that count on N fail. After more than 30 steps it also ends when the residual is below 3e-3 and "
+        "hardly moves.",
+        "By the keys; an image that has stopped keeps its state, so there are always N. Nothing ends a solve for "
+        "hardly moving.",
         ("solver.tolerance", "solver.scope"),
     ),
     Difference(
@@ -211,7 +213,8 @@ _SOLVER = (
         "solves that fail",
         "not stated",
         "A solve ends when the residual has grown a thousandfold since its first step. Entries of the memory that "
-        "are NaN become 0. If all residuals are NaN, zeros are returned without a word.",
+        "are NaN become 0, infinite ones stay; the NaN of one image makes the batch's residual NaN, so that z* of all "
+        "its images is an earlier state. If all residuals are NaN, zeros are returned without a word.",
         "The stop belongs to one scope of the key. A pair of the memory that is not finite is left out whole. "
         "Records say of every image how its solve ended; logits that are not finite predict no class, which counts "
         "as wrong.",
@@ -694,9 +697,9 @@ _ENTROPY = (
         "memory",
         "not stated",
         "Kept for the first step of a round alone: after it, the memory is filled anew from the first slot, so that "
-        "it never holds more than T_f pairs.",
-        "Kept with Algorithm 1, as the authors' code with their rule. Control rows of Table 1 tell what the restarts "
-        "do by themselves.",
+        "it never holds more than T_f pairs. There are N // T_f rounds: what T_f leaves over of N is never solved.",
+        "Kept with Algorithm 1, as the authors' code with their rule, but that what T_f leaves over of N is a shorter "
+        "last round. Control rows of Table 1 tell what the restarts do by themselves.",
         ("entropy.resolve", "entropy.controls"),
     ),
     Difference(

@@ -186,6 +186,14 @@ def test_entropy_may_be_taken_at_the_state_of_lowest_residual_of_a_round(
     assert_is_slow_version(changed, MIXED, mixed())
 
 
+@pytest.mark.parametrize("scope", ["sample", "batch"])
+@pytest.mark.parametrize("solver_steps", [2, 3])
+def test_state_of_an_earlier_round_is_no_candidate_for_the_lowest_residual(scope: Scope, solver_steps: int) -> None:
+    """Here z^[1] has a lower one than all states of the next round."""
+    changed = with_(REDUCTION, lowest=True, scope=scope, solver_steps=solver_steps)
+    assert_is_slow_version(changed, MODEL, images(2, size=SIZE))
+
+
 @both
 @pytest.mark.parametrize(("scope", "rtol"), [("sample", 0.45), ("batch", 0.5)])
 @pytest.mark.parametrize("lowest", [True, False])
@@ -204,8 +212,10 @@ def test_images_stop_as_in_the_slow_version(
 def test_equilibrium_is_taken_from_the_whole_solve_or_with_restarts_from_the_last_round(
     reduction: Reduction, returned: Returned, solver_steps: int, update_last: bool
 ) -> None:
+    """With T_f = 3 the state of lowest residual is one of the first round."""
     changed = with_(reduction, returned=returned, update_last=update_last, solver_steps=solver_steps, steps=1)
-    assert_is_slow_version(changed, MIXED, mixed())
+    model, x = (MODEL, images(2, size=SIZE)) if solver_steps == 3 else (MIXED, mixed())
+    assert_is_slow_version(changed, model, x)
 
 
 def test_cases_differ_from_each_other_and_from_the_plain_dynamics() -> None:
@@ -468,6 +478,12 @@ def test_every_update_costs_its_gradients_and_one_evaluation_more(
     assert model.f_evaluations == 2 * (N + 1 + updates * (DESCENT.steps + 1 + lowest))
 
 
+def test_no_descent_steps_cost_nothing() -> None:
+    model = tiny_model(1, size=SIZE)
+    with_(REDUCTION, steps=0)(model, images(2, size=SIZE))
+    assert model.f_evaluations == 2 * (N + 1)
+
+
 @pytest.mark.parametrize(("solver_steps", "between"), [(1, 5), (2, 2), (3, 1), (4, 1), (6, 0), (7, 0)])
 @pytest.mark.parametrize("update_last", [False, True])
 def test_with_restarts_the_last_update_costs_its_round_once_more(
@@ -541,6 +557,7 @@ def test_batch_that_arrives_at_once_takes_one_step_of_the_solve_or_of_every_roun
 ) -> None:
     x = images(2, size=SIZE)
     changed = with_(reduction, scope="batch", rtol=1e9, solver_steps=solver_steps, update_last=False)
+    assert_is_slow_version(changed, MODEL, x)
     solution = changed(MODEL, x).solution
     rounds = range(0, N, solver_steps) if reduction is RESTARTED else [0]
     assert solution.moved.tolist() == [[n in rounds] * 2 for n in range(N)]
