@@ -357,6 +357,7 @@ def _decision_keys(config: Config, model: str | None) -> list[str]:
 def _select(config: Config, model: str | None, seed: int | None) -> _Dependencies:
     keys = [*_decision_keys(config, model), "early_state", "selection.attack", "selection.split",
             "attack.pgd.clamp_start", "threat_model"]  # fmt: skip
+    keys = [key for key in keys if key != "evaluation.images"]  # those are test images
     without_controls = config.entropy.model_copy(update={"controls": False})
     config_of_it = config.model_copy(update={"entropy": without_controls})
     return _dump(config_of_it, *keys), _trained(config, model, seed)

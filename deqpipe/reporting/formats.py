@@ -244,7 +244,7 @@ _TEX = {
 
 def _tex(text: str) -> str:
     escaped = "".join(_TEX.get(character, character) for character in text)
-    return escaped.replace(r"K\_a", "$K_a$").replace("lambda", r"$\lambda$")
+    return escaped.replace(r"K\_a", "$K_a$").replace(r"T\_f", "$T_f$").replace("lambda", r"$\lambda$")
 
 
 def to_html(table: Table) -> str:

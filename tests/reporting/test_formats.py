@@ -84,7 +84,8 @@ def test_latex_escapes_text_and_closes_what_it_opens() -> None:
     for name in ("table*", "tabular"):
         assert text.count(rf"\begin{{{name}}}") == text.count(rf"\end{{{name}}}") == 1
     assert text.count(r"\midrule") == 2
-    assert formats.to_latex(table(Line(("lambda = 1", "K_a"), (plain(),)))).count(r"$\lambda$ = 1 & $K_a$ & 1.0") == 1
+    latex = formats.to_latex(table(Line(("lambda = 1, T_f", "K_a"), (plain(),))))
+    assert latex.count(r"$\lambda$ = 1, $T_f$ & $K_a$ & 1.0") == 1
     assert "% A condition." in text
 
 
