@@ -340,10 +340,10 @@ class Grid(Section):
 
 
 class AttackUnroll(Section):
-    """How surrogates unroll."""
+    """How surrogates, and the final states that are judged, are unrolled."""
 
     lead_step: bool
-    """One undamped f before the K_a damped ones; Eq. (11) as written has none."""
+    """One undamped f before the damped ones; Eq. (11) as written has none."""
 
 
 class Attack(Section):
@@ -383,7 +383,8 @@ class Entropy(Section):
     """The input that the final state is unrolled with."""
     controls: bool
     """Whether the control rows are scored as well: without entropy descent, with the restarts only, and with one round
-    only (T_f = N); the latter two with the authors' code's keys."""
+    only (T_f = N); the latter two with the authors' code's keys. They need the attacked images, so that a change
+    crafts them again."""
 
 
 class AutoAttack(Section):
@@ -551,7 +552,7 @@ def _replace_sentinel(node: dict[str, Any], sections: list[str], key: str, value
 
 def _one_line(error: ValidationError) -> str:
     first, *others = error.errors()
-    key = ".".join(str(part) for part in first["loc"])
+    key = ".".join(str(part) for part in first["loc"] if part != "[key]")
     more = f" (and {len(others)} more)" if others else ""
     if first["type"] == "extra_forbidden":
         return f"config: unknown key {key}{_closest(first['loc'])}{more}"
@@ -616,6 +617,11 @@ def _check_imported(config: Config) -> None:
     for model, file in config.imported.items():
         if not file.strip() or set(file) & set("{}<>"):
             raise UserError(f"config: imported.{model} is {file!r}, but must name a file, without any of {{}}<>")
+        models = os.path.abspath(os.path.join(config.pathvars.results, "models"))
+        if os.path.commonpath([models, os.path.abspath(file)]) == models:
+            raise UserError(
+                f"config: imported.{model} is {file!r}, but must not lie where the workflow writes its models"
+            )
 
 
 def _check_model(model: Model) -> None:
@@ -682,7 +688,8 @@ def _check_protocol(config: Config) -> None:
     """Refuse values whose meaning another value takes away."""
     size, job = config.evaluation.batch_size, config.attack.images_per_job
     if config.couples_images and job % size and config.evaluation.images > job:
-        why = "solver.scope: batch" if config.solver.scope == "batch" else "solver.returned: lowest_batch"
+        coupling = {"solver.scope": config.solver.scope, "solver.returned": config.solver.returned}
+        why = " and ".join(f"{key}: {value}" for key, value in coupling.items() if value in ("batch", "lowest_batch"))
         raise UserError(
             f"config: attack.images_per_job is {job}, but with {why} it must be a multiple of evaluation.batch_size "
             f"({size}): images of a batch influence each other, so jobs may not cut batches"

@@ -498,7 +498,8 @@ _SELECTION = (
         "epochs that are tried",
         "not stated",
         "Training code: from number 30 on, counted from 0, which is the 31st; earlier repository: all",
-        "From the key's on, counted from 1; epochs of pretraining are never tried; of equal ones the earlier.",
+        "From the key's on, counted from 1; epochs of pretraining are never tried, so that with the authors' 30.7 "
+        "epochs of it the first is the 31st, too; of equal ones the earlier.",
         ("selection.first_epoch",),
     ),
     Difference(

@@ -73,8 +73,8 @@ keys are the same in both. Any key can be set alone, on top of either protocol. 
       unroll:
         lead_step: true
 
-runs the paper's text, but for the authors' unroll in attacks. Few mixtures are refused: those in which one value takes
-away the meaning of another, and jobs that would cut batches of coupled images.
+runs the paper's text, but for the authors' unroll in attacks and to the final state. Few mixtures are refused: those in
+which one value takes away the meaning of another, and jobs that would cut batches of coupled images.
 
 What ran is recorded, not what was asked for: the provenance of every result holds the resolved values of the keys that
 its job depends on, and fingerprints of the jobs before it; `config.yaml` in the results folder holds those of all keys.

@@ -38,7 +38,7 @@ PER_STATE: Mapping[str, Any] = {
     "margin": pa.float32(),  # logit of the label minus the largest other logit
     "entropy": pa.float32(),  # of the softmax, in nats
     "residual": pa.float32(),  # norm(f(z) - z) / norm(f(z)); NaN for a ResNet
-    "deviation": pa.float32(),  # norm(z - z_clean) / norm(z_clean); NaN for clean images
+    "deviation": pa.float32(),  # norm(z - z_clean) / norm(z_clean); NaN for clean images and controls
 }
 COLUMNS = (*SCALARS, *PER_STATE)
 METADATA_KEY = b"deqpipe"

@@ -312,23 +312,25 @@ def _train_deq(config: Config, model: str | None, seed: int | None) -> _Dependen
     keys += ["training.implicit_steps"] if config.training.gradient == "exact" else []
     keys += ["training.trades", "jacobian.trades_terms"] if kind.framework == "trades" else []
     keys += ["random_state"] if kind.random_states else []
-    settings = _dump(_selecting(config, kind), *keys)
+    settings = _dump(_without_unused(config, kind), *keys)
     return settings, {"trunk": fingerprint(build("pretrain", config, seed=seed))}
 
 
-def _selecting(config: Config, kind: TrainedModel) -> Config:
-    """The config of a model's training: without random states it has none in the selecting attack either."""
-    if kind.random_states:
-        return config
-    selection = config.selection.model_copy(update={"attack_random_state": False})
-    return config.model_copy(update={"selection": selection})
+def _without_unused(config: Config, kind: TrainedModel) -> Config:
+    """The config with keys that a model's training makes no use of set to a fixed value, so that they cause nothing."""
+    selection, random = config.selection, config.random_state
+    if not kind.random_states:
+        selection = selection.model_copy(update={"attack_random_state": False})
+    if kind.framework != "trades":
+        random = random.model_copy(update={"natural": "final"})  # only TRADES has a natural branch
+    return config.model_copy(update={"selection": selection, "random_state": random})
 
 
 def _train_resnet(config: Config, model: str | None, seed: int | None) -> _Dependencies:
     kind = MODELS[model or ""]
     keys = ["resnet", "training.attack", "selection", "threat_model", "precision", "data.augment"]
     keys += ["training.trades"] if kind.framework == "trades" else []
-    return _dump(_selecting(config, kind), *keys), {"data": fingerprint(build("data", config))}
+    return _dump(_without_unused(config, kind), *keys), {"data": fingerprint(build("data", config))}
 
 
 def training_stage(model: str) -> Stage:

@@ -151,7 +151,7 @@ CONCERNS: Mapping[str, Mapping[str, frozenset[str]]] = {
     "training.epochs": {"pretrain": TRUNK, **DEQS_AGAIN},
     "training.learning_rate_min": {"pretrain": TRUNK, **DEQS_AGAIN},
     "random_state.pick": {"train": RANDOM, **evaluations(RANDOM)},
-    "random_state.natural": {"train": RANDOM, **evaluations(RANDOM)},
+    "random_state.natural": {"train": RANDOM & TRADES, **evaluations(RANDOM & TRADES)},
     "selection.split": {"train": ALL - TRUNK, **evaluations(ALL - TRUNK)},
     "selection.first_epoch": {"train": ALL - TRUNK, **evaluations(ALL - TRUNK)},
     "selection.attack_random_state": {"train": RANDOM, **evaluations(RANDOM)},

@@ -1,6 +1,8 @@
 """What a model makes of images in a file: every state, what the head reads off it, and gradients of surrogates."""
 
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deqpipe import records
-from deqpipe.attack.surrogate import surrogate_of
 from deqpipe.defence.entropy import prediction_entropy
 from deqpipe.device import set_up
 from deqpipe.dynamics import Trajectory
 from deqpipe.errors import UserError
 from deqpipe.evaluation.subject import build_dynamics, build_final_unroll, build_plain
+from deqpipe.gradient import Unrolled
 from deqpipe.model.architecture import load_model
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.settings import Settings
@@ -28,6 +30,14 @@ from deqpipe.specs import GridPoint
 Arrays: TypeAlias = dict[str, np.ndarray]
 _ALONG_STATES = ("state_logits", "relative_residual", "entropy", "states")
 """Arrays whose first axis is the states, the second the images; the others have the images first."""
+
+
+_FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
+# What numpy raises on files that are damaged, made up, or too large.
+_UNREADABLE = (
+    OSError, ValueError, EOFError, TypeError, AttributeError, KeyError, MemoryError, RuntimeError, SyntaxError,
+    tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,7 @@ def predict(request: Request, *, checkpoint: Path, images: Path, output: Path) -
         UserError: the checkpoint holds no DEQ, the images are not what it takes, or a surrogate's state does not exist.
     """  # noqa: D205
     _check_surrogates(request)
+    _check_output(output, checkpoint, images)
     set_up(precision=request.settings["precision"], threads=request.threads)
     model = load_model(checkpoint, request.device, request.dtype).model
     if not isinstance(model, DEQClassifier):
@@ -78,6 +89,13 @@ def predict(request: Request, *, checkpoint: Path, images: Path, output: Path) -
         parts.append(_batch(request, model, x[batch].to(request.device, request.dtype), y[batch].to(request.device)))
     with records.atomic(output) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **_joined(parts))
+
+
+def _check_output(output: Path, *inputs: Path) -> None:
+    if output.is_dir():
+        raise UserError(f"{output} is a folder, but must be a file to write")
+    if output.exists() and any(path.exists() and output.samefile(path) for path in inputs):
+        raise UserError(f"{output} is a file that is read: give another name")
 
 
 def _check_surrogates(request: Request) -> None:
@@ -108,13 +126,16 @@ def _read_npz(path: Path) -> Arrays:
             file = np.load(handle, allow_pickle=False)
             if isinstance(file, np.ndarray):
                 raise UserError(f"images {path} holds a single array, but must be an npz file with x (and y)")
-            return {name: file[name] for name in ("x", "y") if name in file.files}
+            arrays = {name: file[name] for name in ("x", "y") if name in file.files}
+            if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+                raise ValueError("a member is no array")
+            return arrays
     except UserError:  # a ValueError itself
         raise
     except FileNotFoundError:
         raise UserError(f"images {path} does not exist") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"images {path} is no npz file of plain arrays ({' '.join(str(error).split())})") from None
+    except _UNREADABLE as error:  # its text is left out: numpy's advises to read the file in a way that runs its code
+        raise UserError(f"images {path} is no npz file of plain arrays ({type(error).__name__})") from None
 
 
 def _checked_images(arrays: Arrays, path: Path, model: DEQClassifier) -> Tensor:
@@ -123,11 +144,11 @@ def _checked_images(arrays: Arrays, path: Path, model: DEQClassifier) -> Tensor:
     x, wanted = arrays["x"], f"(images, {', '.join(map(str, model.image_shape))})"
     if x.ndim != 4 or x.shape[1:] != model.image_shape or not len(x):
         raise UserError(f"images {path}: x has shape {x.shape}, but the model takes {wanted}")
-    if not np.issubdtype(x.dtype, np.floating):
-        raise UserError(f"images {path}: x is {x.dtype}, but must hold floating numbers in [0, 1]")
+    if x.dtype.newbyteorder("=") not in _FLOATS:
+        raise UserError(f"images {path}: x is {x.dtype}, but must be one of {', '.join(map(str, _FLOATS))}, in [0, 1]")
     if not (np.isfinite(x).all() and x.min() >= 0 and x.max() <= 1):
         raise UserError(f"images {path}: x holds {_extreme(x)}, but must be within [0, 1]")
-    return torch.from_numpy(np.ascontiguousarray(x))
+    return torch.from_numpy(np.ascontiguousarray(x, dtype=x.dtype.newbyteorder("=")))
 
 
 def _extreme(x: np.ndarray) -> str:
@@ -192,12 +213,11 @@ def _surrogate(
     request: Request, model: DEQClassifier, x: Images, y: Labels, z: Tensor, point: GridPoint
 ) -> tuple[Tensor, Tensor]:
     """Logits behind z, and the gradient of their summed cross-entropy with respect to the images."""
-    surrogate = surrogate_of(
-        point, dynamics=build_plain(request.settings), lead_step=request.settings["attack.unroll"]["lead_step"]
-    )
+    lead_step = request.settings["attack.unroll"]["lead_step"]
+    unroll = Unrolled(steps=point.steps, damping=point.damping, lead_step=lead_step)
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        logits = model.logits(surrogate.gradient(model.bind(x), z))
+        logits = model.logits(unroll(model.bind(x), z))
         (gradient,) = torch.autograd.grad(F.cross_entropy(logits, y, reduction="sum"), x)
     return logits, gradient
 

@@ -38,8 +38,9 @@ def _check_name(provenance: Mapping[str, Any], spec: Mapping[str, Any], source: 
     said = provenance.get("spec", {})
     there, wanted = (said.get("model"), said.get("seed")), (spec["model"], spec["seed"])
     if there != wanted:
+        known = "without --model" if there[0] is None else f"as {there[0]} of seed {there[1]}"
         raise UserError(
-            f"checkpoint {source} was imported as {there[0]} of seed {there[1]}, but stands in the configuration for "
+            f"checkpoint {source} was imported {known}, but stands in the configuration for "
             f"{wanted[0]} of seed {wanted[1]}: import it again with --model {wanted[0]} --seed {wanted[1]}"
         )
 

@@ -45,10 +45,12 @@ def blind() -> str:
 
 def controls(config: Config) -> str:
     """What the control rows are, and what they are for."""
-    paper = config.entropy.resolve == "alg1"
+    kind = {"alg1": ", which is the undefended solve", "quasi_newton": ", so its restarts alone"}[
+        config.entropy.resolve
+    ]
     return (
         "Control rows show what of Sec. 3.2 is not its entropy descent; they decide at its early state. R = 0: the "
-        f"defence as it runs here without descent steps{', which is the undefended solve' if paper else ''}. The other "
+        f"defence as it runs here without descent steps{kind}. The other "
         "two have the entropy keys of the authors' code, whatever runs here. Restart only: its restarts of the solver "
         "without descent steps. T_f = N: its descent after the last state, which no state sees."
     )

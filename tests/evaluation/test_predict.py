@@ -1,6 +1,7 @@
 """`deqpipe predict`: what it writes and refuses, and that images never meet unless the release's solver makes them."""
 
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -228,7 +229,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "size": ({"x": array((2, 3, 16, 16)), "y": Y2}, r"shape \(2, 3, 16, 16\), but the model takes \(images, 3, 8, 8\)"),
     "axes": ({"x": array((3, 8, 8)), "y": Y2}, r"x has shape \(3, 8, 8\)"),
     "none": ({"x": array((0, 3, 8, 8)), "y": Y2[:0]}, r"x has shape \(0, 3, 8, 8\)"),
-    "bytes": ({"x": array(dtype=np.uint8), "y": Y2}, r"x is uint8, but must hold floating numbers in \[0, 1\]"),
+    "bytes": ({"x": array(dtype=np.uint8), "y": Y2}, "x is uint8, but must be one of float16, float32, float64, in"),
+    "long": ({"x": array(dtype=np.longdouble), "y": Y2}, "x is float128, but must be one of float16, float32"),
     "range": ({"x": array(value=255.0), "y": Y2}, r"x holds 255.0, but must be within \[0, 1\]"),
     "nan": ({"x": array(value=np.nan), "y": Y2}, r"x holds nan, but must be within \[0, 1\]"),
     "labels": ({"x": array(), "y": np.array([0.0, 1.0])}, "y is float64 of shape .*, but must be 2 whole numbers"),
@@ -268,6 +270,54 @@ def test_files_that_are_no_npz_are_refused(
         path.write_bytes(content)
     printed = refuse(capsys, "predict", model_file, path, tmp_path / "out.npz")
     assert ("does not exist" if content is None else "is no npz file of plain arrays") in printed
+
+
+def npz(path: Path, member: str, content: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(member, content)
+    return path
+
+
+HEADER = b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'fortran_order': False, 'shape': (%s,3,8,8), }"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"no array", HEADER.ljust(127) % b"10000000000" + b"\n", HEADER.replace(b"{", b"{((").ljust(127) + b"\n"],
+    ids=["no array", "too large", "damaged header"],
+)
+def test_arrays_that_cannot_be_read_are_refused(
+    model_file: Path, tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = npz(tmp_path / "in.npz", "x.npy", content)
+    printed = refuse(capsys, "predict", model_file, path, tmp_path / "out.npz")
+    assert "is no npz file of plain arrays" in printed
+    assert "allow_pickle" not in printed
+
+
+@pytest.mark.parametrize("dtype", [">f8", "<f8", ">f4", "<f2"])
+def test_byte_order_and_layout_of_the_file_do_not_matter(model_file: Path, tmp_path: Path, dtype: str) -> None:
+    x = np.asfortranarray(X.numpy().astype(dtype))
+    found = []
+    for name, array in (("odd", x), ("plain", np.ascontiguousarray(x.astype(np.dtype(dtype).newbyteorder("="))))):
+        np.savez(tmp_path / "in.npz", x=array)
+        out = tmp_path / f"{name}.npz"
+        assert tiny.run("predict", model_file, tmp_path / "in.npz", out, "--dtype", "float64") == 0
+        with np.load(out, allow_pickle=False) as file:
+            found.append(file["final_logits"])
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("output", ["in.npz", "model.safetensors", "folder"])
+def test_inputs_and_folders_are_not_written_over(
+    model_file: Path, tmp_path: Path, output: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "in.npz", x=X.numpy())
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "model.safetensors").write_bytes(model_file.read_bytes())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    refuse(capsys, "predict", tmp_path / "model.safetensors", tmp_path / "in.npz", tmp_path / output)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 def test_a_single_array_is_refused(model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ def settings(**model: Any) -> Config:
     return tiny.settings({"imported": {MODEL: "model.safetensors"}, "model": model})
 
 
-def store(folder: Path, *, name: str = MODEL, seed: int = 0, **model: Any) -> Path:
+def store(folder: Path, *, name: str | None = MODEL, seed: int | None = 0, **model: Any) -> Path:
     """A model as an import leaves it."""
     described = architecture.describe_deq(settings(**model).model, tiny.dataset())
     built = architecture.build(described, seed=3).double()
@@ -52,6 +52,10 @@ def test_what_matters_to_training_only_may_differ(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"name": None, "seed": None},
+            "was imported without --model, but stands in the configuration for deq_trades_base",
+        ),
         ({"name": "deq_pgd_at_base"}, "was imported as deq_pgd_at_base of seed 0, but stands .* for deq_trades_base"),
         (
             {"seed": 4},
@@ -87,7 +91,14 @@ def test_imported_model_has_a_spec_of_its_own_and_its_evaluations_depend_on_it()
             {"imported": {MODEL: "a"}, "seeds": [0, 1]},
             r"seeds is \[0, 1\], but must be one seed where models are imported",
         ),
-        ({"imported": {"resnet18_trades": "a"}}, "imported"),
+        (
+            {"imported": {"resnet18_trades": "a"}},
+            "config: imported.resnet18_trades is 'resnet18_trades': input should be 'deq",
+        ),
+        (
+            {"imported": {MODEL: "results/models/x.safetensors"}},
+            "'results/models/x.safetensors', but must not lie where the workflow writes its models",
+        ),
         ({"imported": {MODEL: " "}}, f"imported.{MODEL} is ' ', but must name a file"),
     ],
 )

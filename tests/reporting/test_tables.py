@@ -143,7 +143,7 @@ def test_table_1_says_what_the_controls_are(finished: Path, config: Config) -> N
     assert "without descent steps, which is the undefended solve." in note
     assert "The other two have the entropy keys of the authors' code, whatever runs here." in note
     released = wording.controls(fabricate.config({"protocol": "release"}))
-    assert "without descent steps. The other two" in released
+    assert "without descent steps, so its restarts alone. The other two" in released
     assert "undefended solve" not in released
 
 

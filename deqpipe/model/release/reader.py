@@ -4,6 +4,8 @@ import pickle
 import re
 import struct
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
@@ -72,7 +74,7 @@ def read(path: Path) -> Contents:
     around = content if form == "checkpoint" else {}
     epoch, perf = _number_in(around.get("epoch")), _number_in(around.get("perf"))
     others = tuple(part for part in around if _is_name(part) and part not in _KNOWN_PARTS)
-    return Contents(dict(state), form, epoch if isinstance(epoch, int) else None, perf, others)
+    return Contents(dict(state), form, epoch if isinstance(epoch, int) and epoch >= 0 else None, perf, others)
 
 
 def _is_name(value: object) -> bool:
@@ -117,6 +119,7 @@ _STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 def _unpickled(path: Path) -> object:
     """Tensors (on the CPU), numbers, text, and what contains them."""
     _refuse_safetensors(path)
+    _refuse_damaged(path)
     try:
         with torch.serialization.safe_globals(_STAND_INS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats: an answer is one line
@@ -128,6 +131,19 @@ def _unpickled(path: Path) -> object:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     except _UNREADABLE as error:
         raise UserError(f"{path} {_trouble(error)}") from None
+
+
+def _refuse_damaged(path: Path) -> None:
+    """Compare the checksums of an archive's members, which torch's reader does not."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, struct.error):
+        return  # torch's reader has its own words for what is no archive at all
+    if damaged is not None:
+        raise UserError(f"{path} is damaged: the checksum of its member {damaged!r} is wrong")
 
 
 def _refuse_safetensors(path: Path) -> None:
@@ -173,4 +189,7 @@ def _number_in(value: object) -> int | float | None:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value if isfinite(value) else None
+    try:
+        return value if isfinite(value) else None
+    except OverflowError:  # a whole number beyond all floats
+        return None

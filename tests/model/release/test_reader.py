@@ -341,3 +341,19 @@ def test_tensors_that_share_memory_are_read(tmp_path: Path) -> None:
     whole = torch.arange(6.0)
     found = reader.read(saved(tmp_path, {"a": whole[:3], "b": whole[2:], "c": whole.view(2, 3).T}))
     assert found.state["c"].tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_tensor_whose_bytes_changed_in_the_file_is_refused(tmp_path: Path) -> None:
+    """The value is still a number: the archive's checksum alone tells."""
+    path = saved(tmp_path, {"state_dict": {"a.weight": torch.full((1000,), 0.5, dtype=torch.float64)}})
+    data = bytearray(path.read_bytes())
+    where = data.index(torch.tensor(0.5, dtype=torch.float64).numpy().tobytes() * 10)
+    data[where] ^= 1
+    path.write_bytes(data)
+    assert torch.load(path, weights_only=True)["state_dict"]["a.weight"][0] != 0.5
+    assert "is damaged: the checksum of its member" in refusal(path)
+
+
+def test_accuracy_and_epoch_beyond_all_numbers_are_unknown(tmp_path: Path) -> None:
+    found = reader.read(saved(tmp_path, {"state_dict": STATE, "perf": 10**400, "epoch": -3}))
+    assert (found.perf, found.epoch) == (None, None)
