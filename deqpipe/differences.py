@@ -687,7 +687,8 @@ _ENTROPY = (
         "what a new input does to the solve",
         "z^[t+1] is solved again (Algorithm 1, line 13).",
         "No state is solved again. The newest rank-one pair is corrected by the change of the residual, and the next "
-        "round starts from the old state.",
+        "round starts from the old state. Where that is not the last one, the correction leaves little of the pair but "
+        "the input's change, and with R = 0 rounding alone: states can jump.",
         "By the key. Algorithm 1 is read so: the step to z^[t+1] and its rank-one pair are dropped; from z^[t], with "
         "the memory before that step and the residual of the new input, z^[t+1] is solved again, and recorded in "
         "place of the old one.",

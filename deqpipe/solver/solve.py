@@ -42,7 +42,8 @@ class Termination:
 
     Attributes:
         max_steps: N.
-        rtol: relative residual at which an image stops and keeps its state; 0: never before `max_steps`.
+        rtol: relative residual at which an image stops and keeps its state; 0: never before `max_steps` (with scope
+            batch, growth still ends a solve).
         scope: whose residual: sample stops image by image; batch couples the images, which then stop together. It is
             there to match the release, which looks at one norm over the batch after every step, but before none.
     """
@@ -144,7 +145,8 @@ def solve(
 ) -> tuple[Solution, Any]:
     """Run `max_steps` steps from `state` and keep every state.
 
-    The returned solver state continues the solve exactly: two segments give the states of one. Calls `fn` once a step.
+    The returned solver state continues the solve exactly: two segments give the states of one, the second
+    with `resumed` and `grown_from`. Calls `fn` once a step.
 
     Args:
         solver: the method.

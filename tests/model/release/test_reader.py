@@ -174,6 +174,16 @@ def test_code_in_a_file_is_refused_and_does_not_run(tmp_path: Path, kind: str, n
         assert "but only tensors, numbers and text are read: anything else could run code" in text
 
 
+def test_name_that_would_colour_the_terminal_is_printed_plainly(tmp_path: Path) -> None:
+    content = saved(tmp_path, {"perf": Calls(eval, "1")}, _use_new_zipfile_serialization=False).read_bytes()
+    name = b"__builtin__\neval\n"
+    assert name in content
+    (tmp_path / "file").write_bytes(content.replace(name, b"\x1b[31m_built\neval\n"))
+    text = refusal(tmp_path / "file")
+    assert text.isprintable()
+    assert "but only tensors, numbers and text are read" in text
+
+
 def test_a_careless_reader_would_have_run_the_code(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     path = saved(tmp_path, {"state_dict": STATE, "perf": MISDEEDS[0](mark)})
