@@ -158,8 +158,8 @@ def _refuse_safetensors(path: Path) -> None:
 
 
 def _trouble(error: BaseException) -> str:
-    text = "".join(character if character.isprintable() else " " for character in str(error))
-    foreign = re.search(r"GLOBAL (\S+)", text)
+    text = "".join(one if one.isprintable() else " " if one.isspace() else "?" for one in str(error))
+    foreign = re.search(r"GLOBAL +(\S+)", text)
     if foreign:
         return f"holds {foreign[1]}, but only tensors, numbers and text are read: anything else could run code"
     trouble = "is cut short, damaged or no file of torch.save"
