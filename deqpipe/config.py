@@ -146,7 +146,7 @@ class Model(Section):
     final_channels: Count
     """Channels before global average pooling."""
     groups: Count
-    """Groups of every GroupNorm in f; half of them after fusing."""
+    """Groups of every GroupNorm in f; half of them, rounded down, after fusing."""
     expansion: Count
     """Width of the residual blocks in f, relative to the scale's channels."""
     dropout: Annotated[float, Field(ge=0, lt=1)]
@@ -630,13 +630,15 @@ def _check_model(model: Model) -> None:
             f"config: model.head_channels has {len(model.head_channels)} entries, "
             f"but model.channels has {len(model.channels)} scales"
         )
-    if model.groups % 2:
-        raise UserError(f"config: model.groups is {model.groups}, but must be even (half of them after fusing)")
+    if model.groups < 2:
+        raise UserError(f"config: model.groups is {model.groups}, but must be at least 2 (half of them after fusing)")
     for channels in model.channels:
-        if channels % model.groups:
-            raise UserError(
-                f"config: model.channels has {channels}, which model.groups = {model.groups} does not divide"
-            )
+        for groups in (model.groups, model.groups // 2):
+            if channels % groups:
+                raise UserError(
+                    f"config: model.channels has {channels}, which {groups} groups do not divide "
+                    f"(model.groups = {model.groups}, half of them after fusing)"
+                )
 
 
 def _check_lists(config: Config) -> None:

@@ -152,7 +152,11 @@ def test_unknown_and_missing_keys_are_refused_at_every_level(path: tuple[str, ..
         ({"solver.name": "protocol"}, ["solver.name is 'protocol'", "'broyden'"]),
         ({"attack.defence_in_loop": "bpda"}, ["attack.defence_in_loop is 'bpda'", "'none'"]),
         ({"model.head_channels": [14, 28]}, ["model.head_channels has 2 entries", "4 scales"]),
-        ({"model.groups": 3}, ["model.groups is 3", "even"]),
+        ({"model.groups": 1}, ["model.groups is 1", "at least 2"]),
+        (
+            {"model.groups": 5, "model.channels": [30, 60, 90, 45]},
+            ["model.channels has 45, which 2 groups", "groups = 5"],
+        ),
         ({"model.channels": [32, 64, 128, 252]}, ["model.channels has 252", "model.groups = 8"]),
         ({"attack.grid.states": [1, 9]}, ["attack.grid.states has 9", "states 1 to 8"]),
         ({"attack.grid.steps": [2, 2]}, ["attack.grid.steps is [2, 2]", "once"]),
@@ -490,3 +494,9 @@ def test_the_schema_allows_protocol_exactly_where_a_protocol_has_a_say() -> None
     for key, _ in keys(DEFAULTS):
         allowed = key in config.PROTOCOLS["paper"] or key.startswith(("pathvars.", "data.root"))
         assert VALIDATOR.is_valid(overlaid({key: "protocol"})) == allowed, key
+
+
+def test_groups_may_be_odd_where_half_of_them_rounded_down_fit() -> None:
+    """As in the authors' code."""
+    model = {**DEFAULTS["model"], "groups": 3, "channels": [30, 60, 90, 120]}
+    assert config.parse({**DEFAULTS, "model": model}).model.groups == 3

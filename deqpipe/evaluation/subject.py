@@ -147,6 +147,11 @@ def _check_batch_size(settings: Settings, job: Job) -> None:
 
 def _check_origin(loaded: Loaded, job: Job) -> None:
     trained = loaded.provenance["spec"]
+    if trained.get("stage") == "import" and trained["model"] is None:
+        raise UserError(
+            f"checkpoint {job.checkpoint} was imported without --model and --seed, "
+            f"but the spec is of {job.spec['model']} of seed {job.spec['seed']}: import it again with both"
+        )
     there = (trained.get("model", specs.TRUNK), trained["seed"])
     wanted = (job.spec["model"], job.spec["seed"])
     if there != wanted:

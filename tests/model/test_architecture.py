@@ -171,3 +171,8 @@ def test_data_that_the_model_was_not_made_for_are_refused(tmp_path: Path, data: 
     loaded = load_model(save(tmp_path / "model.safetensors", build(DEQ, seed=0), DEQ), CPU)
     with pytest.raises(UserError, match=message):
         fitting(loaded, data, path=tmp_path / "model.safetensors")
+
+
+def test_model_is_loaded_onto_the_device_asked_for(tmp_path: Path) -> None:
+    loaded = load_model(save(tmp_path / "model.safetensors", build(DEQ, seed=0), DEQ), torch.device("meta"))
+    assert {tensor.device.type for tensor in loaded.model.state_dict().values()} == {"meta"}
