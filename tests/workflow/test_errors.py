@@ -88,4 +88,7 @@ def test_an_image_folder_is_found(workspace: Workspace) -> None:
 def test_errors_hold_in_process_too(workspace: Workspace) -> None:
     """The tests above take seconds; the many wrong values of tests/test_config.py are not run through Snakemake."""
     printed = workspace.dry_run(*DEMO, workspace.overlay({"model.groups": 3}), status=2)
-    assert said(printed) == ["deqpipe: config: model.groups is 3, but must be even (half of them after fusing)"]
+    assert said(printed) == [
+        "deqpipe: config: model.channels has 8, which 3 groups do not divide "
+        "(model.groups = 3, half of them after fusing)"
+    ]
