@@ -11,8 +11,8 @@ from deqpipe.config import Entropy as EntropyConfig
 from deqpipe.dynamics import Dynamics, Trajectory
 from deqpipe.model.classifier import BoundMap, DEQClassifier
 from deqpipe.shapes import Images, Logits, PerImage, Scalar, State
-from deqpipe.solver.base import Solver, batch_relative_residual, relative_residual
-from deqpipe.solver.solve import Lowest, Returned, Scope, Solution, Status, Termination, following, solve
+from deqpipe.solver.base import Solver
+from deqpipe.solver.solve import Lowest, Returned, Solution, Status, Termination, following, lower_of, solve
 from deqpipe.specs import Defence
 from deqpipe.threat_model import LinfBall
 
@@ -117,7 +117,7 @@ class InputEntropyReduction:
                 segment, state = self._step(fn, state, segments)
             else:
                 segment, state = self._step(fn, state, segments)
-                lowest = _lower(lowest, state, self.termination.scope)
+                lowest = lower_of(lowest, state, self.termination.scope)
             segments.append(segment)
         solution = _joined(segments)
         final = fn if self.schedule.final_updated else received
@@ -130,7 +130,7 @@ class InputEntropyReduction:
                 self.solver, state, termination=self.termination, resumed=bool(done), grown_from=_grown_from(done)
             )
         _, stepped = self._step(fn, state, done)
-        return _lower(lowest, stepped, self.termination.scope).z
+        return lower_of(lowest, stepped, self.termination.scope).z
 
     def _step(self, fn: BoundMap, state: Any, done: list[Solution]) -> tuple[Solution, Any]:
         one = replace(self.termination, max_steps=1)
@@ -140,11 +140,6 @@ class InputEntropyReduction:
 def _grown_from(done: list[Solution]) -> Scalar | None:
     """The batch's residual after the first step of a solve in segments."""
     return done[0].batch_residuals[0] if done else None
-
-
-def _lower(lowest: Lowest | None, state: Any, scope: Scope) -> Lowest:
-    residual = relative_residual(state) if scope == "sample" else batch_relative_residual(state)
-    return (lowest or Lowest.unknown(state.z)).or_lower(state.z, residual)
 
 
 @dataclass(frozen=True)

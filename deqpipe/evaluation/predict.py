@@ -66,8 +66,10 @@ class Request:
 
 
 def predict(request: Request, *, checkpoint: Path, images: Path, output: Path) -> None:
-    """Write an npz file: state_logits (N, B, classes), final_logits (B, classes), relative_residual and entropy (N, B),
-    steps (B,), on request states (N, B, D), and per surrogate its logits (B, classes) and the gradient of their summed
+    """Write what the model makes of the images as an npz file.
+
+    It holds state_logits (N, B, classes), final_logits (B, classes), relative_residual and entropy (N, B), steps (B,),
+    on request states (N, B, D), and per surrogate its logits (B, classes) and the gradient of their summed
     cross-entropy with respect to the images (B, channels, height, width).
 
     A surrogate starts at the state z^[i] of the (defended) dynamics, held constant, and unrolls f(.; x) with the images
@@ -75,7 +77,7 @@ def predict(request: Request, *, checkpoint: Path, images: Path, output: Path) -
 
     Raises:
         UserError: the checkpoint holds no DEQ, the images are not what it takes, or a surrogate's state does not exist.
-    """  # noqa: D205
+    """
     _check_surrogates(request)
     _check_output(output, checkpoint, images)
     set_up(precision=request.settings["precision"], threads=request.threads)

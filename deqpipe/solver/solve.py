@@ -204,11 +204,15 @@ def _reach_lowest(solver: Solver[Any], fn: FixedPointMap, state: Any, terminatio
     """The state of lowest residual, without the others being kept."""
     found: Lowest | None = None
     for moment in _march(solver, fn, state, termination, steps=termination.max_steps):
-        z = moment.state.z
-        residual = relative_residual(moment.state) if scope == "sample" else batch_relative_residual(moment.state)
-        found = (found or Lowest.unknown(z)).or_lower(z, residual)
+        found = lower_of(found, moment.state, scope)
     assert found is not None, "a solve has at least one step"
     return found.z
+
+
+def lower_of(lowest: Lowest | None, state: Any, scope: Scope) -> Lowest:
+    """The state of lowest residual with the one that a solver is at taken into account; None: it is the first."""
+    residual = relative_residual(state) if scope == "sample" else batch_relative_residual(state)
+    return (lowest or Lowest.unknown(state.z)).or_lower(state.z, residual)
 
 
 def following(
