@@ -11,11 +11,16 @@ min_version("9.14")
 configfile: "config.yaml"
 
 
+report: "report/workflow.rst"
+
+
 include: "rules/common.smk"
 include: "rules/data.smk"
 include: "rules/train.smk"
 include: "rules/select.smk"
 include: "rules/attack.smk"
+include: "rules/analysis.smk"
+include: "rules/timing.smk"
 include: "rules/tables.smk"
 include: "rules/figures.smk"
 include: "rules/report.smk"
@@ -26,12 +31,24 @@ localrules:
     write_config,
     prepare_data,
     use_imported,
+    strongest,
+    race,
+    race_sweep,
     table1,
     table2,
+    table3,
+    table4,
+    table5,
+    table6,
+    table7,
     table8,
+    table9,
+    table10,
+    figure2,
     figure3,
     figure4,
     figure5,
+    figure6,
     report,
 
 
@@ -57,8 +74,12 @@ rule select_all:
 
 
 rule attack_all:
-    """All evaluations: clean images, the grid of Eq. (11), PGD."""
+    """All evaluations: clean images, the grid of Eq. (11), PGD, AutoAttack, the attacks of Tables 3 to 5."""
     input:
         CLEAN,
         GRID,
         PGD,
+        AUTOATTACK,
+        TOP,
+        IN_LOOP,
+        SWEEP,

@@ -5,7 +5,9 @@
 Reads a finished results folder (config.yaml, models, early states, data). Every column is accuracy at the early state
 on the first test images; the attack is PGD on the ready-made surrogate (z^[N], unrolled as the final state is), with
 step size epsilon / 4. With a working attack accuracy falls to chance or below as epsilon grows, more steps are never
-much weaker, and noise of the same size does far less than the attack.
+much weaker, and noise of the same size does far less than the attack. The second table has AutoAttack's APGD-CE and
+Square beside PGD, for a ResNet and one DEQ, on 100 images: the gradient attacks end at 0 or near it, and Square,
+without gradients, is not far ahead of them anywhere.
 """
 
 import argparse
@@ -18,12 +20,15 @@ import numpy as np
 import torch
 
 from deqpipe import config, specs
-from deqpipe.config import Config
+from deqpipe.attack.autoattack import Flags, LibraryAttacks
+from deqpipe.config import AttackName, Config
 from deqpipe.evaluation.rows import Chunk, attack_rows
 from deqpipe.evaluation.subject import Job, Subject, load_subject
 
 EPSILONS_255 = (0.0, 8.0, 19.0, 38.0, 57.0, 76.0, 102.0, 128.0, 255.0)
 MORE_STEPS = (7, 20, 50)
+BESIDE = ("resnet18_pgd_at", "deq_pgd_at_base")
+ITERATIONS, QUERIES = 20, 100  # of APGD-CE and of Square
 
 
 def main() -> None:
@@ -40,6 +45,19 @@ def main() -> None:
         for epsilon, steps in _settings(loaded):
             subject = _subject(loaded, options.results, model, epsilon=epsilon, steps=steps)
             print(_row(subject, states, epsilon=epsilon, steps=steps), flush=True)
+    print("\n| model, undefended | epsilon x 255 | PGD | APGD-CE | Square | noise |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for model in BESIDE:
+        for epsilon in EPSILONS_255:
+            subject = _subject(loaded, options.results, model, epsilon=epsilon, steps=ITERATIONS)
+            print(_row_beside(subject, _early_state(options.results, model, loaded), epsilon=epsilon), flush=True)
+
+
+def _early_state(results: Path, model: str, loaded: Config) -> int:
+    if model not in specs.DEQS:
+        return 1  # a network has no other
+    chosen = json.loads((results / "select" / model / f"seed{loaded.seeds[0]}.json").read_text())
+    return int(chosen["plain"]["state"])
 
 
 def _settings(loaded: Config) -> Iterator[tuple[float, int]]:
@@ -59,7 +77,7 @@ def _subject(loaded: Config, results: Path, model: str, *, epsilon: float, steps
     )
     seed = loaded.seeds[0]
     job = Job(
-        spec=specs.build("attack_grid", changed, model=model, seed=seed),
+        spec=specs.build("attack_grid" if model in specs.DEQS else "attack_pgd", changed, model=model, seed=seed),
         data=results / "data" / "dataset.safetensors",
         checkpoint=results / "models" / model / f"seed{seed}" / "best.safetensors",
         output=Path(tempfile.gettempdir()) / "unused",
@@ -84,6 +102,29 @@ def _row(subject: Subject, states: dict[str, int], *, epsilon: float, steps: int
     lost = float(columns["lost_gradient"].mean())
     cells = [subject.name, f"{epsilon:g}", str(steps), f"{right['plain']:.1%}", f"{right['entropy']:.1%}"]
     return "| " + " | ".join([*cells, f"{noise:.1%}", f"{lost:.2%}"]) + " |"
+
+
+def _row_beside(subject: Subject, state: int, *, epsilon: float) -> str:
+    chunk = Chunk(subject.dataset.test, range(min(len(subject.dataset.test), 100)))
+    point, references = subject.final_point(), lambda judge, images: None
+    columns = attack_rows(subject, point, chunk, references=references, purpose="sanity/start")
+    right = (columns["predicted"][:, state - 1] == columns["label"])[columns["defence"] == "plain"]
+    found = [_library_accuracy(subject, chunk, name, state=state) for name in ("apgd_ce", "square")]
+    cells = [float(right.mean()), *found, _noise_accuracy(subject, chunk, state=state)]
+    return "| " + " | ".join([subject.name, f"{epsilon:g}", *(f"{cell:.1%}" for cell in cells)]) + " |"
+
+
+def _library_accuracy(subject: Subject, chunk: Chunk, name: AttackName, *, state: int) -> float:
+    """Share of images that the plain decision is right on both at highest loss and as they fool the logits."""
+    x, y = chunk.load(chunk.images, subject.job.device)
+    attack = LibraryAttacks(subject.ball, iterations=ITERATIONS, queries=QUERIES)
+    crafted = attack(name, subject.logits_of(subject.final_point()), x, y, seed=0, flags=Flags())
+    plain = next(judge for judge in subject.judges if judge.defence == "plain")
+    right = [
+        plain(images, y, None).columns["predicted"][:, state - 1] == y.cpu().numpy()
+        for images in (crafted.best, crafted.fooled)
+    ]
+    return float((right[0] & right[1]).mean())
 
 
 def _noise_accuracy(subject: Subject, chunk: Chunk, *, state: int) -> float:

@@ -57,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluation(commands)
     _add_reporting(commands)
     _add_predict(commands)
+    _add_plan(commands)
     return parser
 
 
@@ -93,6 +94,7 @@ def _add_configuration(commands: Any) -> None:
     spec.add_argument("files", type=Path, nargs="+", help="config files, later ones laid over earlier ones")
     spec.add_argument("--model", choices=tuple(specs.MODELS))
     spec.add_argument("--seed", type=int)
+    spec.add_argument("--defence", choices=("plain", "entropy"), help="for stage autoattack")
 
 
 def _add_training(commands: Any) -> None:
@@ -150,20 +152,46 @@ def _add_evaluation(commands: Any) -> None:
         ("attack-pgd", "attack_pgd", "Attack at the final state."),
         ("attack-grid", "attack_grid", "Attack a part of the grid of Eq. (11)."),
         ("attack-point", "attack_grid", "Attack one point of the grid, for a closer look."),
+        ("autoattack", "autoattack", "Run AutoAttack at the strongest point of a decision."),
+        ("attack-top", "attack_top", "Run APGD-CE and Square at the strongest points (Table 4)."),
+        ("attack-in-loop", "attack_in_loop", "Attack the strongest points through Sec. 3.2 (Table 3)."),
+        ("attack-sweep", "attack_sweep", "Score attacks on Sec. 3.2 with other T_f and R (Table 5)."),
+        ("time-inference", "time_inference", "Time inference with Sec. 3.2 (Table 10)."),
     ):
         parser = _add(commands, name, _evaluate, text)
         parser.set_defaults(verb=name)
         _add_job(parser, (stage,))
         _add_paths(parser, "data", "checkpoint", "output")
-        parser.add_argument("--batch-size", type=_positive_int, required=True, help="images at once")
-        if name in ("attack-grid", "attack-point"):
+        if name != "time-inference":
+            parser.add_argument("--batch-size", type=_positive_int, required=True, help="images at once")
+        if name in _PARTS or name == "attack-point":
             parser.add_argument("--images", type=_range, required=True, metavar="FIRST-LAST")
-        if name == "attack-grid":
-            parser.add_argument("--states", type=_range, required=True, metavar="FIRST-LAST")
+        if name in _PARTS:
             _add_paths(parser, "state")
             _add_budget(parser)
+        if name in ("attack-grid", "attack-in-loop"):
+            text = "the other TRADES DEQ, whose decisions the images are scored on as well"
+            parser.add_argument("--other", type=Path, metavar="CHECKPOINT", help=text)
+        if name in ("attack-grid", "attack-sweep"):
+            text = "what `deqpipe race` left of the points; without it, all of them"
+            parser.add_argument("--race", type=Path, metavar="FILE", help=text)
+        if name in ("autoattack", "attack-top", "attack-in-loop", "attack-sweep"):
+            text = "the ranked points of the grid, as `deqpipe strongest` writes them"
+            parser.add_argument("--strongest", type=Path, metavar="FILE", help=text)
+        if name == "attack-grid":
+            parser.add_argument("--states", type=_range, required=True, metavar="FIRST-LAST")
         if name == "attack-point":
             parser.add_argument("--point", type=_point, required=True, help="such as state3_steps5_damping0.5")
+    example = _add(commands, "attack-example", _example, "Craft the images of Figure 2 (c) again, and keep them.")
+    _add_job(example, ("attack_example",))
+    _add_paths(example, "data", "checkpoint", "select", "clean", "grid", "output")
+    example.add_argument("--batch-size", type=_positive_int, required=True, help="as the grid was computed with")
+    timing = _add(commands, "time-training", _time_training, "Time training steps of the four methods (Table 9).")
+    _add_job(timing, ("time_training",))
+    _add_paths(timing, "data", "trunk", "output")
+
+
+_PARTS = ("attack-grid", "autoattack", "attack-top", "attack-in-loop", "attack-sweep")
 
 
 def _add_reporting(commands: Any) -> None:
@@ -171,6 +199,17 @@ def _add_reporting(commands: Any) -> None:
         parser = _add(commands, name, _table if name == "table" else _figure, text)
         parser.add_argument("number", type=int)
         _add_paths(parser, "config", "results", "output-stem")
+    for name, text in (
+        ("strongest", "Rank the points of the grid by the accuracy of each decision."),
+        ("race", "Say which points could still be the strongest (racing)."),
+    ):
+        parser = _add(commands, name, _strongest if name == "strongest" else _race, text)
+        parser.add_argument("--model", choices=specs.DEQS, required=True)
+        parser.add_argument("--seed", type=int, required=True)
+        if name == "race":
+            parser.add_argument("--of", choices=("grid", "sweep"), default="grid", help="which attacks race")
+        parser.add_argument("--configuration", type=_json_object, required=True, help="the whole of it, as JSON")
+        _add_paths(parser, "results", "output")
     report = _add(commands, "report", _report, "Write the report.")
     _add_paths(report, "config", "results", "output")
     show = _add(commands, "show-table", _show_table, "Print a table that is already written.")
@@ -199,6 +238,16 @@ def _add_predict(commands: Any) -> None:
     )
     parser.add_argument("--batch-size", type=_positive_int, help=text)
     parser.add_argument("--threads", type=_positive_int, default=1, help="threads of the CPU")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
+def _add_plan(commands: Any) -> None:
+    text = "Say per rule what a run would cost on this machine, and what is done already."
+    parser = _add(commands, "plan", _plan, text)
+    parser.add_argument(
+        "--configfile", type=Path, action="append", default=[], metavar="F", help="overlay of config.yaml"
+    )
+    parser.add_argument("--cores", type=_positive_int, help="cores to plan for; by default all of this machine")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 
@@ -293,7 +342,8 @@ def _write_config(options: argparse.Namespace) -> int:
 
 def _print_spec(options: argparse.Namespace) -> int:
     loaded = config.load(options.files)
-    print(specs.dumps(specs.build(options.stage, loaded, model=options.model, seed=options.seed)))
+    built = specs.build(options.stage, loaded, model=options.model, seed=options.seed, defence=options.defence)
+    print(specs.dumps(built))
     return 0
 
 
@@ -360,26 +410,90 @@ def _use_imported(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from deqpipe.evaluation import jobs, library, pieces, sweep, timing, transfer
+
+    job = _job(options)
+    if options.verb in _PARTS:
+        part = pieces.Part(_images(options), options.state, options.time_budget_minutes)
+        if options.verb == "attack-grid":
+            return jobs.attack_grid(job, jobs.GridShard(options.states, part, options.race))
+        if options.verb == "attack-sweep":
+            return sweep.attack_sweep(job, part, race=options.race)
+        parts = {
+            "autoattack": library.autoattack,
+            "attack-top": library.attack_top,
+            "attack-in-loop": transfer.attack_in_loop,
+        }
+        return parts[options.verb](job, part)
+    if options.verb == "attack-point":
+        return jobs.attack_point(job, point=options.point, images=_images(options))
+    plain = {
+        "clean": jobs.clean, "attack-pgd": jobs.attack_pgd, "select-early-state": jobs.select_early_state,
+        "time-inference": timing.time_inference,
+    }  # fmt: skip
+    return plain[options.verb](job)
+
+
+def _job(options: argparse.Namespace) -> Any:
     from deqpipe import device
-    from deqpipe.evaluation import jobs
     from deqpipe.evaluation.subject import Job
 
-    job = Job(
+    return Job(
         spec=options.spec,
         data=options.data,
         checkpoint=options.checkpoint,
         output=options.output,
         device=device.choose(options.device),
         threads=options.threads,
-        batch_size=options.batch_size,
+        batch_size=getattr(options, "batch_size", None) or options.spec["config"]["timing"]["batch_size"],
+        other=getattr(options, "other", None),
+        strongest=getattr(options, "strongest", None),
     )
-    if options.verb == "attack-grid":
-        shard = jobs.GridShard(options.states, _images(options), options.state, options.time_budget_minutes)
-        return jobs.attack_grid(job, shard)
-    if options.verb == "attack-point":
-        return jobs.attack_point(job, point=options.point, images=_images(options))
-    plain = {"clean": jobs.clean, "attack-pgd": jobs.attack_pgd, "select-early-state": jobs.select_early_state}
-    return plain[options.verb](job)
+
+
+def _example(options: argparse.Namespace) -> int:
+    from deqpipe.evaluation.example import attack_example
+
+    return attack_example(_job(options), select=options.select, clean=options.clean, grid=options.grid)
+
+
+def _time_training(options: argparse.Namespace) -> int:
+    from deqpipe import device
+    from deqpipe.training import timing
+
+    job = timing.Job(
+        spec=options.spec,
+        data=options.data,
+        trunk=options.trunk,
+        output=options.output,
+        device=device.choose(options.device),
+        threads=options.threads,
+    )
+    return timing.time_training(job)
+
+
+def _strongest(options: argparse.Namespace) -> int:
+    from deqpipe.reporting import strongest
+    from deqpipe.reporting.decisions import Tree
+
+    tree = Tree(options.results, config.parse(options.configuration), options.seed)
+    strongest.write(tree, options.model, output=options.output)
+    return 0
+
+
+def _race(options: argparse.Namespace) -> int:
+    from deqpipe.reporting import race
+    from deqpipe.reporting.decisions import Tree
+
+    tree = Tree(options.results, config.parse(options.configuration), options.seed)
+    race.write(tree, options.model, of=options.of, output=options.output)
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from deqpipe import planning
+
+    return planning.plan(options.configfile, cores=options.cores, device=options.device)
 
 
 def _images(options: argparse.Namespace) -> range:

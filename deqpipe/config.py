@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from deqpipe.errors import UserError
 
 Framework = Literal["pgd_at", "trades"]
+AttackName = Literal["apgd_ce", "apgd_t", "fab_t", "square"]
 DeqName = Literal["deq_pgd_at_base", "deq_pgd_at_random_states", "deq_trades_base", "deq_trades_random_states"]
 
 Count = Annotated[int, Field(ge=1)]
@@ -52,6 +53,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
         "attack.pgd.clamp_start": True,
         "autoattack.mode": "standard",
         "autoattack.keep": "best_loss",
+        "autoattack.restarts": 1,
         "entropy.resolve": "alg1",
         "entropy.last_update": "resolve",
         "entropy.state": "last",
@@ -77,6 +79,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
         "attack.pgd.clamp_start": False,
         "autoattack.mode": "individual",
         "autoattack.keep": "success",
+        "autoattack.restarts": 5,
         "entropy.resolve": "quasi_newton",
         "entropy.last_update": "dead",
         "entropy.state": "lowest",
@@ -264,6 +267,8 @@ class Jacobian(Section):
     """Jacobian regularisation (Bai et al., 2021)."""
 
     weight: PerFramework
+    other_weight: PerFramework
+    """What the models of Figure 6 are trained with instead (deq_pgd_at_jac_low, deq_trades_jac_high)."""
     frequency: Fraction
     """Share of training steps that carry the term."""
     stop_epoch: Whole
@@ -354,6 +359,11 @@ class Attack(Section):
     unroll: AttackUnroll
     defence_in_loop: Literal["none"]
     """none: images are crafted on the undefended dynamics and scored on every decision."""
+    transfer: bool
+    """Whether images of one TRADES DEQ are scored on the other as well (Table 3); a change crafts them again."""
+    in_loop_points: Count
+    """Table 3's second block: so many of the strongest points are crafted again through Sec. 3.2 (forward through the
+    defended dynamics, gradient of the unroll at the original input)."""
     states_per_job: Count
     """How many states one grid job takes; no influence on results."""
     images_per_job: Count
@@ -388,11 +398,78 @@ class Entropy(Section):
 
 
 class AutoAttack(Section):
-    """AutoAttack. Its keys are fixed from the start; the attack itself is not part of the workflow yet."""
+    """AutoAttack (Croce and Hein, 2020) on the surrogate at the strongest (i, K_a, lambda) of each decision."""
 
     mode: Literal["standard", "individual"]
+    """standard: one attack after the other, an image leaves once the true decision errs; individual: every attack on
+    every image, and the lowest accuracy counts."""
     keep: Literal["best_loss", "success"]
+    """The image that an attack is judged by. best_loss: the one of highest loss, whether or not it fools the surrogate
+    (FAB-T: where it succeeds, else the clean image); success: one that fools the surrogate, else the clean image."""
     defence_in_loop: Literal["original"]
+    """original: with Sec. 3.2 the surrogate is computed through the defended dynamics, its gradient is that of the
+    unroll at the original input."""
+    attacks: Annotated[tuple[AttackName, ...], Field(min_length=1, strict=False)]
+    """In the order in which they run."""
+    iterations: Count
+    """Steps of APGD-CE, APGD-T and FAB-T."""
+    restarts: Count
+    """Random starts of APGD-CE."""
+    targets: Count
+    """Wrong classes that APGD-T and FAB-T aim at, the most likely first; never more than there are."""
+    queries: Count
+    """Queries of Square per image."""
+    square_images: Count
+    """Square attacks the first so many test images only."""
+    top_points: Count
+    """Table 4: so many points (i, K_a) with the lowest accuracy under PGD face APGD-CE and Square."""
+    batch_size: Count
+    """Images at once. The library draws one random stream per batch, so that it belongs to the result."""
+    images_per_job: Count
+    """Images of a job. In standard mode the batches are made of those left in it: it belongs to the result."""
+
+
+class EntropySweep(Section):
+    """Table 5: Sec. 3.2 with other T_f and R, on the weights of TRADES with random states."""
+
+    solver_steps: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]
+    """T_f; those above solver.steps never update the input."""
+    input_steps: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]
+    """R; R = 0 and the restarts alone are added as controls."""
+    points: Literal["all"] | Count
+    """all: minimum over the whole grid; a number: over so many of its strongest points."""
+
+
+class Racing(Section):
+    """All attacks on a part of the images, then only those that could still be the strongest on the rest.
+
+    Serves minima of mean accuracies only. What needs every attack on every image (worst cases per image, Tables 6 to 8,
+    Figures 3 and 5) is absent then, with this reason.
+    """
+
+    enabled: bool
+    images: Count
+    """The first so many test images face every attack."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    """Probability that the strongest attack of a decision stays in the race."""
+
+
+class Figures(Section):
+    """What figures may cost."""
+
+    jacobian: bool
+    """Whether Figure 6, which needs two trainings of its own, is part of `figures` and the report."""
+
+
+class Timing(Section):
+    """Tables 9 and 10: speed of training steps and of inference."""
+
+    batch_size: Count
+    """Images at once."""
+    warmup: Whole
+    """Passes before the clock starts; of a training, steps."""
+    repeats: Annotated[int, Field(ge=3)]
+    """Timed passes; the median counts, lowest and highest stand beside it."""
 
 
 class Evaluation(Section):
@@ -443,6 +520,10 @@ class Config(Section):
     attack: Attack
     entropy: Entropy
     autoattack: AutoAttack
+    entropy_sweep: EntropySweep
+    racing: Racing
+    figures: Figures
+    timing: Timing
     evaluation: Evaluation
     statistics: Statistics
 
@@ -594,6 +675,7 @@ def check(config: Config) -> None:
     _check_states(config)
     _check_schedule(config)
     _check_protocol(config)
+    _check_library(config)
     if config.data.source in KNOWN_IMAGES:
         _check_images(config, KNOWN_IMAGES[config.data.source])
 
@@ -644,7 +726,10 @@ def _check_model(model: Model) -> None:
 def _check_lists(config: Config) -> None:
     grid = config.attack.grid
     lists = {f"attack.grid.{name}": getattr(grid, name) for name in ("states", "steps", "damping")}
-    for key, values in {**lists, "seeds": config.seeds}.items():
+    sweep = config.entropy_sweep
+    lists |= {f"entropy_sweep.{name}": getattr(sweep, name) for name in ("solver_steps", "input_steps")}
+    lists |= {"autoattack.attacks": config.autoattack.attacks, "seeds": config.seeds}
+    for key, values in lists.items():
         if len(set(values)) != len(values):
             raise UserError(f"config: {key} is {list(values)}: every value may stand there once")
 
@@ -696,10 +781,26 @@ def _check_protocol(config: Config) -> None:
             f"config: attack.images_per_job is {job}, but with {why} it must be a multiple of evaluation.batch_size "
             f"({size}): images of a batch influence each other, so jobs may not cut batches"
         )
+    if config.racing.enabled and config.couples_images and config.racing.images % size:
+        raise UserError(
+            f"config: racing.images is {config.racing.images}, but must be a multiple of evaluation.batch_size "
+            f"({size}): images of a batch influence each other"
+        )
     if config.entropy.resolve == "quasi_newton" and config.solver.name == "fixed_point":
         raise UserError(
             "config: entropy.resolve is quasi_newton, but solver.name is fixed_point: it corrects the solver's memory, "
             "and fixed-point iteration has none"
+        )
+
+
+def _check_library(config: Config) -> None:
+    """Refuse a run of single attacks of which none meets all images: there would be no minimum to take."""
+    library = config.autoattack
+    part = library.square_images < config.evaluation.images
+    if library.mode == "individual" and part and set(library.attacks) == {"square"}:
+        raise UserError(
+            f"config: autoattack.attacks is {list(library.attacks)}, but with autoattack.mode: individual one must "
+            f"stand beside square, which meets the first {library.square_images} of {config.evaluation.images} images only"
         )
 
 

@@ -288,6 +288,8 @@ def _allowed(schema: Mapping[str, Any]) -> str:
     choices = schema.get("enum", [schema["const"]] if "const" in schema else [])
     if choices:
         return ", ".join(_value(choice) for choice in choices)
+    if "anyOf" in schema:
+        return " or ".join(_allowed(one) for one in schema["anyOf"])
     if schema["type"] == "array":
         items = schema.get("items") or schema["prefixItems"][0]
         return f"list of {_allowed(items)}"

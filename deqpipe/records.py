@@ -24,7 +24,7 @@ SCALARS: Mapping[str, Any] = {
     "label": pa.int16(),
     "model": pa.dictionary(pa.int8(), pa.string()),  # whose weights decide
     "defence": pa.dictionary(pa.int8(), pa.string()),  # specs.Defence
-    "attack": pa.dictionary(pa.int8(), pa.string()),  # clean | pgd
+    "attack": pa.dictionary(pa.int8(), pa.string()),  # clean | pgd | pgd_in_loop | config.AttackName
     "crafted_on": pa.dictionary(pa.int8(), pa.string()),  # whose gradients made the image; "" for clean ones
     "state": pa.int16(),  # i of the surrogate; 0: no surrogate of Eq. (11)
     "steps": pa.int16(),  # K_a

@@ -8,14 +8,18 @@ and tests/test_revisions.py fails when a stage's code changes and neither its re
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from deqpipe.config import Config, DeqName, Entropy, Framework
 from deqpipe.errors import UserError
 
-Stage = Literal["data", "pretrain", "train_deq", "train_resnet", "select", "clean", "attack_grid", "attack_pgd"]
+Stage = Literal[
+    "data", "pretrain", "train_deq", "train_resnet", "select", "clean", "attack_grid", "attack_pgd", "race",
+    "race_sweep", "strongest", "autoattack", "attack_top", "attack_in_loop", "attack_sweep", "attack_example",
+    "time_training", "time_inference",
+]  # fmt: skip
 Product = Literal["table", "figure", "report"]
 Defence = Literal["plain", "entropy", "entropy_zero_steps", "entropy_restart_only", "entropy_one_round"]
 CONTROLS: tuple[Defence, ...] = ("entropy_zero_steps", "entropy_restart_only", "entropy_one_round")
@@ -29,11 +33,21 @@ REVISION: Mapping[str, int] = {
     "train_resnet": 1,
     "select": 1,
     "clean": 3,
-    "attack_grid": 3,
+    "attack_grid": 4,
     "attack_pgd": 2,
-    "table": 3,
-    "figure": 3,
-    "report": 3,
+    "race": 1,
+    "race_sweep": 1,
+    "strongest": 1,
+    "autoattack": 1,
+    "attack_top": 1,
+    "attack_in_loop": 1,
+    "attack_sweep": 1,
+    "attack_example": 1,
+    "time_training": 1,
+    "time_inference": 1,
+    "table": 4,
+    "figure": 4,
+    "report": 4,
 }
 
 _COMPUTATION = ("model", "data", "gradient", "solver", "dynamics", "attack", "seeding", "threat_model")
@@ -50,6 +64,16 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "clean": _EVALUATION,
     "attack_grid": _EVALUATION,
     "attack_pgd": _EVALUATION,
+    "race": ("reporting", "statistics", "racing"),
+    "race_sweep": ("reporting", "statistics", "racing"),
+    "strongest": ("reporting", "statistics"),
+    "autoattack": _EVALUATION,
+    "attack_top": _EVALUATION,
+    "attack_in_loop": _EVALUATION,
+    "attack_sweep": _EVALUATION,
+    "attack_example": _EVALUATION,
+    "time_training": (*_TRAINING, "timing"),
+    "time_inference": (*_EVALUATION, "timing"),
     "table": ("reporting", "statistics"),
     "figure": ("reporting", "statistics"),
     "report": ("reporting", "statistics"),
@@ -66,10 +90,14 @@ class TrainedModel:
     """None: pretraining on clean images."""
     random_states: bool = False
     """Trained with the loss from random intermediate states (Sec. 3.3)."""
+    other_jacobian: bool = False
+    """Trained with `jacobian.other_weight`, for Figure 6 alone: never evaluated."""
 
     @property
     def defences(self) -> tuple[Defence, ...]:
         """The test-time defences that this model is evaluated with."""
+        if self.other_jacobian:
+            return ()
         return ("plain", "entropy") if self.architecture == "deq" and self.framework else ("plain",)
 
     def controls(self, entropy: Entropy) -> tuple[Defence, ...]:
@@ -87,19 +115,36 @@ MODELS: Mapping[str, TrainedModel] = {
         TrainedModel("deq_trades_random_states", "deq", "trades", random_states=True),
         TrainedModel("resnet18_pgd_at", "resnet", "pgd_at"),
         TrainedModel("resnet18_trades", "resnet", "trades"),
+        TrainedModel("deq_pgd_at_jac_low", "deq", "pgd_at", other_jacobian=True),
+        TrainedModel("deq_trades_jac_high", "deq", "trades", other_jacobian=True),
     )
 }
 TRUNK = "deq_pretrain"
 FINAL_DAMPING = 0.5  # lambda of the unroll from z^[N] to the final state, in the paper and in its authors' code
-DEQS = tuple(name for name, model in MODELS.items() if model.architecture == "deq" and model.framework)
-RESNETS = tuple(name for name, model in MODELS.items() if model.architecture == "resnet")
+OTHER_JACOBIAN = tuple(name for name, model in MODELS.items() if model.other_jacobian)
+EVALUATED = tuple(name for name in MODELS if name not in OTHER_JACOBIAN)
+DEQS = tuple(name for name in EVALUATED if MODELS[name].architecture == "deq" and MODELS[name].framework)
+RESNETS = tuple(name for name in EVALUATED if MODELS[name].architecture == "resnet")
+TRADES = tuple(name for name in DEQS if MODELS[name].framework == "trades")
+BASELINES = tuple(name for name in DEQS if not MODELS[name].random_states)
+SWEPT = "deq_trades_random_states"  # the model of Tables 4, 5, 8 and 10
+EXAMPLE = "deq_pgd_at_base"  # the model of Figure 2
 STAGE_MODELS: Mapping[str, tuple[str, ...]] = {
-    "train_deq": DEQS,
+    "train_deq": (*DEQS, *OTHER_JACOBIAN),
     "train_resnet": RESNETS,
     "select": DEQS,
-    "clean": tuple(MODELS),
+    "clean": EVALUATED,
     "attack_grid": DEQS,
     "attack_pgd": (TRUNK, *RESNETS),
+    "race": DEQS,
+    "race_sweep": (SWEPT,),
+    "strongest": DEQS,
+    "autoattack": (*DEQS, *RESNETS),
+    "attack_top": (SWEPT,),
+    "attack_in_loop": TRADES,
+    "attack_sweep": (SWEPT,),
+    "attack_example": (EXAMPLE,),
+    "time_inference": (SWEPT,),
 }
 """The models that a stage concerns; data and pretrain concern none by name."""
 
@@ -145,6 +190,58 @@ def grid_points(config: Config) -> tuple[GridPoint, ...]:
     return tuple(sorted(points | {ready_made(config)}))
 
 
+@dataclass(frozen=True, order=True)
+class EntropySetting:
+    """Sec. 3.2 with another T_f and R, or a control of it (Table 5)."""
+
+    solver_steps: int
+    """T_f."""
+    input_steps: int
+    """R; 0: the control without descent steps."""
+    restart_only: bool = False
+    """The control that restarts the solver as the authors' code does, every T_f steps, and updates no input."""
+
+    @property
+    def defence(self) -> str:
+        """Its name in records, such as entropy_every2_steps10."""
+        kind = "restart_only" if self.restart_only else "entropy"
+        return f"{kind}_every{self.solver_steps}" + ("" if self.restart_only else f"_steps{self.input_steps}")
+
+
+def entropy_settings(config: Config) -> tuple[EntropySetting, ...]:
+    """Every (T_f, R) of the sweep, with R = 0 and the restarts alone per T_f as controls."""
+    return swept(config.entropy_sweep.solver_steps, config.entropy_sweep.input_steps)
+
+
+def swept(solver_steps: Iterable[int], input_steps: Iterable[int]) -> tuple[EntropySetting, ...]:
+    """The same for lists of T_f and R."""
+    numbers = sorted({0, *input_steps})
+    return tuple(
+        setting
+        for every in sorted(solver_steps)
+        for setting in (
+            EntropySetting(every, 0, restart_only=True),
+            *(EntropySetting(every, steps) for steps in numbers),
+        )
+    )
+
+
+def other_trades(model: str) -> str:
+    """The TRADES DEQ that the images of another one are transferred to.
+
+    Raises:
+        ValueError: it is no TRADES DEQ.
+    """
+    if model not in TRADES:
+        raise ValueError(f"{model} is none of {', '.join(TRADES)}")
+    return next(name for name in TRADES if name != model)
+
+
+def transfers_to(config: Config, model: str) -> str | None:
+    """The other model that the images of a model's grid are scored on, if any."""
+    return other_trades(model) if config.attack.transfer and model in TRADES else None
+
+
 def state_ranges(config: Config) -> tuple[tuple[int, int], ...]:
     """First and last state of each grid job."""
     states = sorted({point.state for point in grid_points(config)})
@@ -153,18 +250,58 @@ def state_ranges(config: Config) -> tuple[tuple[int, int], ...]:
     return tuple((chunk[0], chunk[-1]) for chunk in chunks)
 
 
-def image_ranges(config: Config) -> tuple[tuple[int, int], ...]:
-    """First and last test image of each grid job."""
-    total, size = config.evaluation.images, config.attack.images_per_job
-    return tuple((start, min(start + size, total) - 1) for start in range(0, total, size))
+def image_ranges(config: Config, *, below: int | None = None) -> tuple[tuple[int, int], ...]:
+    """First and last test image of each grid job; with racing, no job takes images of both parts.
+
+    Args:
+        config: the configuration.
+        below: only jobs whose images all come before this one.
+    """
+    total, cut = config.evaluation.images, race_cut(config)
+    size = config.attack.images_per_job
+    every = (*_ranges(0, cut, size), *_ranges(cut, total, size))
+    return tuple((first, last) for first, last in every if below is None or last < below)
 
 
-def shard_names(config: Config) -> tuple[str, ...]:
-    """File names of the grid jobs of one model, without ending."""
-    return tuple(f"states{a}-{b}_images{c}-{d}" for a, b in state_ranges(config) for c, d in image_ranges(config))
+def race_cut(config: Config) -> int:
+    """How many of the test images face every attack of the grid."""
+    total = config.evaluation.images
+    return min(config.racing.images, total) if config.racing.enabled else total
 
 
-def build(stage: Stage, config: Config, *, model: str | None = None, seed: int | None = None) -> dict[str, Any]:
+def races(config: Config) -> bool:
+    """Whether some test images face a part of the grid only."""
+    return race_cut(config) < config.evaluation.images
+
+
+def races_in_sweep(config: Config) -> bool:
+    """Whether the attacks of Table 5 race as well: few points, chosen by their strength, do not."""
+    return races(config) and config.entropy_sweep.points == "all"
+
+
+def library_ranges(config: Config) -> tuple[tuple[int, int], ...]:
+    """First and last test image of each job that runs AutoAttack's attacks."""
+    return _ranges(0, config.evaluation.images, config.autoattack.images_per_job)
+
+
+def _ranges(first: int, stop: int, size: int) -> tuple[tuple[int, int], ...]:
+    return tuple((start, min(start + size, stop) - 1) for start in range(first, stop, size))
+
+
+def shard_names(config: Config, *, below: int | None = None) -> tuple[str, ...]:
+    """File names of the grid jobs of one model, without ending; of `image_ranges` below an image."""
+    images = image_ranges(config, below=below)
+    return tuple(f"states{a}-{b}_images{c}-{d}" for a, b in state_ranges(config) for c, d in images)
+
+
+def build(
+    stage: Stage,
+    config: Config,
+    *,
+    model: str | None = None,
+    seed: int | None = None,
+    defence: Defence | None = None,
+) -> dict[str, Any]:
     """The spec of a job.
 
     Args:
@@ -172,6 +309,7 @@ def build(stage: Stage, config: Config, *, model: str | None = None, seed: int |
         config: the resolved configuration.
         model: name in MODELS, for stages that concern one.
         seed: the repetition, for all stages but data.
+        defence: the attacked decision, for autoattack.
 
     Raises:
         UserError: model is not one of the stage's, or a seed is missing.
@@ -183,6 +321,11 @@ def build(stage: Stage, config: Config, *, model: str | None = None, seed: int |
         spec["model"] = model
     if seed is not None:
         spec["seed"] = seed
+    if stage == "autoattack":
+        allowed = MODELS[model or ""].defences
+        if defence not in allowed:
+            raise UserError(f"defence is {defence!r}, but must be one of {', '.join(allowed)} for {model}")
+        spec["defence"] = defence
     return spec
 
 
@@ -254,7 +397,8 @@ def fingerprint(spec: Mapping[str, Any]) -> str:
 
 def point_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     """What one finished point of the attack grid depends on: the grid's spec without its lists of points."""
-    settings = {key: value for key, value in spec["config"].items() if not key.startswith("attack.grid.")}
+    lists = ("attack.grid.", "racing")
+    settings = {key: value for key, value in spec["config"].items() if not key.startswith(lists)}
     return {**spec, "stage": "attack_point", "config": settings}
 
 
@@ -313,6 +457,8 @@ def _train_deq(config: Config, model: str | None, seed: int | None) -> _Dependen
     keys += ["training.trades", "jacobian.trades_terms"] if kind.framework == "trades" else []
     keys += ["random_state"] if kind.random_states else []
     settings = _dump(_without_unused(config, kind), *keys)
+    if kind.other_jacobian:  # under the usual name: the training itself knows no other
+        settings[f"jacobian.weight.{kind.framework}"] = getattr(config.jacobian.other_weight, kind.framework)
     return settings, {"trunk": fingerprint(build("pretrain", config, seed=seed))}
 
 
@@ -360,9 +506,12 @@ def _select(config: Config, model: str | None, seed: int | None) -> _Dependencie
     keys = [*_decision_keys(config, model), "early_state", "selection.attack", "selection.split",
             "attack.pgd.clamp_start", "threat_model"]  # fmt: skip
     keys = [key for key in keys if key != "evaluation.images"]  # those are test images
-    without_controls = config.entropy.model_copy(update={"controls": False})
-    config_of_it = config.model_copy(update={"entropy": without_controls})
-    return _dump(config_of_it, *keys), _trained(config, model, seed)
+    return _dump(_without_controls(config), *keys), _trained(config, model, seed)
+
+
+def _without_controls(config: Config) -> Config:
+    """The config of stages that score no controls."""
+    return config.model_copy(update={"entropy": config.entropy.model_copy(update={"controls": False})})
 
 
 def _clean(config: Config, model: str | None, seed: int | None) -> _Dependencies:
@@ -374,9 +523,106 @@ _ATTACK = ("attack.pgd", "threat_model")
 
 
 def _attack_grid(config: Config, model: str | None, seed: int | None) -> _Dependencies:
-    keys = [*_decision_keys(config, model), *_ATTACK, "attack.defence_in_loop",
-            "attack.grid.states", "attack.grid.steps", "attack.grid.damping"]  # fmt: skip
-    return _dump(config, *keys), _trained(config, model, seed)
+    keys = [*_decision_keys(config, model), *_ATTACK, "attack.defence_in_loop", *_GRID]
+    keys += ["racing"] if races(config) else []
+    return _dump(config, *keys), {**_trained(config, model, seed), **_transferred(config, model, seed)}
+
+
+_GRID = ("attack.grid.states", "attack.grid.steps", "attack.grid.damping")
+
+
+def _transferred(config: Config, model: str | None, seed: int | None) -> dict[str, str]:
+    """The other model that images are scored on."""
+    other = transfers_to(config, model or "")
+    return {} if other is None else {"transfer": _trained(config, other, seed)["model"]}
+
+
+def _race(config: Config, model: str | None, seed: int | None) -> _Dependencies:
+    other = transfers_to(config, model or "")
+    transferred = {} if other is None else {"transfer_select": _fingerprint_of("select", config, other, seed)}
+    own = {str(stage): _fingerprint_of(stage, config, model, seed) for stage in _GRADES}
+    return _dump(config, "racing"), {**own, **transferred}
+
+
+_GRADES: tuple[Stage, ...] = ("attack_grid", "select")
+
+
+def _race_sweep(config: Config, model: str | None, seed: int | None) -> _Dependencies:
+    stages: tuple[Stage, ...] = ("attack_sweep", "select")
+    return _dump(config, "racing"), {str(stage): _fingerprint_of(stage, config, model, seed) for stage in stages}
+
+
+def _strongest(config: Config, model: str | None, seed: int | None) -> _Dependencies:
+    return _dump(config, "evaluation.images"), _graded(config, model, seed)
+
+
+def _graded(config: Config, model: str | None, seed: int | None) -> dict[str, str]:
+    """What the accuracy of decisions under the grid's attacks rests on."""
+    stages = (*_GRADES, *(("race",) if races(config) else ()))
+    return {str(stage): _fingerprint_of(stage, config, model, seed) for stage in stages}
+
+
+_LIBRARY = (
+    "autoattack.keep", "autoattack.iterations", "autoattack.queries", "autoattack.batch_size",
+    "autoattack.images_per_job", "autoattack.square_images", "autoattack.restarts", "evaluation.images", "threat_model",
+)  # fmt: skip
+
+
+def _autoattack(config: Config, model: str | None, seed: int | None) -> _Dependencies:
+    keys = [*_decision_keys(config, model), *_LIBRARY, "autoattack.mode", "autoattack.attacks", "autoattack.targets",
+            "autoattack.defence_in_loop"]  # fmt: skip
+    point = {"strongest": _fingerprint_of("strongest", config, model, seed)} if model in DEQS else {}
+    return _dump(_without_controls(config), *keys), {**_trained(config, model, seed), **point}
+
+
+def _attack_top(config: Config, model: str | None, seed: int | None) -> _Dependencies:
+    keys = [*_decision_keys(config, model), *_LIBRARY, "autoattack.top_points", "autoattack.defence_in_loop"]
+    return _dump(_without_controls(config), *keys), {
+        **_trained(config, model, seed),
+        "strongest": _fingerprint_of("strongest", config, model, seed),
+    }
+
+
+def _fingerprint_of(stage: Stage, config: Config, model: str | None, seed: int | None) -> str:
+    return fingerprint(build(stage, config, model=model, seed=seed))
+
+
+def _attack_in_loop(config: Config, model: str | None, seed: int | None) -> _Dependencies:
+    keys = [*_decision_keys(config, model), *_ATTACK, "attack.in_loop_points", "evaluation.images"]
+    return _dump(_without_controls(config), *keys), {
+        **_trained(config, model, seed),
+        "transfer": _trained(config, other_trades(model or ""), seed)["model"],
+        "strongest": _fingerprint_of("strongest", config, model, seed),
+    }
+
+
+def _attack_sweep(config: Config, model: str | None, seed: int | None) -> _Dependencies:
+    keys = [*_decision_keys(config, model), *_ATTACK, *_GRID, "entropy_sweep", "evaluation.images"]
+    keys += ["racing"] if races_in_sweep(config) else []
+    few = config.entropy_sweep.points != "all"
+    stage: Stage = "strongest" if few else "select"  # races need to know at which state decisions are taken
+    point = {str(stage): _fingerprint_of(stage, config, model, seed)} if few or races_in_sweep(config) else {}
+    return _dump(_without_controls(config), *keys), {**_trained(config, model, seed), **point}
+
+
+def _attack_example(config: Config, model: str | None, seed: int | None) -> _Dependencies:
+    settings, upstream = _attack_grid(config, model, seed)
+    graded = {**_graded(config, model, seed), "clean": _fingerprint_of("clean", config, model, seed)}
+    return settings | _dump(config, "evaluation.images"), {**upstream, **graded}
+
+
+def _time_training(config: Config, model: str | None, seed: int | None) -> _Dependencies:
+    trainings = [build("train_deq", config, model=name, seed=seed) for name in DEQS]
+    settings = {key: value for training in trainings for key, value in training["config"].items()}
+    return settings | _dump(config, "timing", "precision", "model"), {
+        "data": fingerprint(build("data", config)),
+        "trunk": fingerprint(build("pretrain", config, seed=seed)),
+    }
+
+
+def _time_inference(config: Config, model: str | None, seed: int | None) -> _Dependencies:
+    keys = [*_decision_keys(config, model), "timing", "entropy_sweep.solver_steps", "entropy_sweep.input_steps"]
+    return _dump(_without_controls(config), *keys), _trained(config, model, seed)
 
 
 def _attack_pgd(config: Config, model: str | None, seed: int | None) -> _Dependencies:
@@ -393,4 +639,14 @@ _DEPENDS = {
     "clean": _clean,
     "attack_grid": _attack_grid,
     "attack_pgd": _attack_pgd,
+    "race": _race,
+    "race_sweep": _race_sweep,
+    "strongest": _strongest,
+    "autoattack": _autoattack,
+    "attack_top": _attack_top,
+    "attack_in_loop": _attack_in_loop,
+    "attack_sweep": _attack_sweep,
+    "attack_example": _attack_example,
+    "time_training": _time_training,
+    "time_inference": _time_inference,
 }

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 Correct: TypeAlias = NDArray[np.bool_]
 """Right (True) or wrong; of shape (images,) or (attacks, images)."""
 
+Values: TypeAlias = NDArray[np.float64]
+"""Real numbers of shape (attacks, images); NaN: left out."""
+
 _Means: TypeAlias = NDArray[np.float64]
 _CHUNK = 256  # resamples at once: bounds the memory at 10,000 images
 
@@ -119,10 +122,60 @@ def excess(correct: Correct, attack: int, bootstrap: Bootstrap) -> Estimate:
 
 
 @dataclass(frozen=True)
+class OverAttacks:
+    """What a mean over images is on average over attacks, at least, and at most."""
+
+    average: Estimate
+    lowest: Estimate
+    highest: Estimate
+
+
+def over_attacks(values: Values, bootstrap: Bootstrap, *, shares: bool = False) -> OverAttacks:
+    """Mean over the images of each attack; then average, lowest and highest over attacks, anew in each resample.
+
+    Intervals are reflected as in `minimum`: for shares (values 0 and 1) on the scale of accuracies, else as they are.
+    The number of images is that of the attack with the fewest.
+
+    Args:
+        values: (attacks, images); images that are NaN under an attack are left out of its mean.
+        bootstrap: how resamples are drawn.
+        shares: whether values are 0 and 1.
+
+    Raises:
+        ValueError: an attack has no image.
+    """
+    if values.ndim != 2 or 0 in values.shape or not np.isfinite(values).any(axis=1).all():
+        raise ValueError(f"a table of attacks x images with an image for every attack is needed, not {values.shape}")
+    whole, draws = _means_of(values, np.ones((1, values.shape[1]))), _means_of_resamples(values, bootstrap)
+    n = int(np.isfinite(values).sum(axis=1).min())
+    scale = _Share() if shares else _Unbounded()
+    estimates = (
+        _interval(_quantiles(float(over(whole, axis=0)[0]), over(draws, axis=0), n, bootstrap), scale, bootstrap)
+        for over in (np.mean, np.min, np.max)
+    )
+    return OverAttacks(*estimates)
+
+
+def _means_of_resamples(values: Values, bootstrap: Bootstrap) -> _Means:
+    return np.concatenate([_means_of(values, weights) for weights in _weights(values.shape[1], bootstrap)], axis=1)
+
+
+def _means_of(values: Values, weights: _Means) -> _Means:
+    """Means (attacks, resamples) of images that weights (resamples, images) count; NaN counts nowhere."""
+    known = np.isfinite(values)
+    sums, counts = np.where(known, values, 0.0) @ weights.T, known.astype(np.float64) @ weights.T
+    # An attack none of whose images a resample drew keeps its mean.
+    means: _Means = np.broadcast_to(np.nanmean(values, axis=1)[:, None], sums.shape).copy()
+    np.divide(sums, counts, out=means, where=counts > 0)
+    return means
+
+
+@dataclass(frozen=True)
 class _Share:
     """The scale of accuracies."""
 
     least: float = 0.0
+    most: float = 1.0
 
     def reflect(self, quantile: float, value: float) -> float:
         """The quantile mirrored at the value."""
@@ -135,10 +188,19 @@ class _Difference:
     """The scale of differences."""
 
     least: float = -1.0
+    most: float = 1.0
 
     def reflect(self, quantile: float, value: float) -> float:
         """The quantile mirrored at the value."""
         return 2 * value - quantile
+
+
+@dataclass(frozen=True)
+class _Unbounded(_Difference):
+    """The scale of real numbers."""
+
+    least: float = -math.inf
+    most: float = math.inf
 
 
 def _paired(first: Correct, second: Correct) -> tuple[Correct, int]:
@@ -157,13 +219,16 @@ def _checked(correct: Correct) -> Correct:
 def _estimate(
     statistic: Callable[[_Means], _Means], correct: Correct, bootstrap: Bootstrap, scale: _Share | _Difference
 ) -> Estimate:
-    found = _resample(statistic, correct, bootstrap)
+    return _interval(_resample(statistic, correct, bootstrap), scale, bootstrap)
+
+
+def _interval(found: "_Resampled", scale: _Share | _Difference, bootstrap: Bootstrap) -> Estimate:
     value = found.value
     low, high = scale.reflect(found.upper, value), scale.reflect(found.lower, value)
     if found.equal:  # Images that all agree say nothing of the spread; but n of them bound how many disagree.
         unseen = wilson(0, found.n, confidence=bootstrap.confidence).high
         low, high = value - unseen, value + unseen
-    return Estimate(value, max(scale.least, min(low, value)), min(1.0, max(high, value)), found.n)
+    return Estimate(value, max(scale.least, min(low, value)), min(scale.most, max(high, value)), found.n)
 
 
 @dataclass(frozen=True)
@@ -180,17 +245,26 @@ class _Resampled:
 def _resample(statistic: Callable[[_Means], _Means], correct: Correct, bootstrap: Bootstrap) -> _Resampled:
     value = float(statistic(correct.mean(axis=1, dtype=np.float64)[:, None])[0])
     draws = np.concatenate([statistic(means) for means in _resampled_means(correct, bootstrap)])
+    return _quantiles(value, draws, correct.shape[1], bootstrap)
+
+
+def _quantiles(value: float, draws: _Means, n: int, bootstrap: Bootstrap) -> _Resampled:
     tail = (1 - bootstrap.confidence) / 2
     lower, upper = (float(quantile) for quantile in np.quantile(draws, [tail, 1 - tail]))
-    return _Resampled(value, lower, upper, bool(np.ptp(draws) < 1e-12), correct.shape[1])
+    return _Resampled(value, lower, upper, bool(np.ptp(draws) < 1e-12), n)
 
 
 def _resampled_means(correct: Correct, bootstrap: Bootstrap) -> Iterator[_Means]:
     """Accuracies (attacks, resamples) of images drawn with replacement, in chunks."""
-    generator = np.random.default_rng(bootstrap.seed)
     n = correct.shape[1]
     table = correct.astype(np.float32)  # counts stay exact below 2^24
+    for weights in _weights(n, bootstrap):
+        yield (table @ weights.astype(np.float32).T).astype(np.float64) / n
+
+
+def _weights(n: int, bootstrap: Bootstrap) -> Iterator[_Means]:
+    """How often each of n images is drawn (resamples, n), in chunks."""
+    generator = np.random.default_rng(bootstrap.seed)
     for start in range(0, bootstrap.resamples, _CHUNK):
         size = min(_CHUNK, bootstrap.resamples - start)
-        weights = generator.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float32)
-        yield (table @ weights.T).astype(np.float64) / n
+        yield generator.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)

@@ -1,4 +1,4 @@
-# In: dataset, a trained model. Out: <results>/attacks/{clean,grid,pgd,points}/<model>/seed<S>...parquet, one row per image.
+# In: dataset, trained models. Out: <results>/attacks/<kind>/<model>/seed<S>...parquet, one row per image and decision.
 
 
 rule clean:
@@ -30,6 +30,8 @@ rule attack_grid:
     input:
         data=rules.prepare_data.output,
         checkpoint=CHECKPOINT,
+        other=other_trades,
+        race=race_of_grid,
     output:
         "<results>/attacks/grid/{model}/seed{seed}/{shard}.parquet",
     log:
@@ -49,8 +51,9 @@ rule attack_grid:
         images=shard_option("images"),
         state=state_folder("attack_grid"),
         budget=time_budget,
+        optional=optional("other", "race"),
     shell:
-        "deqpipe attack-grid --spec {params.spec:q} {params.execution:q} {params.budget:q}"
+        "deqpipe attack-grid --spec {params.spec:q} {params.execution:q} {params.budget:q} {params.optional:q}"
         " --data {input.data:q} --checkpoint {input.checkpoint:q} --states {params.states:q} --images {params.images:q}"
         " --batch-size {params.batch_size:q} --state {params.state:q} --output {output:q} > {log:q} 2>&1"
 
@@ -108,7 +111,175 @@ rule attack_point:
         " > {log:q} 2>&1"
 
 
+rule autoattack:
+    """AutoAttack on one decision of a DEQ, at its strongest point of the grid, or on a ResNet."""
+    input:
+        data=rules.prepare_data.output,
+        checkpoint=CHECKPOINT,
+        strongest=lambda wildcards: STRONGEST if wildcards.model in DEQS else [],
+    output:
+        "<results>/attacks/autoattack/{model}/seed{seed}/{defence}_images{images}.parquet",
+    log:
+        "<logs>/autoattack/{model}/seed{seed}/{defence}_images{images}.log",
+    benchmark:
+        "<logs>/benchmark/autoattack/{model}/seed{seed}/{defence}_images{images}.tsv"
+    wildcard_constraints:
+        model=any_of((*DEQS, *RESNETS)),
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+    params:
+        spec=spec("autoattack"),
+        execution=execution,
+        batch_size=batch_size,
+        state=state_folder("autoattack"),
+        budget=time_budget,
+        optional=optional("strongest"),
+    shell:
+        "deqpipe autoattack --spec {params.spec:q} {params.execution:q} {params.budget:q} {params.optional:q}"
+        " --data {input.data:q} --checkpoint {input.checkpoint:q} --images {wildcards.images:q}"
+        " --batch-size {params.batch_size:q} --state {params.state:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule attack_top:
+    """APGD-CE and Square at the strongest points of TRADES with Secs. 3.2 and 3.3 (Table 4)."""
+    input:
+        data=rules.prepare_data.output,
+        checkpoint=CHECKPOINT,
+        strongest=STRONGEST,
+    output:
+        "<results>/attacks/top/{model}/seed{seed}/images{images}.parquet",
+    log:
+        "<logs>/attack_top/{model}/seed{seed}/images{images}.log",
+    benchmark:
+        "<logs>/benchmark/attack_top/{model}/seed{seed}/images{images}.tsv"
+    wildcard_constraints:
+        model=any_of([SWEPT]),
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+    params:
+        spec=spec("attack_top"),
+        execution=execution,
+        batch_size=batch_size,
+        state=state_folder("attack_top"),
+        budget=time_budget,
+        optional=optional("strongest"),
+    shell:
+        "deqpipe attack-top --spec {params.spec:q} {params.execution:q} {params.budget:q} {params.optional:q}"
+        " --data {input.data:q} --checkpoint {input.checkpoint:q} --images {wildcards.images:q}"
+        " --batch-size {params.batch_size:q} --state {params.state:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule attack_in_loop:
+    """The strongest points of a TRADES DEQ, crafted again through Sec. 3.2 (Table 3)."""
+    input:
+        data=rules.prepare_data.output,
+        checkpoint=CHECKPOINT,
+        strongest=STRONGEST,
+        other=lambda wildcards: expand(CHECKPOINT, model=specs.other_trades(wildcards.model), seed=wildcards.seed),
+    output:
+        "<results>/attacks/in_loop/{model}/seed{seed}/images{images}.parquet",
+    log:
+        "<logs>/attack_in_loop/{model}/seed{seed}/images{images}.log",
+    benchmark:
+        "<logs>/benchmark/attack_in_loop/{model}/seed{seed}/images{images}.tsv"
+    wildcard_constraints:
+        model=any_of(TRADES),
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+    params:
+        spec=spec("attack_in_loop"),
+        execution=execution,
+        batch_size=batch_size,
+        state=state_folder("attack_in_loop"),
+        budget=time_budget,
+        optional=optional("strongest", "other"),
+    shell:
+        "deqpipe attack-in-loop --spec {params.spec:q} {params.execution:q} {params.budget:q} {params.optional:q}"
+        " --data {input.data:q} --checkpoint {input.checkpoint:q} --images {wildcards.images:q}"
+        " --batch-size {params.batch_size:q} --state {params.state:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule attack_sweep:
+    """Attacks on TRADES with Sec. 3.3, scored on Sec. 3.2 with every T_f and R (Table 5)."""
+    input:
+        data=rules.prepare_data.output,
+        checkpoint=CHECKPOINT,
+        strongest=[] if CONFIG.entropy_sweep.points == "all" else STRONGEST,
+        race=race_of_sweep,
+    output:
+        "<results>/attacks/sweep/{model}/seed{seed}/images{images}.parquet",
+    log:
+        "<logs>/attack_sweep/{model}/seed{seed}/images{images}.log",
+    benchmark:
+        "<logs>/benchmark/attack_sweep/{model}/seed{seed}/images{images}.tsv"
+    wildcard_constraints:
+        model=any_of([SWEPT]),
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+    params:
+        spec=spec("attack_sweep"),
+        execution=execution,
+        batch_size=batch_size,
+        state=state_folder("attack_sweep"),
+        budget=time_budget,
+        optional=optional("strongest", "race"),
+    shell:
+        "deqpipe attack-sweep --spec {params.spec:q} {params.execution:q} {params.budget:q} {params.optional:q}"
+        " --data {input.data:q} --checkpoint {input.checkpoint:q} --images {wildcards.images:q}"
+        " --batch-size {params.batch_size:q} --state {params.state:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule attack_example:
+    """The images of Figure 2 (c), crafted again from their random streams."""
+    input:
+        data=rules.prepare_data.output,
+        checkpoint=CHECKPOINT,
+        select=rules.select_early_state.output,
+        clean=rules.clean.output,
+        grid=lambda wildcards: expand(
+            rules.attack_grid.output, model=wildcards.model, seed=wildcards.seed, shard=READY_MADE_SHARDS
+        ),
+    output:
+        "<results>/attacks/example/{model}/seed{seed}.npz",
+    log:
+        "<logs>/attack_example/{model}/seed{seed}.log",
+    benchmark:
+        "<logs>/benchmark/attack_example/{model}/seed{seed}.tsv"
+    wildcard_constraints:
+        model=any_of([EXAMPLE]),
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+    params:
+        spec=spec("attack_example"),
+        execution=execution,
+        batch_size=batch_size,
+        # Results of the other points are not needed; the folder tells where the shards are.
+        grid=lambda wildcards, input, output: os.path.dirname(input.grid[0]),
+    shell:
+        "deqpipe attack-example --spec {params.spec:q} {params.execution:q}"
+        " --data {input.data:q} --checkpoint {input.checkpoint:q} --select {input.select:q} --clean {input.clean:q}"
+        " --grid {params.grid:q} --batch-size {params.batch_size:q} --output {output:q} > {log:q} 2>&1"
+
+
+# The shards that hold the ready-made attack.
+READY_MADE_SHARDS = [shard for shard in SHARDS if re.match(rf"states\d+-{specs.ready_made(CONFIG).state}_", shard)]
 # What tables and figures are made of.
 CLEAN = expand(rules.clean.output, model=MODELS, seed=SEEDS)
 GRID = expand(rules.attack_grid.output, model=DEQS, seed=SEEDS, shard=SHARDS)
 PGD = expand(rules.attack_pgd.output, model=(TRUNK, *RESNETS), seed=SEEDS)
+AUTOATTACK = [
+    path
+    for model in (*DEQS, *RESNETS)
+    for path in expand(
+        rules.autoattack.output, model=model, seed=SEEDS, defence=specs.MODELS[model].defences, images=LIBRARY_IMAGES
+    )
+]
+TOP = expand(rules.attack_top.output, model=SWEPT, seed=SEEDS, images=LIBRARY_IMAGES)
+IN_LOOP = expand(rules.attack_in_loop.output, model=TRADES, seed=SEEDS, images=IMAGES)
+SWEEP = expand(rules.attack_sweep.output, model=SWEPT, seed=SEEDS, images=IMAGES)
+EXAMPLES = expand(rules.attack_example.output, model=EXAMPLE, seed=SEEDS[0])

@@ -19,11 +19,19 @@ except UserError as error:
     print(f"deqpipe: {error}", file=sys.stderr)
     sys.exit(2)
 
-MODELS, DEQS, RESNETS, TRUNK = tuple(specs.MODELS), specs.DEQS, specs.RESNETS, specs.TRUNK
+MODELS, DEQS, RESNETS, TRUNK = specs.EVALUATED, specs.DEQS, specs.RESNETS, specs.TRUNK
+TRADES, SWEPT, EXAMPLE = specs.TRADES, specs.SWEPT, specs.EXAMPLE
 TRAINED, IMPORTED = specs.trained_here(CONFIG), tuple(CONFIG.imported)
+OTHER_JACOBIAN = specs.OTHER_JACOBIAN  # Figure 6 alone
 SEEDS = CONFIG.seeds
 SHARDS = specs.shard_names(CONFIG)
+IMAGES = tuple(f"{a}-{b}" for a, b in specs.image_ranges(CONFIG))
+LIBRARY_IMAGES = tuple(f"{a}-{b}" for a, b in specs.library_ranges(CONFIG))  # of jobs that run AutoAttack's attacks
 CHECKPOINT = "<results>/models/{model}/seed{seed}/best.safetensors"
+STRONGEST = "<results>/strongest/{model}/seed{seed}.json"
+RACE = "<results>/race/{kind}/{model}/seed{seed}.json"
+FIRST_SHARDS = specs.shard_names(CONFIG, below=specs.race_cut(CONFIG))  # of the images that face every attack
+FIRST_IMAGES = tuple(f"{a}-{b}" for a, b in specs.image_ranges(CONFIG, below=specs.race_cut(CONFIG)))
 
 
 def any_of(names):
@@ -36,7 +44,13 @@ def spec(stage):
 
     def resolve(wildcards):
         seed = wildcards.get("seed")
-        built = specs.build(stage, CONFIG, model=wildcards.get("model"), seed=None if seed is None else int(seed))
+        built = specs.build(
+            stage,
+            CONFIG,
+            model=wildcards.get("model"),
+            seed=None if seed is None else int(seed),
+            defence=wildcards.get("defence"),
+        )
         return specs.dumps(built)
 
     return resolve
@@ -58,6 +72,11 @@ def execution(wildcards, threads):
     return ["--threads", threads, "--device", CONFIG.device]
 
 
+def timed_execution(wildcards, threads):
+    """As `execution`, with the threads that other jobs have: the job holds the cores so that nothing runs beside it."""
+    return ["--threads", THREADS, "--device", CONFIG.device]
+
+
 def time_budget(wildcards, resources):
     """Stop, resumably, five minutes before the scheduler's time limit, if there is one."""
     runtime = resources.get("runtime")
@@ -74,6 +93,11 @@ def results_folder(wildcards, output):
     return CONFIG.pathvars.results
 
 
+def merged_config(wildcards, output):
+    """The whole configuration as JSON."""
+    return specs.dumps(CONFIG.model_dump(mode="json"))
+
+
 def number(wildcards, output):
     """The 2 of table2.csv."""
     return re.search(r"(\d+)$", stem(wildcards, output)).group()
@@ -82,6 +106,32 @@ def number(wildcards, output):
 def stem(wildcards, output):
     """Path of a table or figure without ending."""
     return str(Path(output[0]).with_suffix(""))
+
+
+def table_files(stem, about):
+    """The csv (first) and the page, which Snakemake's own report holds, and the files beside them."""
+    return [
+        in_report(f"{stem}.csv", kind="table", about=about),
+        in_report(f"{stem}.html", kind="table", about=about),
+        *multiext(stem, ".md", ".tex", ".json"),
+    ]
+
+
+def figure_files(stem, about):
+    """The picture (first), which Snakemake's own report holds, and the files beside it."""
+    return [in_report(f"{stem}.png", kind="figure", about=about), *multiext(stem, ".pdf", ".csv", ".json")]
+
+
+def in_report(path, kind, about):
+    """A file of a table or figure, marked for Snakemake's own report."""
+    number = re.search(r"\d+", Path(path).name).group()
+    labels = {kind: f"{kind.capitalize()} {number}", "about": about, "file": Path(path).suffix}
+    return report(path, caption=f"../report/{kind}.rst", category=f"{kind.capitalize()}s", labels=labels)
+
+
+def dumped(stage, model, seed):
+    """The spec of a job that is known by name."""
+    return specs.dumps(specs.build(stage, CONFIG, model=model, seed=int(seed)))
 
 
 def shard_option(name):
@@ -93,18 +143,54 @@ def shard_option(name):
     return resolve
 
 
+def other_trades(wildcards):
+    """The model that the images of a grid job are scored on as well, if any."""
+    other = specs.transfers_to(CONFIG, wildcards.model)
+    return [] if other is None else expand(CHECKPOINT, model=other, seed=wildcards.seed)
+
+
+def race_of_grid(wildcards):
+    """What is left of the race, for jobs whose images come after it."""
+    ahead = wildcards.shard in FIRST_SHARDS
+    return [] if ahead else expand(RACE, kind="grid", model=wildcards.model, seed=wildcards.seed)
+
+
+def race_of_sweep(wildcards):
+    """The same for the attacks of Table 5; where these are few, they do not race."""
+    ahead = wildcards.images in FIRST_IMAGES or not specs.races_in_sweep(CONFIG)
+    return [] if ahead else expand(RACE, kind="sweep", model=wildcards.model, seed=wildcards.seed)
+
+
+def optional(*names):
+    """Options for the inputs that a job has."""
+
+    def resolve(wildcards, input, output):
+        return [word for name in names if input.get(name) for word in (f"--{name}", input.get(name))]
+
+    return resolve
+
+
 def decisions(*models):
-    """Grid records and early states of some DEQs."""
+    """Grid records and early states of some DEQs; with racing, what is left of the race."""
     grid = expand(rules.attack_grid.output, model=models, seed=SEEDS, shard=SHARDS)
-    return grid + expand(rules.select_early_state.output, model=models, seed=SEEDS)
+    race = expand(RACE, kind="grid", model=models, seed=SEEDS) if specs.races(CONFIG) else []
+    return [*grid, *race, *expand(rules.select_early_state.output, model=models, seed=SEEDS)]
+
+
+def scored_on(wildcards):
+    """The DEQs whose decisions the images of a grid are scored on."""
+    other = specs.transfers_to(CONFIG, wildcards.model)
+    return [wildcards.model] if other is None else [wildcards.model, other]
 
 
 GPUS = hardware.gpus_per_job(CONFIG.device)
 THREADS = 4 if GPUS else 1
+ALL_CORES = workflow.cores or 4  # a cluster knows no cores of its own: there, ask for a whole node (docs/cluster.md)
 
 
 wildcard_constraints:
-    model=any_of(MODELS),
+    model=any_of(specs.MODELS),
+    defence="plain|entropy",
     seed=r"0|[1-9]\d*",
     shard=any_of(SHARDS),
     point=any_of(point.name for point in specs.grid_points(CONFIG)),

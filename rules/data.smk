@@ -11,7 +11,7 @@ rule write_config:
         "<logs>/benchmark/write_config.tsv"
     params:
         spec=specs.dumps(specs.conditions(CONFIG)),
-        config=lambda wildcards, output: specs.dumps(CONFIG.model_dump(mode="json")),
+        config=merged_config,
     shell:
         "deqpipe write-config --spec {params.config:q} --output {output:q} > {log:q} 2>&1"
 

@@ -1,17 +1,17 @@
 # In: records, early states, training histories, <results>/config.yaml. Out: <results>/figures/figure<N>.{png,pdf,csv,json}.
 
 
-rule figure3:
-    """Figure 3: accuracy along the states under every attack, TRADES."""
+rule figure2:
+    """Figure 2: residuals and entropies of clean and attacked images, and one example along the states."""
     input:
         config=rules.write_config.output,
-        records=decisions("deq_trades_base", "deq_trades_random_states"),
+        records=[*decisions(EXAMPLE), *expand(rules.clean.output, model=EXAMPLE, seed=SEEDS), *EXAMPLES],
     output:
-        multiext("<results>/figures/figure3", ".png", ".pdf", ".csv", ".json"),
+        figure_files("<results>/figures/figure2", "residuals and entropies"),
     log:
-        "<logs>/figures/figure3.log",
+        "<logs>/figures/figure2.log",
     benchmark:
-        "<logs>/benchmark/figures/figure3.tsv"
+        "<logs>/benchmark/figures/figure2.tsv"
     params:
         spec=specs.dumps(specs.build_product("figure", CONFIG)),
         number=number,
@@ -22,7 +22,20 @@ rule figure3:
         " --output-stem {params.stem:q} > {log:q} 2>&1"
 
 
-use rule figure3 as figure4 with:
+use rule figure2 as figure3 with:
+    """Figure 3: accuracy, entropy and deviation along the states, TRADES."""
+    input:
+        config=rules.write_config.output,
+        records=decisions(*TRADES),
+    output:
+        figure_files("<results>/figures/figure3", "attacks, entropy and deviation"),
+    log:
+        "<logs>/figures/figure3.log",
+    benchmark:
+        "<logs>/benchmark/figures/figure3.tsv"
+
+
+use rule figure2 as figure4 with:
     """Figure 4: validation accuracy under PGD along the training."""
     input:
         config=rules.write_config.output,
@@ -31,29 +44,51 @@ use rule figure3 as figure4 with:
             *expand(CHECKPOINT, model=DEQS, seed=SEEDS),
         ],
     output:
-        multiext("<results>/figures/figure4", ".png", ".pdf", ".csv", ".json"),
+        figure_files("<results>/figures/figure4", "robustness while training"),
     log:
         "<logs>/figures/figure4.log",
     benchmark:
         "<logs>/benchmark/figures/figure4.tsv"
 
 
-use rule figure3 as figure5 with:
+use rule figure2 as figure5 with:
     """Figure 5: Table 8 drawn."""
     input:
         config=rules.write_config.output,
         records=decisions("deq_trades_random_states"),
     output:
-        multiext("<results>/figures/figure5", ".png", ".pdf", ".csv", ".json"),
+        figure_files("<results>/figures/figure5", "damping and state"),
     log:
         "<logs>/figures/figure5.log",
     benchmark:
         "<logs>/benchmark/figures/figure5.tsv"
 
 
-rule figures:
-    """All figures."""
+use rule figure2 as figure6 with:
+    """Figure 6: validation accuracy along the training with other weights of the Jacobian term."""
     input:
+        config=rules.write_config.output,
+        records=[
+            *expand(
+                rules.train_deq.output.history,
+                model=[model for model in (*TRAINED, *OTHER_JACOBIAN) if not specs.MODELS[model].random_states],
+                seed=SEEDS,
+            ),
+            *expand(CHECKPOINT, model=[*specs.BASELINES, *OTHER_JACOBIAN], seed=SEEDS),
+        ],
+    output:
+        figure_files("<results>/figures/figure6", "Jacobian weight"),
+    log:
+        "<logs>/figures/figure6.log",
+    benchmark:
+        "<logs>/benchmark/figures/figure6.tsv"
+
+
+rule figures:
+    """All figures; Figure 6, with its own trainings, if `figures.jacobian` asks for it."""
+    input:
+        rules.figure2.output,
         rules.figure3.output,
         rules.figure4.output,
         rules.figure5.output,
+        rules.figure6.output if CONFIG.figures.jacobian else [],

@@ -8,7 +8,12 @@ rule report:
         rules.figures.input,
         config=rules.write_config.output,
     output:
-        "<results>/report.html",
+        report(
+            "<results>/report.html",
+            caption="../report/report.rst",
+            category="Report",
+            labels={"page": "all tables and figures, with what they amount to"},
+        ),
     log:
         "<logs>/report.log",
     benchmark:

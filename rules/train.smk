@@ -42,7 +42,7 @@ rule train_deq:
     benchmark:
         "<logs>/benchmark/train_deq/{model}/seed{seed}.tsv"
     wildcard_constraints:
-        model=any_of(TRAINED),
+        model=any_of((*TRAINED, *OTHER_JACOBIAN)),
     threads: THREADS
     resources:
         gpu=GPUS,

@@ -26,6 +26,14 @@ ENTRIES = {
     "data": "deqpipe.data",
     **dict.fromkeys(("pretrain", "train_deq", "train_resnet"), "deqpipe.training.run"),
     **dict.fromkeys(("select", "clean", "attack_grid", "attack_pgd"), "deqpipe.evaluation.jobs"),
+    **dict.fromkeys(("autoattack", "attack_top"), "deqpipe.evaluation.library"),
+    "attack_in_loop": "deqpipe.evaluation.transfer",
+    "attack_sweep": "deqpipe.evaluation.sweep",
+    "attack_example": "deqpipe.evaluation.example",
+    "time_training": "deqpipe.training.timing",
+    "time_inference": "deqpipe.evaluation.timing",
+    "strongest": "deqpipe.reporting.strongest",
+    **dict.fromkeys(("race", "race_sweep"), "deqpipe.reporting.race"),
     "table": "deqpipe.reporting.tables",
     "figure": "deqpipe.reporting.figures",
     "report": "deqpipe.reporting.report",
@@ -82,16 +90,17 @@ def test_a_cosmetic_edit_is_not_noticed(package: Path, old: str, new: str) -> No
 
 def test_a_change_of_code_is_noticed_in_every_stage_that_uses_it(package: Path) -> None:
     found = after(package, old="\ndef ", new="\nSURPRISE = 1\n\n\ndef ")
-    assert [line.partition(":")[0] for line in found] == ["figure", "report", "table"]
+    assert [line.partition(":")[0] for line in found] == STATISTICAL
     assert "the code changed and REVISION is still" in found[0]
     assert "make revisions" in found[0]
 
 
 def test_a_raised_revision_asks_for_nothing_but_recording(package: Path) -> None:
-    found = after(package, old="\ndef ", new="\nSURPRISE = 1\n\n\ndef ", table=99, figure=99, report=99)
-    assert found == [
-        f"{stage}: the revision is new: record it with `make revisions`" for stage in ("figure", "report", "table")
-    ]
+    found = after(package, old="\ndef ", new="\nSURPRISE = 1\n\n\ndef ", **dict.fromkeys(STATISTICAL, 99))
+    assert found == [f"{stage}: the revision is new: record it with `make revisions`" for stage in STATISTICAL]
+
+
+STATISTICAL = ["figure", "race", "race_sweep", "report", "strongest", "table"]
 
 
 def test_a_new_module_of_a_package_is_noticed(package: Path) -> None:

@@ -16,9 +16,12 @@ from deqpipe.errors import UserError
 ROOT = Path(__file__).parents[1]
 CONFIG = load([ROOT / "config.yaml"])
 PRODUCTS: tuple[specs.Product, ...] = ("table", "figure", "report")
-ALL = frozenset(specs.MODELS)
+ALL = frozenset(specs.EVALUATED)
 DEQS, RESNETS, TRUNK = frozenset(specs.DEQS), frozenset(specs.RESNETS), frozenset({specs.TRUNK})
+OTHER = frozenset(specs.OTHER_JACOBIAN)  # trained for Figure 6, never evaluated
 TRADES = frozenset(name for name, model in specs.MODELS.items() if model.framework == "trades")
+SWEPT, EXAMPLE = frozenset({specs.SWEPT}), frozenset({specs.EXAMPLE})
+CLOCK = {"time_training": frozenset({""})}
 RANDOM = frozenset(name for name, model in specs.MODELS.items() if model.random_states)
 
 
@@ -52,6 +55,8 @@ def other(value: object) -> object:
     match value:
         case bool():
             return not value
+        case "all":
+            return 3
         case int() | float():
             return value + 1
         case str():
@@ -67,17 +72,26 @@ def every_job(config: Config) -> dict[tuple[str, str], str]:
     """The fingerprint of every kind of job, by stage and model."""
     jobs = {("data", ""): specs.build("data", config)}
     jobs["pretrain", specs.TRUNK] = specs.build("pretrain", config, seed=0)
+    jobs["time_training", ""] = specs.build("time_training", config, seed=0)
     for name in specs.MODELS:
         if name != specs.TRUNK:
-            stage = specs.training_stage(name)
-            jobs["train", name] = specs.build(stage, config, model=name, seed=0)
-        jobs["clean", name] = specs.build("clean", config, model=name, seed=0)
-        if name in specs.DEQS:
-            jobs["select", name] = specs.build("select", config, model=name, seed=0)
-            jobs["attack_grid", name] = specs.build("attack_grid", config, model=name, seed=0)
-        else:
-            jobs["attack_pgd", name] = specs.build("attack_pgd", config, model=name, seed=0)
+            jobs["train", name] = specs.build(specs.training_stage(name), config, model=name, seed=0)
+    for stage in EVALUATIONS:
+        for name in specs.STAGE_MODELS[stage]:
+            for defence in specs.MODELS[name].defences if stage == "autoattack" else (None,):
+                jobs[stage, f"{name} {defence or ''}".strip()] = specs.build(
+                    stage, config, model=name, seed=0, defence=defence
+                )
     return {job: specs.fingerprint(spec) for job, spec in jobs.items()}
+
+
+EVALUATIONS: tuple[specs.Stage, ...] = (
+    "clean", "select", "attack_grid", "attack_pgd", "race", "race_sweep", "strongest", "autoattack", "attack_top",
+    "attack_in_loop", "attack_sweep", "attack_example", "time_inference",
+)  # fmt: skip
+
+
+RACES = ("race", "race_sweep")  # only ever run with racing.enabled: they have tests of their own
 
 
 def affected(config: Config, base: Config = CONFIG) -> dict[str, frozenset[str]]:
@@ -85,15 +99,53 @@ def affected(config: Config, base: Config = CONFIG) -> dict[str, frozenset[str]]
     before, after = every_job(base), every_job(config)
     stages: dict[str, frozenset[str]] = {}
     for stage, model in before:
-        if before[stage, model] != after[stage, model]:
-            stages[stage] = stages.get(stage, frozenset()) | {model}
+        if before[stage, model] != after[stage, model] and stage not in RACES:
+            stages[stage] = stages.get(stage, frozenset()) | {model.split()[0] if model else ""}
     return stages
 
 
-def evaluations(models: frozenset[str]) -> dict[str, frozenset[str]]:
+def evaluations(models: frozenset[str], *more: dict[str, frozenset[str]]) -> dict[str, frozenset[str]]:
     """Everything that is done with some trained models."""
-    stages = {"clean": models, "select": models & DEQS, "attack_grid": models & DEQS, "attack_pgd": models - DEQS}
+    return union(
+        {"clean": models, "select": models & DEQS, "attack_pgd": models - DEQS},
+        {"autoattack": models - TRUNK, "attack_sweep": models & SWEPT, "time_inference": models & SWEPT},
+        grid(models | (TRADES & DEQS if models & TRADES & DEQS else frozenset())),  # images are transferred
+        *more,
+    )
+
+
+def grid(models: frozenset[str]) -> dict[str, frozenset[str]]:
+    """The attack grid of some models, and what takes its strongest points from it."""
+    deqs = models & DEQS
+    return union(dict.fromkeys(("attack_grid",), deqs), ranks(deqs))
+
+
+def ranks(models: frozenset[str]) -> dict[str, frozenset[str]]:
+    """What the ranking of a grid's points decides."""
+    deqs = models & DEQS
+    tables = {"attack_top": deqs & SWEPT, "attack_in_loop": deqs & TRADES, "attack_example": deqs & EXAMPLE}
+    return union({"strongest": deqs, "autoattack": deqs}, tables)
+
+
+def union(*parts: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+    """The models of every stage that has any."""
+    stages: dict[str, frozenset[str]] = {}
+    for part in parts:
+        for stage, of in part.items():
+            stages[stage] = stages.get(stage, frozenset()) | of
     return {stage: of for stage, of in stages.items() if of}
+
+
+LIBRARY = {"autoattack": DEQS | RESNETS, "attack_top": SWEPT}
+IMAGES = union(
+    dict.fromkeys(("clean", "attack_pgd", "strongest", "attack_example", "attack_in_loop"), frozenset()),
+    {"clean": ALL, "attack_pgd": ALL - DEQS, "attack_sweep": SWEPT, "autoattack": RESNETS},
+    ranks(DEQS),
+)
+
+
+TRAINED = ALL - TRUNK | OTHER
+CONTROLS = union({"clean": DEQS}, grid(DEQS))  # the sweep and the clock bring their own
 
 
 @pytest.mark.parametrize(
@@ -103,30 +155,42 @@ def evaluations(models: frozenset[str]) -> dict[str, frozenset[str]]:
         ({"evaluation__batch_size": 3}, {}),
         ({"attack__states_per_job": 2, "attack__images_per_job": 3}, {}),
         ({"statistics__resamples": 100}, {}),
-        ({"attack__grid__states": (1, 2)}, {"attack_grid": DEQS}),
-        ({"evaluation__images": 9}, {"clean": ALL, "attack_pgd": ALL - DEQS}),
-        ({"attack__grid__steps": (1, 2)}, {"attack_grid": DEQS}),
+        ({"attack__grid__states": (1, 2)}, grid(DEQS) | {"attack_sweep": SWEPT}),
+        ({"evaluation__images": 9}, IMAGES),
+        ({"attack__grid__steps": (1, 2)}, grid(DEQS) | {"attack_sweep": SWEPT}),
+        ({"attack__transfer": False}, grid(TRADES)),
+        ({"attack__in_loop_points": 1}, {"attack_in_loop": TRADES & DEQS}),
+        ({"autoattack__queries": 1}, LIBRARY),
+        ({"autoattack__images_per_job": 1}, LIBRARY),
+        ({"autoattack__targets": 1}, {"autoattack": DEQS | RESNETS}),
+        ({"autoattack__top_points": 1}, {"attack_top": SWEPT}),
+        ({"entropy_sweep__solver_steps": (3,)}, {"attack_sweep": SWEPT, "time_inference": SWEPT}),
+        ({"entropy_sweep__points": 3}, {"attack_sweep": SWEPT}),
+        ({"racing__images": 3}, {}),  # only with racing.enabled
+        ({"figures__jacobian": True}, {}),
+        ({"timing__repeats": 9}, {**CLOCK, "time_inference": SWEPT}),
+        ({"jacobian__other_weight__trades": 9.0}, {"train": OTHER & TRADES}),
         ({"attack__unroll__lead_step": True}, evaluations(DEQS | TRUNK)),
-        ({"attack__pgd__steps": 3}, {"attack_grid": DEQS, "attack_pgd": ALL - DEQS}),
+        ({"attack__pgd__steps": 3}, {**grid(DEQS), "attack_pgd": ALL - DEQS, "attack_sweep": SWEPT}),
         ({"evaluation__final_unroll_steps": 9}, evaluations(DEQS | TRUNK)),
         ({"entropy__input_steps": 3}, evaluations(DEQS)),
-        ({"entropy__controls": False}, {"clean": DEQS, "attack_grid": DEQS}),
+        ({"entropy__controls": False}, CONTROLS),
         ({"early_state__index": 3}, {}),  # belongs to mode: fixed
         ({"solver__anderson_memory": 6}, {}),  # belongs to name: anderson
-        ({"random_state__in_attack": False}, {"train": RANDOM, **evaluations(RANDOM)}),
-        ({"jacobian__weight__trades": 0.0}, {"train": TRADES & DEQS, **evaluations(TRADES & DEQS)}),
-        ({"training__trades__inverse_lambda": 1.0}, {"train": TRADES, **evaluations(TRADES)}),
+        ({"random_state__in_attack": False}, {"train": RANDOM, **CLOCK, **evaluations(RANDOM)}),
+        ({"jacobian__weight__trades": 0.0}, {"train": TRADES & DEQS, **CLOCK, **evaluations(TRADES & DEQS)}),
+        ({"training__trades__inverse_lambda": 1.0}, {"train": TRADES, **CLOCK, **evaluations(TRADES - OTHER)}),
         ({"training__implicit_steps": 9}, {}),  # belongs to gradient: exact
-        ({"training__gradient": "exact"}, {"train": DEQS, **evaluations(DEQS)}),
+        ({"training__gradient": "exact"}, {"train": DEQS | OTHER, **CLOCK, **evaluations(DEQS)}),
         ({"resnet__layers": (1, 1, 1, 1)}, {"train": RESNETS, **evaluations(RESNETS)}),
-        ({"model__dropout": 0.0}, {"pretrain": TRUNK, "train": DEQS, **evaluations(DEQS | TRUNK)}),
+        ({"model__dropout": 0.0}, {"pretrain": TRUNK, "train": DEQS | OTHER, **CLOCK, **evaluations(DEQS | TRUNK)}),
         (
             {"threat_model__epsilon_255": 4.0},
-            {"train": ALL - TRUNK, **evaluations(ALL - TRUNK), "attack_pgd": ALL - DEQS},
+            {"train": TRAINED, **CLOCK, **evaluations(ALL - TRUNK), "attack_pgd": ALL - DEQS},
         ),
         (
             {"data__validation": 50},
-            {"data": frozenset({""}), "pretrain": TRUNK, "train": ALL - TRUNK, **evaluations(ALL)},
+            {"data": frozenset({""}), "pretrain": TRUNK, "train": TRAINED, **CLOCK, **evaluations(ALL)},
         ),
         ({"data__root": "elsewhere"}, {}),
         ({"imported": {"deq_trades_base": "file"}}, evaluations(frozenset({"deq_trades_base"}))),
@@ -139,27 +203,28 @@ def test_a_key_changes_the_specs_that_depend_on_it(
     assert affected(changed(**settings)) == dict(expected)
 
 
-DEQS_AGAIN = {"train": DEQS, **evaluations(DEQS | TRUNK)}
+DEQS_AGAIN = {"train": DEQS | OTHER, **CLOCK, **evaluations(DEQS | TRUNK)}
 CONCERNS: Mapping[str, Mapping[str, frozenset[str]]] = {
     "solver.returned": DEQS_AGAIN,
     "solver.tolerance": DEQS_AGAIN,
     "solver.scope": DEQS_AGAIN,
-    "training.unroll.lead_step": {"train": DEQS, **evaluations(DEQS)},
+    "training.unroll.lead_step": {"train": DEQS | OTHER, **CLOCK, **evaluations(DEQS)},
     "attack.unroll.lead_step": evaluations(DEQS | TRUNK),
     "evaluation.final_unroll_steps": evaluations(DEQS | TRUNK),
     "evaluation.batch_size": {},
     "training.epochs": {"pretrain": TRUNK, **DEQS_AGAIN},
     "training.learning_rate_min": {"pretrain": TRUNK, **DEQS_AGAIN},
-    "random_state.pick": {"train": RANDOM, **evaluations(RANDOM)},
-    "random_state.natural": {"train": RANDOM & TRADES, **evaluations(RANDOM & TRADES)},
-    "selection.split": {"train": ALL - TRUNK, **evaluations(ALL - TRUNK)},
-    "selection.first_epoch": {"train": ALL - TRUNK, **evaluations(ALL - TRUNK)},
-    "selection.attack_random_state": {"train": RANDOM, **evaluations(RANDOM)},
-    "selection.freeze_fooled": {"train": ALL - TRUNK, **evaluations(ALL - TRUNK)},
-    "early_state.mode": {"select": DEQS},
-    "attack.pgd.clamp_start": {"select": DEQS, "attack_grid": DEQS, "attack_pgd": ALL - DEQS},
-    "autoattack.mode": {},
-    "autoattack.keep": {},
+    "random_state.pick": {"train": RANDOM, **CLOCK, **evaluations(RANDOM)},
+    "random_state.natural": {"train": RANDOM & TRADES, **CLOCK, **evaluations(RANDOM & TRADES)},
+    "selection.split": {"train": TRAINED, **CLOCK, **evaluations(ALL - TRUNK)},
+    "selection.first_epoch": {"train": TRAINED, **CLOCK, **evaluations(ALL - TRUNK)},
+    "selection.attack_random_state": {"train": RANDOM, **CLOCK, **evaluations(RANDOM)},
+    "selection.freeze_fooled": {"train": TRAINED, **CLOCK, **evaluations(ALL - TRUNK)},
+    "early_state.mode": {"select": DEQS, **ranks(DEQS)},
+    "attack.pgd.clamp_start": {"select": DEQS, **grid(DEQS), "attack_pgd": ALL - DEQS, "attack_sweep": SWEPT},
+    "autoattack.mode": {"autoattack": DEQS | RESNETS},
+    "autoattack.keep": LIBRARY,
+    "autoattack.restarts": LIBRARY,
     "entropy.resolve": evaluations(DEQS),
     "entropy.last_update": evaluations(DEQS),
     "entropy.state": evaluations(DEQS),
@@ -183,7 +248,7 @@ def under_release() -> Config:
 
 def test_release_trains_everything_anew_on_the_same_data() -> None:
     again = affected(under_release())
-    assert again == {"pretrain": TRUNK, "train": ALL - TRUNK, **evaluations(ALL)}
+    assert again == {"pretrain": TRUNK, "train": TRAINED, **CLOCK, **evaluations(ALL)}
 
 
 def test_training_under_release_is_specified_by_the_keys_of_release() -> None:
@@ -208,7 +273,7 @@ COUPLED = ({"solver__scope": "batch"}, {"solver__returned": "lowest_batch"})
 def test_which_images_meet_is_part_of_what_coupled_decisions_depend_on(coupling: Mapping[str, object]) -> None:
     base = changed(**coupling)
     assert affected(changed(base, evaluation__batch_size=3), base) == evaluations(DEQS | TRUNK)
-    fewer = {"clean": ALL, "attack_grid": DEQS, "attack_pgd": ALL - DEQS}
+    fewer = union(IMAGES, grid(DEQS), {"time_inference": SWEPT})
     assert affected(changed(base, evaluation__images=9), base) == fewer
     assert affected(changed(base, attack__images_per_job=3), base) == {}
     for model in specs.DEQS:
@@ -223,8 +288,7 @@ def test_which_images_meet_is_part_of_what_coupled_decisions_depend_on(coupling:
 def test_how_many_images_meet_is_in_no_spec_where_they_do_not_influence_each_other() -> None:
     apart = changed(solver__returned="lowest_sample", solver__tolerance=1e-3)
     assert affected(changed(apart, evaluation__batch_size=3), apart) == {}
-    only_all = {"clean": ALL, "attack_pgd": ALL - DEQS}
-    assert affected(changed(apart, evaluation__images=9), apart) == only_all
+    assert affected(changed(apart, evaluation__images=9), apart) == IMAGES
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
@@ -251,6 +315,82 @@ def test_the_root_of_an_image_folder_is_part_of_what_the_data_are() -> None:
     assert every_job(here)["data", ""] != every_job(there)["data", ""]
 
 
+def test_a_race_is_part_of_the_grid_that_it_cuts_short_but_not_of_a_finished_point() -> None:
+    base = changed(racing__enabled=True)
+    again = affected(base)
+    assert again == union(grid(DEQS), {"attack_sweep": SWEPT})
+    assert affected(changed(base, racing__confidence=0.9), base) == again
+    assert affected(changed(racing__enabled=True, racing__images=10_000)) == {}  # nothing is left to be cut
+
+
+def test_a_race_depends_on_what_faces_all_attacks_and_on_the_states_that_decide() -> None:
+    base = changed(racing__enabled=True)
+
+    def races(**settings: object) -> set[tuple[str, str]]:
+        before, after = every_job(base), every_job(changed(base, **settings))
+        return {job for job in before if job[0] in RACES and before[job] != after[job]}
+
+    everyone = {("race", name) for name in specs.DEQS}
+    sweep = {("race_sweep", specs.SWEPT)}
+    assert races(evaluation__images=5000) <= sweep
+    assert races(attack__grid__steps=(1,)) == everyone | sweep
+    assert races(racing__confidence=0.9) == everyone | sweep
+    assert races(early_state__mode="fixed") == everyone | sweep
+    assert races(entropy_sweep__input_steps=(3,)) == sweep
+    assert races(autoattack__queries=3) == set()
+    assert races(random_state__in_attack=False) == {
+        *sweep, *(("race", name) for name in specs.DEQS if name != "deq_pgd_at_base")
+    }  # fmt: skip
+    points = (specs.point_spec(specs.build("attack_grid", one, model=specs.SWEPT, seed=0)) for one in (base, CONFIG))
+    assert len({specs.dumps(point) for point in points}) == 1
+
+
+def test_few_points_of_the_sweep_are_those_of_the_ranking() -> None:
+    base = changed(entropy_sweep__points=3)
+    assert affected(changed(base, early_state__mode="fixed"), base)["attack_sweep"] == SWEPT
+
+
+def test_no_job_takes_images_of_both_parts_of_a_race() -> None:
+    base = changed(racing__enabled=True, racing__images=1000, attack__images_per_job=960, evaluation__images=3000)
+    assert specs.image_ranges(base) == ((0, 959), (960, 999), (1000, 1959), (1960, 2919), (2920, 2999))
+    assert specs.race_cut(changed(base, racing__images=5000)) == 3000
+    assert specs.race_cut(changed(base, racing__enabled=False)) == 3000
+
+
+def test_settings_of_the_sweep_have_names_of_their_own() -> None:
+    settings = specs.entropy_settings(CONFIG)
+    names = [setting.defence for setting in settings]
+    assert len(names) == len(set(names)) == 4 * 6
+    assert {"restart_only_every2", "entropy_every2_steps0", "entropy_every2_steps10"} <= set(names)
+    assert not set(names) & {"plain", "entropy", *specs.CONTROLS}
+
+
+def test_images_of_trades_go_to_the_other_trades_model() -> None:
+    pair = {name: specs.transfers_to(CONFIG, name) for name in specs.DEQS}
+    assert pair == {
+        "deq_pgd_at_base": None, "deq_pgd_at_random_states": None,
+        "deq_trades_base": "deq_trades_random_states", "deq_trades_random_states": "deq_trades_base",
+    }  # fmt: skip
+    assert specs.transfers_to(changed(attack__transfer=False), "deq_trades_base") is None
+    with pytest.raises(ValueError, match="deq_pgd_at_base is none of deq_trades_base, deq_trades_random_states"):
+        specs.other_trades("deq_pgd_at_base")
+
+
+def test_autoattack_is_specified_per_decision() -> None:
+    with pytest.raises(UserError, match="defence is None, but must be one of plain, entropy for deq_trades_base"):
+        specs.build("autoattack", CONFIG, model="deq_trades_base", seed=0)
+    with pytest.raises(UserError, match="defence is 'entropy', but must be one of plain for resnet18_trades"):
+        specs.build("autoattack", CONFIG, model="resnet18_trades", seed=0, defence="entropy")
+
+
+def test_other_jacobian_weights_train_under_the_usual_key() -> None:
+    low, usual = (
+        specs.build("train_deq", CONFIG, model=model, seed=0)["config"]["jacobian.weight.pgd_at"]
+        for model in ("deq_pgd_at_jac_low", "deq_pgd_at_base")
+    )
+    assert (low, usual) == (0.4, 2.0)
+
+
 # Meaningful only together with another value of another key.
 INERT = ("solver__anderson_memory", "training__implicit_steps", "early_state__index")
 
@@ -270,7 +410,7 @@ def test_every_key_is_noticed_by_tables_unless_it_has_no_influence(key: str, val
 
 def test_an_imported_model_is_another_one_by_its_file_its_architecture_and_its_data() -> None:
     model = {"deq_trades_base"}
-    base = changed(imported={"deq_trades_base": "file"})
+    base = changed(imported={"deq_trades_base": "file"}, attack__transfer=False)
     ours = (changed(base, imported={"deq_trades_base": "b"}), changed(base, model__groups=4))
     for config in (*ours, changed(base, data__validation=50)):
         assert model <= affected(config, base)["attack_grid"]
@@ -290,13 +430,18 @@ def test_a_raised_revision_reaches_every_stage_below(stage: str, monkeypatch: py
     before = every_job(CONFIG)
     monkeypatch.setitem(specs.REVISION, stage, 99)
     after = every_job(CONFIG)
-    stages = {job[0] for job in before if before[job] != after[job]}
-    trained = {"train", "clean", "select", "attack_grid", "attack_pgd"}
+    stages = {job[0] for job in before if before[job] != after[job]} - ({*RACES} - {stage})
+    ranked = {"strongest", "autoattack", "attack_top", "attack_in_loop", "attack_example"}
+    trained = {"train", *EVALUATIONS} - {*RACES}
     below = {
-        "data": {"data", "pretrain", *trained},
-        "pretrain": {"pretrain", *trained},
+        "data": {"data", "pretrain", "time_training", *trained},
+        "pretrain": {"pretrain", "time_training", *trained},
         "train_deq": trained - {"attack_pgd"},
-        "train_resnet": {"train", "clean", "attack_pgd"},
+        "train_resnet": {"train", "clean", "attack_pgd", "autoattack"},
+        "select": {"select", *ranked},
+        "clean": {"clean", "attack_example"},
+        "attack_grid": {"attack_grid", *ranked},
+        "strongest": {"strongest", "autoattack", "attack_top", "attack_in_loop"},
     }
     assert stages == below.get(stage, {stage})
 
@@ -361,8 +506,8 @@ def test_grid_jobs_partition_states_and_images(
     assert len(set(specs.shard_names(config))) == len(specs.state_ranges(config)) * len(specs.image_ranges(config))
 
 
-def test_models_are_the_seven_of_the_paper() -> None:
-    assert len(specs.MODELS) == 7
+def test_models_are_the_seven_of_the_tables_and_two_of_figure_6() -> None:
+    assert (len(specs.EVALUATED), len(specs.MODELS)) == (7, 9)
     assert (len(specs.DEQS), len(specs.RESNETS)) == (4, 2)
     defended = [name for name, model in specs.MODELS.items() if "entropy" in model.defences]
     assert defended == list(specs.DEQS)

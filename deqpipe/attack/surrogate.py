@@ -1,8 +1,9 @@
 """Differentiable stand-ins for a decision that has no gradient: the intermediate-state attacks of Eq. (11)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from deqpipe.dynamics import PlainDynamics
+from deqpipe.defence.entropy import InputEntropyReduction, RestartedEntropyReduction
+from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.gradient import StateGradient, Unrolled
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.shapes import Images, Logits
@@ -30,7 +31,55 @@ class IntermediateState:
         return model.logits(self.gradient(fn, z))
 
 
+@dataclass(frozen=True)
+class DefendedState:
+    """Logits of z^[i] of any dynamics, made differentiable at the input as received.
+
+    z^[i] has seen every update of the input up to its step; its unroll, and so the gradient, is of f(.; x), x as
+    received.
+
+    Attributes:
+        index: i in Eq. (11), counted from 1.
+        gradient: the unroll behind it.
+        dynamics: what z^[i] belongs to.
+    """
+
+    index: int
+    gradient: StateGradient
+    dynamics: Dynamics
+
+    def __call__(self, model: DEQClassifier, x: Images) -> Logits:
+        """h(U(z^[i], x)) with gradient to `x`; z^[i] itself is a constant."""
+        z = up_to(self.dynamics, self.index)(model, x).state(self.index)
+        return model.logits(self.gradient(model.bind(x), z))
+
+
+def up_to(dynamics: Dynamics, index: int) -> Dynamics:
+    """Dynamics that share z^[1] .. z^[index] bit for bit, and are spared what comes later where that is known how.
+
+    The step to z^[index] is then the last one. Line 13 of Algorithm 1 solves every state again that an update follows,
+    so this one, too. The authors' code does so with z^[N] only, if at all: z^[index] remains as it is.
+    """
+    if not isinstance(dynamics, PlainDynamics | InputEntropyReduction | RestartedEntropyReduction):
+        return dynamics
+    if not 1 <= index < dynamics.termination.max_steps:
+        return dynamics
+    termination = replace(dynamics.termination, max_steps=index)
+    if isinstance(dynamics, PlainDynamics):
+        return replace(dynamics, termination=termination)
+    schedule = replace(dynamics.schedule, update_last=isinstance(dynamics, InputEntropyReduction))
+    return replace(dynamics, termination=termination, schedule=schedule)
+
+
 def surrogate_of(point: GridPoint, *, dynamics: PlainDynamics, lead_step: bool) -> IntermediateState:
     """The surrogate of one (i, K_a, lambda)."""
-    gradient = Unrolled(steps=point.steps, damping=point.damping, lead_step=lead_step)
-    return IntermediateState(index=point.state, gradient=gradient, dynamics=dynamics)
+    return IntermediateState(index=point.state, gradient=_unroll(point, lead_step), dynamics=dynamics)
+
+
+def defended_surrogate_of(point: GridPoint, *, dynamics: Dynamics, lead_step: bool) -> DefendedState:
+    """The surrogate of one (i, K_a, lambda) that is computed through defended dynamics."""
+    return DefendedState(index=point.state, gradient=_unroll(point, lead_step), dynamics=dynamics)
+
+
+def _unroll(point: GridPoint, lead_step: bool) -> Unrolled:
+    return Unrolled(steps=point.steps, damping=point.damping, lead_step=lead_step)

@@ -3,8 +3,8 @@
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,25 @@ import numpy as np
 from deqpipe import records, specs
 from deqpipe.config import EarlyState, Pgd, TrainingAttack
 from deqpipe.defence.early_state import best_state
-from deqpipe.device import describe
 from deqpipe.errors import UserError
+from deqpipe.evaluation.pieces import Found, Groups, Part, origin, run_groups, scores
+from deqpipe.evaluation.race import left_in_race
 from deqpipe.evaluation.rows import (
+    Attack,
     Chunk,
-    Columns,
     FreshReferences,
+    Lazy,
+    Panel,
+    References,
     StoredReferences,
     attack_rows,
+    attacks_rows,
     clean_rows,
     craft,
+    panel_of,
+    together,
 )
-from deqpipe.evaluation.subject import Job, Subject, load_subject
-from deqpipe.lock import EXIT_UNFINISHED, StopRequest, locked
-from deqpipe.provenance import provenance
+from deqpipe.evaluation.subject import Job, Subject, load_subject, load_transferring
 
 _logger = logging.getLogger(__name__)
 
@@ -38,7 +43,7 @@ def clean(job: Job) -> int:
     """Judge the test images as they are; returns the exit status."""
     started, subject = time.monotonic(), load_subject(job)
     columns = clean_rows(subject, _test_images(subject, subject.settings["evaluation.images"]))
-    records.write(job.output, columns, provenance=_provenance(subject, job.spec, started))
+    records.write(job.output, columns, provenance=origin(subject, job.spec, started))
     return 0
 
 
@@ -48,7 +53,7 @@ def attack_pgd(job: Job) -> int:
     chunk = _test_images(subject, subject.settings["evaluation.images"])
     references = FreshReferences(subject, chunk)
     columns = attack_rows(subject, subject.final_point(), chunk, references=references, purpose=STARTS)
-    records.write(job.output, columns, provenance=_provenance(subject, job.spec, started))
+    records.write(job.output, columns, provenance=origin(subject, job.spec, started))
     return 0
 
 
@@ -57,12 +62,11 @@ def attack_point(job: Job, *, point: specs.GridPoint, images: range) -> int:
     started, subject = time.monotonic(), load_subject(job)
     _check_point(subject, point)
     chunk = Chunk(subject.dataset.test, images)
-    _check_images(subject, images)
+    check_images(subject, images)
     references = FreshReferences(subject, chunk)
     columns = attack_rows(subject, point, chunk, references=references, purpose=STARTS)
-    origin = _provenance(subject, specs.point_spec(job.spec), started)
-    records.write(job.output, columns, provenance=origin)
-    _logger.info("%s", _scores(columns))
+    records.write(job.output, columns, provenance=origin(subject, specs.point_spec(job.spec), started))
+    _logger.info("%s", scores(columns))
     return 0
 
 
@@ -72,100 +76,88 @@ class GridShard:
 
     Attributes:
         states: first and last surrogate state i.
-        images: test images.
-        state: folder of finished points.
-        budget_minutes: the job leaves, with its finished points kept, when they are over.
+        part: which images, and where finished points are kept.
+        race: the points that are left in the race, by `deqpipe race`; None: all points.
     """
 
     states: tuple[int, int]
-    images: range
-    state: Path
-    budget_minutes: float
+    part: Part
+    race: Path | None = None
 
     @property
     def name(self) -> str:
         """As in `specs.shard_names`."""
-        return f"states{self.states[0]}-{self.states[1]}_images{self.images.start}-{self.images.stop - 1}"
-
-    def file(self, point: specs.GridPoint, weights: str) -> Path:
-        """Where the finished point of a model with these weights is kept."""
-        name = f"{point.name}_images{self.images.start}-{self.images.stop - 1}.parquet"
-        return self.state / "points" / weights / name
+        return f"states{self.states[0]}-{self.states[1]}_{self.part.name}"
 
 
 def attack_grid(job: Job, shard: GridShard) -> int:
     """Attack every point of a shard and score it on every decision; returns the exit status."""
-    subject = load_subject(job)
-    _check_images(subject, shard.images)
-    points = _points(subject, shard)
-    with locked(shard.state / "locks" / shard.name), StopRequest(shard.budget_minutes) as stop:
-        still_open = [point for point in points if not _is_finished(subject, shard, point)]
-        if len(still_open) < len(points):
-            _logger.info("%d of %d points are finished already", len(points) - len(still_open), len(points))
-        finished = _finish_points(subject, shard, still_open, stop)
-        if finished == 0 and still_open and not stop.signalled:
-            raise UserError(f"not one point finished within {shard.budget_minutes:g} minutes: allow more time")
-    if finished < len(still_open):
-        return EXIT_UNFINISHED
-    _publish(subject, shard, points)
-    return 0
+    results = {} if shard.race is None else {"race": shard.race}
+    subject = load_transferring(replace(job, results=results))
+    check_images(subject, shard.part.images)
+    chunk = Chunk(subject.dataset.test, shard.part.images)
+    attacks = {point.name: Attack(point) for point in _points(subject, shard)}
+    references = Lazy(lambda: StoredReferences(subject, chunk))
+    groups = attack_groups(subject, attacks, chunk, panel=panel_of(subject), references=references)
+    return run_groups(subject, shard.part, groups, piece_spec=specs.point_spec(job.spec), name=shard.name)
+
+
+def attack_groups(
+    subject: Subject,
+    attacks: Mapping[str, Attack],
+    chunk: Chunk,
+    *,
+    panel: Panel,
+    references: Callable[[], References] | None = None,
+) -> Groups:
+    """One piece per attack on the test images of a chunk, in groups that are judged at once.
+
+    Args:
+        subject: the model that crafts.
+        attacks: by the names of their pieces.
+        chunk: the images.
+        panel: who judges them.
+        references: gives the states of the clean images, which `panel.compared` asks for.
+    """
+
+    def compute(names: Sequence[str]) -> list[Found]:
+        clean_states = references() if references else None
+        group = [attacks[name] for name in names]
+        parts = attacks_rows(subject, group, chunk, panel=panel, references=clean_states, purpose=STARTS)
+        return [Found(columns) for columns in parts]
+
+    return Groups(tuple(attacks), compute, size=together(subject, chunk))
 
 
 def _points(subject: Subject, shard: GridShard) -> list[specs.GridPoint]:
-    """The points of the grid whose state the shard covers; the ready-made one is always part of the grid."""
-    settings, (first, last), final = subject.settings, shard.states, subject.final_point()
+    """The points of the grid whose state the shard covers; the ready-made one is always part of the grid.
+
+    With a race, those of them that are left in it; there may be none.
+    """
+    (first, last), final = shard.states, subject.final_point()
     assert final is not None, "only DEQs have a grid"
     if not 1 <= first <= last <= final.state:
         raise UserError(f"states {first} to {last} were asked for, but the solver has states 1 to {final.state}")
+    everywhere = grid_points(subject)
+    points = [point for point in everywhere if first <= point.state <= last]
+    if not points:
+        raise UserError(f"states {first} to {last} hold no point of the grid")
+    if shard.race is None:
+        return points
+    left = left_in_race(shard.race, subject, shard.part.images, among=everywhere, of="race")
+    return [point for point in points if point in left]
+
+
+def grid_points(subject: Subject) -> list[specs.GridPoint]:
+    """Every point of the grid that the subject's settings describe, sorted."""
+    settings, final = subject.settings, subject.final_point()
     grid = {
         specs.GridPoint(damping, state, steps)
         for damping in settings["attack.grid.damping"]
         for state in settings["attack.grid.states"]
         for steps in settings["attack.grid.steps"]
     }
-    points = sorted(point for point in grid | {final} if first <= point.state <= last)
-    if not points:
-        raise UserError(f"states {first} to {last} hold no point of the grid")
-    return points
-
-
-def _finish_points(subject: Subject, shard: GridShard, points: list[specs.GridPoint], stop: StopRequest) -> int:
-    """Compute points until asked to stop; how many were computed."""
-    chunk = Chunk(subject.dataset.test, shard.images)
-    references: StoredReferences | None = None
-    for number, point in enumerate(points):
-        if stop.should_stop():
-            return number
-        started, evaluations = time.monotonic(), subject.f_evaluations
-        references = references or StoredReferences(subject, chunk)
-        columns = attack_rows(subject, point, chunk, references=references, purpose=STARTS)
-        origin = _provenance(subject, specs.point_spec(subject.job.spec), started, evaluations)
-        records.write(shard.file(point, subject.loaded.weights), columns, provenance=origin)
-        _logger.info("%d/%d %s: %s", number + 1, len(points), point.name, _scores(columns))
-    return len(points)
-
-
-def _is_finished(subject: Subject, shard: GridShard, point: specs.GridPoint) -> bool:
-    file = shard.file(point, subject.loaded.weights)
-    if not file.exists():
-        return False
-    found = records.read(file, ("image",)).provenance[0]["spec"]
-    if specs.dumps(found) != specs.dumps(specs.point_spec(subject.job.spec)):
-        raise UserError(f"finished point {file} belongs to another spec; delete {shard.state}")
-    return True
-
-
-def _publish(subject: Subject, shard: GridShard, points: list[specs.GridPoint]) -> None:
-    merged = records.merge([records.read(shard.file(point, subject.loaded.weights)) for point in points])
-    origin = provenance(
-        subject.job.spec,
-        device=describe(subject.job.device),
-        inputs=subject.job.inputs,
-        weights=subject.loaded.weights,
-        seconds=sum(part["seconds"] for part in merged.provenance),
-        f_evaluations=sum(part["f_evaluations"] for part in merged.provenance),
-    )
-    records.write(subject.job.output, merged.columns, provenance=origin)
+    return sorted(grid | ({final} if final else set()))
 
 
 def select_early_state(job: Job) -> int:
@@ -181,20 +173,21 @@ def select_early_state(job: Job) -> int:
         state = mode.index if mode.mode == "fixed" else best_state(accuracy[:-1])
         chosen[defence] = {"state": state, "accuracy": accuracy[:-1], "final": accuracy[-1], "n": len(correct)}
         _logger.info("%s: state %d of %d, %.1f %%", defence, state, len(accuracy) - 1, 100 * accuracy[state - 1])
-    chosen["provenance"] = _provenance(subject, job.spec, started)
+    chosen["provenance"] = origin(subject, job.spec, started)
     records.write_text(job.output, json.dumps(chosen, indent=1, sort_keys=True) + "\n")
     return 0
 
 
 def _validation_hits(subject: Subject, chunk: Chunk) -> Iterator[tuple[Any, list[np.ndarray]]]:
     """Per judge, whether each image is right at each state under the ready-made attack."""
-    attack = TrainingAttack.model_validate(subject.settings["selection.attack"])
+    recipe = TrainingAttack.model_validate(subject.settings["selection.attack"])
     clamp: bool = subject.settings["attack.pgd.clamp_start"]
-    pgd = Pgd(steps=attack.steps, step_size_255=attack.step_size_255, clamp_start=clamp)
+    pgd = Pgd(steps=recipe.steps, step_size_255=recipe.step_size_255, clamp_start=clamp)
     hits: dict[str, list[np.ndarray]] = {judge.defence: [] for judge in subject.judges}
     for images in chunk.batches(subject.job.batch_size):
         _, y = chunk.load(images, subject.job.device)
-        adversarial = craft(subject, subject.final_point(), chunk, images, pgd=pgd, purpose=SELECTION_STARTS).images
+        attack = Attack(subject.final_point())
+        adversarial = craft(subject, attack, chunk, images, pgd=pgd, purpose=SELECTION_STARTS).images
         for judge in subject.judges:
             predicted = judge(adversarial, y, None).columns["predicted"]
             hits[judge.defence].append(predicted == y.cpu().numpy()[:, None])
@@ -203,11 +196,16 @@ def _validation_hits(subject: Subject, chunk: Chunk) -> Iterator[tuple[Any, list
 
 def _test_images(subject: Subject, count: int) -> Chunk:
     chunk = Chunk(subject.dataset.test, range(count))
-    _check_images(subject, chunk.images)
+    check_images(subject, chunk.images)
     return chunk
 
 
-def _check_images(subject: Subject, images: range) -> None:
+def check_images(subject: Subject, images: range) -> None:
+    """Refuse test images that are not there, or that would cut a batch whose images influence each other.
+
+    Raises:
+        UserError: says which images are allowed.
+    """
     there = len(subject.dataset.test)
     if not 0 <= images.start < images.stop <= there:
         raise UserError(
@@ -233,21 +231,3 @@ def _check_point(subject: Subject, point: specs.GridPoint) -> None:
     last = subject.settings["solver"]["steps"]
     if not (1 <= point.state <= last and point.steps >= 1 and 0 < point.damping <= 1):
         raise UserError(f"point is {point.name}, but states are 1 to {last}, steps at least 1, damping in (0, 1]")
-
-
-def _scores(columns: Columns) -> str:
-    """Accuracy at z^[N] per defence."""
-    correct = columns["predicted"][:, max(columns["predicted"].shape[1] - 2, 0)] == columns["label"]
-    names = [name for name in ("plain", "entropy") if name in columns["defence"]]
-    return ", ".join(f"{name} {correct[columns['defence'] == name].mean():.1%}" for name in names)
-
-
-def _provenance(subject: Subject, spec: Mapping[str, Any], started: float, evaluations: int = 0) -> dict[str, Any]:
-    return provenance(
-        spec,
-        device=describe(subject.job.device),
-        inputs=subject.job.inputs,
-        weights=subject.loaded.weights,
-        seconds=time.monotonic() - started,
-        f_evaluations=subject.f_evaluations - evaluations,
-    )

@@ -1,6 +1,7 @@
 """What a decision makes of images: one value per image and state for everything that a record holds."""
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -14,7 +15,6 @@ from deqpipe.gradient import Unrolled
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.shapes import Images, Labels
 from deqpipe.solver.base import residual_ratio
-from deqpipe.specs import Defence
 
 StatesWithFinal = Float[Tensor, "states batch state"]
 """z^[1] .. z^[N] and the final state."""
@@ -34,14 +34,36 @@ class Judgement:
     states: StatesWithFinal | None
     status: np.ndarray
 
+    def part(self, images: slice) -> "Judgement":
+        """The judgement of some of the images, without their states."""
+        columns = {name: column[images] for name, column in self.columns.items()}
+        return Judgement(columns, None, self.status[images])
+
+    def measured_from(self, reference: StatesWithFinal | None) -> "Judgement":
+        """The same with the deviation from other states of the same images; None: with none."""
+        if self.states is None or reference is None:
+            return replace(self, columns=self.columns | {"deviation": np.full_like(self.columns["margin"], np.nan)})
+        deviation = relative_deviation(self.states, reference).T.cpu().numpy()
+        return replace(self, columns=self.columns | {"deviation": deviation})
+
 
 @runtime_checkable
 class Judge(Protocol):
     """A decision: weights and a test-time defence."""
 
     @property
-    def defence(self) -> Defence:
-        """Name of the defence."""
+    def decides_for(self) -> str:
+        """Name of the model, in `specs.MODELS`."""
+        ...
+
+    @property
+    def defence(self) -> str:
+        """Name of the defence, as records have it."""
+        ...
+
+    @property
+    def behaviour(self) -> Hashable:
+        """What the judgement depends on beside the images: judges of equal behaviour judge alike, bit for bit."""
         ...
 
     def __call__(self, x: Images, y: Labels, reference: StatesWithFinal | None) -> Judgement:
@@ -58,12 +80,19 @@ class DEQJudge:
         dynamics: plain or defended.
         defence: its name.
         unroll: from z^[N] to the final state.
+        decides_for: name of the model; "" where no records are made.
     """
 
     model: DEQClassifier
     dynamics: Dynamics
-    defence: Defence
+    defence: str
     unroll: Unrolled
+    decides_for: str = ""
+
+    @property
+    def behaviour(self) -> Hashable:
+        """Model, dynamics and unroll."""
+        return self.model, self.dynamics, self.unroll
 
     @torch.no_grad()
     def __call__(self, x: Images, y: Labels, reference: StatesWithFinal | None) -> Judgement:
@@ -86,7 +115,13 @@ class NetworkJudge:
     """An ordinary network: its only state is the final one."""
 
     model: nn.Module
-    defence: Defence = "plain"
+    decides_for: str = ""
+    defence: str = "plain"
+
+    @property
+    def behaviour(self) -> Hashable:
+        """The network."""
+        return self.model
 
     @torch.no_grad()
     def __call__(self, x: Images, y: Labels, reference: StatesWithFinal | None) -> Judgement:

@@ -1,8 +1,8 @@
 """From judgements to the rows of a records file."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from deqpipe.config import Pgd
 from deqpipe.data import Split
 from deqpipe.evaluation.judge import Judge, Judgement, StatesWithFinal
 from deqpipe.evaluation.subject import Subject
-from deqpipe.records import PER_STATE
+from deqpipe.records import PER_STATE, SCALARS
+from deqpipe.shapes import Images, Labels
 from deqpipe.specs import GridPoint
 
 Columns = dict[str, np.ndarray]
@@ -88,14 +89,81 @@ class StoredReferences:
         return self._states[judge.defence][:, self._where(images)].to(self._device)
 
 
-def craft(
-    subject: Subject, point: GridPoint | None, chunk: Chunk, images: range, *, pgd: Pgd, purpose: str
-) -> Attacked:
+T = TypeVar("T")
+
+
+class Lazy(Generic[T]):
+    """A value that is computed when it is first asked for."""
+
+    def __init__(self, compute: Callable[[], T]) -> None:
+        """Keep how it is computed."""
+        self._compute: Callable[[], T] | None = compute
+        self._value: list[T] = []
+
+    def __call__(self) -> T:
+        """The value."""
+        if self._compute is not None:
+            self._value, self._compute = [self._compute()], None
+        return self._value[0]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """PGD on one surrogate.
+
+    Attributes:
+        point: of the grid; None for an ordinary network.
+        through: the defence whose dynamics the surrogate's z^[i] comes from.
+        name: as records have it.
+    """
+
+    point: GridPoint | None
+    through: Literal["plain", "entropy"] = "plain"
+    name: str = "pgd"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The judges of attacked images.
+
+    Attributes:
+        compared: those that also say how far the states are from those of the clean images.
+        others: the rest; their deviation is not a number.
+    """
+
+    compared: tuple[Judge, ...]
+    others: tuple[Judge, ...] = ()
+
+    def judge(self, x: Images, y: Labels, references: Sequence[StatesWithFinal | None]) -> list[Judgement]:
+        """One judgement per judge, in order; judges of equal behaviour share one solve.
+
+        Args:
+            x: images.
+            y: their labels.
+            references: states of the clean images, one per judge in `compared`.
+        """
+        judges = (*self.compared, *self.others)
+        starts = (*references, *[None] * len(self.others))
+        found: dict[int, Judgement] = {}
+        for behaviour in dict.fromkeys(judge.behaviour for judge in judges):
+            alike = [number for number, judge in enumerate(judges) if judge.behaviour == behaviour]
+            judged = judges[alike[0]](x, y, None)
+            found |= {number: replace(judged.measured_from(starts[number]), states=None) for number in alike}
+        return [found[number] for number in range(len(judges))]
+
+
+def panel_of(subject: Subject) -> Panel:
+    """The judges of a grid: every decision and control of the subject, and those that it is transferred to."""
+    return Panel(subject.judges, (*subject.controls, *subject.transferred))
+
+
+def craft(subject: Subject, attack: Attack, chunk: Chunk, images: range, *, pgd: Pgd, purpose: str) -> Attacked:
     """PGD on the surrogate of a point. Random starts are keyed by image: all points of a seed share them."""
     x, y = chunk.load(images, subject.job.device)
     start = uniform_start(x, ball=subject.ball, stream=subject.stream(purpose), images=images, clamp=pgd.clamp_start)
-    attack = PGD(subject.ball, steps=pgd.steps, step_size=pgd.step_size_255 / 255)
-    return attack(cross_entropy_objective(subject.logits_of(point), y), x, start=start)
+    ascent = PGD(subject.ball, steps=pgd.steps, step_size=pgd.step_size_255 / 255)
+    logits_of = subject.logits_of(attack.point, through=attack.through)
+    return ascent(cross_entropy_objective(logits_of, y), x, start=start)
 
 
 def attack_rows(
@@ -108,8 +176,6 @@ def attack_rows(
 ) -> Columns:
     """Rows of one attack on a chunk, scored by every judge and every control of the subject.
 
-    Controls have no reference, so that their deviation from the clean states is not a number.
-
     Args:
         subject: the model; it both crafts and decides.
         point: the surrogate; None for an ordinary network.
@@ -117,28 +183,70 @@ def attack_rows(
         references: where the states of the clean images come from.
         purpose: of the random starts.
     """
+    panel = panel_of(subject)
+    return attacks_rows(subject, [Attack(point)], chunk, panel=panel, references=references, purpose=purpose)[0]
+
+
+def together(subject: Subject, chunk: Chunk) -> int:
+    """How many attacks' images of a chunk are judged at once: one, where images of a batch influence each other."""
+    if "evaluation.batch_size" in subject.settings:
+        return 1
+    return max(1, subject.job.batch_size // len(chunk.images))
+
+
+def attacks_rows(
+    subject: Subject,
+    attacks: Sequence[Attack],
+    chunk: Chunk,
+    *,
+    panel: Panel,
+    references: References | None,
+    purpose: str,
+) -> list[Columns]:
+    """Rows of several attacks on a chunk, one set per attack; the images of all of them are judged at once.
+
+    Args:
+        subject: the model that crafts.
+        attacks: at most as many as go `together`.
+        chunk: the images.
+        panel: who judges them.
+        references: where the states of the clean images come from; None: `panel.compared` is empty.
+        purpose: of the random starts.
+    """
     pgd = subject.settings.section("attack.pgd", Pgd)
-    parts = []
+    parts: list[list[Columns]] = [[] for _ in attacks]
     for images in chunk.batches(subject.job.batch_size):
         x, y = chunk.load(images, subject.job.device)
-        attacked = craft(subject, point, chunk, images, pgd=pgd, purpose=purpose)
-        change = subject.ball.distance(attacked.images, x)
-        assert float(change.max()) <= subject.ball.epsilon + 1e-6, "an attack left its ball"
-        facts = {
-            "attack": "pgd",
-            "crafted_on": subject.name,
-            "state": point.state if point else 0,
-            "steps": point.steps if point else 0,
-            "damping": point.damping if point else 0.0,
-            "perturbation": change.cpu().numpy(),
-            "lost_gradient": attacked.lost_gradient.cpu().numpy(),
-        }
-        for judge in subject.judges:
-            judged = judge(attacked.images, y, references(judge, images))
-            parts.append(rows(subject, judge, judged, images, y, facts))
-        for judge in subject.controls:
-            parts.append(rows(subject, judge, judge(attacked.images, y, None), images, y, facts))
-    return joined(parts)
+        crafted = [craft(subject, attack, chunk, images, pgd=pgd, purpose=purpose) for attack in attacks]
+        stacked = torch.cat([made.images for made in crafted])
+        clean = [_repeated(references(judge, images), len(attacks)) for judge in panel.compared] if references else []
+        judgements = panel.judge(stacked, y.repeat(len(attacks)), clean)
+        for number, (attack, made) in enumerate(zip(attacks, crafted, strict=True)):
+            facts = _facts(subject, attack, made, x)
+            own = slice(number * len(images), (number + 1) * len(images))
+            for judge, judged in zip((*panel.compared, *panel.others), judgements, strict=True):
+                parts[number].append(rows(judge, judged.part(own), images, y, facts))
+    return [joined(part) for part in parts]
+
+
+def _repeated(states: Tensor | None, times: int) -> Tensor | None:
+    """The states of the same images, for every attack on them."""
+    return states if states is None or times == 1 else states.repeat(1, times, 1)
+
+
+def _facts(subject: Subject, attack: Attack, made: Attacked, x: Images) -> dict[str, Any]:
+    """What holds for all judges of one attack."""
+    point, change = attack.point, subject.ball.distance(made.images, x)
+    assert float(change.max()) <= subject.ball.epsilon + 1e-6, "an attack left its ball"
+    return {
+        "attack": attack.name,
+        "crafted_on": subject.name,
+        "state": point.state if point else 0,
+        "steps": point.steps if point else 0,
+        "damping": point.damping if point else 0.0,
+        "perturbation": change.cpu().numpy(),
+        "lost_gradient": made.lost_gradient.cpu().numpy(),
+    }
 
 
 def clean_rows(subject: Subject, chunk: Chunk) -> Columns:
@@ -146,19 +254,27 @@ def clean_rows(subject: Subject, chunk: Chunk) -> Columns:
     parts: list[Columns] = []
     facts = {"attack": "clean", "crafted_on": "", "state": 0, "steps": 0, "damping": 0.0,
              "perturbation": 0.0, "lost_gradient": np.nan}  # fmt: skip
+    panel = Panel((), (*subject.judges, *subject.controls))
     for images in chunk.batches(subject.job.batch_size):
         x, y = chunk.load(images, subject.job.device)
-        judges = (*subject.judges, *subject.controls)
-        parts += [rows(subject, judge, judge(x, y, None), images, y, facts) for judge in judges]
+        judgements = panel.judge(x, y, ())
+        parts += [rows(judge, judged, images, y, facts) for judge, judged in zip(panel.others, judgements, strict=True)]
     return joined(parts)
 
 
-def rows(subject: Subject, judge: Judge, judged: Judgement, images: range, y: Tensor, facts: dict[str, Any]) -> Columns:
+def rows(judge: Judge, judged: Judgement, images: Sequence[int], y: Labels, facts: Mapping[str, Any]) -> Columns:
     """One row per image; `facts` are the same for all rows, or arrays with one value per image."""
-    columns: dict[str, Any] = {"model": subject.name, "defence": judge.defence, **facts}
+    columns: dict[str, Any] = {"model": judge.decides_for, "defence": judge.defence, **facts}
     columns |= {"image": np.array(images), "label": y.cpu().numpy(), "status": judged.status}
     full = {name: np.broadcast_to(np.asarray(value), (len(images),)) for name, value in columns.items()}
     return full | {name: judged.columns[name] for name in PER_STATE}
+
+
+def no_rows(states: int) -> Columns:
+    """The rows of no image, of a model with so many states and the final one."""
+    texts = ("model", "defence", "attack", "crafted_on")
+    scalars = {name: np.array([], str if name in texts else float) for name in SCALARS}
+    return scalars | {name: np.empty((0, states + 1)) for name in PER_STATE}
 
 
 def joined(parts: Sequence[Columns]) -> Columns:

@@ -1,15 +1,15 @@
 """The model under evaluation with everything that a job needs of it, built from checkpoint and spec."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from deqpipe import specs
-from deqpipe.attack.surrogate import surrogate_of
+from deqpipe.attack.surrogate import defended_surrogate_of, surrogate_of
 from deqpipe.config import Entropy, Solver, ThreatModel
 from deqpipe.data import Dataset, load
 from deqpipe.defence.entropy import build_entropy_reduction, control
@@ -39,6 +39,9 @@ class Job:
         device: where it computes.
         threads: of the CPU.
         batch_size: images at once; no influence on results, unless the solver couples them.
+        other: trained model whose decisions the images are transferred to.
+        strongest: ranked points of the grid, as `reporting.strongest` writes them.
+        results: earlier results that it reads beside, by name.
     """
 
     spec: Mapping[str, Any]
@@ -48,11 +51,15 @@ class Job:
     device: torch.device
     threads: int
     batch_size: int
+    other: Path | None = None
+    strongest: Path | None = None
+    results: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def inputs(self) -> dict[str, Path]:
         """Files that it reads."""
-        return {"data": self.data, "checkpoint": self.checkpoint}
+        named = {"data": self.data, "checkpoint": self.checkpoint, "other": self.other, "strongest": self.strongest}
+        return {name: path for name, path in named.items() if path is not None} | dict(self.results)
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,8 @@ class Subject:
         judges: one per test-time defence.
         controls: the decisions that Sec. 3.2 is to be compared with, beside the undefended one.
         job: the call.
+        other: another trained model, whose decisions attacked images are transferred to; None: no transfer.
+        transferred: its judges.
     """
 
     name: str
@@ -76,11 +85,19 @@ class Subject:
     judges: tuple[Judge, ...]
     controls: tuple[Judge, ...]
     job: Job
+    other: Loaded | None = None
+    transferred: tuple[Judge, ...] = ()
 
     @property
     def f_evaluations(self) -> int:
         """Applications of f so far, times images; 0 for a ResNet."""
-        return getattr(self.loaded.model, "f_evaluations", 0)
+        models = [loaded.model for loaded in (self.loaded, self.other) if loaded]
+        return sum(getattr(model, "f_evaluations", 0) for model in models)
+
+    @property
+    def weights(self) -> str:
+        """Digest of all models that have a say in the results."""
+        return "-".join(loaded.weights for loaded in (self.loaded, self.other) if loaded)
 
     @property
     def ball(self) -> LinfBall:
@@ -103,15 +120,26 @@ class Subject:
         solver, steps = self.settings.section("solver", Solver), self.settings["evaluation.final_unroll_steps"]
         return specs.GridPoint(damping=specs.FINAL_DAMPING, state=solver.steps, steps=steps)
 
-    def logits_of(self, point: specs.GridPoint | None) -> Callable[[Tensor], Logits]:
-        """Differentiable logits: the surrogate of a point, or an ordinary network itself."""
+    def logits_of(
+        self, point: specs.GridPoint | None, *, through: Literal["plain", "entropy"] = "plain"
+    ) -> Callable[[Tensor], Logits]:
+        """Differentiable logits: the surrogate of a point, or an ordinary network itself.
+
+        Args:
+            point: the surrogate; None for an ordinary network.
+            through: the defence whose states the surrogate starts from; plain: the undefended ones.
+        """
         model = self.loaded.model
         if point is None:
             return model
         assert isinstance(model, DEQClassifier)
         lead_step: bool = self.settings["attack.unroll"]["lead_step"]
-        surrogate = surrogate_of(point, dynamics=build_plain(self.settings), lead_step=lead_step)
-        return lambda x: surrogate(model, x)
+        if through == "plain":
+            plain = surrogate_of(point, dynamics=build_plain(self.settings), lead_step=lead_step)
+            return lambda x: plain(model, x)
+        dynamics = build_dynamics(self.settings, through)
+        defended = defended_surrogate_of(point, dynamics=dynamics, lead_step=lead_step)
+        return lambda x: defended(model, x)
 
 
 def load_subject(job: Job) -> Subject:
@@ -124,11 +152,35 @@ def load_subject(job: Job) -> Subject:
     set_up(precision=settings["precision"], threads=job.threads)
     dataset = load(job.data)
     loaded = fitting(load_model(job.checkpoint, job.device), dataset, path=job.checkpoint)
-    _check_origin(loaded, job)
+    _check_origin(loaded, job.checkpoint, job.spec, name)
     _check_batch_size(settings, job)
-    judges = tuple(_judge(loaded, settings, defence) for defence in specs.MODELS[name].defences)
-    controls = tuple(_judge(loaded, settings, defence) for defence in _controls(settings, name))
+    judges = tuple(_judge(loaded, settings, name, defence) for defence in specs.MODELS[name].defences)
+    controls = tuple(_judge(loaded, settings, name, defence) for defence in _controls(settings, name))
     return Subject(name, loaded, dataset, settings, judges, controls, job)
+
+
+def load_transferring(job: Job) -> Subject:
+    """The subject of a job, with the model that its attacks are transferred to where the spec says so.
+
+    Raises:
+        UserError: as `load_subject`; or a model to transfer to is missing, not asked for, or another one.
+    """
+    asked = "transfer" in job.spec["upstream"]
+    if asked and job.other is None:
+        other = specs.other_trades(job.spec["model"])
+        raise UserError(f"--other is missing, but the spec transfers the attacks on {job.spec['model']} to {other}")
+    if job.other is not None and not asked:
+        raise UserError(f"--other is {job.other}, but the spec transfers the attacks on {job.spec['model']} nowhere")
+    subject = load_subject(job)
+    return subject if job.other is None else _transferring(subject, job.other)
+
+
+def _transferring(subject: Subject, path: Path) -> Subject:
+    name, settings = specs.other_trades(subject.name), subject.settings
+    other = fitting(load_model(path, subject.job.device), subject.dataset, path=path)
+    _check_origin(other, path, subject.job.spec, name)
+    judges = tuple(_judge(other, settings, name, defence) for defence in specs.MODELS[name].defences)
+    return replace(subject, other=other, transferred=judges)
 
 
 def _controls(settings: Settings, name: str) -> tuple[specs.Defence, ...]:
@@ -145,27 +197,28 @@ def _check_batch_size(settings: Settings, job: Job) -> None:
         )
 
 
-def _check_origin(loaded: Loaded, job: Job) -> None:
+def _check_origin(loaded: Loaded, path: Path, spec: Mapping[str, Any], model: str) -> None:
+    """Refuse what is not this model of the spec's seed."""
     trained = loaded.provenance["spec"]
     if trained.get("stage") == "import" and trained["model"] is None:
         raise UserError(
-            f"checkpoint {job.checkpoint} was imported without --model and --seed, "
-            f"but the spec is of {job.spec['model']} of seed {job.spec['seed']}: import it again with both"
+            f"checkpoint {path} was imported without --model and --seed, "
+            f"but the spec is of {model} of seed {spec['seed']}: import it again with both"
         )
     there = (trained.get("model", specs.TRUNK), trained["seed"])
-    wanted = (job.spec["model"], job.spec["seed"])
+    wanted = (model, spec["seed"])
     if there != wanted:
+        asks = "is of" if model == spec["model"] else "transfers to"
         raise UserError(
-            f"checkpoint {job.checkpoint} is {there[0]} of seed {there[1]}, "
-            f"but the spec is of {wanted[0]} of seed {wanted[1]}"
+            f"checkpoint {path} is {there[0]} of seed {there[1]}, but the spec {asks} {wanted[0]} of seed {wanted[1]}"
         )
 
 
-def _judge(loaded: Loaded, settings: Settings, defence: specs.Defence) -> Judge:
+def _judge(loaded: Loaded, settings: Settings, name: str, defence: specs.Defence) -> Judge:
     model = loaded.model
     if not isinstance(model, DEQClassifier):
-        return NetworkJudge(model)
-    return DEQJudge(model, build_dynamics(settings, defence), defence, build_final_unroll(settings))
+        return NetworkJudge(model, name)
+    return DEQJudge(model, build_dynamics(settings, defence), defence, build_final_unroll(settings), name)
 
 
 def build_dynamics(settings: Settings, defence: specs.Defence) -> Dynamics:
@@ -176,6 +229,20 @@ def build_dynamics(settings: Settings, defence: specs.Defence) -> Dynamics:
     entropy = settings.section("entropy", Entropy)
     if defence != "entropy":
         entropy = control(entropy, defence, steps=plain.termination.max_steps)
+    return build_defended(settings, entropy)
+
+
+def build_defended(settings: Settings, entropy: Entropy) -> Dynamics:
+    """The dynamics of Sec. 3.2 by keys of its own; the undefended ones where these are the same bit for bit.
+
+    They are where the input is never updated, and in Algorithm 1 also without descent steps. The authors' code differs
+    in restarting its solver, but a single round is the plain solve.
+    """
+    plain = build_plain(settings)
+    last = plain.termination.max_steps
+    never = entropy.solver_steps > last or (entropy.solver_steps == last and entropy.last_update == "dead")
+    if never or (entropy.resolve == "alg1" and entropy.input_steps == 0):
+        return plain
     ball = LinfBall(settings.section("threat_model", ThreatModel).epsilon_255 / 255)
     return build_entropy_reduction(
         entropy, solver=plain.solver, termination=plain.termination, ball=ball, returned=plain.returned

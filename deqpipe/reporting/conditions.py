@@ -21,8 +21,14 @@ _INERT = (
     "data.root",
     "attack.states_per_job",
     "attack.images_per_job",
-    "autoattack",  # not part of the workflow
+    "attack.transfer",  # these decide what there is, not what it is
+    "attack.in_loop_points",
     "entropy.controls",
+    "figures",
+    "autoattack.batch_size",  # these two choose random streams, as a seed does
+    "autoattack.images_per_job",
+    "racing",  # a minimum stays what it is, but for a small chance that `setup` names
+    "timing",  # speeds are compared with nothing
     "statistics",
 )
 # Keys that change numbers only under a condition.
@@ -30,6 +36,8 @@ _USED_IF: Mapping[str, Callable[[Config], bool]] = {
     "solver.anderson_memory": lambda config: config.solver.name == "anderson",
     "training.implicit_steps": lambda config: config.training.gradient == "exact",
     "early_state.index": lambda config: config.early_state.mode == "fixed",
+    "jacobian.other_weight.pgd_at": lambda config: config.figures.jacobian,
+    "jacobian.other_weight.trades": lambda config: config.figures.jacobian,
     "evaluation.batch_size": lambda config: config.couples_images,
 }
 
@@ -89,6 +97,7 @@ def setup(config: Config, *, seed: int) -> tuple[str, ...]:
         f"Threat model: every pixel may change by at most {threat:g}/255, within [0, 1]. PGD: {pgd.steps} steps of "
         f"{pgd.step_size_255:g}/255 from a random start.",
         _grid(config),
+        *_racing(config),
         f"Intervals ({100 * config.statistics.confidence:g} %): Wilson for one accuracy; for a minimum a bootstrap "
         f"over images ({config.statistics.resamples:,} resamples), the minimum taken inside each resample, reflected "
         "at the value; differences are paired by image.",
@@ -141,9 +150,19 @@ def _grid(config: Config) -> str:
     )
 
 
+def _racing(config: Config) -> tuple[str, ...]:
+    """What an attack that did not run on all images is worth."""
+    if not specs.races(config):
+        return ()
+    return (
+        f"Racing: all attacks face the first {specs.race_cut(config):,} images; only those that could still be the "
+        f"strongest of a decision (probability {config.racing.confidence:g}) face the others.",
+    )
+
+
 def _written(value: object) -> str:
     if isinstance(value, tuple):
-        return _range(value)
+        return ", ".join(value) if isinstance(next(iter(value), 0), str) else _range(value)
     if isinstance(value, Mapping):
         return ", ".join(value) or "none"
     if isinstance(value, float):

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +36,13 @@ _CONTROLS: Mapping[Defence, str] = {
     "entropy_one_round": "control: T_f = N",
 }
 _COLUMNS = (
-    "image", "label", "defence", "state", "steps", "damping", "predicted", "perturbation", "lost_gradient", "status",
+    "image", "label", "model", "defence", "state", "steps", "damping", "predicted", "perturbation", "lost_gradient",
+    "status",
 )  # fmt: skip
 _NONFINITE = 3  # solver.solve.Status
+
+Kind: TypeAlias = Literal["grid", "sweep"]
+"""Which attacks race: those of the grid, or those of Table 5."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +125,56 @@ class Tree:
         """Records of a model on clean images."""
         return self.root / "attacks" / "clean" / model / f"seed{self.seed}.parquet"
 
-    def attacked(self, model: str) -> tuple[Path, ...]:
-        """Records of a model under attack: the shards of the grid, or ready-made PGD."""
+    def attacked(self, model: str, *, below: int | None = None) -> tuple[Path, ...]:
+        """Records of a model under attack: the shards of the grid, or of its images below one; or ready-made PGD."""
         folder = self.root / "attacks" / ("grid" if model in specs.DEQS else "pgd") / model
         if model in specs.DEQS:
-            return tuple(folder / f"seed{self.seed}" / f"{name}.parquet" for name in specs.shard_names(self.config))
+            names = specs.shard_names(self.config, below=below)
+            return tuple(folder / f"seed{self.seed}" / f"{name}.parquet" for name in names)
         return (folder / f"seed{self.seed}.parquet",)
+
+    def autoattack(self, decision: Decision) -> tuple[Path, ...]:
+        """Records of AutoAttack on a decision."""
+        folder = self.root / "attacks" / "autoattack" / decision.model / f"seed{self.seed}"
+        ranges = specs.library_ranges(self.config)
+        return tuple(folder / f"{decision.defence}_images{first}-{last}.parquet" for first, last in ranges)
+
+    def top(self, model: str) -> tuple[Path, ...]:
+        """Records of APGD-CE and Square at the strongest points (Table 4)."""
+        return self._by_images("top", model, specs.library_ranges(self.config))
+
+    def in_loop(self, model: str) -> tuple[Path, ...]:
+        """Records of points crafted through Sec. 3.2 (Table 3)."""
+        return self._by_images("in_loop", model, specs.image_ranges(self.config))
+
+    def sweep(self, model: str, *, below: int | None = None) -> tuple[Path, ...]:
+        """Records of attacks scored on Sec. 3.2 with every T_f and R (Table 5); or those of images below one."""
+        return self._by_images("sweep", model, specs.image_ranges(self.config, below=below))
+
+    def _by_images(self, kind: str, model: str, ranges: Sequence[tuple[int, int]]) -> tuple[Path, ...]:
+        folder = self.root / "attacks" / kind / model / f"seed{self.seed}"
+        return tuple(folder / f"images{first}-{last}.parquet" for first, last in ranges)
+
+    def example(self, model: str) -> Path:
+        """The images of Figure 2 (c)."""
+        return self.root / "attacks" / "example" / model / f"seed{self.seed}.npz"
+
+    def strongest(self, model: str) -> Path:
+        """The ranked points of the grid."""
+        return self.root / "strongest" / model / f"seed{self.seed}.json"
+
+    def race(self, kind: Kind, model: str) -> Path:
+        """The points that a race left."""
+        return self.root / "race" / kind / model / f"seed{self.seed}.json"
+
+    @property
+    def timed_training(self) -> Path:
+        """Speed of training steps (Table 9)."""
+        return self.root / "timing" / "training" / f"seed{self.seed}.json"
+
+    def timed_inference(self, model: str) -> Path:
+        """Speed of inference (Table 10)."""
+        return self.root / "timing" / "inference" / model / f"seed{self.seed}.json"
 
     @property
     def bootstrap(self) -> Bootstrap:
@@ -138,8 +186,24 @@ class Tree:
         """Whether records and early states of these models all exist; records on clean images count if `clean`."""
         paths = [path for model in models for path in self.attacked(model)]
         paths += [self.select(model) for model in models if model in specs.DEQS]
+        paths += [self.race("grid", model) for model in models if model in specs.DEQS and specs.races(self.config)]
         paths += [self.clean(model) for model in models if clean]
         return all(path.exists() for path in paths)
+
+
+@dataclass(frozen=True)
+class Attacks:
+    """The attacks of a grid, by the images that they ran on; without a race all attacks run on all images.
+
+    Attributes:
+        points: those that ran on all images, in their sort order.
+        dropped: those that ran on the images before `specs.race_cut` only.
+        sources: the file that says which, if there was a race.
+    """
+
+    points: tuple[GridPoint, ...]
+    dropped: tuple[GridPoint, ...]
+    sources: tuple[Source, ...]
 
 
 @dataclass(frozen=True)
@@ -181,11 +245,12 @@ class Evaluation:
     Attributes:
         decision: whose answers.
         state: the state that decides, or FINAL.
-        points: the attacks, in their sort order (lambda, i, K_a).
+        points: the attacks that ran on all images, in their sort order (lambda, i, K_a).
         clean: (images, states), the last column being the final state; None where it was not asked for.
         attacked: (points, images, states).
         checks: of the attacks.
         sources: the files behind it.
+        dropped: how many attacks more ran on the first images only, because they lost a race.
     """
 
     decision: Decision
@@ -195,6 +260,7 @@ class Evaluation:
     attacked: Correct
     checks: AttackChecks
     sources: tuple[Source, ...]
+    dropped: int = 0
 
     @property
     def right_when_clean(self) -> Correct:
@@ -229,13 +295,26 @@ def early_states(tree: Tree, model: str) -> dict[Defence, EarlyState]:
     return found | {control: found["entropy"] for control in kind.controls(tree.config.entropy)}
 
 
+def selection_source(tree: Tree, model: str) -> Source:
+    """The file that early states come from."""
+    return _source(tree, tree.select(model), _selection(tree, model)["provenance"])
+
+
 def _selection(tree: Tree, model: str) -> dict[str, Any]:
-    path = tree.select(model)
+    return read_made(tree, "select", model, tree.select(model))
+
+
+def read_made(tree: Tree, stage: specs.Stage, model: str | None, path: Path) -> dict[str, Any]:
+    """The JSON that a stage wrote.
+
+    Raises:
+        UserError: the file is missing, no JSON, or of another configuration.
+    """
     raw = _read_json(path)
     entry = raw.get("provenance")
     if not isinstance(entry, dict) or "spec" not in entry:
         raise UserError(f"{path} carries no provenance: not written by deqpipe")
-    _check_specs(tree, "select", model, [entry], path)
+    check_specs(tree, stage, model, [entry], path)
     return raw
 
 
@@ -259,13 +338,15 @@ def evaluate(tree: Tree, model: str, *, clean: bool = True) -> tuple[Evaluation,
     Raises:
         UserError: records are missing, incomplete, doubled, or of another configuration.
     """
-    unattacked = _load(tree, "clean", model, (tree.clean(model),)) if clean else None
-    attacked = _load(tree, "attack_grid" if model in specs.DEQS else "attack_pgd", model, tree.attacked(model))
+    unattacked = load(tree, "clean", model, (tree.clean(model),)) if clean else None
+    attacked = load(tree, "attack_grid" if model in specs.DEQS else "attack_pgd", model, tree.attacked(model))
     chosen = early_states(tree, model) if model in specs.DEQS else {}
+    ran = attacks(tree, model) if model in specs.DEQS else None
     behind = [*_named(tree, [tree.clean(model)], unattacked), *_named(tree, tree.attacked(model), attacked)]
     behind += [_source(tree, tree.select(model), _selection(tree, model)["provenance"])] if chosen else []
+    behind += ran.sources if ran else ()
     return tuple(
-        _evaluation(tree, Decision(model, defence), (unattacked, attacked), tuple(behind), chosen.get(defence))
+        _evaluation(tree, Decision(model, defence), (unattacked, attacked, ran), tuple(behind), chosen.get(defence))
         for defence in (*specs.MODELS[model].defences, *specs.MODELS[model].controls(tree.config.entropy))
     )
 
@@ -288,23 +369,30 @@ def evaluate_all(tree: Tree, models: Sequence[str], *, clean: bool = True) -> di
 def _evaluation(
     tree: Tree,
     decision: Decision,
-    parts: tuple[Records | None, Records],
+    parts: tuple[Records | None, Records, Attacks | None],
     sources: tuple[Source, ...],
     chosen: EarlyState | None,
 ) -> Evaluation:
-    unattacked, attacked = parts
-    points = _points(tree.config, decision.model)
-    rows = attacked.where(attacked["defence"] == decision.defence)
-    labels, classes = _cube(rows, points, tree.config, where=f"attack records of {decision.row}")
+    unattacked, attacked, ran = parts
+    rows, where = attacked.where(_of(attacked, decision)), f"attack records of {decision.row}"
+    whole = finished(rows, ran, tree.config, where=where) if ran else rows
+    labels, classes = _cube(whole, ran.points if ran else None, tree.config, where=where)
     return Evaluation(
         decision=decision,
         state=chosen.state if chosen else FINAL,
-        points=points or (GridPoint(damping=0.0, state=0, steps=0),),
+        points=ran.points if ran else (GridPoint(damping=0.0, state=0, steps=0),),
         clean=None if unattacked is None else _right_when_clean(tree, decision, unattacked, labels),
         attacked=classes == labels[None, :, None],
         checks=_checks(rows),
         sources=sources,
+        dropped=len(ran.dropped) if ran else 0,
     )
+
+
+def _of(found: Records, decision: Decision) -> NDArray[np.bool_]:
+    """Which rows a decision judged: records of a transferred attack hold those of another model, too."""
+    mask: NDArray[np.bool_] = (found["model"] == decision.model) & (found["defence"] == decision.defence)
+    return mask
 
 
 def _checks(rows: Records) -> AttackChecks:
@@ -316,7 +404,7 @@ def _checks(rows: Records) -> AttackChecks:
 
 
 def _right_when_clean(tree: Tree, decision: Decision, found: Records, labels: NDArray[np.int16]) -> Correct:
-    rows = found.where(found["defence"] == decision.defence)
+    rows = found.where(_of(found, decision))
     labels_again, classes = _cube(rows, None, tree.config, where=f"clean records of {decision.row}")
     if (labels != labels_again).any():
         raise UserError(f"clean and attacked records of {decision.row} have different labels: not the same images")
@@ -324,19 +412,92 @@ def _right_when_clean(tree: Tree, decision: Decision, found: Records, labels: ND
     return right
 
 
-def _points(config: Config, model: str) -> tuple[GridPoint, ...] | None:
-    """The attacks that a model must have records of; None: one, whatever its surrogate is called."""
-    return specs.grid_points(config) if model in specs.DEQS else None
+def attacks(tree: Tree, model: str, of: Kind = "grid") -> Attacks:
+    """The attacks that a DEQ must have records of.
+
+    Args:
+        tree: the results.
+        model: the attacked model.
+        of: the attacks of the grid, or those of Table 5 where these are the whole grid as well.
+
+    Raises:
+        UserError: there was a race, and its result is missing, of another configuration, or names other points.
+    """
+    every = specs.grid_points(tree.config)
+    if not (specs.races_in_sweep(tree.config) if of == "sweep" else specs.races(tree.config)):
+        return Attacks(every, (), ())
+    path = tree.race(of, model)
+    raw = _read_json(path)
+    entry, names = raw.get("provenance"), raw.get("points")
+    if not isinstance(entry, dict) or "spec" not in entry or not isinstance(names, list):
+        raise UserError(f"{path} is no result of a race: not written by deqpipe")
+    check_specs(tree, "race_sweep" if of == "sweep" else "race", model, [entry], path)
+    foreign = sorted(set(names) - {point.name for point in every})
+    if foreign or not names:
+        raise UserError(f"{path} names {foreign[0] if foreign else 'nothing'}, but must name points of the grid")
+    return Attacks(
+        points=tuple(point for point in every if point.name in names),
+        dropped=tuple(point for point in every if point.name not in names),
+        sources=(_source(tree, path, entry),),
+    )
 
 
-def _load(tree: Tree, stage: specs.Stage, model: str, paths: Sequence[Path]) -> Records:
+def finished(rows: Records, ran: Attacks, config: Config, *, where: str) -> Records:
+    """The rows of the attacks that ran on all images, once those of the others are seen to be complete as well.
+
+    Args:
+        rows: of one decision.
+        ran: which attacks ran on which images.
+        config: the configuration.
+        where: what the rows are called in messages.
+
+    Raises:
+        UserError: an attack that lost the race lacks an image that it ran on, or has other images.
+    """
+    if not ran.dropped:
+        return rows
+    every = tuple(sorted((*ran.points, *ran.dropped)))
+    kept = np.array([point in ran.points for point in every])[_positions(rows, every, where)]
+    lost = f"{where} of attacks that lost the race"
+    _cube(rows.where(~kept), ran.dropped, config, where=lost, images=specs.race_cut(config))
+    return rows.where(kept)
+
+
+def before_race(rows: Records, config: Config, *, where: str) -> Correct:
+    """Whether the images that face every attack were classified right: (points, images, states).
+
+    Args:
+        rows: of one decision, on these images alone.
+        config: the configuration.
+        where: what the rows are called in messages.
+
+    Raises:
+        UserError: rows are missing, doubled, or of other attacks or images.
+    """
+    cut = specs.race_cut(config)
+    labels, classes = _cube(rows, specs.grid_points(config), config, where=where, images=cut)
+    right: Correct = classes == labels[None, :, None]
+    return right
+
+
+def load(tree: Tree, stage: specs.Stage, model: str, paths: Sequence[Path]) -> Records:
+    """The records of some files of one stage, as one.
+
+    Raises:
+        UserError: a file is missing or of another configuration, or they do not belong together.
+    """
     parts = [records.read(path, _COLUMNS) for path in paths]
     for path, part in zip(paths, parts, strict=True):
-        _check_specs(tree, stage, model, part.provenance, path)
+        check_specs(tree, stage, model, part.provenance, path)
     return records.merge(parts)
 
 
-def _check_specs(tree: Tree, stage: specs.Stage, model: str, entries: Sequence[Any], path: Path) -> None:
+def check_specs(tree: Tree, stage: specs.Stage, model: str | None, entries: Sequence[Any], path: Path) -> None:
+    """Refuse a file with provenance of another configuration.
+
+    Raises:
+        UserError: an entry's spec is not the one that the configuration asks for.
+    """
     expected = specs.build(stage, tree.config, model=model, seed=tree.seed)
     for entry in entries:
         if specs.dumps(entry["spec"]) != specs.dumps(expected):
@@ -347,10 +508,32 @@ def _check_specs(tree: Tree, stage: specs.Stage, model: str, entries: Sequence[A
 
 
 def _cube(
-    rows: Records, points: tuple[GridPoint, ...] | None, config: Config, *, where: str
+    rows: Records, points: tuple[GridPoint, ...] | None, config: Config, *, where: str, images: int | None = None
 ) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
-    """Labels (images,) and predicted classes (points, images, states), every pair of point and image exactly once."""
-    images = config.evaluation.images
+    """Labels (images,) and predicted classes (points, images, states), every pair of point and image exactly once.
+
+    All evaluated images are asked for, or the first `images` of them.
+    """
+    images = images or config.evaluation.images
+    order = ordered(rows, points, images=images, where=where)
+    labels = rows["label"][order].reshape(-1, images)
+    if (labels != labels[0]).any():
+        raise UserError(f"{where} give one image different labels")
+    return labels[0], rows["predicted"][order].reshape(len(labels), images, -1)
+
+
+def ordered(rows: Records, points: tuple[GridPoint, ...] | None, *, images: int, where: str) -> NDArray[np.intp]:
+    """The order of the rows by point and image, once it is sure that each of their pairs is there exactly once.
+
+    Args:
+        rows: of one decision.
+        points: what must be there; None: one attack, whatever its surrogate is called.
+        images: how many there must be, counted from 0.
+        where: what the rows are called where they are refused.
+
+    Raises:
+        UserError: rows are missing, doubled, or belong to other points or images.
+    """
     position = _positions(rows, points, where)
     outside = (rows["image"] < 0) | (rows["image"] >= images)
     if outside.any():
@@ -359,11 +542,7 @@ def _cube(
     counts = np.bincount(cell, minlength=len(points or (0,)) * images)
     if (counts != 1).any():
         raise UserError(f"{where} {_incomplete(counts, points, images)}")
-    order = np.argsort(cell)
-    labels = rows["label"][order].reshape(-1, images)
-    if (labels != labels[0]).any():
-        raise UserError(f"{where} give one image different labels")
-    return labels[0], rows["predicted"][order].reshape(len(labels), images, -1)
+    return np.argsort(cell)
 
 
 def _positions(rows: Records, points: tuple[GridPoint, ...] | None, where: str) -> NDArray[np.int64]:

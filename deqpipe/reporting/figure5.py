@@ -18,7 +18,7 @@ def draw(tree: Tree) -> Drawing:
     evaluation = evaluate_all(tree, MODELS, clean=False)[DECISION]
     dampings = sorted({point.damping for point in evaluation.points})
     curves = {damping: _curve(evaluation, damping, tree) for damping in dampings}
-    figure, axes = plotting.new(height=3.3)
+    figure, axes = plotting.new(height=3.2)
     for position, (damping, curve) in enumerate(curves.items()):
         _plot(axes, damping, curve, position=position, of=len(curves))
     numbers = [end for curve in curves.values() for _, one in curve for end in (100 * one.low, 100 * one.high)]
@@ -87,8 +87,9 @@ def _row(point: specs.GridPoint, one: Estimate) -> tuple[str | float | int | Non
 def _caption(tree: Tree) -> str:
     return (
         f"Accuracy of {DECISION.row} on {tree.config.evaluation.images:,} test images under the strongest attack (over "
-        f"K_a) on each state, with {100 * tree.config.statistics.confidence:g} % intervals. Curves are shifted "
-        "sideways so that none hides another; Table 8 has the numbers."
+        f"K_a) on each state, PGD-{tree.config.attack.pgd.steps} with epsilon = "
+        f"{tree.config.threat_model.epsilon_255:g}/255, with {100 * tree.config.statistics.confidence:g} % intervals. "
+        "Curves are shifted sideways so that none hides another; Table 8 has the numbers."
     )
 
 

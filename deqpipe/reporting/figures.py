@@ -1,4 +1,4 @@
-"""Figures 3, 4 and 5: png, pdf and csv, with a sidecar that says what is to be seen and where it comes from."""
+"""Figures 2 to 6: png, pdf and csv, with a sidecar that says what is to be seen and where it comes from."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from typing import Protocol
 from deqpipe import records
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting import conditions, figure3, figure4, figure5, plotting
+from deqpipe.reporting import absent, conditions, figure2, figure3, figure4, figure5, figure6, plotting
 from deqpipe.reporting.decisions import Tree
 from deqpipe.reporting.origin import Origin, origin, read_sidecar, sidecar_text
 from deqpipe.reporting.plotting import Drawing
@@ -23,7 +23,7 @@ class Maker(Protocol):
         """The figure of one seed."""
 
 
-_MAKERS: Mapping[int, Maker] = {3: figure3, 4: figure4, 5: figure5}
+_MAKERS: Mapping[int, Maker] = {2: figure2, 3: figure3, 4: figure4, 5: figure5, 6: figure6}
 FIGURES = tuple(_MAKERS)
 
 
@@ -49,7 +49,7 @@ def write(number: int, config: Config, results: Path, *, output_stem: Path) -> N
     if number not in _MAKERS:
         raise UserError(f"figure is {number}, but must be one of {', '.join(map(str, FIGURES))}")
     with plotting.style():
-        drawing = _MAKERS[number].draw(Tree(results, config, config.seeds[0]))
+        drawing = _draw(number, Tree(results, config, config.seeds[0]))
         plotting.save(drawing.figure, output_stem)
     described = Described(
         number=number,
@@ -63,6 +63,13 @@ def write(number: int, config: Config, results: Path, *, output_stem: Path) -> N
     sidecar = sidecar_text(described)
     records.write_text(output_stem.with_suffix(".csv"), _csv(drawing))
     records.write_text(output_stem.with_suffix(".json"), sidecar)
+
+
+def _draw(number: int, tree: Tree) -> Drawing:
+    """The figure, or the reason why it is absent."""
+    if number in absent.FIGURES and absent.reason(tree.config):
+        return absent.drawing(number, tree.config, conditions=conditions.setup(tree.config, seed=tree.seed))
+    return _MAKERS[number].draw(tree)
 
 
 def read(path: Path) -> Described:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from html import escape
@@ -94,31 +95,58 @@ def percent(row: str, column: str, estimate: Estimate, *, paper: float | None = 
     return Cell(row, column, value, low, high, estimate.n, paper, note=note)
 
 
-def show(cell: Cell, *, signed: bool = False, strong: bool = False) -> Shown:
-    """A cell as it is printed: as many digits as its number of images can bear."""
-    paper = "" if cell.paper is None else f"{cell.paper:.2f}"
+def number(row: str, column: str, estimate: Estimate, *, paper: float | None = None, note: str = "") -> Cell:
+    """A cell that holds no share, in the unit of the estimate."""
+    return Cell(row, column, estimate.value, estimate.low, estimate.high, estimate.n, paper, note=note)
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Decimals of what is printed of a cell."""
+
+    value: int
+    interval: int
+    paper: int
+
+
+def by_size(value: float, *, paper: int) -> Digits:
+    """Three significant digits of a positive number, in its interval as well."""
+    decimals = max(0, 2 - math.floor(math.log10(value)))
+    return Digits(value=decimals, interval=decimals, paper=paper)
+
+
+def _of_percent(cell: Cell) -> Digits:
+    """As many as the number of images can bear."""
+    digits = 2 if (cell.n or 0) >= 10_000 else 1
+    return Digits(value=digits, interval=digits - 1, paper=2)
+
+
+def show(cell: Cell, *, signed: bool = False, strong: bool = False, digits: Digits | None = None) -> Shown:
+    """A cell as it is printed; without `digits` as percent or points."""
+    digits = digits or _of_percent(cell)
+    paper = "" if cell.paper is None else _minus(f"{cell.paper:.{digits.paper}f}")
     if cell.here is None:
         return Shown(DASH, paper=paper)
-    digits = 2 if (cell.n or 0) >= 10_000 else 1
     sign = "+" if signed else ""
     interval = spread = difference = ""
     if cell.low is not None and cell.high is not None:
-        interval = _span(cell.low, cell.high, sign=sign, digits=digits - 1)
+        interval = _span(cell.low, cell.high, sign=sign, digits=digits.interval)
     if cell.spread is not None:
-        spread = _span(*cell.spread, sign=sign, digits=digits)
+        spread = _span(*cell.spread, sign=sign, digits=digits.value)
     if cell.difference is not None:
-        difference = _minus(f"{cell.difference:+.2f}")
-    return Shown(_zero_unsigned(_minus(f"{cell.here:{sign}.{digits}f}")), interval, paper, difference, spread, strong)
+        difference = _minus(f"{cell.difference:+.{digits.paper}f}")
+    value = _zero_unsigned(_minus(f"{cell.here:{sign},.{digits.value}f}"))
+    return Shown(value, interval, paper, difference, spread, strong)
 
 
 def _span(low: float, high: float, *, sign: str, digits: int) -> str:
-    ends = (_zero_unsigned(_minus(f"{end:{sign}.{digits}f}")) for end in (low, high))
+    ends = (_zero_unsigned(_minus(f"{end:{sign},.{digits}f}")) for end in (low, high))
     return (" to " if sign else DASH).join(ends)
 
 
 def _zero_unsigned(number: str) -> str:
     digits = number.lstrip(f"+{MINUS}")
-    return digits if float(digits) == 0 else number
+    return digits if float(digits.replace(",", "")) == 0 else number
 
 
 def _minus(number: str) -> str:
@@ -255,17 +283,21 @@ def to_html(table: Table) -> str:
 def _html_block(block: Block) -> str:
     stub = f'<th scope="col">{escape(block.stub[-1] or block.stub[0])}</th>'
     columns = "".join(f'<th scope="col" class="number">{escape(text)}</th>' for text in block.columns)
-    grouped = len({line.labels[0] for line in block.lines}) > 1
+    grouped = len(block.stub) > 1 and len({line.labels[0] for line in block.lines}) > 1
     rows: list[str] = []
     for index, line in enumerate(block.lines):
         if grouped and (index == 0 or line.labels[0] != block.lines[index - 1].labels[0]):
             width = 1 + len(block.columns)
             rows.append(f'<tr class="group"><th scope="rowgroup" colspan="{width}">{escape(line.labels[0])}</th></tr>')
         rows.append(_html_row(line, line.labels[1:-1] if grouped else line.labels[:-1], block.columns))
-    return (
-        f'<div class="scroll" tabindex="0"><table class="stack">\n<thead><tr>{stub}{columns}</tr></thead>\n'
-        f"<tbody>\n{chr(10).join(rows)}\n</tbody></table></div>"
-    )
+    opening = f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(_region(block))}">'
+    head = f"<thead><tr>{stub}{columns}</tr></thead>"
+    return f'{opening}<table class="stack">\n{head}\n<tbody>\n{chr(10).join(rows)}\n</tbody></table></div>'
+
+
+def _region(block: Block) -> str:
+    """What the scrollable box around a block is called to those who do not see it."""
+    return f"{block.stub[-1] or block.stub[0] or 'Rows'} by {', '.join(block.columns)}"
 
 
 def _html_row(line: Line, below: Sequence[str], columns: Sequence[str]) -> str:

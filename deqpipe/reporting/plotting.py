@@ -1,15 +1,17 @@
 """How figures look, and how they are saved so that equal data give equal files."""
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib.style
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from deqpipe import records
 from deqpipe.reporting.decisions import Source
@@ -20,6 +22,7 @@ GREY = "#555555"
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 _PDF_METADATA = ("CreationDate", "Producer", "Creator")  # what matplotlib would fill in, and what changes by itself
 MARKERS = ("o", "s", "^", "D", "v", "P")
+_WIDTH = 5.2  # inches: text of 9 points is still read where the figure is as wide as a phone
 
 _STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -33,7 +36,7 @@ _STYLE: dict[str, Any] = {
     "grid.color": "#dddddd",
     "grid.linewidth": 0.6,
     "pdf.fonttype": 42,
-    "figure.dpi": 200,
+    "figure.dpi": 240,
 }
 
 
@@ -69,10 +72,22 @@ def style() -> Iterator[None]:
         yield
 
 
-def new(width: float = 6.0, height: float = 3.6) -> tuple[Figure, Axes]:
-    """An empty figure, in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+def new(height: float = 3.4) -> tuple[Figure, Axes]:
+    """An empty figure of one panel, in inches."""
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     return figure, figure.add_subplot()
+
+
+def panels(heights: Sequence[float]) -> tuple[Figure, tuple[SubFigure, ...]]:
+    """A figure of panels one below the other, each as wide as a figure alone, so that it reads as well on a phone."""
+    figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
+    return figure, tuple(parts[:, 0])
+
+
+def headline(part: SubFigure, letter: str, text: str) -> None:
+    """The letter of a panel, and what it is of."""
+    part.suptitle(f"({letter}) {text}", x=0.01, ha="left", fontsize=9.5, fontweight="bold")
 
 
 def legend_above(figure: Figure, axes: Axes, *, columns: int) -> None:
@@ -87,6 +102,23 @@ def percent_axis(axes: Axes, values: Iterable[float], *, least_span: float = 20.
     middle, half = (low + high) / 2, max(1.16 * (high - low), least_span) / 2
     bottom = max(-2.0, min(middle - half, 102 - 2 * half))
     axes.set_ylim(bottom, min(102.0, bottom + 2 * half))
+
+
+def key_above(axes: Axes, *, columns: int, handles: Sequence[Artist] | None = None) -> None:
+    """A legend right above the axes of a panel, below its headline."""
+    found = axes.get_legend_handles_labels()[0] if handles is None else handles
+    axes.legend(handles=found, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, frameon=False)
+
+
+def logarithmic(axes: Axes, low: float, high: float) -> None:
+    """A logarithmic horizontal axis from `low` to `high` (both above zero) with plain numbers at its ticks."""
+    axes.set_xscale("log")
+    decades = math.log10(high / low)
+    axes.set_xlim(low / 10 ** (0.04 * decades), high * 10 ** (0.04 * decades))
+    subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if decades < 1 else (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def whole_numbers(axes: Axes) -> None:

@@ -1,30 +1,63 @@
 """report.html: one file with everything in it. It reads finished tables and figures, not records."""
 
 import base64
+import csv
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from deqpipe import records, specs
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting import conditions, figures, formats, history, summary, tables, weights
+from deqpipe.reporting import claims, conditions, figures, formats, history, html, summary, tables, weights
 from deqpipe.reporting.decisions import Decision, EarlyState, Tree, early_states, eight
 from deqpipe.reporting.figures import FIGURES, Described
+from deqpipe.reporting.formats import Table
 from deqpipe.reporting.origin import Input, Origin
 from deqpipe.reporting.tables import TABLES
+
+_KINDS = {
+    "csv": "text/csv;charset=utf-8",
+    "md": "text/markdown;charset=utf-8",
+    "tex": "text/x-tex;charset=utf-8",
+    "pdf": "application/pdf",
+    "png": "image/png",
+}
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that is part of the report: its address is its content, so that it is found wherever the report lies."""
+
+    name: str
+    kind: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Tabled:
+    """A table, its blocks as HTML, and its files."""
+
+    table: Table
+    body: Markup
+    files: tuple[File, ...]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with its image as text."""
+    """A figure with its image as an address; without words it is absent, for a reason, and made by a command."""
 
-    words: Described
-    image: str
+    number: int
+    words: Described | None = None
+    image: str = ""
+    files: tuple[File, ...] = ()
+    rows: tuple[dict[str, str], ...] = ()
+    reason: str = ""
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,43 +127,75 @@ def write(config: Config, results: Path, output: Path) -> None:
         UserError: a table, figure, history or early state is missing.
     """
     written = {number: tables.read(results / "tables" / f"table{number}.json") for number in TABLES}
-    pictures = [_picture(number, results) for number in FIGURES]
+    pictures = [_picture(number, config, results) for number in FIGURES]
     tree = Tree(results, config, config.seeds[0])
-    html = _template().render(
+    origins = [one.origin for one in written.values()]
+    origins += [picture.words.origin for picture in pictures if picture.words]
+    page = html.template("report.html").render(
         config=config,
         data=conditions.data(config),
         points=len(specs.grid_points(config)),
         differences=conditions.differences(config),
         setup=conditions.setup(config, seed=tree.seed),
-        summary=summary.sentences(written[1].table, written[2].table, config),
-        tables=[(one.table, Markup(formats.to_html(one.table))) for one in written.values()],
-        pictures=pictures,
-        trainings=[_training(tree, model) for model in specs.MODELS if model not in config.imported],
+        summary=summary.sentences({number: one.table for number, one in written.items()}, config),
+        claims=claims.overview(
+            {number: one.table.cells for number, one in written.items()},
+            {picture.number: picture.rows for picture in pictures},
+            config,
+        ),
+        tables=[_tabled(one.table, results) for one in written.values()],
+        figures=pictures,
+        trainings=[_training(tree, model) for model in _trained(config)],
         choices=[_choice(tree, decision) for decision in eight("pgd_at", "trades")],
-        made=_made([*(one.origin for one in written.values()), *(picture.words.origin for picture in pictures)]),
+        made=_made(origins),
         settings=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100),
     )
-    records.write_text(output, html)
+    records.write_text(output, page)
 
 
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("deqpipe.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html")
+def _trained(config: Config) -> tuple[str, ...]:
+    """The models that were trained here, those of Figure 6 last."""
+    others = specs.OTHER_JACOBIAN if config.figures.jacobian else ()
+    return (*(model for model in specs.EVALUATED if model not in config.imported), *others)
 
 
-def _picture(number: int, results: Path) -> Picture:
+def _tabled(table: Table, results: Path) -> Tabled:
+    stem = results / "tables" / f"table{table.number}"
+    return Tabled(table, html.body(table), tuple(_file(stem.with_suffix(f".{kind}")) for kind in ("csv", "md", "tex")))
+
+
+def _picture(number: int, config: Config, results: Path) -> Picture:
+    if number == 6 and not config.figures.jacobian:
+        return _without_jacobian(number, results)
     stem = results / "figures" / f"figure{number}"
+    image, *files = (_file(stem.with_suffix(f".{kind}")) for kind in ("png", "pdf", "csv"))
+    with stem.with_suffix(".csv").open(newline="", encoding="utf-8") as file:
+        rows = tuple(csv.DictReader(file))
+    return Picture(number, figures.read(stem.with_suffix(".json")), image.address, (image, *files), rows)
+
+
+def _without_jacobian(number: int, results: Path) -> Picture:
+    return Picture(
+        number,
+        reason="figures.jacobian is false: the figure needs two trainings of its own. This makes them and the figure "
+        "(with the --configfile of this run, if it had one); with figures.jacobian: true it is part of the report.",
+        command=f"snakemake --cores all {shlex.quote(str(results / 'figures' / f'figure{number}.png'))}",
+    )
+
+
+def _file(path: Path) -> File:
+    """A file as a data: URI.
+
+    Raises:
+        UserError: it is missing.
+    """
+    kind = path.suffix.removeprefix(".")
+    what = "table" if path.parent.name == "tables" else "figure"
     try:
-        image = stem.with_suffix(".png").read_bytes()
+        content = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"figure {stem.with_suffix('.png')} does not exist") from None
-    return Picture(figures.read(stem.with_suffix(".json")), base64.b64encode(image).decode("ascii"))
+        raise UserError(f"{what} {path} does not exist") from None
+    return File(path.name, kind, f"data:{_KINDS[kind]};base64,{base64.b64encode(content).decode('ascii')}")
 
 
 def _training(tree: Tree, model: str) -> Training:
@@ -140,7 +205,7 @@ def _training(tree: Tree, model: str) -> Training:
         raise UserError(f"weights {tree.weights(model)} do not say of which epoch they are")
     kept = history.at(tree.history(model), file.epoch)
     return Training(
-        name=Decision(model, "plain").row,
+        name=_name(model, tree.config),
         epochs=epochs[-1].epoch,
         chosen=kept.epoch,
         clean=_percent(kept.clean),
@@ -148,6 +213,14 @@ def _training(tree: Tree, model: str) -> Training:
         minutes=_minutes(epochs[-1].seconds),
         parameters=f"{file.parameters:,}",
     )
+
+
+def _name(model: str, config: Config) -> str:
+    """The row of a trained model; of Figure 6's two with what sets them apart."""
+    row, kind = Decision(model, "plain").row, specs.MODELS[model]
+    if not kind.other_jacobian or kind.framework is None:
+        return row
+    return f"{row}, Jacobian weight {getattr(config.jacobian.other_weight, kind.framework):g}"
 
 
 def _percent(accuracy: float | None) -> str:

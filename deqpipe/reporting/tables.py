@@ -1,25 +1,81 @@
-"""Tables 1, 2 and 8: built from the records, written in every format, read again for the terminal and the report."""
+"""The tables: built from the records, written in every format, read again for the terminal and the report."""
 
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from deqpipe import records
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting import conditions, formats, table1, table2, table8
-from deqpipe.reporting.decisions import Decision, Evaluation, Tree, evaluate_all
+from deqpipe.reporting import (
+    absent,
+    conditions,
+    formats,
+    html,
+    table1,
+    table2,
+    table3,
+    table4,
+    table5,
+    table6,
+    table7,
+    table8,
+    table9,
+    table10,
+)
+from deqpipe.reporting.decisions import Decision, Evaluation, Source, Tree, evaluate_all
 from deqpipe.reporting.formats import Block, Cell, Table
 from deqpipe.reporting.origin import Origin, origin, read_sidecar, sidecar_text
 
-Evaluations = Mapping[Decision, Evaluation]
+G = TypeVar("G", bound="Gathered")
 
 
-class Maker(Protocol):
+@runtime_checkable
+class Gathered(Protocol):
+    """What a table is made of, for one seed, and where it comes from."""
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The files behind it."""
+
+
+@runtime_checkable
+class Maker(Protocol[G]):
     """What a module that makes one table offers."""
+
+    @property
+    def TITLE(self) -> str:
+        """The headline."""
+
+    @property
+    def COMPARABLE(self) -> bool:
+        """Whether its numbers may be compared with the paper's where the settings are the paper's; speeds may not."""
+
+    def complete(self, tree: Tree) -> bool:
+        """Whether all files that it needs exist: a further seed without them is left out."""
+
+    def gather(self, tree: Tree) -> G:
+        """What one seed's numbers are made of, read and checked."""
+
+    def caption(self, config: Config) -> str:
+        """One or two sentences under the title."""
+
+    def cells(self, gathered: G, tree: Tree) -> tuple[Cell, ...]:
+        """Every number, with the paper's beside it."""
+
+    def blocks(self, cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
+        """The layout."""
+
+    def notes(self, gathered: G, config: Config) -> tuple[str, ...]:
+        """What must be said with these numbers alone."""
+
+
+@runtime_checkable
+class Evaluating(Protocol):
+    """What a module offers whose table needs nothing but evaluations of whole models."""
 
     TITLE: str
     MODELS: tuple[str, ...]
@@ -28,19 +84,80 @@ class Maker(Protocol):
     """Whether it needs those on clean images, too."""
 
     def caption(self, config: Config) -> str:
-        """One or two sentences under the title."""
+        """As of `Maker`."""
 
-    def cells(self, evaluations: Evaluations, tree: Tree) -> tuple[Cell, ...]:
-        """Every number, with the paper's beside it."""
+    def cells(self, evaluations: Mapping[Decision, Evaluation], tree: Tree) -> tuple[Cell, ...]:
+        """As of `Maker`."""
 
     def blocks(self, cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
-        """The layout."""
+        """As of `Maker`."""
 
-    def notes(self, evaluations: Evaluations, config: Config) -> tuple[str, ...]:
-        """What must be said with these numbers alone."""
+    def notes(self, evaluations: Mapping[Decision, Evaluation], config: Config) -> tuple[str, ...]:
+        """As of `Maker`."""
 
 
-_MAKERS: Mapping[int, Maker] = {1: table1, 2: table2, 8: table8}
+@dataclass(frozen=True)
+class Evaluations:
+    """The evaluations of whole models."""
+
+    by_decision: Mapping[Decision, Evaluation]
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The files behind them."""
+        return tuple(source for one in self.by_decision.values() for source in one.sources)
+
+
+@dataclass(frozen=True)
+class OfEvaluations:
+    """The maker of a table that needs nothing but evaluations of whole models."""
+
+    module: Evaluating
+    COMPARABLE: bool = True
+
+    @property
+    def TITLE(self) -> str:
+        """That of the module."""
+        return self.module.TITLE
+
+    def complete(self, tree: Tree) -> bool:
+        """Whether records and early states of the models exist."""
+        return tree.complete(self.module.MODELS, clean=self.module.CLEAN_RECORDS)
+
+    def gather(self, tree: Tree) -> Evaluations:
+        """The evaluations of the models."""
+        return Evaluations(evaluate_all(tree, self.module.MODELS, clean=self.module.CLEAN_RECORDS))
+
+    def caption(self, config: Config) -> str:
+        """That of the module."""
+        return self.module.caption(config)
+
+    def cells(self, gathered: Evaluations, tree: Tree) -> tuple[Cell, ...]:
+        """Those of the module."""
+        return self.module.cells(gathered.by_decision, tree)
+
+    def blocks(self, cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
+        """Those of the module."""
+        return self.module.blocks(cells, config)
+
+    def notes(self, gathered: Evaluations, config: Config) -> tuple[str, ...]:
+        """Those of the module."""
+        raced = absent.raced(list(gathered.by_decision.values()), config)
+        return (*self.module.notes(gathered.by_decision, config), *raced)
+
+
+_MAKERS: Mapping[int, Maker[Any]] = {
+    1: table1,
+    2: OfEvaluations(table2),
+    3: table3,
+    4: table4,
+    5: table5,
+    6: table6,
+    7: table7,
+    8: OfEvaluations(table8),
+    9: table9,
+    10: table10,
+}
 TABLES = tuple(_MAKERS)
 
 
@@ -53,7 +170,7 @@ class Written:
 
 
 def write(number: int, config: Config, results: Path, *, output_stem: Path) -> None:
-    """Write a table at `output_stem`: csv, md, tex, and json with all of it and its origin.
+    """Write a table at `output_stem`: csv, md, tex, html, and json with all of it and its origin.
 
     Raises:
         UserError: there is no such table, or records are missing, incomplete, or of another configuration.
@@ -64,6 +181,7 @@ def write(number: int, config: Config, results: Path, *, output_stem: Path) -> N
         (".csv", formats.to_csv(written.table)),
         (".md", formats.to_markdown(written.table)),
         (".tex", formats.to_latex(written.table)),
+        (".html", html.page(written.table)),
         (".json", sidecar),
     ):
         records.write_text(output_stem.with_suffix(ending), text)
@@ -108,10 +226,13 @@ def build(number: int, config: Config, results: Path) -> Written:
     if number not in _MAKERS:
         raise UserError(f"table is {number}, but must be one of {', '.join(map(str, TABLES))}")
     maker = _MAKERS[number]
-    trees = available(config, results, maker.MODELS, clean=maker.CLEAN_RECORDS)
-    evaluations = [evaluate_all(tree, maker.MODELS, clean=maker.CLEAN_RECORDS) for tree in trees]
-    cells = _spread([maker.cells(one, tree) for one, tree in zip(evaluations, trees, strict=True)])
-    if conditions.comparable(config):
+    if number in absent.TABLES and absent.reason(config) is not None:
+        nothing = absent.table(number, maker.TITLE, config, conditions=_shared(config))
+        return Written(nothing, origin(config, "table", ()))
+    trees = available(maker, config, results)
+    gathered = [maker.gather(tree) for tree in trees]
+    cells = _spread([maker.cells(one, tree) for one, tree in zip(gathered, trees, strict=True)])
+    if maker.COMPARABLE and conditions.comparable(config):
         cells = tuple(_compared(cell) for cell in cells)
     table = Table(
         number=number,
@@ -119,31 +240,32 @@ def build(number: int, config: Config, results: Path) -> Written:
         caption=maker.caption(config),
         blocks=maker.blocks({(cell.row, cell.column): cell for cell in cells}, config),
         cells=cells,
-        notes=maker.notes(evaluations[0], config),
+        notes=maker.notes(gathered[0], config),
         conditions=_conditions(config, [tree.seed for tree in trees]),
     )
-    sources = [source for one in evaluations for evaluation in one.values() for source in evaluation.sources]
-    return Written(table, origin(config, "table", sources))
+    return Written(table, origin(config, "table", [source for one in gathered for source in one.sources]))
 
 
-def available(config: Config, results: Path, models: Sequence[str], *, clean: bool) -> list[Tree]:
-    """The first seed, and every further one whose records are all there."""
+def available(maker: Maker[Any], config: Config, results: Path) -> list[Tree]:
+    """The first seed, and every further one whose files are all there."""
     first, *others = (Tree(results, config, seed) for seed in config.seeds)
-    return [first, *(tree for tree in others if tree.complete(models, clean=clean))]
+    return [first, *(tree for tree in others if maker.complete(tree))]
 
 
 def _spread(seeds: Sequence[Sequence[Cell]]) -> tuple[Cell, ...]:
-    """The cells of the first seed, each with its lowest and highest value over all seeds."""
+    """The cells of the first seed, each with its lowest and highest value over the seeds that have it."""
     if len(seeds) == 1:
         return tuple(seeds[0])
-    return tuple(_spread_of(same) for same in zip(*seeds, strict=True))
+    found: dict[tuple[str, str], list[float]] = {}
+    for cell in (cell for cells in seeds for cell in cells):
+        found.setdefault((cell.row, cell.column), []).extend([] if cell.here is None else [cell.here])
+    return tuple(_spread_of(cell, found[cell.row, cell.column]) for cell in seeds[0])
 
 
-def _spread_of(same: Sequence[Cell]) -> Cell:
-    values = [cell.here for cell in same if cell.here is not None]
-    if not values:
-        return same[0]
-    return replace(same[0], spread=(min(values), max(values)))
+def _spread_of(cell: Cell, values: Sequence[float]) -> Cell:
+    if cell.here is None or len(values) < 2:
+        return cell
+    return replace(cell, spread=(min(values), max(values)))
 
 
 def _compared(cell: Cell) -> Cell:
@@ -153,10 +275,14 @@ def _compared(cell: Cell) -> Cell:
 
 
 def _conditions(config: Config, seeds: Sequence[int]) -> tuple[str, ...]:
-    shared = (*conditions.setup(config, seed=config.seeds[0]), *conditions.against_paper(config))
+    shared = _shared(config)
     if len(config.seeds) == 1:
         return shared
     said = [f"Spread in braces: lowest and highest value over seeds {', '.join(map(str, seeds))}"] * (len(seeds) > 1)
-    absent = [str(seed) for seed in config.seeds if seed not in seeds]
-    said += [f"Seeds without complete records: {', '.join(absent)}"] if absent else []
+    lacking = [str(seed) for seed in config.seeds if seed not in seeds]
+    said += [f"Seeds without complete records: {', '.join(lacking)}"] if lacking else []
     return (*shared, *(f"{sentence}." for sentence in said))
+
+
+def _shared(config: Config) -> tuple[str, ...]:
+    return (*conditions.setup(config, seed=config.seeds[0]), *conditions.against_paper(config))

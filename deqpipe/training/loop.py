@@ -19,7 +19,7 @@ from deqpipe.errors import NonFiniteLossError, UserError
 from deqpipe.lock import StopRequest
 from deqpipe.seeding import Stream
 from deqpipe.training.forward import draws
-from deqpipe.training.objectives import Batch, TrainingObjective
+from deqpipe.training.objectives import Batch, Loss, TrainingObjective
 
 HISTORY = (
     "epoch", "step", "phase", "learning_rate", "loss", "train_accuracy", "clean_accuracy", "robust_accuracy",
@@ -193,15 +193,7 @@ def train(plan: Plan, model: nn.Module, optimizer: Optimizer, *, store: Store, s
 def _one_step(plan: Plan, model: nn.Module, optimizer: Optimizer, progress: Progress, store: Store) -> Progress:
     started, evaluations = time.monotonic(), getattr(model, "f_evaluations", 0)
     batch = _batch(plan, progress.step, next(model.parameters()).device)
-    loss = plan.objective(model, batch, draws(plan.seed, progress.step))
-    value = loss.value.item()
-    optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss.value)
-    if not (math.isfinite(value) and _finite_gradient(model)):
-        what = f"loss is {value}" + (", its gradient not finite" if math.isfinite(value) else "")
-        good = f"; last good state: {store.state_file}" if store.state_file.exists() else ""
-        raise NonFiniteLossError(f"{what} at step {progress.step} of {plan.last_step}{good}")
-    _update(optimizer, plan.learning_rate(progress.step))
+    loss, value = descend(plan, model, optimizer, batch, step=progress.step, good=store.state_file)
     return replace(
         progress,
         step=progress.step + 1,
@@ -211,6 +203,34 @@ def _one_step(plan: Plan, model: nn.Module, optimizer: Optimizer, progress: Prog
         seconds=progress.seconds + time.monotonic() - started,
         f_evaluations=progress.f_evaluations + getattr(model, "f_evaluations", 0) - evaluations,
     )
+
+
+def descend(
+    plan: Plan, model: nn.Module, optimizer: Optimizer, batch: Batch, *, step: int, good: Path | None = None
+) -> tuple[Loss, float]:
+    """One training step on a batch that is ready: attack, loss, gradient, update. The loss, and its value.
+
+    Args:
+        plan: what to do.
+        model: changed in place.
+        optimizer: over the model's parameters.
+        batch: on the model's device.
+        step: its number, which draws and learning rate depend on.
+        good: where the last good state would be, for the message.
+
+    Raises:
+        NonFiniteLossError: the loss or its gradient is not finite.
+    """
+    loss = plan.objective(model, batch, draws(plan.seed, step))
+    value = loss.value.item()
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss.value)
+    if not (math.isfinite(value) and _finite_gradient(model)):
+        what = f"loss is {value}" + (", its gradient not finite" if math.isfinite(value) else "")
+        last = f"; last good state: {good}" if good is not None and good.exists() else ""
+        raise NonFiniteLossError(f"{what} at step {step} of {plan.last_step}{last}")
+    _update(optimizer, plan.learning_rate(step))
+    return loss, value
 
 
 def _finite_gradient(model: nn.Module) -> bool:

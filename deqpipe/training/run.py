@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam
+from torch.optim import SGD, Adam, Optimizer
 
 from deqpipe import checkpoint, specs
 from deqpipe.attack.pgd import PGD
@@ -87,6 +87,15 @@ def pretrain(job: Job) -> int:
     dataset = load(job.inputs["data"])
     settings = _set_up(job, job.spec["config"])
     described = architecture.describe_deq(settings.section("model", Model), dataset)
+    return _run(job, Prepared(pretraining_plan(job, settings, dataset), _fresh(described, job), described))
+
+
+def pretraining_plan(job: Job, settings: Settings, dataset: Dataset) -> Plan:
+    """The training of the trunk.
+
+    Raises:
+        UserError: it takes all epochs.
+    """
     pretraining = settings.section("pretrain", Pretrain)
     forward = UnrolledForward(pretraining.layers)
     total = _total_steps(settings, dataset)
@@ -95,7 +104,7 @@ def pretrain(job: Job) -> int:
             f"pretrain.steps is {pretraining.steps}, but must be 1 to {total - 1}: "
             f"the {settings['training.epochs']} epochs have {total} steps"
         )
-    plan = _deq_plan(
+    return _deq_plan(
         job,
         settings,
         dataset,
@@ -105,43 +114,58 @@ def pretrain(job: Job) -> int:
         validate=_clean_validator(settings, dataset, forward),
         select_from_epoch=None,
     )
-    return _run(job, Prepared(plan, _fresh(described, job), described))
 
 
 def train_deq(job: Job) -> int:
     """Train a DEQ adversarially from the trunk's handoff; returns the exit status."""
-    dataset = load(job.inputs["data"])
+    return _run(job, prepare_deq(job, load(job.inputs["data"])))
+
+
+def prepare_deq(job: Job, dataset: Dataset) -> Prepared:
+    """The adversarial training of a DEQ from the trunk's handoff, before its first step.
+
+    Raises:
+        UserError: the trunk is no handoff of pretraining.
+    """
     trunk = checkpoint.read(job.inputs["trunk"])
     if trunk.metadata.get("kind") != "handoff" or not {"architecture", "provenance", "step"} <= set(trunk.metadata):
         raise UserError(f"trunk {job.inputs['trunk']} is no handoff of pretraining: {trunk.metadata.get('kind')!r}")
     settings = _set_up(job, {**trunk.metadata["provenance"]["spec"]["config"], **job.spec["config"]})
+    plan = adversarial_plan(job, settings, dataset, first_step=trunk.metadata["step"])
+    described = trunk.metadata["architecture"]
+    return Prepared(plan, _fresh(described, job), described, trunk)
+
+
+def adversarial_plan(job: Job, settings: Settings, dataset: Dataset, *, first_step: int) -> Plan:
+    """The adversarial training of a DEQ; `first_step` is where pretraining ended."""
     kind = specs.MODELS[job.spec["model"]]
     forward = _deq_forward(settings, kind, dataset)
-    objective = _adversarial_objective(job, settings, kind, forward)
-    plan = _deq_plan(
+    return _deq_plan(
         job,
         settings,
         dataset,
         phase="adversarial",
-        objective=objective,
-        steps=range(trunk.metadata["step"], _total_steps(settings, dataset)),
+        objective=_adversarial_objective(job, settings, kind, forward),
+        steps=range(first_step, _total_steps(settings, dataset)),
         validate=_deq_validator(job, settings, dataset, replace(forward, gradient=_unroll(settings))),
         select_from_epoch=settings.section("selection", Selection).first_epoch,
     )
-    described = trunk.metadata["architecture"]
-    return _run(job, Prepared(plan, _fresh(described, job), described, trunk))
 
 
 def train_resnet(job: Job) -> int:
     """Train a ResNet adversarially; returns the exit status."""
     dataset = load(job.inputs["data"])
     settings = _set_up(job, job.spec["config"])
-    config = settings.section("resnet", ResNet)
-    recipe = config.training
-    described = architecture.describe_resnet(config.layers, dataset)
+    described = architecture.describe_resnet(settings.section("resnet", ResNet).layers, dataset)
+    return _run(job, Prepared(resnet_plan(job, settings, dataset), _fresh(described, job), described))
+
+
+def resnet_plan(job: Job, settings: Settings, dataset: Dataset) -> Plan:
+    """The adversarial training of a ResNet."""
+    recipe = settings.section("resnet", ResNet).training
     objective = _adversarial_objective(job, settings, specs.MODELS[job.spec["model"]], PlainForward())
     per_epoch = steps_per_epoch(len(dataset.train), recipe.batch_size)
-    plan = Plan(
+    return Plan(
         phase="adversarial",
         objective=objective,
         train=dataset.train,
@@ -163,7 +187,6 @@ def train_resnet(job: Job) -> int:
         validate=_robust_validator(job, settings, dataset, _network_logits, recipe.batch_size),
         select_from_epoch=settings.section("selection", Selection).first_epoch,
     )
-    return _run(job, Prepared(plan, _fresh(described, job), described))
 
 
 def _set_up(job: Job, values: Mapping[str, Any]) -> Settings:
@@ -176,10 +199,7 @@ def _run(job: Job, prepared: Prepared) -> int:
     store = Store(job.state, job.spec, _digests(job), job.save_interval)
     model = prepared.model
     with locked(job.state), StopRequest(job.budget_minutes) as stop:
-        optimizer = prepared.plan.optimizer(model)
-        if prepared.handed_over is not None:
-            checkpoint.load_module(model, prepared.handed_over.part("model"), source="trunk")
-            checkpoint.restore_optimizer(optimizer, model, prepared.handed_over.tensors, source="trunk")
+        optimizer = hand_over(prepared)
         before = store.load_step() if store.is_usable() else None
         progress = train(prepared.plan, model, optimizer, store=store, stop=stop)
         if progress.step == prepared.plan.last_step:
@@ -189,6 +209,15 @@ def _run(job: Job, prepared: Prepared) -> int:
         if stuck and not stop.signalled:
             raise UserError(f"not one training step finished within {job.budget_minutes:g} minutes: allow more time")
     return EXIT_UNFINISHED
+
+
+def hand_over(prepared: Prepared) -> Optimizer:
+    """The optimiser of a training; where a trunk hands over, the model and the optimiser go on from it."""
+    optimizer = prepared.plan.optimizer(prepared.model)
+    if prepared.handed_over is not None:
+        checkpoint.load_module(prepared.model, prepared.handed_over.part("model"), source="trunk")
+        checkpoint.restore_optimizer(optimizer, prepared.model, prepared.handed_over.tensors, source="trunk")
+    return optimizer
 
 
 def _digests(job: Job) -> dict[str, str]:

@@ -1,16 +1,20 @@
 """Surrogates are Eq. (11) written out, over i, K_a, lambda and the leading step."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 
-from deqpipe.attack.surrogate import IntermediateState, surrogate_of
-from deqpipe.dynamics import PlainDynamics
+from deqpipe.attack.surrogate import IntermediateState, defended_surrogate_of, surrogate_of, up_to
+from deqpipe.defence.entropy import InputDescent, InputEntropyReduction, RestartedEntropyReduction, Schedule
+from deqpipe.dynamics import Dynamics, PlainDynamics, Trajectory
 from deqpipe.gradient import Unrolled
+from deqpipe.model.classifier import DEQClassifier
 from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.solve import Termination
 from deqpipe.specs import GridPoint
+from deqpipe.threat_model import LinfBall
 from tests.reference import slow_mdeq, textbook
 from tests.reference.tiny import images, tiny_model
 
@@ -78,3 +82,85 @@ def test_state_that_the_dynamics_do_not_have_is_refused(state: int) -> None:
     surrogate = surrogate_of(GridPoint(damping=0.5, state=state, steps=1), dynamics=DYNAMICS, lead_step=False)
     with pytest.raises(IndexError, match=f"state {state} was asked for, but the dynamics have states 1 to {N}"):
         surrogate(MODEL, images(1, size=4))
+
+
+DEFENDED: dict[str, tuple[Any, ...]] = {
+    "Algorithm 1": (InputEntropyReduction, Schedule(2)),
+    "Algorithm 1 without the last update": (InputEntropyReduction, Schedule(2, update_last=False)),
+    "Algorithm 1 at the lowest state": (InputEntropyReduction, Schedule(3, lowest=True)),
+    "authors' code": (RestartedEntropyReduction, Schedule(2, update_last=False, lowest=True, final_updated=False)),
+    "authors' code, last state solved again": (RestartedEntropyReduction, Schedule(2)),
+    "authors' code, uneven rounds": (RestartedEntropyReduction, Schedule(3, lowest=True)),
+}
+TERMINATIONS = (Termination(6), Termination(6, rtol=0.05), Termination(6, rtol=0.05, scope="batch"))
+
+
+def defended(which: str, termination: Termination) -> Dynamics:
+    kind, schedule = DEFENDED[which]
+    descent = InputDescent(LinfBall(0.1), steps=2, step_size=0.03)
+    built: Dynamics = kind(Broyden(), termination, descent, schedule, "lowest_batch")
+    return built
+
+
+@pytest.mark.parametrize("termination", TERMINATIONS)
+@pytest.mark.parametrize("which", sorted(DEFENDED))
+def test_first_states_of_defended_dynamics_are_those_of_the_whole_solve(which: str, termination: Termination) -> None:
+    dynamics, x = defended(which, termination), images(3, size=4)
+    whole = dynamics(MODEL, x)
+    plain = PlainDynamics(Broyden(), termination)(MODEL, x)
+    assert not torch.equal(whole.state(5), plain.state(5)), "the defence does something"
+    for index in range(1, 7):
+        shortened = up_to(dynamics, index)(MODEL, x)
+        assert torch.equal(shortened.solution.states, whole.solution.states[:index])
+
+
+def test_first_states_of_other_dynamics_are_theirs() -> None:
+    x = images(2, size=4)
+    for index in range(1, N + 1):
+        found = up_to(DYNAMICS, index)(MODEL, x)
+        assert torch.equal(found.solution.states, DYNAMICS(MODEL, x).solution.states[:index])
+
+    def foreign(model: DEQClassifier, x: torch.Tensor) -> Trajectory:
+        return DYNAMICS(model, x)
+
+    assert up_to(foreign, 2) is foreign
+
+
+@pytest.mark.parametrize("which", sorted(DEFENDED))
+@pytest.mark.parametrize(("state", "lead_step"), [(1, False), (4, True), (6, False)])
+def test_surrogate_through_the_defence_starts_there_and_unrolls_at_the_received_input(
+    which: str, state: int, lead_step: bool
+) -> None:
+    dynamics, x = defended(which, Termination(6)), images(2, size=4).requires_grad_()
+    surrogate = defended_surrogate_of(
+        GridPoint(damping=0.5, state=state, steps=2), dynamics=dynamics, lead_step=lead_step
+    )
+    z, fn = dynamics(MODEL, x.detach()).state(state), MODEL.bind(x)
+    z = fn(z) if lead_step else z
+    for _ in range(2):
+        z = 0.5 * z + 0.5 * fn(z)
+    expected, logits = MODEL.logits(z), surrogate(MODEL, x)
+    assert torch.equal(logits, expected)
+    weights = torch.arange(1.0, logits.numel() + 1, dtype=torch.float64).view_as(logits)
+    (gradient,) = torch.autograd.grad((logits * weights).sum(), x)
+    (expected_gradient,) = torch.autograd.grad((expected * weights).sum(), x)
+    torch.testing.assert_close(gradient, expected_gradient)
+    assert gradient.abs().sum() > 0
+
+
+def test_surrogate_through_the_defence_is_spared_what_comes_after_its_state() -> None:
+    dynamics, x, counts = defended("Algorithm 1", Termination(6)), images(2, size=4), []
+    for index in (1, 6):
+        model = tiny_model(2, size=4)
+        point = GridPoint(damping=0.5, state=index, steps=1)
+        defended_surrogate_of(point, dynamics=dynamics, lead_step=False)(model, x)
+        counts.append(model.f_evaluations)
+    assert counts[0] == 2 * (2 + 1), "z^[0] and z^[1], and the unroll"
+    assert counts[1] > 2 * (6 + 1 + 3 * 2)
+
+
+@pytest.mark.parametrize("state", [0, 7])
+def test_state_that_defended_dynamics_do_not_have_is_refused(state: int) -> None:
+    point, dynamics = GridPoint(damping=0.5, state=state, steps=1), defended("Algorithm 1", Termination(6))
+    with pytest.raises(IndexError, match=f"state {state} was asked for, but the solver recorded states 1 to 6"):
+        defended_surrogate_of(point, dynamics=dynamics, lead_step=False)(MODEL, images(1, size=4))

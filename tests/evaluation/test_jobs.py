@@ -21,7 +21,7 @@ from deqpipe.attack.pgd import PGD
 from deqpipe.data import save
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.evaluation import jobs, rows
-from deqpipe.lock import EXIT_UNFINISHED, StopRequest
+from deqpipe.lock import EXIT_UNFINISHED
 from deqpipe.model import architecture
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.provenance import file_hash
@@ -31,9 +31,10 @@ from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.solve import Termination, build_solver, build_termination
 from deqpipe.threat_model import LinfBall
 from tests import tiny
+from tests.evaluation.commands import BASE, RANDOM, OnePiece, assert_same_rows, call, grid, in_order
 from tests.tiny import Trained
 
-BASE, RANDOM, TRUNK, RESNET = "deq_pgd_at_base", "deq_trades_random_states", "deq_pretrain", "resnet18_pgd_at"
+TRUNK, RESNET = "deq_pretrain", "resnet18_pgd_at"
 GRID = {(d, i, k) for d in (0.5, 1.0) for i in (1, 3) for k in (1, 3)}
 READY_MADE = (0.5, 4, 2)
 CONTROLS = {"entropy_zero_steps", "entropy_restart_only", "entropy_one_round"}
@@ -44,22 +45,6 @@ CONTROLLED: dict[str, Any] = {
     "attack": {"grid": {"states": [3], "steps": [1], "damping": [1.0]}},
 }
 RELEASE: dict[str, Any] = {"protocol": "release", **CONTROLLED}
-
-
-def call(trained: Trained, verb: str, output: Path, *options: object, model: str = BASE, **changes: Any) -> list[str]:
-    """The command line of an evaluation."""
-    stage = {"select-early-state": "select", "attack-point": "attack_grid"}.get(verb, verb.replace("-", "_"))
-    size = changes.pop("batch_size", 5)
-    line = (verb, "--spec", tiny.spec(stage, changes or None, model=model), "--data", trained.data)
-    files = ("--checkpoint", trained.file(model), "--output", output, "--batch-size", size)
-    return [str(part) for part in (*line, *files, *options)]
-
-
-def grid(
-    trained: Trained, folder: Path, *, states: str = "1-4", images: str = "0-11", name: str = "grid", **changes: Any
-) -> list[str]:
-    options = ("--states", states, "--images", images, "--state", folder / "state")
-    return call(trained, "attack-grid", folder / f"{name}.parquet", *options, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -73,37 +58,18 @@ def points(found: Records) -> set[tuple[float, int, int]]:
     return set(zip(found["damping"].tolist(), found["state"].tolist(), found["steps"].tolist(), strict=True))
 
 
-def in_order(found: Records) -> Mapping[str, np.ndarray]:
-    order = np.lexsort([found[name] for name in ("image", "defence", "steps", "state", "damping")])
-    return {name: column[order] for name, column in found.columns.items()}
-
-
-def assert_same_rows(left: Records, right: Records, *, exact: bool = False) -> None:
-    """Equal keys; equal numbers up to rounding, and classes wherever the margin is more than rounding."""
-    one, other = in_order(left), in_order(right)
-    assert len(left) == len(right)
-    for name in records.SCALARS:
-        if exact or name not in ("perturbation", "lost_gradient"):
-            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
-    for name in ("perturbation", "margin", "entropy", "residual", "deviation"):
-        rtol, atol = (0.0, 0.0) if exact else (1e-3, 1e-4)
-        np.testing.assert_allclose(one[name], other[name], rtol, atol, err_msg=name)
-    clear = np.ones_like(one["margin"], bool) if exact else np.abs(one["margin"]) > 1e-3
-    np.testing.assert_array_equal(one["predicted"][clear], other["predicted"][clear])
-
-
 class Counting:
     """How many points are crafted, and a budget of so many."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.crafted: list[str] = []
-        original = rows.attack_rows
+        original = rows.attacks_rows
 
-        def note(subject: Any, point: Any, *arguments: Any, **named: Any) -> Any:
-            self.crafted.append(point.name)
-            return original(subject, point, *arguments, **named)
+        def note(subject: Any, attacks: Any, *arguments: Any, **named: Any) -> Any:
+            self.crafted += [attack.point.name for attack in attacks]
+            return original(subject, attacks, *arguments, **named)
 
-        monkeypatch.setattr(jobs, "attack_rows", note)
+        monkeypatch.setattr(jobs, "attacks_rows", note)
 
 
 def test_grid_holds_its_points_and_the_ready_made_one_for_every_decision_and_image(finished: Records) -> None:
@@ -262,6 +228,36 @@ def test_shards_and_batches_of_other_sizes_hold_the_same_rows(
     assert_same_rows(records.merge(parts), finished)
 
 
+def test_several_points_judged_at_once_have_the_rows_of_each_alone(
+    trained: Trained, finished: Records, controlled: Records, tmp_path: Path
+) -> None:
+    """Of 12 images, batches of 40 take three points; the parts that the controls are asked of have two points."""
+    assert tiny.run(*grid(trained, tmp_path, batch_size=40)) == 0
+    assert_same_rows(records.read(tmp_path / "grid.parquet"), finished)
+    assert tiny.run(*grid(trained, tmp_path / "controlled", batch_size=40, **CONTROLLED)) == 0
+    assert_same_rows(records.read(tmp_path / "controlled" / "grid.parquet"), controlled)
+
+
+def test_points_judged_at_once_share_their_cost_and_are_kept_one_by_one(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = Counting(monkeypatch)
+    with monkeypatch.context() as patched:
+        patched.setattr("deqpipe.evaluation.pieces.StopRequest", OnePiece)
+        assert tiny.run(*grid(trained, tmp_path, images="0-3", batch_size=17)) == EXIT_UNFINISHED
+    kept = sorted(tmp_path.glob("state/points/*/*.parquet"))
+    assert len(kept) == len(counting.crafted) == 17 // 4
+    costs = [records.read(file).provenance[0]["f_evaluations"] for file in kept]
+    assert max(costs) - min(costs) <= 1
+    kept[1].unlink()
+    counting.crafted.clear()
+    assert tiny.run(*grid(trained, tmp_path, images="0-3", batch_size=17)) == 0
+    assert len(counting.crafted) == 9 - 3
+    found = records.read(tmp_path / "grid.parquet")
+    assert points(found) == GRID | {READY_MADE}
+    assert len(found) == 9 * 2 * 4
+
+
 def test_states_between_those_of_the_config_are_not_attacked(trained: Trained, tmp_path: Path) -> None:
     """The range of a job may have gaps: the config asks for states 1 and 3 only."""
     assert tiny.run(*grid(trained, tmp_path, states="1-3", images="0-1")) == 0
@@ -284,21 +280,11 @@ def test_another_k_computes_only_its_own_points(
     assert points(both) == GRID | {READY_MADE} | {(d, i, 2) for d in (0.5, 1.0) for i in (1, 3)}
 
 
-class OnePoint(StopRequest):
-    """A time budget that is over after one point."""
-
-    asked = 0
-
-    def should_stop(self) -> bool:
-        self.asked += 1
-        return self.asked > 1
-
-
 def test_attempts_with_a_budget_compute_each_point_once(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: Records
 ) -> None:
     counting = Counting(monkeypatch)
-    monkeypatch.setattr("deqpipe.evaluation.jobs.StopRequest", OnePoint)
+    monkeypatch.setattr("deqpipe.evaluation.pieces.StopRequest", OnePiece)
     statuses = [tiny.run(*grid(trained, tmp_path)) for _ in range(9)]
     assert statuses == [*[EXIT_UNFINISHED] * 8, 0]
     assert len(counting.crafted) == len(set(counting.crafted)) == 9
@@ -309,10 +295,10 @@ def test_an_attempt_without_progress_is_answered_even_when_points_are_there(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("deqpipe.evaluation.jobs.StopRequest", OnePoint)
+        patched.setattr("deqpipe.evaluation.pieces.StopRequest", OnePiece)
         assert tiny.run(*grid(trained, tmp_path, images="0-1")) == EXIT_UNFINISHED
     assert tiny.run(*grid(trained, tmp_path, images="0-1"), "--time-budget-minutes", "1e-9") == 2
-    assert "not one point finished within 1e-09 minutes: allow more time" in capsys.readouterr().err
+    assert "not one piece finished within 1e-09 minutes: allow more time" in capsys.readouterr().err
     assert not (tmp_path / "grid.parquet").exists()
 
 
@@ -589,7 +575,7 @@ def test_a_resumed_shard_and_a_single_point_have_the_bits_of_the_whole_under_rel
 ) -> None:
     """As long as the same images meet."""
     with monkeypatch.context() as patched:
-        patched.setattr("deqpipe.evaluation.jobs.StopRequest", OnePoint)
+        patched.setattr("deqpipe.evaluation.pieces.StopRequest", OnePiece)
         statuses = [tiny.run(*grid(trained, tmp_path, images="5-11", **RELEASE)) for _ in range(2)]
     assert statuses == [EXIT_UNFINISHED, 0]
     part = records.read(tmp_path / "grid.parquet")

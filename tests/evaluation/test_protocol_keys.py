@@ -29,8 +29,9 @@ ELSEWHERE: Mapping[str, str] = {
     "evaluation.batch_size": "changes results where images are coupled: test_predict, test_jobs",
     "early_state.mode": "test_jobs: selection under release is fixed",
     "attack.pgd.clamp_start": "tests/attack/test_pgd and test_jobs: the attack under release, written out",
-    "autoattack.mode": "AutoAttack is not part of the workflow yet, so that nothing computes with it",
-    "autoattack.keep": "as autoattack.mode",
+    "autoattack.mode": "test_library: which images go on",
+    "autoattack.keep": "tests/attack/test_autoattack and test_library",
+    "autoattack.restarts": "tests/attack/test_autoattack: as often as the library",
 }
 TRAINING = ("training.", "random_state.", "selection.")
 

@@ -20,6 +20,7 @@ CLASSES = 10
 STRENGTH = {
     "deq_pretrain": -1.5, "resnet18_pgd_at": 0.1, "resnet18_trades": 0.2, "deq_pgd_at_base": -0.4,
     "deq_pgd_at_random_states": -0.3, "deq_trades_base": -0.2, "deq_trades_random_states": 0.1,
+    "deq_pgd_at_jac_low": -0.6, "deq_trades_jac_high": -0.25,
 }  # fmt: skip
 # How much a test-time defence adds; controls differ from each other, and one is better than any method.
 DEFENDED: Mapping[Defence, float] = {
@@ -35,6 +36,8 @@ _SMALL: dict[str, Any] = {
     "early_state": {"index": 3},
     "attack": {"grid": {"states": [1, 2, 3, 4], "steps": [1, 3], "damping": [0.5, 1.0]}, "images_per_job": 7,
                "states_per_job": 3},
+    "autoattack": {"square_images": 12, "images_per_job": 11, "top_points": 3},
+    "entropy_sweep": {"solver_steps": [1, 2, 4], "input_steps": [1, 5], "points": 2},
     "evaluation": {"images": 20},
     "statistics": {"resamples": 100},
 }  # fmt: skip
@@ -58,7 +61,7 @@ def small(*overlays: Mapping[str, Any]) -> Config:
 def tree(root: Path, config: Config, *, seeds: Sequence[int] | None = None) -> Path:
     """Write the whole tree below `root`."""
     for seed in config.seeds if seeds is None else seeds:
-        for model in specs.MODELS:
+        for model in specs.EVALUATED:
             history(root, config, model, seed)
             weights(root, config, model, seed, epoch=kept(root, model, seed))
             if model in specs.DEQS:
@@ -71,12 +74,23 @@ def tree(root: Path, config: Config, *, seeds: Sequence[int] | None = None) -> P
                       "attack_pgd", model, seed)  # fmt: skip
             write(root / "attacks/clean" / model / f"seed{seed}.parquet", clean(config, model, seed), config,
                   "clean", model, seed)  # fmt: skip
+        for model in specs.OTHER_JACOBIAN:
+            history(root, config, model, seed)
+            weights(root, config, model, seed, epoch=kept(root, model, seed))
+        for model in specs.DEQS:
+            strongest(root, config, model, seed)
+        library(root, config, seed)
+        table3(root, config, seed)
+        sweep(root, config, seed)
+        timings(root, config, seed)
+        example(root, config, seed)
     return root
 
 
-def provenance(config: Config, stage: specs.Stage, model: str, seed: int, *, code: str = "0" * 64) -> dict[str, Any]:
+def provenance(config: Config, stage: specs.Stage, model: str, seed: int, *, code: str = "0" * 64,
+               defence: Defence | None = None) -> dict[str, Any]:  # fmt: skip
     return {
-        "spec": specs.build(stage, config, model=model or None, seed=seed),
+        "spec": specs.build(stage, config, model=model or None, seed=seed, defence=defence),
         "seed": seed,
         "code": code,
         "versions": {"python": "3.11.2", "torch": "2.15.0", "cuda": None},
@@ -88,8 +102,9 @@ def provenance(config: Config, stage: specs.Stage, model: str, seed: int, *, cod
 
 
 def write(path: Path, rows: Mapping[str, np.ndarray], config: Config, stage: specs.Stage, model: str, seed: int,
-          *, code: str = "0" * 64) -> None:  # fmt: skip
-    records.write(path, rows, provenance=provenance(config, stage, model, seed, code=code))
+          *, code: str = "0" * 64, defence: Defence | None = None, flags: Sequence[str] = ()) -> None:  # fmt: skip
+    origin = provenance(config, stage, model, seed, code=code, defence=defence) | {"flags": list(flags)}
+    records.write(path, rows, provenance=origin)
 
 
 def decisions(config: Config, model: str) -> tuple[Defence, ...]:
@@ -103,7 +118,7 @@ def rows(config: Config, model: str, seed: int, *, attack: str, point: GridPoint
     """Rows of one attack and one decision. Images differ in how hard they are, and attacks agree on which."""
     deq = model not in specs.RESNETS
     states = config.solver.steps + 1 if deq else 1
-    index = np.asarray(images)
+    index = np.asarray(images, dtype=int)
     hardness = np.random.default_rng(7).normal(size=config.evaluation.images)[index]
     labels = np.random.default_rng(8).integers(0, CLASSES, size=config.evaluation.images)[index]
     key = [seed, list(specs.MODELS).index(model), round(point.damping * 10), point.state, point.steps]
@@ -157,13 +172,196 @@ def grid_shards(config: Config, model: str, seed: int) -> dict[str, dict[str, np
     shards = {}
     ranges = [(states, images) for states in specs.state_ranges(config) for images in specs.image_ranges(config)]
     for name, (states, images) in zip(specs.shard_names(config), ranges, strict=True):
+        points = [point for point in specs.grid_points(config) if states[0] <= point.state <= states[1]]
+        covered = range(images[0], images[1] + 1)
         shards[name] = stack([
-            rows(config, model, seed, attack="pgd", point=point, defence=defence,
-                 images=range(images[0], images[1] + 1))
-            for point in specs.grid_points(config) if states[0] <= point.state <= states[1]
-            for defence in decisions(config, model)
-        ])  # fmt: skip
+            rows(config, model, seed, attack="pgd", point=point, defence=defence, images=covered)
+            for point in points for defence in decisions(config, model)
+        ] + transferred(config, model, seed, points, covered))  # fmt: skip
     return shards
+
+
+def transferred(config: Config, model: str, seed: int, points: Sequence[GridPoint], images: Sequence[int],
+                attack: str = "pgd", shift: float = 0.8) -> list[dict[str, np.ndarray]]:  # fmt: skip
+    """The same images, judged by the other TRADES model: weaker there by `shift`."""
+    other = specs.other_trades(model) if attack == "pgd_in_loop" else specs.transfers_to(config, model)
+    if other is None:
+        return []
+    return [
+        moved(rows(config, other, seed, attack=attack, point=point, defence=defence, images=images), shift, model)
+        for point in points for defence in ("plain", "entropy")
+    ]  # fmt: skip
+
+
+def moved(found: dict[str, np.ndarray], shift: float, crafted_on: str) -> dict[str, np.ndarray]:
+    """Rows with every margin larger by `shift`."""
+    margin, labels = found["margin"] + shift, found["label"][:, None]
+    predicted = np.where(margin > 0, labels, (labels + 1) % CLASSES)
+    crafted = np.full(len(margin), crafted_on)
+    unknown = np.full(margin.shape, np.nan)
+    return found | {"margin": margin, "predicted": predicted, "crafted_on": crafted, "deviation": unknown}
+
+
+LIBRARY = {"apgd_ce": -0.1, "apgd_t": -0.25, "fab_t": 0.2, "square": 0.5}  # how much weaker than PGD: margins move
+
+
+def library(root: Path, config: Config, seed: int) -> None:
+    """AutoAttack on every decision, and two of its attacks at the top points."""
+    for model in (*specs.DEQS, *specs.RESNETS):
+        for defence in specs.MODELS[model].defences:
+            for first, last in specs.library_ranges(config):
+                found = autoattack(config, model, seed, defence, range(first, last + 1))
+                path = root / "attacks/autoattack" / model / f"seed{seed}" / f"{defence}_images{first}-{last}.parquet"
+                write(path, found, config, "autoattack", model, seed, defence=defence, flags=FLAGS[defence])
+    points = [point for point in ranked(config, specs.SWEPT, seed, "entropy") if point.damping == specs.FINAL_DAMPING]
+    for first, last in specs.library_ranges(config):
+        images, squared = range(first, last + 1), range(first, min(last + 1, config.autoattack.square_images))
+        top = stack([
+            moved(rows(config, specs.SWEPT, seed, attack=attack, point=point, defence="entropy", images=part),
+                  LIBRARY[attack], specs.SWEPT)
+            for point in points[:config.autoattack.top_points]
+            for attack, part in (("apgd_ce", images), ("square", squared)) if len(part)
+        ])  # fmt: skip
+        path = root / "attacks/top" / specs.SWEPT / f"seed{seed}" / f"images{first}-{last}.parquet"
+        write(path, top, config, "attack_top", specs.SWEPT, seed)
+
+
+FLAGS: Mapping[Defence, tuple[str, ...]] = {"plain": (), "entropy": ("it seems to be a dynamic defense!",)}
+
+
+def autoattack(config: Config, model: str, seed: int, defence: Defence, images: range) -> dict[str, np.ndarray]:
+    """Clean rows, then one row per image and attack that was run: in standard mode until the decision errs."""
+    deq = model in specs.DEQS
+    point = ranked(config, model, seed, defence)[0] if deq else GridPoint(damping=0.0, state=0, steps=0)
+    state = early(config, defence) if deq else 0
+    nowhere = GridPoint(damping=0.0, state=0, steps=0)
+    parts = [rows(config, model, seed, attack="clean", point=nowhere, defence=defence, images=images)]
+    alive = np.array(images)
+    if config.autoattack.mode == "standard":
+        alive = alive[parts[0]["predicted"][:, state - 1] == parts[0]["label"]]
+    for attack in config.autoattack.attacks:
+        part = alive[alive < config.autoattack.square_images] if attack == "square" else alive
+        if not len(part):
+            continue
+        found = rows(config, model, seed, attack=attack, point=point, defence=defence, images=part.tolist())
+        found = moved(found, LIBRARY[attack], model)
+        right = found["predicted"][:, state - 1] == found["label"]
+        if attack == "fab_t":
+            found["perturbation"] = np.where(right, 0.0, found["perturbation"])
+        if config.autoattack.mode == "standard":
+            alive = np.setdiff1d(alive, part[~right])
+        parts.append(found)
+    return stack(parts)
+
+
+def early(config: Config, defence: Defence) -> int:
+    """The state that `select` says of a defence."""
+    return config.solver.steps - (0 if defence == "plain" else 1)
+
+
+def ranked(config: Config, model: str, seed: int, defence: Defence) -> list[GridPoint]:
+    """The grid's points from the strongest, by brute force."""
+    state = early(config, defence)
+
+    def key(point: GridPoint) -> tuple[int, GridPoint]:
+        found = rows(config, model, seed, attack="pgd", point=point, defence=defence,
+                     images=range(config.evaluation.images))  # fmt: skip
+        return int((found["predicted"][:, state - 1] == found["label"]).sum()), point
+
+    return sorted(specs.grid_points(config), key=key)
+
+
+def strongest(root: Path, config: Config, model: str, seed: int) -> None:
+    """What `deqpipe strongest` writes, without the counts."""
+    entries: dict[str, Any] = {"early": {}, "provenance": provenance(config, "strongest", model, seed)}
+    for defence in specs.MODELS[model].defences:
+        entries["early"][defence] = early(config, defence)
+        entries[defence] = [
+            {"state": point.state, "steps": point.steps, "damping": point.damping}
+            for point in ranked(config, model, seed, defence)
+        ]
+    records.write_text(root / "strongest" / model / f"seed{seed}.json", json.dumps(entries))
+
+
+def table3(root: Path, config: Config, seed: int) -> None:
+    """Points crafted through Sec. 3.2: stronger than blind ones on the defended decisions."""
+    for model in specs.TRADES:
+        points = ranked(config, model, seed, "entropy")[: config.attack.in_loop_points]
+        for first, last in specs.image_ranges(config):
+            images = range(first, last + 1)
+            own = [
+                moved(rows(config, model, seed, attack="pgd_in_loop", point=point, defence=defence, images=images),
+                      0.3 if defence == "plain" else -0.2, model)
+                for point in points for defence in specs.MODELS[model].defences
+            ]  # fmt: skip
+            found = stack(own + transferred(config, model, seed, points, images, attack="pgd_in_loop", shift=0.7))
+            path = root / "attacks/in_loop" / model / f"seed{seed}" / f"images{first}-{last}.parquet"
+            write(path, found, config, "attack_in_loop", model, seed)
+
+
+def sweep(root: Path, config: Config, seed: int) -> None:
+    """Every T_f and R: more descent helps a little, seldom descent less."""
+    points: Sequence[GridPoint] = specs.grid_points(config)
+    if config.entropy_sweep.points != "all":
+        points = ranked(config, specs.SWEPT, seed, "entropy")[: config.entropy_sweep.points]
+    for first, last in specs.image_ranges(config):
+        parts = []
+        for setting in specs.entropy_settings(config):
+            gain = 0.02 * setting.input_steps - 0.03 * setting.solver_steps + (0.1 if setting.restart_only else 0)
+            for point in points:
+                found = rows(config, specs.SWEPT, seed, attack="pgd", point=point, defence="entropy",
+                             images=range(first, last + 1))  # fmt: skip
+                found = moved(found, gain, specs.SWEPT)
+                parts.append(found | {"defence": np.full(len(found["image"]), setting.defence)})
+        path = root / "attacks/sweep" / specs.SWEPT / f"seed{seed}" / f"images{first}-{last}.parquet"
+        write(path, stack(parts), config, "attack_sweep", specs.SWEPT, seed)
+
+
+def speed(median: float) -> dict[str, Any]:
+    return {"images_per_second": [0.9 * median, median, 1.2 * median], "median": median, "low": 0.9 * median,
+            "high": 1.2 * median}  # fmt: skip
+
+
+def timings(root: Path, config: Config, seed: int) -> None:
+    """What the timing jobs write."""
+    shared = {"batch_size": config.timing.batch_size, "warmup": config.timing.warmup, "repeats": 3,
+              "precision": config.precision, "device": "a processor", "threads": 1,
+              "load": {"before": [0.5, 0.4, 0.3], "after": [1.1, 0.6, 0.4]}}  # fmt: skip
+    methods = {model: speed(10.0 + 3 * number) for number, model in enumerate(specs.DEQS)}
+    training = shared | {"methods": methods, "steps_per_repeat": 8,
+                         "provenance": provenance(config, "time_training", "", seed)}  # fmt: skip
+    records.write_text(root / "timing/training" / f"seed{seed}.json", json.dumps(training))
+    settings = {"plain": speed(95.0)} | {
+        setting.defence: speed(95.0 * setting.solver_steps / (setting.solver_steps + setting.input_steps))
+        for setting in specs.entropy_settings(config) if setting.input_steps
+    }  # fmt: skip
+    inference = shared | {"settings": settings, "provenance": provenance(config, "time_inference", specs.SWEPT, seed)}
+    records.write_text(root / "timing/inference" / specs.SWEPT / f"seed{seed}.json", json.dumps(inference))
+
+
+def example(root: Path, config: Config, seed: int) -> None:
+    """The images of Figure 2 (c)."""
+    path = root / "attacks/example" / specs.EXAMPLE / f"seed{seed}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found, label, fooled = shown(config, seed)
+    image = np.random.default_rng(5).random((1, 8, 8), dtype=np.float32)
+    origin = json.dumps(provenance(config, "attack_example", specs.EXAMPLE, seed))
+    np.savez(path, clean=image, attacked=np.clip(image + 0.1, 0, 1), image=found, label=label, fooled=fooled,
+             early_state=early(config, "plain"), classes=np.array([str(c) for c in range(CLASSES)]),
+             provenance=origin)  # fmt: skip
+
+
+def shown(config: Config, seed: int) -> tuple[int, int, bool]:
+    """Index and label of the first image that ready-made PGD turns, and that there is one; else of the first image."""
+    images, state, nowhere = range(config.evaluation.images), early(config, "plain"), GridPoint(0.0, 0, 0)
+    parts = [
+        rows(config, specs.EXAMPLE, seed, attack=attack, point=point, defence="plain", images=images)
+        for attack, point in (("clean", nowhere), ("pgd", specs.ready_made(config)))
+    ]
+    before, after = ((part["predicted"][:, state - 1] == part["label"]) for part in parts)
+    turned = np.flatnonzero(before & ~after)
+    first = int(turned[0]) if len(turned) else 0
+    return first, int(parts[0]["label"][first]), bool(len(turned))
 
 
 def select(root: Path, config: Config, model: str, seed: int) -> None:

@@ -12,7 +12,8 @@ from tests.reporting import fabricate
 FULL = ("config.yaml",)
 UNLISTED = {
     "pathvars.results", "pathvars.logs", "pathvars.state", "attack.images_per_job", "evaluation.batch_size",
-    "statistics.resamples",
+    "statistics.resamples", "autoattack.batch_size", "autoattack.images_per_job", "figures.jacobian",
+    "timing.batch_size", "timing.warmup", "timing.repeats",
     "selection.first_epoch",  # the paper's value
 }  # fmt: skip
 
@@ -67,6 +68,11 @@ def test_the_full_configuration_is_the_papers_experiment() -> None:
         {"selection": {"freeze_fooled": True}},
         {"entropy": {"resolve": "quasi_newton"}},
         {"entropy": {"state": "lowest"}},
+        {"autoattack": {"mode": "individual"}},
+        {"autoattack": {"attacks": ["apgd_ce", "square"]}},
+        {"autoattack": {"square_images": 10}},
+        {"entropy_sweep": {"points": 3}},
+        {"entropy_sweep": {"input_steps": [1, 5]}},
     ],
 )
 def test_any_reduction_makes_a_run_not_comparable_and_is_listed(overlay: dict[str, Any]) -> None:
@@ -78,10 +84,12 @@ def test_any_reduction_makes_a_run_not_comparable_and_is_listed(overlay: dict[st
 
 def test_what_changes_no_result_leaves_a_run_comparable() -> None:
     overlay = {
-        "seeds": [3, 4], "device": "cpu", "evaluation": {"batch_size": 7}, "attack": {"images_per_job": 500},
+        "seeds": [3, 4], "device": "cpu", "evaluation": {"batch_size": 7},
         "data": {"root": "elsewhere"}, "statistics": {"resamples": 100}, "solver": {"anderson_memory": 2},
         "training": {"implicit_steps": 1}, "early_state": {"index": 3}, "entropy": {"controls": False},
-        "autoattack": {"mode": "individual"},
+        "autoattack": {"batch_size": 100, "images_per_job": 200}, "timing": {"batch_size": 8, "repeats": 5},
+        "attack": {"images_per_job": 500, "transfer": False, "in_loop_points": 2},
+        "figures": {"jacobian": True}, "jacobian": {"other_weight": {"pgd_at": 0.4}},
     }  # fmt: skip
     assert conditions.comparable(fabricate.config(overlay, base=FULL))
 
@@ -92,6 +100,10 @@ def test_what_changes_no_result_leaves_a_run_comparable() -> None:
         ({"solver": {"name": "anderson", "anderson_memory": 2}}, ["solver", "solver.anderson_memory"]),
         ({"training": {"gradient": "exact", "implicit_steps": 1}}, ["training gradient", "training.implicit_steps"]),
         ({"early_state": {"mode": "fixed", "index": 3}}, ["choice of the early state", "early state"]),
+        (
+            {"figures": {"jacobian": True}, "jacobian": {"other_weight": {"trades": 1.0}}},
+            ["other Jacobian weight with TRADES"],
+        ),
         (
             {"solver": {"returned": "lowest_batch"}, "evaluation": {"batch_size": 96}},
             ["solver.returned", "images that are evaluated together"],
@@ -117,7 +129,7 @@ def test_the_demo_lists_what_it_reduces() -> None:
     listed = {what: (here, paper) for what, here, paper in conditions.differences(config)}
     assert listed["data"] == ("digits", "cifar10")
     assert listed["test images"] == (str(config.evaluation.images), "10,000")
-    assert listed["unroll steps K_a"] == ("1, 3, 5, 7, 9", "1 to 9")
+    assert listed["unroll steps K_a"] == ("1, 5, 9", "1 to 9")
     overlay = read_yaml(fabricate.ROOT / "config" / "demo.yaml")
     assert len(listed) == len([key for key in leaves(overlay) if key not in UNLISTED])
     assert conditions.architecture(config, "+ Sec. 3.2") == "small DEQ"
@@ -153,7 +165,7 @@ LEAK = "Models were selected on the test images (selection.split: test): their a
             [f"{PAPER}, but for solver.returned lowest_batch, evaluation.batch_size 96.", MEET],
         ),
         ({"evaluation": {"batch_size": 96}}, [f"{PAPER}."]),
-        ({"autoattack": {"mode": "individual"}}, [f"{PAPER}."]),
+        ({"autoattack": {"mode": "individual"}}, [f"{PAPER}, but for autoattack.mode individual."]),
         ({"training": {"epochs": 3000}}, [f"{PAPER}, but for training.epochs 3,000."]),
         (
             {"protocol": "release", "selection": {"split": "validation"}},
@@ -174,16 +186,24 @@ def test_whose_word_holds_is_said_with_every_exception(overlay: dict[str, Any], 
     assert said_of_the_protocol(overlay) == tuple(sentences)
 
 
+def test_racing_is_said_and_leaves_a_run_comparable() -> None:
+    assert "Racing" not in " ".join(conditions.setup(fabricate.config(base=FULL), seed=0))
+    said = " ".join(conditions.setup(fabricate.config({"racing": {"enabled": True}}, base=FULL), seed=0))
+    assert "all attacks face the first 1,000 images" in said
+    assert conditions.comparable(fabricate.config({"racing": {"enabled": True}}, base=FULL))
+
+
 def test_the_demo_says_what_it_sets_of_the_protocol() -> None:
     both = ("config.yaml", "config/demo.yaml")
     assert said_of_the_protocol({}, base=both) == (f"{PAPER}, but for training.epochs 11.",)
     (text, *others) = said_of_the_protocol({"protocol": "release"}, base=both)
-    assert text == (f"{RELEASE}, but for evaluation.batch_size 48, training.epochs 11, selection.first_epoch 1.")
+    size = read_yaml(fabricate.ROOT / "config" / "demo.yaml")["evaluation"]["batch_size"]
+    assert text == f"{RELEASE}, but for evaluation.batch_size {size}, training.epochs 11, selection.first_epoch 1."
     assert others == [MEET, LEAK]
 
 
 def test_release_is_not_comparable_and_lists_every_key_of_the_protocol() -> None:
     config = fabricate.config({"protocol": "release"}, base=FULL)
-    keys = {key for key in PROTOCOLS["release"] if not key.startswith("autoattack.")}
-    assert {what for what, _, _ in conditions.differences(config)} == {paper.NAMES.get(key, key) for key in keys}
+    names = {paper.NAMES.get(key, key) for key in PROTOCOLS["release"]}
+    assert {what for what, _, _ in conditions.differences(config)} == names
     assert not conditions.comparable(config)

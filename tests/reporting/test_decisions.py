@@ -240,7 +240,7 @@ def test_attack_checks_are_taken_over_all_rows_of_a_decision(results: Path, conf
     path = here.attacked(MODEL)[0]
     found = records.read(path)
     columns = {name: np.array(found[name]) for name in records.COLUMNS}
-    plain = np.flatnonzero(columns["defence"] == "plain")
+    plain = np.flatnonzero((columns["defence"] == "plain") & (columns["model"] == MODEL))
     columns["status"][plain[:2]] = 3
     columns["lost_gradient"][plain] = 0.0
     columns["lost_gradient"][plain[0]] = 1.0
@@ -249,5 +249,5 @@ def test_attack_checks_are_taken_over_all_rows_of_a_decision(results: Path, conf
     checked, *others = (one.checks for one in evaluate(here, MODEL))
     assert (checked.perturbation, checked.nonfinite) == (0.25, 2)
     assert {other.nonfinite for other in others} == {0}
-    rows = sum(len(records.read(shard, ("image",))) for shard in here.attacked(MODEL)) / 5
+    rows = sum((records.read(shard, ("model",))["model"] == MODEL).sum() for shard in here.attacked(MODEL)) / 5
     assert checked.lost_gradient == pytest.approx(1 / rows)

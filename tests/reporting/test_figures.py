@@ -1,4 +1,4 @@
-"""Figures 3, 4 and 5: their numbers, their files, and awkward data."""
+"""All figures: their files and awkward data; the numbers of Figures 4 and 5."""
 
 import csv
 import struct
@@ -42,28 +42,6 @@ def test_every_format_is_written_and_the_same_twice(
     assert (width, height) >= (1200, 600), "too coarse for print"
 
 
-def test_figure_3_shows_every_attack_and_the_strongest_per_state(
-    tmp_path: Path, finished: Path, config: Config
-) -> None:
-    found = rows(3, config, finished, tmp_path)
-    decisions = slow.decisions(finished, seed=0)
-    for name in (name for name in decisions if name.startswith("TRADES")):
-        attacks = {point: slow.percent(right) for point, right in decisions[name][1].items()}
-        mine = [row for row in found if row["row"] == name]
-        drawn = {
-            (float(row["damping"]), int(row["state"]), int(row["steps"])): float(row["accuracy"])
-            for row in mine
-            if row["kind"] == "attack"
-        }
-        assert drawn == pytest.approx(attacks)
-        per_state = {int(row["state"]): float(row["accuracy"]) for row in mine if row["kind"] == "strongest at state"}
-        expected = {i: min(value for point, value in attacks.items() if point[1] == i) for i in range(1, 5)}
-        assert per_state == pytest.approx(expected)
-        (best,) = [row for row in mine if row["kind"] == "strongest"]
-        assert float(best["accuracy"]) == pytest.approx(min(attacks.values()))
-    assert {row["row"] for row in found} == {name for name in decisions if name.startswith("TRADES")}
-
-
 def test_figure_4_shows_the_histories_and_marks_the_chosen_epoch(
     tmp_path: Path, finished: Path, config: Config
 ) -> None:
@@ -94,11 +72,6 @@ def test_figure_4_without_the_kept_weights_is_refused(results: Path, config: Con
     Tree(results, config, 0).weights("deq_trades_base").unlink()
     with pytest.raises(UserError, match=r"deq_trades_base/seed0/best\.safetensors do not exist"):
         figures.write(4, config, results, output_stem=results / "figure4")
-
-
-def test_figure_3_names_its_panel_and_no_plans(tmp_path: Path, finished: Path, config: Config) -> None:
-    figures.write(3, config, finished, output_stem=tmp_path / "figure3")
-    assert figures.read(tmp_path / "figure3.json").notes[0] == "Panel (a) of the paper's figure."
 
 
 def test_figure_5_equals_table_8_for_any_list_of_dampings(tmp_path: Path) -> None:
@@ -168,10 +141,34 @@ def test_axis_limits_hold_all_values_and_nothing_impossible(values: list[float])
 
 
 def test_unknown_missing_and_foreign_figures_are_refused(tmp_path: Path, finished: Path, config: Config) -> None:
-    with pytest.raises(UserError, match="figure is 2, but must be one of 3, 4, 5"):
-        figures.write(2, config, finished, output_stem=tmp_path / "figure2")
+    with pytest.raises(UserError, match="figure is 1, but must be one of 2, 3, 4, 5, 6"):
+        figures.write(1, config, finished, output_stem=tmp_path / "figure1")
     with pytest.raises(UserError, match="does not exist"):
         figures.read(tmp_path / "figure3.json")
     (tmp_path / "figure3.json").write_text("{}")
     with pytest.raises(UserError, match="is no sidecar"):
         figures.read(tmp_path / "figure3.json")
+
+
+def test_figures_of_the_whole_grid_are_written_with_the_reason_alone_where_attacks_race(tmp_path: Path) -> None:
+    racing = fabricate.small({"racing": {"enabled": True, "images": 10}})
+    for number in (3, 5):
+        figures.write(number, racing, tmp_path, output_stem=tmp_path / f"figure{number}")
+        described = figures.read(tmp_path / f"figure{number}.json")
+        assert "needs every attack on all 20 test images" in described.caption
+        text = (tmp_path / f"figure{number}.csv").read_text(encoding="utf-8")
+        assert "only the first 10 face every attack (racing.enabled: true)" in text
+        assert all((tmp_path / f"figure{number}.{ending}").stat().st_size > 1000 for ending in ("png", "pdf"))
+
+
+@pytest.mark.parametrize(("low", "high"), [(1e-6, 0.5), (0.02, 0.09), (0.31, 0.33), (1e-12, 1e12)])
+def test_a_logarithmic_axis_holds_its_values_and_has_readable_ticks(low: float, high: float) -> None:
+    with plotting.style():
+        figure, axes = plotting.new()
+        plotting.logarithmic(axes, low, high)
+        figure.draw_without_rendering()
+        shown = [tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
+    assert axes.get_xlim()[0] <= low
+    assert high <= axes.get_xlim()[1]
+    assert 1 <= len(shown) <= 12
+    assert not any("$" in label.get_text() for label in axes.get_xticklabels())

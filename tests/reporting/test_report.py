@@ -1,22 +1,27 @@
 """report.html: one file, whole, honest."""
 
+import base64
 import json
 import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from deqpipe import specs
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.reporting import figures, history, report, summary, tables
 from deqpipe.reporting.decisions import Tree
 from deqpipe.reporting.formats import Table
-from tests.reporting import fabricate
+from deqpipe.reporting.html import page
+from tests.reporting import fabricate, test_race
 
 VOID = {"meta", "link", "img", "br"}
 
@@ -67,16 +72,16 @@ class _Page(HTMLParser):
 
 
 def parse(html: str) -> _Page:
-    page = _Page()
-    page.feed(html)
-    return page
+    found = _Page()
+    found.feed(html)
+    return found
 
 
 def test_report_is_one_self_contained_file_without_scripts(html: str) -> None:
-    page = parse(html)
-    assert not page.open
-    assert "script" not in {tag for tag, _ in page.seen}
-    for _, attributes in page.seen:
+    parsed = parse(html)
+    assert not parsed.open
+    assert "script" not in {tag for tag, _ in parsed.seen}
+    for _, attributes in parsed.seen:
         for name in ("src", "href"):
             address = attributes.get(name)
             assert address is None or address.startswith(("#", "data:"))
@@ -84,13 +89,76 @@ def test_report_is_one_self_contained_file_without_scripts(html: str) -> None:
 
 
 def test_links_lead_somewhere_and_images_have_words(html: str) -> None:
-    page = parse(html)
-    ids = {attributes["id"] for _, attributes in page.seen if "id" in attributes}
-    targets = {a["href"] for tag, a in page.seen if tag == "a"}
-    assert {f"#{name}" for name in ids} >= targets
-    images = [attributes for tag, attributes in page.seen if tag == "img"]
+    parsed = parse(html)
+    ids = {attributes["id"] for _, attributes in parsed.seen if "id" in attributes}
+    targets = {a["href"] or "" for tag, a in parsed.seen if tag == "a"}
+    assert {f"#{name}" for name in ids} >= {target for target in targets if not target.startswith("data:")}
+    listed = [a["id"] for _, a in parsed.seen if "id" in a]
+    assert len(listed) == len(ids)
+    images = [attributes for tag, attributes in parsed.seen if tag == "img"]
     assert len(images) == len(figures.FIGURES)
     assert all(len(image["alt"] or "") > 40 for image in images)
+
+
+def test_files_in_the_report_are_those_of_the_results(html: str, written: Path) -> None:
+    """They are part of the page, so that it may be sent alone."""
+    files = {a["download"] or "": a["href"] or "" for tag, a in parse(html).seen if tag == "a" and "download" in a}
+    kinds = [f"table{number}.{kind}" for number in tables.TABLES for kind in ("csv", "md", "tex")]
+    kinds += [f"figure{number}.{kind}" for number in figures.FIGURES for kind in ("png", "pdf", "csv")]
+    assert sorted(files) == sorted(kinds)
+    for name, address in files.items():
+        (path,) = written.glob(f"*/{name}")
+        assert base64.b64decode(address.partition(";base64,")[2]) == path.read_bytes()
+
+
+def test_headings_are_in_order(html: str) -> None:
+    levels = [int(tag[1]) for tag, _ in parse(html).seen if re.fullmatch(r"h\d", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+def test_every_claim_has_its_line_and_every_trained_model_too(html: str) -> None:
+    for name in (*(f"Table {number}" for number in tables.TABLES), "Figure 2", "Figure 3 (b)", "Figure 6"):
+        assert re.search(rf'<a href="#\w+">{re.escape(name)}</a>', html)
+    for model in ("PGD-AT baseline", "PGD-AT baseline, Jacobian weight 0.4", "TRADES baseline, Jacobian weight 2"):
+        assert f'<th scope="row">{model}</th>' in html
+
+
+def test_figure_6_is_absent_with_its_reason_and_command(results: Path) -> None:
+    (results / "figures/figure6.png").unlink()
+    html = write(fabricate.small({"figures": {"jacobian": False}}), results)
+    assert "figures.jacobian is false" in html
+    assert f"snakemake --cores all {results}/figures/figure6.png</pre>" in html
+    assert "Jacobian weight 0.4</th>" not in html
+
+
+@pytest.mark.parametrize(
+    "overlay",
+    [
+        test_race.RACING,
+        {"entropy": {"controls": False}},
+        {"attack": {"transfer": False}},
+        {"autoattack": {"mode": "individual"}},
+    ],
+    ids=["racing", "no controls", "no transfer", "individual"],
+)
+def test_a_report_survives_what_a_configuration_leaves_out(tmp_path: Path, overlay: dict[str, Any]) -> None:
+    config = fabricate.small({"figures": {"jacobian": False}}, overlay)
+    results = fabricate.tree(tmp_path / "results", config)
+    if "racing" in overlay:
+        for model in specs.DEQS:
+            test_race.after_race(results, config, model, "grid")
+        test_race.after_race(results, config, specs.SWEPT, "sweep")
+    for number in tables.TABLES:
+        tables.write(number, config, results, output_stem=results / "tables" / f"table{number}")
+    for number in (2, 3, 4, 5):
+        figures.write(number, config, results, output_stem=results / "figures" / f"figure{number}")
+    html = write(config, results)
+    assert "Most robust here is" in html
+    if "racing" in overlay:
+        assert "Absent: it needs every attack" in html
+        assert 'class="verdict not-comparable"' in html
 
 
 def test_every_table_and_figure_is_in_the_report(html: str) -> None:
@@ -115,6 +183,18 @@ def test_a_name_from_outside_is_escaped(results: Path) -> None:
     html = write(fabricate.small({"data": {"root": "<script>alert(1)</script>"}}), results)
     assert "<script" not in html
     assert "&lt;script&gt;" in html
+
+
+def test_words_of_a_sidecar_are_escaped(results: Path, config: Config) -> None:
+    """A class may be called anything."""
+    for path in (results / "figures/figure2.json", results / "tables/table1.json"):
+        words = json.loads(path.read_text())
+        place = words.get("table", words)
+        place["caption"] = place["title"] = "\"><script>alert('1')</script>"
+        path.write_text(json.dumps(words))
+    found = write(config, results)
+    assert "<script" not in found
+    assert "<script" not in page(tables.read(results / "tables/table1.json").table)
 
 
 def test_results_of_different_code_are_pointed_out(results: Path, config: Config) -> None:
@@ -149,13 +229,13 @@ def test_the_chosen_epoch_is_the_one_that_the_weights_name(results: Path, config
     assert f'data-label="under PGD (%)">{100 * (worst.robust or 0.0):.1f}</td>' in row
 
 
-def test_cells_name_their_column_where_a_narrow_screen_hides_the_heading(html: str) -> None:
-    page = parse(html)
-    cells = [attributes for tag, attributes in page.seen if tag == "td" and attributes.get("class") == "number"]
+def test_cells_name_their_column_where_a_narrow_screen_hides_the_heading(html: str, written: Path) -> None:
+    parsed = parse(html)
+    cells = [attributes for tag, attributes in parsed.seen if tag == "td" and attributes.get("class") == "number"]
     labels = {attributes.get("data-label") for attributes in cells}
     assert {"Clean", "PGD", "PGD per image", "PGD gain", "DIFF", "i = 1", "chosen", "z[1]", "final"} <= labels
     stacked = re.findall(r'<table class="stack">.*?</table>', html, flags=re.DOTALL)
-    assert len(stacked) == 8
+    assert len(stacked) == 3 + sum(len(table.blocks) for table in everything(written).values())
     assert all(table.count("<td") == table.count("data-label=") for table in stacked)
 
 
@@ -187,12 +267,37 @@ def edited(table: Table, changes: Changes) -> Table:
     return replace(table, cells=tuple(cells))
 
 
-def said(config: Config, written: Path, changes: Changes) -> str:
-    first, second = (tables.read(written / "tables" / f"table{number}.json").table for number in (1, 2))
-    return " ".join(summary.sentences(edited(first, changes), second, config))
+def everything(written: Path) -> dict[int, Table]:
+    return {number: tables.read(written / "tables" / f"table{number}.json").table for number in tables.TABLES}
+
+
+def said(config: Config, written: Path, changes: Changes, *, of: int = 1) -> str:
+    found = everything(written)
+    return " ".join(summary.sentences(found | {of: edited(found[of], changes)}, config))
 
 
 BEST = "TRADES + Sec. 3.3"
+
+
+OWN = "from TRADES + Sec. 3.2, in the loop minus blind"
+
+
+@pytest.mark.parametrize(("high", "words"), [(-1.0, "For 1 of 2"), (1.0, "No interval lies below 0")])
+def test_summary_says_whether_seeing_the_defence_helps(config: Config, written: Path, high: float, words: str) -> None:
+    other = "TRADES + Secs. 3.2 & 3.3"
+    changes = {("TRADES + Sec. 3.2", OWN): (-2.0, -3.0, high)}
+    changes |= {(other, f"from {other}, in the loop minus blind"): (0.0, -1.0, 1.0)}
+    assert words in said(config, written, changes, of=3)
+
+
+def test_summary_says_what_restarts_alone_leave(written: Path) -> None:
+    """The fabricated sweep has no R = 10: with R = 5 as the default, its row and its controls are there."""
+    config = fabricate.small({"entropy": {"input_steps": 5}})
+    row = "T_f = 2"
+    text = said(config, written, {(row, "restart only"): (90.0, 88.0, 92.0), (row, "R = 5"): (50.0, 40.0, 60.0)}, of=5)
+    assert "Its restarts alone do better than the whole defence." in text
+    assert "What the descent of Sec. 3.2 itself does" in said(fabricate.small(), written, {})  # of Table 1
+    assert "inference takes 3.5 times as long as without" in text
 
 
 @pytest.mark.parametrize(

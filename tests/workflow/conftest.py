@@ -36,7 +36,7 @@ while [ $# -gt 0 ]; do
     --output|--best|--last|--history) echo "$verb" > "$2" ;;
     --handoff) echo "$verb" > "$2"; truncate --size=2M "$2" ;;
     --output-stem)
-      case $verb in table) endings="csv md tex json" ;; figure) endings="png pdf csv json" ;; esac
+      case $verb in table) endings="csv html md tex json" ;; figure) endings="png pdf csv json" ;; esac
       for ending in $endings; do echo "$verb" > "$2.$ending"; done ;;
   esac
   shift
@@ -127,7 +127,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy_workflow(folder: Path, python: Path) -> Workspace:
     """The workflow's files in an empty folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("rules", "profiles", "config"):
+    for name in ("rules", "profiles", "config", "report"):
         shutil.copytree(ROOT / name, folder / name)
     for name in ("Snakefile", "config.yaml"):
         shutil.copy(ROOT / name, folder / name)

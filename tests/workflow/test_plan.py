@@ -5,14 +5,19 @@ import pytest
 from tests.workflow.conftest import DEMO, Workspace, job_counts
 
 MODELS = {"pretrain": 1, "train_deq": 4, "train_resnet": 2}
-REPORTING = ("table1", "table2", "table8", "figure3", "figure4", "figure5", "report")
+REPORTING = (*(f"table{n}" for n in range(1, 11)), *(f"figure{n}" for n in range(2, 6)), "report")
+ONCE = ("prepare_data", "write_config", "time_training", "time_inference", "attack_example", *REPORTING)
+ATTACKS = {"clean": 7, "attack_grid": 4, "attack_pgd": 3, "strongest": 4, "autoattack": 10, "attack_top": 1,
+           "attack_in_loop": 2, "attack_sweep": 1}  # fmt: skip
+"""Of the demo."""
 
 
 FULL = {
-    **dict.fromkeys(("prepare_data", "write_config", *REPORTING), 1), **MODELS,
-    "select_early_state": 4, "clean": 7, "attack_grid": 44, "attack_pgd": 3,
+    **dict.fromkeys(ONCE, 1), **MODELS, "select_early_state": 4, "strongest": 4,
+    "clean": 7, "attack_grid": 44, "attack_pgd": 3, "autoattack": 100, "attack_top": 10, "attack_in_loop": 22,
+    "attack_sweep": 11,
 }  # fmt: skip
-"""10,000 test images in eleven chunks of up to 960 for four DEQs, each with 144 points."""
+"""10,000 test images in eleven chunks of up to 960 for four DEQs, each with 144 points; ten of 1,000 for AutoAttack."""
 
 
 def test_the_full_reproduction_has_these_jobs(workspace: Workspace) -> None:
@@ -29,30 +34,67 @@ def test_the_authors_protocol_has_the_same_jobs(workspace: Workspace) -> None:
 
 
 def test_the_demo_has_one_grid_job_per_deq(workspace: Workspace) -> None:
-    once = dict.fromkeys(("prepare_data", "write_config", *REPORTING), 1)
-    evaluation = {"select_early_state": 4, "clean": 7, "attack_grid": 4, "attack_pgd": 3}
-    assert workspace.plan(*DEMO) == {**once, **MODELS, **evaluation}
+    figure6 = {"train_deq": 6, "figure6": 1}
+    expected = {**dict.fromkeys(ONCE, 1), **MODELS, **figure6, "select_early_state": 4, **ATTACKS}
+    assert workspace.plan(*DEMO) == expected
+    assert workspace.plan(*DEMO, workspace.overlay({"figures.jacobian": False})) == {
+        rule: 4 if rule == "train_deq" else jobs for rule, jobs in expected.items() if rule != "figure6"
+    }
+
+
+DECIDED = {"write_config": 1, "pretrain": 1, "train_deq": 4, "select_early_state": 4, "attack_grid": 4}
+"""What the grid's accuracies of all four DEQs need."""
+TRADES = {**DECIDED, "train_deq": 2, "select_early_state": 2, "attack_grid": 2}
+"""Images of a TRADES DEQ are scored on the other one, too."""
+RANKED = {**TRADES, "select_early_state": 1, "attack_grid": 1, "strongest": 1}
+"""The strongest points of TRADES with random states."""
+TABLES = {
+    1: {**DECIDED, **MODELS, "clean": 7, "attack_pgd": 3, "strongest": 4, "autoattack": 10},
+    2: DECIDED,
+    3: {**TRADES, "strongest": 2, "attack_in_loop": 2},
+    4: {**RANKED, "attack_top": 1},
+    5: {**RANKED, "attack_sweep": 1},
+    6: {**DECIDED, "clean": 4},
+    7: {**DECIDED, "clean": 4},
+    8: {**TRADES, "select_early_state": 1, "attack_grid": 1},
+    9: {"write_config": 1, "pretrain": 1, "time_training": 1},
+    10: {"write_config": 1, "pretrain": 1, "train_deq": 1, "time_inference": 1},
+}
+
+
+@pytest.mark.parametrize("number", TABLES)
+def test_a_single_table_runs_what_it_needs_and_nothing_else(workspace: Workspace, number: int) -> None:
+    plan = workspace.plan(f"results/demo/tables/table{number}.csv", *DEMO)
+    assert plan == {"prepare_data": 1, f"table{number}": 1, **TABLES[number]}
+
+
+def test_the_whole_sweep_needs_no_ranking(workspace: Workspace) -> None:
+    plan = workspace.plan("table5", *DEMO, workspace.overlay({"entropy_sweep.points": "all"}))
+    assert "strongest" not in plan
+    assert "attack_grid" not in plan
 
 
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
         (
-            "results/demo/tables/table2.csv",
-            {"pretrain": 1, "train_deq": 4, "select_early_state": 4, "attack_grid": 4, "table2": 1, "write_config": 1},
+            "figure2",
+            {
+                **DECIDED,
+                "train_deq": 1,
+                "select_early_state": 1,
+                "attack_grid": 1,
+                "clean": 1,
+                "attack_example": 1,
+                "figure2": 1,
+            },
         ),
-        (
-            "table8",
-            {"pretrain": 1, "train_deq": 1, "select_early_state": 1, "attack_grid": 1, "table8": 1, "write_config": 1},
-        ),
-        (
-            "figure3",
-            {"pretrain": 1, "train_deq": 2, "select_early_state": 2, "attack_grid": 2, "figure3": 1, "write_config": 1},
-        ),
+        ("figure3", {**TRADES, "figure3": 1}),
+        ("figure6", {"write_config": 1, "pretrain": 1, "train_deq": 4, "figure6": 1}),
         ("results/demo/figures/figure4.png", {"pretrain": 1, "train_deq": 4, "figure4": 1, "write_config": 1}),
         ("train_all", MODELS),
         ("select_all", {"pretrain": 1, "train_deq": 4, "select_early_state": 4}),
-        ("attack_all", {**MODELS, "clean": 7, "attack_grid": 4, "attack_pgd": 3}),
+        ("attack_all", {**MODELS, "select_early_state": 4, **ATTACKS}),
         ("results/demo/models/resnet18_trades/seed0/best.safetensors", {"train_resnet": 1}),
         (
             "results/demo/attacks/points/deq_trades_base/seed0/state3_steps5_damping0.5_images0-9.parquet",
@@ -74,7 +116,9 @@ def test_a_single_target_runs_what_it_needs_and_nothing_else(
         "results/demo/attacks/grid/deq_trades_base/seed0/states1-9_images0-47.parquet",
         "results/demo/attacks/clean/deq_trades_base/seed00.parquet",
         "results/demo/attacks/points/deq_trades_base/seed0/state9_steps5_damping0.5_images0-9.parquet",
-        "results/demo/tables/table3.csv",
+        "results/demo/tables/table11.csv",
+        "results/demo/attacks/autoattack/resnet18_trades/seed0/mart_images0-47.parquet",
+        "results/demo/attacks/sweep/deq_trades_base/seed0/images0-47.parquet",
     ],
 )
 def test_names_outside_the_vocabularies_have_no_rule(workspace: Workspace, target: str) -> None:
@@ -96,7 +140,8 @@ def test_only_jobs_that_compute_ask_for_a_gpu(workspace: Workspace, device: str,
     printed = workspace.dry_run(*DEMO, workspace.overlay({"device": device}))
     for job in printed.split("\nrule ")[1:]:
         rule, _, details = job.partition(":")
-        computes = rule in {*MODELS, "select_early_state", "clean", "attack_grid", "attack_pgd"}
+        light = {"strongest", "write_config", "prepare_data", "figure6", "all", *REPORTING}
+        computes = rule.replace("localrule ", "") not in light
         assert (f"gpu={gpus}" in details.partition("\n\n")[0]) == computes, job
 
 

@@ -8,11 +8,19 @@ import pytest
 from deqpipe import specs
 from tests.workflow.conftest import DEMO, Workspace
 
-TABLES = dict.fromkeys(("table1", "table2", "table8"), 1)
-FIGURES = dict.fromkeys(("figure3", "figure4", "figure5"), 1)
+TABLES = dict.fromkeys((f"table{number}" for number in range(1, 11)), 1)
+FIGURES = dict.fromkeys((f"figure{number}" for number in range(2, 7)), 1)
 REPORTING = {**TABLES, **FIGURES, "report": 1}
 CHANGED_CONFIG = {"write_config": 1, **REPORTING}  # tables and figures state the conditions they were made under
-EVALUATED_DEQS = {"select_early_state": 4, "clean": 4, "attack_grid": 4}
+RANKED = {"strongest": 4, "autoattack": 8, "attack_top": 1, "attack_in_loop": 2, "attack_sweep": 1, "attack_example": 1}
+"""Where the strongest points of the grids are attacked again."""
+GRID = {"attack_grid": 4, **RANKED}
+EVALUATED_DEQS = {"select_early_state": 4, "clean": 4, **GRID, "time_inference": 1}
+TRADES_AGAIN = {"attack_grid": 2, "strongest": 2, "autoattack": 4, "attack_top": 1, "attack_in_loop": 2,
+                "attack_sweep": 1}  # fmt: skip
+TRAINED = {"train_deq": 6, "time_training": 1}
+EVERYTHING = {**EVALUATED_DEQS, "train_resnet": 2, "clean": 7, "attack_pgd": 3, "autoattack": 10}
+RESNETS = {"train_resnet": 2, "clean": 2, "attack_pgd": 2, "autoattack": 2}
 
 
 def test_a_finished_run_has_nothing_to_do(finished: Workspace) -> None:
@@ -32,56 +40,66 @@ def test_a_finished_run_has_nothing_to_do(finished: Workspace) -> None:
         # reporting
         ({"statistics.resamples": 2000}, CHANGED_CONFIG),
         # evaluation
-        ({"attack.grid.steps": [1, 3, 5, 7]}, {"attack_grid": 4, **CHANGED_CONFIG}),
-        ({"attack.grid.states": [1, 3, 5, 7]}, {"attack_grid": 4, **CHANGED_CONFIG}),
-        ({"attack.images_per_job": 24}, {"attack_grid": 8, **CHANGED_CONFIG}),
-        ({"evaluation.images": 40}, {"clean": 7, "attack_grid": 4, "attack_pgd": 3, **CHANGED_CONFIG}),
+        ({"attack.grid.steps": [1, 3, 5, 7]}, {**GRID, **CHANGED_CONFIG}),
+        ({"attack.grid.states": [1, 3, 5, 7]}, {**GRID, **CHANGED_CONFIG}),
+        (
+            {"attack.images_per_job": 24},
+            {**GRID, "attack_grid": 8, "attack_in_loop": 4, "attack_sweep": 2, **CHANGED_CONFIG},
+        ),
+        ({"evaluation.images": 40}, {**GRID, "clean": 7, "attack_pgd": 3, "autoattack": 10, **CHANGED_CONFIG}),
         ({"entropy.input_steps": 5}, {**EVALUATED_DEQS, **CHANGED_CONFIG}),
-        ({"entropy.controls": False}, {"clean": 4, "attack_grid": 4, **CHANGED_CONFIG}),
+        ({"entropy.controls": False}, {"clean": 4, **GRID, **CHANGED_CONFIG}),
         ({"entropy.resolve": "quasi_newton"}, {**EVALUATED_DEQS, **CHANGED_CONFIG}),
-        ({"attack.pgd.steps": 9}, {"attack_grid": 4, "attack_pgd": 3, **CHANGED_CONFIG}),
+        ({"attack.pgd.steps": 9}, {**GRID, "attack_pgd": 3, **CHANGED_CONFIG}),
+        ({"attack.transfer": False}, {**TRADES_AGAIN, **CHANGED_CONFIG}),
+        ({"autoattack.queries": 9}, {"autoattack": 10, "attack_top": 1, **CHANGED_CONFIG}),
+        ({"entropy_sweep.input_steps": [1, 2]}, {"attack_sweep": 1, "time_inference": 1, **CHANGED_CONFIG}),
+        ({"timing.repeats": 4}, {"time_training": 1, "time_inference": 1, **CHANGED_CONFIG}),
+        ({"figures.jacobian": False}, {name: jobs for name, jobs in CHANGED_CONFIG.items() if name != "figure6"}),
+        ({"racing.images": 9}, CHANGED_CONFIG),  # racing.enabled is false
         # keys that another key makes meaningless
         ({"solver.anderson_memory": 7}, {}),
         ({"early_state.index": 3}, {}),
         ({"training.implicit_steps": 9}, {}),
-        ({"early_state.mode": "fixed"}, {"select_early_state": 4, **CHANGED_CONFIG}),
+        ({"early_state.mode": "fixed"}, {"select_early_state": 4, **RANKED, **CHANGED_CONFIG}),
         # training
         (
             {"random_state.natural": "shared"},
-            {"train_deq": 1, "select_early_state": 1, "clean": 1, "attack_grid": 1, **CHANGED_CONFIG},  # TRADES alone
+            {"train_deq": 1, "select_early_state": 1, "clean": 1, **TRADES_AGAIN}  # TRADES alone
+            | {"time_training": 1, "time_inference": 1, **CHANGED_CONFIG},
         ),
         (
             {"jacobian.weight.trades": 0.5},
-            {"train_deq": 2, "select_early_state": 2, "clean": 2, "attack_grid": 2, **CHANGED_CONFIG},
+            {"train_deq": 2, "select_early_state": 2, "clean": 2, **TRADES_AGAIN}
+            | {"time_training": 1, "time_inference": 1, **CHANGED_CONFIG},
         ),
-        ({"resnet.training.epochs": 5}, {"train_resnet": 2, "clean": 2, "attack_pgd": 2, **CHANGED_CONFIG}),
+        ({"resnet.training.epochs": 5}, {**RESNETS, **CHANGED_CONFIG}),
+        ({"jacobian.other_weight.trades": 3.0}, {"train_deq": 1, **CHANGED_CONFIG}),
         (
             {"training.epochs": 12},
-            {"pretrain": 1, "train_deq": 4, **EVALUATED_DEQS, "clean": 5, "attack_pgd": 1, **CHANGED_CONFIG},
+            {"pretrain": 1, **TRAINED, **EVALUATED_DEQS, "clean": 5, "attack_pgd": 1, **CHANGED_CONFIG},
         ),
         (
             {"solver.scope": "batch"},
-            {"train_deq": 4, **EVALUATED_DEQS, "clean": 5, "attack_pgd": 1, **CHANGED_CONFIG},
+            {**TRAINED, **EVALUATED_DEQS, "clean": 5, "attack_pgd": 1, **CHANGED_CONFIG},
         ),
         (
             {"selection.freeze_fooled": True},
-            {"train_deq": 4, "train_resnet": 2, **EVALUATED_DEQS, "clean": 6, "attack_pgd": 2, **CHANGED_CONFIG},
+            {**TRAINED, **EVALUATED_DEQS, **RESNETS, "clean": 6, "autoattack": 10, **CHANGED_CONFIG},
         ),
         (
             {"protocol": "release"},
-            {"pretrain": 1, "train_deq": 4, "train_resnet": 2, **EVALUATED_DEQS, "clean": 7, "attack_pgd": 3}
-            | CHANGED_CONFIG,
+            {"pretrain": 1, **TRAINED, **EVERYTHING, **CHANGED_CONFIG},
         ),
         (
-            {"seeds": [0, 1]},
-            {"pretrain": 1, "train_deq": 4, "train_resnet": 2, **EVALUATED_DEQS, "clean": 7, "attack_pgd": 3}
-            | CHANGED_CONFIG,
+            {"seeds": [0, 1]},  # speed is measured, and the example shown, of the first
+            {name: jobs for name, jobs in EVERYTHING.items() if name not in ("time_inference", "attack_example")}
+            | {"pretrain": 1, "train_deq": 6, **CHANGED_CONFIG},
         ),
         # everything
         (
             {"data.validation": 120},
-            {"prepare_data": 1, "pretrain": 1, "train_deq": 4, "train_resnet": 2, **EVALUATED_DEQS}
-            | {"clean": 7, "attack_pgd": 3, **CHANGED_CONFIG},
+            {"prepare_data": 1, "pretrain": 1, **TRAINED, **EVERYTHING, **CHANGED_CONFIG},
         ),
     ],
     ids=lambda value: next(iter(value), "nothing") if isinstance(value, dict) else None,
@@ -114,16 +132,32 @@ def test_under_release_another_batch_size_evaluates_the_deqs_again(workspace: Wo
     assert workspace.plan(*targets, *DEMO, release, workspace.overlay({"attack.images_per_job": 96})) == {}
 
 
+WITHOUT_HISTORIES = {name: 1 for name in REPORTING if name not in ("figure4", "figure6", "table9", "table10")}
+
+
 @pytest.mark.parametrize(
     ("stage", "expected"),
     [
-        ("select", {"select_early_state": 4, **{name: 1 for name in REPORTING if name != "figure4"}}),
-        ("attack_grid", {"attack_grid": 4, **{name: 1 for name in REPORTING if name != "figure4"}}),
-        ("clean", {"clean": 7, "table1": 1, "report": 1}),
+        ("select", {"select_early_state": 4, **RANKED, **WITHOUT_HISTORIES}),
+        ("attack_grid", {**GRID, **WITHOUT_HISTORIES}),
+        (
+            "strongest",
+            {name: jobs for name, jobs in RANKED.items() if name != "attack_example"}
+            | {"table1": 1, "table3": 1, "table4": 1, "table5": 1, "report": 1},
+        ),
+        ("autoattack", {"autoattack": 10, "table1": 1, "report": 1}),
+        ("attack_top", {"attack_top": 1, "table4": 1, "report": 1}),
+        ("attack_in_loop", {"attack_in_loop": 2, "table3": 1, "report": 1}),
+        ("attack_sweep", {"attack_sweep": 1, "table5": 1, "report": 1}),
+        ("attack_example", {"attack_example": 1, "figure2": 1, "report": 1}),
+        ("time_training", {"time_training": 1, "table9": 1, "report": 1}),
+        ("time_inference", {"time_inference": 1, "table10": 1, "report": 1}),
+        ("race", {}),
+        ("clean", {"clean": 7, "attack_example": 1, "table1": 1, "table6": 1, "table7": 1, "figure2": 1, "report": 1}),
         ("table", {**TABLES, "report": 1}),
         ("figure", {**FIGURES, "report": 1}),
         ("report", {"report": 1}),
-        ("train_resnet", {"train_resnet": 2, "clean": 2, "attack_pgd": 2, "table1": 1, "report": 1}),
+        ("train_resnet", {**RESNETS, "table1": 1, "report": 1}),
     ],
 )
 def test_a_raised_revision_runs_its_stage_and_those_below_again(

@@ -21,7 +21,7 @@ def test_every_job_leaves_a_log_and_a_benchmark(finished: Workspace) -> None:
     benchmarks = finished.folder / "logs/demo/benchmark"
     timed = {path.relative_to(benchmarks).with_suffix(".log") for path in benchmarks.glob("**/*.tsv")}
     assert logs == timed
-    assert len(logs) == len(finished.calls()) == 34
+    assert len(logs) == len(finished.calls()) == 66
 
 
 def test_nothing_is_written_outside_the_folders_of_the_config(finished: Workspace) -> None:
@@ -34,8 +34,10 @@ def test_nothing_is_written_outside_the_folders_of_the_config(finished: Workspac
 def test_commands_get_each_option_that_they_need(finished: Workspace) -> None:
     verbs = {call.split()[0]: call for call in finished.calls()}
     everywhere = ("--spec", "--threads 1", "--device auto", "--data results/demo/data/dataset.safetensors")
-    evaluation = (*everywhere, "--checkpoint results/demo/models/", "--batch-size 48", "--output results/demo/")
+    evaluation = (*everywhere, "--checkpoint results/demo/models/", "--batch-size 480", "--output results/demo/")
     training = (*everywhere, "--state state/demo/", "--best", "--last", "--history")
+    part = ("--images 0-47", "--state state/demo/")
+    ranked = ("--strongest results/demo/strongest/deq_",)
     reporting = ("--config results/demo/config.yaml", "--results results/demo")
     expected = {
         "prepare-data": ("--spec", "--root data/cifar10", "--output results/demo/data/dataset.safetensors"),
@@ -46,6 +48,19 @@ def test_commands_get_each_option_that_they_need(finished: Workspace) -> None:
         "clean": evaluation,
         "attack-grid": (*evaluation, "--states 1-8", "--images 0-47", "--state state/demo/attack_grid/"),
         "attack-pgd": evaluation,
+        "autoattack": (*evaluation, *part, *ranked),
+        "attack-top": (*evaluation, *part, *ranked),
+        "attack-in-loop": (*evaluation, *part, *ranked, "--other results/demo/models/deq_trades_"),
+        "attack-sweep": (*evaluation, *part, *ranked),
+        "attack-example": (
+            *evaluation,
+            "--select",
+            "--clean",
+            "--grid results/demo/attacks/grid/deq_pgd_at_base/seed0 ",
+        ),
+        "time-training": (*everywhere, "--trunk", "--output results/demo/timing/training/seed0.json"),
+        "time-inference": (*everywhere, "--checkpoint", "--output results/demo/timing/inference/"),
+        "strongest": ("--model deq_", "--seed 0", '--configuration {"', "--results results/demo", "--output"),
         "write-config": ("--spec", "--output results/demo/config.yaml"),
         "table": (*reporting, "--output-stem results/demo/tables/"),
         "figure": (*reporting, "--output-stem results/demo/figures/"),
@@ -106,7 +121,7 @@ def test_the_progress_bar_follows_all_jobs(workspace: Workspace, terminal: bool)
         stdin=subprocess.DEVNULL,
     )
     printed = result.stdout + result.stderr
-    assert "100 %   35 of 35 jobs" in printed
+    assert "100 %   67 of 67 jobs" in printed
     assert "rule pretrain:" not in printed
     assert ("\x1b[K" in printed) == terminal
     if not terminal:

@@ -1,0 +1,172 @@
+"""The image of Figure 2 (c): crafted again from its random stream, and kept together with the clean one."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from deqpipe import records, specs
+from deqpipe.config import Pgd
+from deqpipe.errors import UserError
+from deqpipe.evaluation.jobs import STARTS
+from deqpipe.evaluation.pieces import origin
+from deqpipe.evaluation.rows import Attack, Chunk, craft
+from deqpipe.evaluation.subject import Job, Subject, load_subject
+from deqpipe.records import Records
+
+_COLUMNS = ("image", "label", "model", "defence", "state", "steps", "damping", "predicted", "margin")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The image that is shown.
+
+    Attributes:
+        image: its index.
+        fooled: whether the decision is right about it when clean, and wrong under the ready-made attack.
+        shard: the records that say so: of the chunk that it was crafted in.
+    """
+
+    image: int
+    fooled: bool
+    shard: Records
+
+
+def attack_example(job: Job, *, select: Path, clean: Path, grid: Path) -> int:
+    """Write the first test image that the ready-made attack turns, clean and attacked; returns the exit status.
+
+    Where no image is turned it is the first one that is right when clean, or else the first one.
+
+    Args:
+        job: the call; the output is an npz file.
+        select: early states of the model.
+        clean: its records on clean images.
+        grid: folder of its shards of the grid; those without the ready-made attack, or of another spec, are ignored.
+
+    Raises:
+        UserError: a file is missing, cannot be read or is of another configuration; images are missing; or the image
+            crafted again is not the one of the records.
+    """
+    started = time.monotonic()
+    subject = load_subject(replace(job, results={"select": select, "clean": clean}))
+    early = _early_state(select, job.spec)
+    before = _of_plain(records.read(clean, _COLUMNS), subject)
+    _check_origin(clean, before.provenance[0], "clean", subject)
+    choice = _choose(before, _shards(grid, subject), early)
+    x, attacked = _crafted_again(subject, choice)
+    label = int(subject.dataset.test.labels[choice.image])
+    told = origin(subject, job.spec, started)
+    with records.atomic(job.output) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            clean=x.cpu().numpy(),
+            attacked=attacked.cpu().numpy(),
+            image=choice.image,
+            label=label,
+            fooled=choice.fooled,
+            early_state=early,
+            classes=np.array(subject.dataset.classes, dtype=str),
+            provenance=json.dumps(told, sort_keys=True),
+        )
+    return 0
+
+
+def _early_state(path: Path, spec: Mapping[str, Any]) -> int:
+    """The state that decides without Sec. 3.2."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        state, made_by = int(found["plain"]["state"]), found["provenance"]["spec"]
+    except OSError as error:
+        raise UserError(f"early states {path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} holds no early states: not written by `deqpipe select-early-state`") from None
+    if specs.fingerprint(made_by) != spec["upstream"]["select"]:
+        raise UserError(f"early states {path} are of another configuration, model or seed than the spec")
+    return state
+
+
+def _check_origin(path: Path, told: Mapping[str, Any], stage: str, subject: Subject) -> None:
+    if specs.fingerprint(told["spec"]) != subject.job.spec["upstream"][stage]:
+        raise UserError(f"records {path} are of another configuration, model or seed than the spec")
+    if told["weights"] != subject.weights:
+        raise UserError(f"records {path} are of other weights than {subject.job.checkpoint}")
+
+
+def _of_plain(found: Records, subject: Subject) -> Records:
+    """The rows of the undefended decision, in the order of images."""
+    rows = found.where((found["defence"] == "plain") & (found["model"] == subject.name))
+    return rows.where(np.argsort(rows["image"], kind="stable"))
+
+
+def _shards(folder: Path, subject: Subject) -> list[Records]:
+    """The rows of the undefended decision under the ready-made attack, shard by shard, in the order of images."""
+    point, upstream = subject.final_point(), subject.job.spec["upstream"]
+    assert point is not None, "only DEQs have a grid"
+    shards = []
+    for path in sorted(folder.glob("states*_images*.parquet")):
+        found = records.read(path, _COLUMNS)
+        if specs.fingerprint(found.provenance[0]["spec"]) != upstream["attack_grid"]:
+            continue  # left from another configuration
+        _check_origin(path, found.provenance[0], "attack_grid", subject)
+        mask = (found["state"] == point.state) & (found["steps"] == point.steps)
+        part = _of_plain(found.where(mask & (found["damping"] == np.float32(point.damping))), subject)
+        shards += [part] if len(part) else []
+    _check_complete(shards, folder, subject)
+    return sorted(shards, key=lambda shard: int(shard["image"][0]))
+
+
+def _check_complete(shards: list[Records], folder: Path, subject: Subject) -> None:
+    count: int = subject.settings["evaluation.images"]  # a race leaves the ready-made attack in
+    lacking = set(range(count)).difference(*(shard["image"].tolist() for shard in shards))
+    if lacking:
+        raise UserError(
+            f"grid {folder} lacks the ready-made attack on {len(lacking)} of {count} images: {min(lacking)}"
+        )
+
+
+def _choose(clean: Records, shards: list[Records], early: int) -> Choice:
+    """The first image that is turned; else the first that is right when clean; else the first."""
+    right = dict(zip(clean["image"].tolist(), _is_right(clean, early), strict=True))
+    for shard in shards:
+        for image, withstands in zip(shard["image"].tolist(), _is_right(shard, early), strict=True):
+            if right[image] and not withstands:
+                return Choice(image, True, shard)
+    attacked = [image for shard in shards for image in shard["image"].tolist()]
+    image = next((image for image in attacked if right[image]), attacked[0])
+    return Choice(image, False, next(shard for shard in shards if image in shard["image"]))
+
+
+def _is_right(found: Records, state: int) -> list[bool]:
+    right: list[bool] = (found["predicted"][:, state - 1] == found["label"]).tolist()
+    return right
+
+
+def _crafted_again(subject: Subject, choice: Choice) -> tuple[Tensor, Tensor]:
+    """The image as it is and attacked, (channels, height, width): crafted among the images that it met in the grid."""
+    held = choice.shard["image"]
+    chunk = Chunk(subject.dataset.test, range(int(held[0]), int(held[-1]) + 1))
+    images = next(batch for batch in chunk.batches(subject.job.batch_size) if choice.image in batch)
+    pgd, where = subject.settings.section("attack.pgd", Pgd), images.index(choice.image)
+    made = craft(subject, Attack(subject.final_point()), chunk, images, pgd=pgd, purpose=STARTS).images
+    x, y = chunk.load(images, subject.job.device)
+    plain = next(judge for judge in subject.judges if judge.defence == "plain")
+    judged = plain(made, y, None).columns
+    _check_same(choice, {name: judged[name][where] for name in ("predicted", "margin")})
+    return x[where], made[where]
+
+
+def _check_same(choice: Choice, again: Mapping[str, np.ndarray]) -> None:
+    """Refuse an image other than that of the records: it would be shown beside what was measured on another."""
+    recorded = choice.shard.where(choice.shard["image"] == choice.image)
+    close = np.allclose(again["margin"], recorded["margin"][0], rtol=1e-3, atol=1e-3)
+    if not close or (again["predicted"] != recorded["predicted"][0]).any():
+        raise UserError(
+            f"test image {choice.image}, crafted again, is classified as {again['predicted'].tolist()} along the "
+            f"states, but as {recorded['predicted'][0].tolist()} in the grid: computed on another device, or with "
+            "another --batch-size"
+        )

@@ -1,0 +1,71 @@
+"""Table 5: the attacks of the grid, scored on Sec. 3.2 with other T_f and R."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from deqpipe import specs
+from deqpipe.config import Entropy, EntropySweep
+from deqpipe.defence.entropy import control
+from deqpipe.errors import UserError
+from deqpipe.evaluation.jobs import attack_groups, check_images, grid_points
+from deqpipe.evaluation.judge import DEQJudge
+from deqpipe.evaluation.library import read_strongest
+from deqpipe.evaluation.pieces import Part, run_groups
+from deqpipe.evaluation.race import left_in_race
+from deqpipe.evaluation.rows import Attack, Chunk, Panel
+from deqpipe.evaluation.subject import Job, Subject, build_defended, build_final_unroll, load_subject
+from deqpipe.model.classifier import DEQClassifier
+
+
+def attack_sweep(job: Job, part: Part, *, race: Path | None) -> int:
+    """Craft the grid's images again and score them with every T_f and R; returns the exit status.
+
+    The images are those of the grid bit for bit: same starts, undefended dynamics.
+
+    Raises:
+        UserError: a ranking or a race is missing, not asked for, or of another model; images are not there.
+    """
+    subject = load_subject(replace(job, results={} if race is None else {"race": race}))
+    check_images(subject, part.images)
+    attacks = {point.name: Attack(point) for point in _points(subject, part, race)}
+    chunk = Chunk(subject.dataset.test, part.images)
+    groups = attack_groups(subject, attacks, chunk, panel=Panel((), judges(subject)))
+    return run_groups(subject, part, groups, piece_spec=job.spec)
+
+
+def _points(subject: Subject, part: Part, race: Path | None) -> list[specs.GridPoint]:
+    """The grid, or its strongest points; with a race those that are left in it."""
+    job, count = subject.job, subject.settings.section("entropy_sweep", EntropySweep).points
+    if count == "all":
+        if job.strongest is not None:
+            raise UserError(f"--strongest is {job.strongest}, but the spec has entropy_sweep.points all")
+        points = grid_points(subject)
+    else:
+        points = list(read_strongest(subject).points["entropy"][:count])
+    if race is None:
+        return points
+    left = left_in_race(race, subject, part.images, among=points, of="race_sweep")
+    return [point for point in points if point in left]
+
+
+def judges(subject: Subject) -> tuple[DEQJudge, ...]:
+    """One judge per T_f and R; those that are never updated, and R = 0 in Algorithm 1, are the undefended decision."""
+    settings, sweep = subject.settings, subject.settings.section("entropy_sweep", EntropySweep)
+    model, entropy = subject.loaded.model, settings.section("entropy", Entropy)
+    assert isinstance(model, DEQClassifier)
+    return tuple(
+        DEQJudge(
+            model,
+            build_defended(settings, _keys(entropy, setting, last=settings["solver"]["steps"])),
+            setting.defence,
+            build_final_unroll(settings),
+            subject.name,
+        )
+        for setting in specs.swept(sweep.solver_steps, sweep.input_steps)
+    )
+
+
+def _keys(entropy: Entropy, setting: specs.EntropySetting, *, last: int) -> Entropy:
+    """The keys of Sec. 3.2 with the T_f and R of a setting."""
+    keys = entropy.model_copy(update={"solver_steps": setting.solver_steps, "input_steps": setting.input_steps})
+    return control(keys, "entropy_restart_only", steps=last) if setting.restart_only else keys

@@ -1,0 +1,92 @@
+"""How fast decisions are taken (Table 10)."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deqpipe import records, timing
+from deqpipe.config import Entropy, Timing
+from deqpipe.device import describe
+from deqpipe.dynamics import Dynamics
+from deqpipe.evaluation.pieces import origin
+from deqpipe.evaluation.subject import Job, Subject, build_defended, build_plain, load_subject
+from deqpipe.model.classifier import DEQClassifier
+from deqpipe.settings import Settings
+from deqpipe.shapes import Images
+from deqpipe.specs import EntropySetting, swept
+
+_logger = logging.getLogger(__name__)
+
+
+def time_inference(job: Job) -> int:
+    """Time decisions on clean test images, without Sec. 3.2 and with every T_f and R; returns the exit status."""
+    started, before = time.monotonic(), timing.load()
+    subject = load_subject(_of_whole_batches(job))
+    config = subject.settings.section("timing", Timing)
+    x = _images(subject, config.batch_size)
+    passes = {name: _decision(subject, dynamics, x) for name, dynamics in _dynamics(subject.settings).items()}
+    repeats = timing.Repeats(warmup=config.warmup, timed=config.repeats)
+    found = timing.in_turn(passes, repeats=repeats, device=job.device)
+    for name, speed in found.items():
+        _logger.info("%s: %.1f images/s", name, speed["median"])
+    facts = {
+        "settings": found,
+        "batch_size": config.batch_size,
+        "warmup": config.warmup,
+        "repeats": config.repeats,
+        "precision": subject.settings["precision"],
+        "device": describe(job.device),
+        "threads": job.threads,
+        "load": {"before": before, "after": timing.load()},
+        "provenance": origin(subject, job.spec, started),
+    }
+    records.write_text(job.output, json.dumps(facts, indent=1, sort_keys=True) + "\n")
+    return 0
+
+
+def _of_whole_batches(job: Job) -> Job:
+    """The job with the batch size that its spec insists on where the solver couples images; another one is timed."""
+    size = job.spec["config"].get("evaluation.batch_size", job.batch_size)
+    return replace(job, batch_size=size)
+
+
+def _images(subject: Subject, count: int) -> Images:
+    """The first test images, from the start again where there are too few."""
+    split = subject.dataset.test
+    return split.float_images(torch.arange(count) % len(split), subject.job.device)
+
+
+def _decision(subject: Subject, dynamics: Dynamics, x: Tensor) -> Callable[[], int]:
+    """What it takes to get one class per image: the dynamics to z^[N] and one reading of the head.
+
+    Nothing is unrolled behind z^[N], nothing is recorded of the other states. The class goes to the CPU, as a user
+    would have it.
+    """
+    model = subject.loaded.model
+    assert isinstance(model, DEQClassifier), "only DEQs have dynamics"
+
+    @torch.no_grad()
+    def decide() -> int:
+        trajectory = dynamics(model, x)
+        last = len(trajectory.solution.states)
+        return len(model.logits(trajectory.state(last)).argmax(1).cpu())
+
+    return decide
+
+
+def _dynamics(settings: Settings) -> dict[str, Dynamics]:
+    """The undefended dynamics (R = 0), and those of every T_f and R, by the names of the sweep."""
+    every, steps = settings["entropy_sweep.solver_steps"], settings["entropy_sweep.input_steps"]
+    found = [setting for setting in swept(every, steps) if setting.input_steps]
+    return {"plain": build_plain(settings)} | {setting.defence: _defended(settings, setting) for setting in found}
+
+
+def _defended(settings: Settings, setting: EntropySetting) -> Dynamics:
+    changed: dict[str, Any] = {"solver_steps": setting.solver_steps, "input_steps": setting.input_steps}
+    return build_defended(settings, settings.section("entropy", Entropy).model_copy(update=changed))

@@ -1,0 +1,27 @@
+"""Table 3's second block: the strongest points of a TRADES DEQ, crafted again through Sec. 3.2."""
+
+from deqpipe.evaluation.jobs import attack_groups, check_images
+from deqpipe.evaluation.library import read_strongest
+from deqpipe.evaluation.pieces import Part, run_groups
+from deqpipe.evaluation.rows import Attack, Chunk, Panel
+from deqpipe.evaluation.subject import Job, load_transferring
+
+IN_LOOP = "pgd_in_loop"  # the attack's name in records
+
+
+def attack_in_loop(job: Job, part: Part) -> int:
+    """Attack through the defended dynamics, and score on the four TRADES decisions; returns the exit status.
+
+    Forward, the surrogate is z^[i] of Sec. 3.2's dynamics; its gradient is that of the unroll at the received input.
+    The points are those where the defended decision is weakest under the grid.
+
+    Raises:
+        UserError: another model or a ranking is missing, or of the wrong model; images are not there.
+    """
+    subject = load_transferring(job)
+    check_images(subject, part.images)
+    points = read_strongest(subject).points["entropy"][: subject.settings["attack.in_loop_points"]]
+    attacks = {point.name: Attack(point, through="entropy", name=IN_LOOP) for point in points}
+    chunk = Chunk(subject.dataset.test, part.images)
+    groups = attack_groups(subject, attacks, chunk, panel=Panel((), (*subject.judges, *subject.transferred)))
+    return run_groups(subject, part, groups, piece_spec=job.spec)

@@ -1,0 +1,312 @@
+"""What units of work take on this machine, measured with the code that does the work.
+
+It runs in processes of its own (`python -m deqpipe.planning.calibration`): nothing of the calling process slows it, and
+its threads are nobody else's. Models have random weights and images are noise: neither changes how long things take.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deqpipe import config as configuration
+from deqpipe import device, specs, timing
+from deqpipe.attack.pgd import PGD, cross_entropy_objective
+from deqpipe.attack.surrogate import surrogate_of
+from deqpipe.config import Config
+from deqpipe.data import Dataset, Split
+from deqpipe.errors import UserError
+from deqpipe.evaluation.judge import DEQJudge
+from deqpipe.evaluation.subject import build_dynamics, build_final_unroll, build_plain
+from deqpipe.model import architecture
+from deqpipe.model.classifier import DEQClassifier
+from deqpipe.planning import work
+from deqpipe.planning.sources import images_of
+from deqpipe.settings import Settings
+from deqpipe.shapes import Images, Labels
+from deqpipe.specs import GridPoint
+from deqpipe.threat_model import LinfBall
+from deqpipe.training import run
+from deqpipe.training.loop import Plan, descend
+from deqpipe.training.objectives import Batch
+
+BOX, PATIENCE = 0.7, 4.0  # seconds, for some twenty pieces
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What pieces are measured with.
+
+    Attributes:
+        config: the experiment.
+        images: how many there are, and of which shape.
+        where: the device.
+        box: seconds of repeating a piece.
+        patience: seconds that one call may take; what must take longer is reckoned from its f-evaluations.
+    """
+
+    config: Config
+    images: work.Images
+    where: torch.device
+    box: float = BOX
+    patience: float = PATIENCE
+
+    def noise(self, count: int) -> tuple[Images, Labels]:
+        """Random images and labels."""
+        generator = torch.Generator().manual_seed(count)
+        x = torch.rand(count, *self.images.shape, generator=generator)
+        return x.to(self.where), (torch.arange(count) % self.images.classes).to(self.where)
+
+    def seconds(self, once: Callable[[int], object], size: int) -> float:
+        """How long a piece takes on so many images; on a CPU only the time that it computes, whoever else does here."""
+        if self.where.type == "cuda":
+            return timing.seconds(lambda: once(size), self.where)
+        started = time.process_time()
+        once(size)
+        return time.process_time() - started
+
+    def per_image(self, once: Callable[[int], object], *, most: int, fewest: int = 1) -> float:
+        """Seconds per image of a piece that takes any number of images, with as many as the box allows."""
+        size, taken = self.sized(once, most=most, fewest=fewest)
+        calls = max(1, min(20, int(self.box / taken)))
+        return min(taken, *(self.seconds(once, size) for _ in range(calls))) / size
+
+    def sized(self, once: Callable[[int], object], *, most: int, fewest: int = 1) -> tuple[int, float]:
+        """A number of images that a call takes patience with, and the seconds of a call with them.
+
+        It grows fourfold from call to call: few images take hardly longer than one, and their price would be too high.
+        """
+        size = min(fewest, most)
+        taken = self.seconds(once, size)
+        if taken < self.patience:  # a first call also prepares
+            taken = min(self.seconds(once, size) for _ in range(2))
+        while size < most and (factor := min(4.0, most / size)) * taken < self.patience:
+            size = min(most, int(size * factor))
+            taken = self.seconds(once, size)
+        return size, taken
+
+
+def prices(bench: Bench) -> dict[work.Part, work.Number]:
+    """Seconds per unit of every part but the start of jobs."""
+    device.set_up(precision=bench.config.precision, threads=1)
+    found = _surrogate_prices(bench)
+    found |= _decision_prices(bench, found)
+    found |= _training_prices(bench, found)
+    return found | _resnet_prices(bench)
+
+
+def _deq(bench: Bench) -> DEQClassifier:
+    images = bench.images
+    described = architecture.deq_for(
+        bench.config.model, image_shape=images.shape, classes=_names(images), dataset="noise"
+    )
+    model = architecture.build(described, seed=0).to(bench.where)
+    assert isinstance(model, DEQClassifier)
+    return model
+
+
+def _names(images: work.Images) -> tuple[str, ...]:
+    return tuple(str(number) for number in range(images.classes))
+
+
+def _settings(bench: Bench, *keys: str) -> Settings:
+    return Settings(specs.pick(bench.config.model_dump(mode="json"), *keys))
+
+
+_EVALUATION = ("solver", "entropy", "threat_model", "attack.unroll", "evaluation.final_unroll_steps")
+
+
+def _largest(config: Config) -> int:
+    return min(config.evaluation.batch_size, config.evaluation.images, config.attack.images_per_job)
+
+
+def _surrogate_prices(bench: Bench) -> dict[work.Part, work.Number]:
+    """From three surrogates: what a state more, an unroll step more, and all the rest of an attack step take."""
+    config, model = bench.config, _deq(bench).eval().requires_grad_(False)
+    settings, last, most = _settings(bench, *_EVALUATION), config.solver.steps, _largest(config)
+    attack = PGD(LinfBall(config.threat_model.epsilon_255 / 255), steps=1, step_size=0.01)
+
+    def attack_step(state: int, steps: int) -> float:
+        point = GridPoint(damping=specs.FINAL_DAMPING, state=state, steps=steps)
+        surrogate = surrogate_of(point, dynamics=build_plain(settings), lead_step=config.attack.unroll.lead_step)
+
+        def once(count: int) -> None:
+            x, y = bench.noise(count)
+            attack(cross_entropy_objective(lambda image: surrogate(model, image), y), x, start=x)
+
+        return bench.per_image(once, most=most)
+
+    steps = max(2, *config.attack.grid.steps)
+    lead = config.attack.unroll.lead_step
+    short, deep, long = attack_step(1, 1), attack_step(last, 1), attack_step(1, steps)
+    solve = max(0.0, deep - short) / (last - 1) if last > 1 else short / 4
+    unroll = max(0.0, long - short) / (steps - 1)
+    rest = max(0.0, short - solve - unroll * (1 + lead))
+    return {"solve": solve, "unroll": unroll, "pass": rest}
+
+
+def _decision_prices(bench: Bench, found: Mapping[work.Part, work.Number]) -> dict[work.Part, work.Number]:
+    """Of each decision; of Sec. 3.2's updates what it takes longer than the undefended one, per f-evaluation."""
+    config, model = bench.config, _deq(bench).eval().requires_grad_(False)
+    settings, expected = _settings(bench, *_EVALUATION), found["solve"] + found["unroll"]
+    wanted: tuple[specs.Defence, ...] = ("plain", "entropy", *(specs.CONTROLS if config.entropy.controls else ()))
+    names = [defence for defence in wanted if defence in ("plain", "entropy") or work.keys(config, defence)]
+    taken: dict[work.Part, work.Number] = {}
+    for defence in names:
+        judge = DEQJudge(model, build_dynamics(settings, defence), defence, build_final_unroll(settings))
+
+        def once(count: int, judge: DEQJudge = judge) -> None:
+            judge(*bench.noise(count), None)
+
+        added = work.defended(config, defence) - work.defended(config, "plain")
+        if defence != "plain" and added * expected > bench.patience:
+            taken[f"decide/{defence}"] = taken["decide/plain"] + added * expected
+        else:
+            taken[f"decide/{defence}"] = bench.per_image(once, most=_largest(config))
+    added = work.defended(config, "entropy") - work.defended(config, "plain")
+    updates = (taken["decide/entropy"] - taken["decide/plain"]) / added if added else expected
+    return taken | {"descent": max(0.0, updates)}
+
+
+def _training_prices(bench: Bench, found: Mapping[work.Part, work.Number]) -> dict[work.Part, work.Number]:
+    """Of training steps, per f-evaluation."""
+    config, taken = bench.config, dict[work.Part, work.Number]()
+    expected = (found["solve"] + found["unroll"]) / 2
+    jobs: dict[work.Part, tuple[str, work.Number, work.Number]]
+    jobs = {"pretrain": (specs.TRUNK, config.pretrain.layers, found["unroll"])}
+    jobs |= {f"train/{model}": (model, work.training_step(config, model), expected) for model in specs.DEQS}
+    for part, (model, evaluations, price) in jobs.items():
+        if 2 * evaluations * price > bench.patience:
+            taken[part] = price
+        else:
+            taken[part] = _training_price(bench, model)
+    return taken
+
+
+def _training_price(bench: Bench, model: str) -> float:
+    """Seconds per f-evaluation of training steps, whichever random states they draw."""
+    stages: dict[specs.Stage, str | None] = {"pretrain": None}
+    if model != specs.TRUNK:
+        stages["train_deq"] = model
+    plan = _plan(bench, stages, model)
+    network, counted = _deq(bench), [0, 0]
+    optimizer = plan.optimizer(network)
+
+    def once(count: int) -> None:
+        x, y = bench.noise(count)
+        before = network.f_evaluations
+        descend(plan, network, optimizer, Batch(x, y), step=counted[0] % 7)
+        counted[0] += 1
+        counted[1] = network.f_evaluations - before
+
+    return _per_evaluation(bench, once, counted, most=bench.config.training.batch_size)
+
+
+def _per_evaluation(bench: Bench, once: Callable[[int], None], counted: list[int], *, most: int) -> float:
+    """Seconds per f-evaluation of the best of several calls; with random states no call is like another."""
+    size, taken = bench.sized(once, most=most, fewest=2)
+    found, spent = [taken / counted[1]], 0.0
+    while spent < bench.box and len(found) < 20:
+        taken = bench.seconds(once, size)
+        spent += taken
+        found.append(taken / counted[1])
+    return min(found)
+
+
+def _plan(bench: Bench, stages: Mapping[specs.Stage, str | None], model: str) -> Plan:
+    """The training of a model as its job plans it, but for a learning rate of 0: weights stay as they are."""
+    values: dict[str, Any] = {}
+    for stage, of_model in stages.items():
+        values |= specs.build(stage, bench.config, model=of_model, seed=0)["config"]
+    called = run.Job(
+        spec={"seed": 0, "model": model, "config": values}, inputs={}, outputs={}, state=Path(),
+        device=bench.where, threads=1, budget_minutes=math.inf, save_interval=math.inf,
+    )  # fmt: skip
+    plan = _planned(called, Settings(values), _dataset(bench), model)
+    return replace(plan, learning_rate=lambda step: 0.0)
+
+
+def _planned(called: run.Job, settings: Settings, dataset: Dataset, model: str) -> Plan:
+    if model == specs.TRUNK:
+        return run.pretraining_plan(called, settings, dataset)
+    if specs.MODELS[model].architecture == "resnet":
+        return run.resnet_plan(called, settings, dataset)
+    return run.adversarial_plan(called, settings, dataset, first_step=settings["pretrain"]["steps"])
+
+
+def _dataset(bench: Bench) -> Dataset:
+    """As many images as the source has, without any memory behind them: nobody looks at them."""
+
+    def split(count: int) -> Split:
+        black = torch.zeros(1, *bench.images.shape, dtype=torch.uint8)
+        return Split(black.expand(count, -1, -1, -1), torch.zeros(1, dtype=torch.int64).expand(count))
+
+    images = bench.images
+    train, validation, test = (split(count) for count in (images.train, images.validation, images.test))
+    return Dataset(train, validation, test, classes=_names(images), name="noise")
+
+
+def _resnet_prices(bench: Bench) -> dict[work.Part, work.Number]:
+    """Per image: of training steps, of an attack's gradient, of a decision."""
+    most = bench.config.resnet.training.batch_size
+    described = architecture.describe_resnet(bench.config.resnet.layers, _dataset(bench))
+    frozen = architecture.build(described, seed=0).to(bench.where).eval().requires_grad_(False)
+    attack = PGD(LinfBall(bench.config.threat_model.epsilon_255 / 255), steps=1, step_size=0.01)
+
+    def gradient(count: int) -> None:
+        x, y = bench.noise(count)
+        attack(cross_entropy_objective(frozen, y), x, start=x)
+
+    def decide(count: int) -> None:
+        with torch.no_grad():
+            frozen(bench.noise(count)[0])
+
+    taken = {
+        "resnet/gradient": bench.per_image(gradient, most=most),
+        "resnet/decide": bench.per_image(decide, most=most),
+    }
+    for model in specs.RESNETS:
+        taken[f"resnet/train/{specs.MODELS[model].framework}"] = _resnet_price(bench, described, model)
+    return taken
+
+
+def _resnet_price(bench: Bench, described: Mapping[str, Any], model: str) -> float:
+    plan = _plan(bench, {"train_resnet": model}, model)
+    network = architecture.build(described, seed=0).to(bench.where)
+    optimizer = plan.optimizer(network)
+
+    def once(count: int) -> None:
+        descend(plan, network, optimizer, Batch(*bench.noise(count)), step=0)
+
+    return bench.per_image(once, most=bench.config.resnet.training.batch_size, fewest=2)
+
+
+def main() -> int:
+    """Print, as JSON, the seconds until this process was ready to work, its device, and the prices."""
+    ready = time.process_time()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), required=True)
+    parser.add_argument("--box", type=float, default=BOX)
+    options = parser.parse_args()
+    try:
+        config = configuration.load(options.files)
+        bench = Bench(config, images_of(config), device.choose(options.device), options.box)
+        found = prices(bench)
+    except UserError as error:
+        print(f"deqpipe: {error}", file=sys.stderr)
+        return 2
+    facts = {"start": ready, "device": device.describe(bench.where), "kind": bench.where.type, "prices": found}
+    print(json.dumps(facts))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""How many images a config's source has, and of which shape, without reading or downloading them."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from deqpipe.config import KNOWN_IMAGES, Config, check_image_folder
+from deqpipe.errors import UserError
+from deqpipe.planning.work import Images
+
+
+def images_of(config: Config) -> Images:
+    """The images of a config.
+
+    Raises:
+        UserError: the source is a folder that is not there or holds no images.
+    """
+    held_out = config.data.validation
+    if config.data.source == "folder":
+        return _folder(config, held_out)
+    known = KNOWN_IMAGES[config.data.source]
+    channels = 1 if config.data.source == "digits" else 3
+    return Images(known.train - held_out, held_out, known.test, (channels, known.size, known.size), classes=10)
+
+
+def _folder(config: Config, held_out: int) -> Images:
+    """Every file of a class folder counts as an image; the first one tells the shape of all."""
+    check_image_folder(config)
+    root = Path(config.data.root)
+    train, test = _files(root / "train"), _files(root / "test")
+    if len(train) <= held_out or not test:
+        raise UserError(
+            f"data.root is {config.data.root!r} with {len(train)} training and {len(test)} test images, but must hold "
+            f"more than {held_out} (data.validation) and at least 1"
+        )
+    classes = len([child for child in (root / "train").iterdir() if child.is_dir()])
+    return Images(len(train) - held_out, held_out, len(test), _shape(train[0]), classes)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*/*") if path.is_file() and not path.name.startswith("."))
+
+
+def _shape(path: Path) -> tuple[int, int, int]:
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            return 3, height, width  # they are read as RGB
+    except OSError:
+        raise UserError(f"{path} in data.root cannot be read as an image") from None

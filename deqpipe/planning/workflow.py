@@ -1,0 +1,104 @@
+"""Which jobs a run has, and which are left: asked of Snakemake itself, in a dry run."""
+
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deqpipe.errors import UserError
+
+TARGETS = ("all", "train_all", "select_all", "attack_all", "tables", "figures")
+"""Rules that only ask for the files of others."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as a dry run prints it.
+
+    Attributes:
+        rule: its rule.
+        wildcards: which of the rule's jobs.
+        inputs: files that it waits for.
+        outputs: files that it makes.
+    """
+
+    rule: str
+    wildcards: Mapping[str, str]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def jobs(configfiles: Sequence[Path], *, cores: int, everything: bool) -> list[Job]:
+    """The jobs of a run in this folder, in Snakemake's order.
+
+    No result is touched: a dry run writes into Snakemake's own folder .snakemake only.
+
+    Args:
+        configfiles: overlays of config.yaml.
+        cores: of the run.
+        everything: all jobs, also those whose results are there and up to date.
+
+    Raises:
+        UserError: Snakemake refuses to plan, with its line.
+    """
+    printed = _dry_run(configfiles, cores=cores, everything=everything)
+    found, counted = parse_jobs(printed), parse_counts(printed)
+    listed = Counter(job.rule for job in found)
+    if counted != listed:
+        raise UserError(
+            f"Snakemake lists {dict(listed)}, but counts {dict(counted)}: a profile that makes it quiet cannot be read"
+        )
+    return found
+
+
+def _dry_run(configfiles: Sequence[Path], *, cores: int, everything: bool) -> str:
+    overlays = ["--configfile", *map(str, configfiles)] if configfiles else []
+    forced = ["--forceall"] if everything else []
+    line = [sys.executable, "-m", "snakemake", "--dry-run", "--nocolor", "--cores", str(cores), *forced, *overlays]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"})
+    if done.returncode:
+        raise UserError(complaint(done.stdout + done.stderr))
+    return done.stdout + done.stderr
+
+
+def complaint(printed: str) -> str:
+    """What Snakemake, or a rule file before it, says is wrong: one line."""
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    ours = [line.removeprefix("deqpipe: ") for line in lines if line.startswith("deqpipe: ")]
+    if ours:
+        return ours[0]
+    errors = [line for line in lines if re.match(r"\w*(Error|Exception)\b", line)]  # others may follow from the first
+    return f"Snakemake cannot plan: {(errors or lines[-1:] or ['it says nothing'])[0]}"
+
+
+def parse_counts(printed: str) -> dict[str, int]:
+    """Jobs per rule by the table of job stats; without targets, and empty where nothing is to be done."""
+    _, _, behind = printed.partition("Job stats:")
+    table = re.match(r"\s*job\s+count[^\n]*\n[-\s]+\n((?:\w+ +\d+[^\n]*\n?)+)", behind)
+    rows = re.findall(r"^(\w+) +(\d+)", table[1], re.MULTILINE) if table else []
+    return {name: int(count) for name, count in rows if name not in (*TARGETS, "total")}
+
+
+def parse_jobs(printed: str) -> list[Job]:
+    """The jobs that a dry run describes one by one, without targets."""
+    blocks = re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):\n((?: +[^\n]*\n?)*)", printed, re.MULTILINE)
+    return [_job(rule, text) for rule, text in blocks if rule not in TARGETS]
+
+
+def _job(rule: str, text: str) -> Job:
+    facts = dict(re.findall(r"^ +(\w+): (.*)$", text, re.MULTILINE))
+    pairs = (pair.partition("=") for pair in _listed(facts.get("wildcards", "")))
+    return Job(
+        rule=rule,
+        wildcards={name: value for name, _, value in pairs},
+        inputs=_listed(facts.get("input", "")),
+        outputs=_listed(facts.get("output", "")),
+    )
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(text.split(", ")) if text else ()

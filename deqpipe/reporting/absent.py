@@ -1,0 +1,73 @@
+"""What racing leaves out: tables and figures that need every attack on every image are written with the reason alone.
+
+Their files exist all the same, so that targets do, and the report says why there is nothing in them.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from deqpipe import specs
+from deqpipe.config import Config
+from deqpipe.reporting import plotting
+from deqpipe.reporting.decisions import Evaluation
+from deqpipe.reporting.formats import Cell, Table
+from deqpipe.reporting.plotting import Drawing
+
+TABLES = (8,)
+"""The strongest attack per damping and state. Tables 6 and 7 keep their rows, Table 1 loses columns."""
+FIGURES: Mapping[int, str] = {
+    3: "Attacks, entropy and deviation along the neural dynamics.",
+    5: "Effect of the damping lambda on attacks.",
+}
+"""All attacks by attacked state; Table 8 drawn."""
+
+
+def reason(config: Config) -> str | None:
+    """Why what needs every attack on every image is absent; None: it is not."""
+    if not specs.races(config):
+        return None
+    return (
+        f"Absent: it needs every attack on all {config.evaluation.images:,} test images, and with racing only the "
+        f"first {specs.race_cut(config):,} face every attack (racing.enabled: true)."
+    )
+
+
+def raced(evaluations: Sequence[Evaluation], config: Config) -> tuple[str, ...]:
+    """What racing did to the attacks of these decisions, as a note; none where nothing raced."""
+    if not specs.races(config):
+        return ()
+    counts = {one.decision.model: (len(one.points), len(one.points) + one.dropped) for one in evaluations if one.points}
+    listed = "; ".join(
+        f"{model} {kept} of {every} attacks" for model, (kept, every) in counts.items() if model in specs.DEQS
+    )
+    return (
+        f"Racing: every attack ran on the first {specs.race_cut(config):,} test images; on all "
+        f"{config.evaluation.images:,}, and so in these minima, are those that could still be the strongest of a "
+        f"decision (paired one-sided sign tests; the strongest attack of a decision stays with a probability of at "
+        f"least {100 * config.racing.confidence:g} %): {listed}.",
+    )
+
+
+def table(number: int, title: str, config: Config, *, conditions: tuple[str, ...]) -> Table:
+    """A table that says why it is absent: no block, and one cell with the reason as its note."""
+    why = reason(config) or ""
+    cell = Cell(row="", column="", note=why)
+    return Table(number, title, caption=why, blocks=(), cells=(cell,), notes=(), conditions=conditions)
+
+
+def drawing(number: int, config: Config, *, conditions: tuple[str, ...]) -> Drawing:
+    """A figure that says why it is absent."""
+    why = reason(config) or ""
+    figure, axes = plotting.new()
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, why, ha="center", va="center", wrap=True, transform=axes.transAxes)
+    return Drawing(
+        title=FIGURES[number],
+        caption=why,
+        alt=why,
+        figure=figure,
+        columns=("note",),
+        rows=((why,),),
+        notes=(),
+        conditions=conditions,
+        sources=(),
+    )

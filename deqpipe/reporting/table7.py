@@ -1,0 +1,45 @@
+"""Table 7: by how much the entropies of clean and attacked images differ (Eq. (13))."""
+
+from collections.abc import Mapping
+
+from deqpipe.config import Config
+from deqpipe.reporting import conditions, entropy_tables
+from deqpipe.reporting.decisions import Tree
+from deqpipe.reporting.entropy_tables import DELTA, Gathered
+from deqpipe.reporting.formats import Block, Cell
+
+TITLE = "How much lower the entropy of clean images is."
+COMPARABLE = True
+
+
+def complete(tree: Tree) -> bool:
+    """Whether the four DEQs have all records, clean ones included."""
+    return entropy_tables.complete(tree)
+
+
+def gather(tree: Tree) -> Gathered:
+    """The entropies of the four undefended DEQs."""
+    return entropy_tables.gather(tree)
+
+
+def caption(config: Config) -> str:
+    """What is measured."""
+    return (
+        f"Delta H (nats) of Eq. (13) on {conditions.data(config)}: mean over the images of clean minus attacked "
+        f"entropy, under PGD-{config.attack.pgd.steps}. MIN is the most negative."
+    )
+
+
+def cells(gathered: Gathered, tree: Tree) -> tuple[Cell, ...]:
+    """Average, minimum and maximum over attacks, at z^[N] and at the final state."""
+    return DELTA.cells(gathered, tree)
+
+
+def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
+    """The paper's four rows, for each of the two states."""
+    return DELTA.blocks(cells)
+
+
+def notes(gathered: Gathered, config: Config) -> tuple[str, ...]:
+    """What the states are, and what is left out."""
+    return entropy_tables.notes(gathered, config)

@@ -1,0 +1,160 @@
+"""How fast the four methods train (Table 9)."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deqpipe import records, specs, timing
+from deqpipe.config import Timing
+from deqpipe.data import Dataset, Split, load
+from deqpipe.device import describe
+from deqpipe.errors import UserError
+from deqpipe.model.classifier import DEQClassifier
+from deqpipe.provenance import provenance
+from deqpipe.settings import Settings
+from deqpipe.training import run
+from deqpipe.training.loop import descend
+from deqpipe.training.objectives import Batch
+
+_logger = logging.getLogger(__name__)
+
+JACOBIAN = "left out"
+"""The Jacobian term falls on a small, random share of the steps: in so few steps its part of the time would be luck."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the command was called with.
+
+    Attributes:
+        spec: of the job.
+        data: prepared dataset.
+        trunk: handoff of pretraining.
+        output: file to write.
+        device: where it computes.
+        threads: of the CPU.
+    """
+
+    spec: Mapping[str, Any]
+    data: Path
+    trunk: Path
+    output: Path
+    device: torch.device
+    threads: int
+
+
+class Method:
+    """The training of one model, some steps of it at a time, all of them from the trunk's weights."""
+
+    def __init__(self, job: Job, dataset: Dataset, model: str) -> None:
+        """Prepare model, optimiser and images."""
+        prepared = run.prepare_deq(_training_job(job, model), dataset)
+        assert isinstance(prepared.model, DEQClassifier)
+        settings = Settings(job.spec["config"])
+        self.images = 0
+        self.model = prepared.model
+        self._optimizer = run.hand_over(prepared)
+        # With a learning rate of 0 the optimiser does all its work, and every repeat starts from the same weights.
+        self._plan = replace(prepared.plan, learning_rate=lambda step: 0.0)
+        self._batch = _batch(dataset.train, settings.section("timing", Timing), job.device)
+        self._steps = steps_per_repeat(settings)
+
+    def __call__(self) -> int:
+        """The steps of one repeat; on how many images.
+
+        All repeats draw the same random states, those of the first steps behind the trunk: repeats differ by the
+        machine alone.
+        """
+        return self._run(self._steps)
+
+    def one_step(self) -> int:
+        """The first of them; on how many images."""
+        return self._run(1)
+
+    def _run(self, steps: int) -> int:
+        for step in range(self._plan.first_step, self._plan.first_step + steps):
+            descend(self._plan, self.model, self._optimizer, self._batch, step=step)
+        images = steps * len(self._batch.y)
+        self.images += images
+        return images
+
+
+def steps_per_repeat(settings: Settings) -> int:
+    """How many training steps are timed as one: as many as there are states.
+
+    A step with random states takes the longer the later its states are. Each step draws one for every step of its
+    attack and one for its loss, so that those of a repeat are about as many of each.
+    """
+    steps: int = settings["solver"]["steps"]
+    return steps
+
+
+def time_training(job: Job) -> int:
+    """Time training steps of the four methods on the same images; returns the exit status.
+
+    A step is the attack, the loss, its gradient and the optimiser's step; images are on the device already.
+    """
+    started, before = time.monotonic(), timing.load()
+    settings, dataset = Settings(job.spec["config"]), load(job.data)
+    config = settings.section("timing", Timing)
+    methods = {model: Method(job, dataset, model) for model in specs.DEQS}
+    repeats = timing.Repeats(warmup=config.warmup, timed=config.repeats)
+    warmups = {model: method.one_step for model, method in methods.items()}
+    found = timing.in_turn(methods, repeats=repeats, device=job.device, warmups=warmups)
+    for model, speed in found.items():
+        speed["f_evaluations_per_image"] = round(methods[model].model.f_evaluations / methods[model].images, 2)
+        _logger.info("%s: %.1f images/s", model, speed["median"])
+    facts = {
+        "methods": found,
+        "batch_size": config.batch_size,
+        "warmup": config.warmup,
+        "repeats": config.repeats,
+        "steps_per_repeat": steps_per_repeat(settings),
+        "jacobian": JACOBIAN,
+        "precision": settings["precision"],
+        "device": describe(job.device),
+        "threads": job.threads,
+        "load": {"before": before, "after": timing.load()},
+        "provenance": provenance(
+            job.spec,
+            device=describe(job.device),
+            inputs={"data": job.data, "trunk": job.trunk},
+            seconds=time.monotonic() - started,
+            f_evaluations=sum(method.model.f_evaluations for method in methods.values()),
+        ),
+    }
+    records.write_text(job.output, json.dumps(facts, indent=1, sort_keys=True) + "\n")
+    return 0
+
+
+def _training_job(job: Job, model: str) -> run.Job:
+    """The training of a model as its own command would start it, but for the Jacobian term."""
+    framework = specs.MODELS[model].framework
+    without = {**job.spec["config"], f"jacobian.weight.{framework}": 0.0}
+    return run.Job(
+        spec={**job.spec, "model": model, "config": without},
+        inputs={"data": job.data, "trunk": job.trunk},
+        outputs={},
+        state=job.output.parent,  # nothing is kept there
+        device=job.device,
+        threads=job.threads,
+        budget_minutes=math.inf,
+        save_interval=math.inf,
+    )
+
+
+def _batch(split: Split, config: Timing, device: torch.device) -> Batch:
+    """The first training images."""
+    if len(split) < config.batch_size:
+        raise UserError(
+            f"timing.batch_size is {config.batch_size}, but must be 1 to {len(split)}: the images to train on"
+        )
+    first = slice(config.batch_size)
+    return Batch(x=split.float_images(first, device), y=split.labels[first].to(device))

@@ -1,0 +1,75 @@
+# In: grid records, early states, <results>/config.yaml. Out: <results>/{strongest,race}/... .json: no model is needed.
+
+
+rule strongest:
+    """The points of a DEQ's grid, ranked by the accuracy of each of its decisions."""
+    input:
+        records=lambda wildcards: expand(
+            rules.attack_grid.output, model=wildcards.model, seed=wildcards.seed, shard=SHARDS
+        ),
+        race=lambda wildcards: expand(RACE, kind="grid", **wildcards) if specs.races(CONFIG) else [],
+        early=rules.select_early_state.output,
+    output:
+        STRONGEST,
+    log:
+        "<logs>/strongest/{model}/seed{seed}.log",
+    benchmark:
+        "<logs>/benchmark/strongest/{model}/seed{seed}.tsv"
+    wildcard_constraints:
+        model=any_of(DEQS),
+    params:
+        spec=spec("strongest"),
+        results=results_folder,
+        # Not the file: its every change would run all again that is attacked at the strongest points.
+        configuration=merged_config,
+    shell:
+        "deqpipe strongest --model {wildcards.model:q} --seed {wildcards.seed:q} --configuration {params.configuration:q}"
+        " --results {params.results:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule race:
+    """The points that could still be the strongest of some decision, by the images that faced all of them (racing)."""
+    input:
+        records=lambda wildcards: expand(rules.attack_grid.output, shard=FIRST_SHARDS, **wildcards),
+        early=lambda wildcards: expand(rules.select_early_state.output, model=scored_on(wildcards), seed=wildcards.seed),
+    output:
+        "<results>/race/grid/{model}/seed{seed}.json",
+    log:
+        "<logs>/race/grid/{model}/seed{seed}.log",
+    benchmark:
+        "<logs>/benchmark/race/grid/{model}/seed{seed}.tsv"
+    wildcard_constraints:
+        model=any_of(DEQS),
+    params:
+        spec=spec("race"),
+        results=results_folder,
+        configuration=merged_config,
+    shell:
+        "deqpipe race --of grid --model {wildcards.model:q} --seed {wildcards.seed:q} --configuration {params.configuration:q}"
+        " --results {params.results:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule race_sweep:
+    """The same for the attacks of Table 5."""
+    input:
+        records=lambda wildcards: expand(rules.attack_sweep.output, images=FIRST_IMAGES, **wildcards),
+        early=rules.select_early_state.output,
+    output:
+        "<results>/race/sweep/{model}/seed{seed}.json",
+    log:
+        "<logs>/race/sweep/{model}/seed{seed}.log",
+    benchmark:
+        "<logs>/benchmark/race/sweep/{model}/seed{seed}.tsv"
+    wildcard_constraints:
+        model=any_of([SWEPT]),
+    params:
+        spec=spec("race_sweep"),
+        results=results_folder,
+        configuration=merged_config,
+    shell:
+        "deqpipe race --of sweep --model {wildcards.model:q} --seed {wildcards.seed:q} --configuration {params.configuration:q}"
+        " --results {params.results:q} --output {output:q} > {log:q} 2>&1"
+
+
+# What Table 5 needs to know of its race.
+RACED_SWEEP = expand(RACE, kind="sweep", model=SWEPT, seed=SEEDS) if specs.races_in_sweep(CONFIG) else []

@@ -1,0 +1,51 @@
+# In: dataset, trunk, a trained DEQ. Out: <results>/timing/... .json. Timing jobs take every core and GPU: they run alone.
+
+
+rule time_training:
+    """Speed of a training step of the four methods (Table 9)."""
+    input:
+        data=rules.prepare_data.output,
+        trunk=rules.pretrain.output.handoff,
+    output:
+        "<results>/timing/training/seed{seed}.json",
+    log:
+        "<logs>/time_training/seed{seed}.log",
+    benchmark:
+        "<logs>/benchmark/time_training/seed{seed}.tsv"
+    threads: ALL_CORES
+    resources:
+        gpu=GPUS,
+    params:
+        spec=spec("time_training"),
+        execution=timed_execution,
+    shell:
+        "deqpipe time-training --spec {params.spec:q} {params.execution:q} --data {input.data:q}"
+        " --trunk {input.trunk:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule time_inference:
+    """Speed of inference with every T_f and R of Sec. 3.2 (Table 10)."""
+    input:
+        data=rules.prepare_data.output,
+        checkpoint=CHECKPOINT,
+    output:
+        "<results>/timing/inference/{model}/seed{seed}.json",
+    log:
+        "<logs>/time_inference/{model}/seed{seed}.log",
+    benchmark:
+        "<logs>/benchmark/time_inference/{model}/seed{seed}.tsv"
+    wildcard_constraints:
+        model=any_of([SWEPT]),
+    threads: ALL_CORES
+    resources:
+        gpu=GPUS,
+    params:
+        spec=spec("time_inference"),
+        execution=timed_execution,
+    shell:
+        "deqpipe time-inference --spec {params.spec:q} {params.execution:q} --data {input.data:q}"
+        " --checkpoint {input.checkpoint:q} --output {output:q} > {log:q} 2>&1"
+
+
+TIMED_TRAINING = expand(rules.time_training.output, seed=SEEDS[0])
+TIMED_INFERENCE = expand(rules.time_inference.output, model=SWEPT, seed=SEEDS[0])

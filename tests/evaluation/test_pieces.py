@@ -1,0 +1,43 @@
+"""Work in pieces."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deqpipe import records
+from deqpipe.evaluation import pieces
+from deqpipe.evaluation.pieces import flags_of
+from deqpipe.evaluation.rows import no_rows
+from deqpipe.records import Records
+
+
+def test_flags_are_told_once_and_in_order() -> None:
+    told: tuple[dict[str, Any], ...] = ({"flags": ["b", "a"]}, {}, {"flags": ["a", "c"]})
+    assert flags_of(Records({}, told)) == ("b", "a", "c")
+
+
+@pytest.mark.parametrize(("cost", "count"), [(17, 5), (3, 3), (2, 4), (0, 2)])
+def test_the_cost_of_a_group_is_divided_without_a_rest(cost: int, count: int) -> None:
+    told = {"f_evaluations": cost, "seconds": 2.0, "seed": 3}
+    shares = pieces._shares(told, count)
+    assert len(shares) == count
+    assert sum(share["f_evaluations"] for share in shares) == cost
+    assert max(share["f_evaluations"] for share in shares) - cost // count <= 1
+    assert sum(share["seconds"] for share in shares) == pytest.approx(2.0, abs=count * 1e-3)
+    assert all(share["seed"] == 3 for share in shares)
+
+
+def test_no_rows_can_be_written_read_and_put_together_with_others(tmp_path: Path) -> None:
+    origin: dict[str, Any] = {"spec": {}, "weights": "x"}
+    records.write(tmp_path / "none", no_rows(4), provenance=origin)
+    nothing = records.read(tmp_path / "none")
+    assert len(nothing) == 0
+    assert nothing["margin"].shape == (0, 5)
+    row = {name: np.array(["plain"] if column.dtype.kind == "U" else [1]) for name, column in no_rows(4).items()}
+    row |= {name: np.ones((1, 5)) for name in records.PER_STATE}
+    records.write(tmp_path / "one", row, provenance=origin)
+    both = records.merge([nothing, records.read(tmp_path / "one")])
+    assert len(both) == 1
+    assert both["defence"].tolist() == ["plain"]

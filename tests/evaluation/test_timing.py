@@ -1,0 +1,87 @@
+"""Table 10's clock: what a timed decision is, and what is written about it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from deqpipe import specs
+from deqpipe.errors import UserError
+from deqpipe.evaluation import timing
+from deqpipe.evaluation.subject import Job, load_subject
+from deqpipe.model.classifier import DEQClassifier
+from tests import tiny
+from tests.tiny import Trained
+
+CHANGES: dict[str, Any] = {
+    "timing": {"batch_size": 20, "warmup": 1, "repeats": 3},  # more than there are test images
+    "entropy_sweep": {"solver_steps": [1, 4, 8], "input_steps": [1, 3]},
+}
+
+
+def job(trained: Trained, folder: Path, changes: Mapping[str, Any] = CHANGES) -> Job:
+    spec = json.loads(tiny.spec("time_inference", changes, model=specs.SWEPT))
+    return Job(
+        spec=spec,
+        data=trained.data,
+        checkpoint=trained.file(specs.SWEPT),
+        output=folder / "timing.json",
+        device=torch.device("cpu"),
+        threads=1,
+        batch_size=spec["config"]["timing"]["batch_size"],
+    )
+
+
+def test_every_setting_is_timed_and_conditions_stand_beside_them(trained: Trained, tmp_path: Path) -> None:
+    timed = job(trained, tmp_path)
+    assert timing.time_inference(timed) == 0
+    written = json.loads(timed.output.read_text())
+    names = {f"entropy_every{every}_steps{steps}" for every in (1, 4, 8) for steps in (1, 3)}
+    assert set(written["settings"]) == {"plain"} | names
+    for speed in written["settings"].values():
+        rates = speed["images_per_second"]
+        assert len(rates) == 3
+        assert (min(rates), sorted(rates)[1], max(rates)) == (speed["low"], speed["median"], speed["high"])
+    assert (written["batch_size"], written["warmup"], written["repeats"], written["threads"]) == (20, 1, 3, 1)
+    assert (len(written["load"]["before"]), len(written["load"]["after"])) == (3, 3)
+    assert written["provenance"]["spec"]["stage"] == "time_inference"
+
+
+def test_a_timed_decision_is_the_dynamics_and_nothing_behind_them(trained: Trained, tmp_path: Path) -> None:
+    subject = load_subject(job(trained, tmp_path))
+    model, x = subject.loaded.model, timing._images(subject, 20)
+    assert isinstance(model, DEQClassifier)
+    assert torch.equal(x[12:], x[:8])
+    counted = {}
+    for name, dynamics in timing._dynamics(subject.settings).items():
+        before = model.f_evaluations
+        assert timing._decision(subject, dynamics, x)() == 20
+        counted[name] = (model.f_evaluations - before) / 20
+    # N = 4: z^[0] .. z^[4] are evaluated once, every update takes R steps and one evaluation of the new input
+    assert counted == {
+        "plain": 5,
+        "entropy_every1_steps1": 5 + 4 * 2,
+        "entropy_every1_steps3": 5 + 4 * 4,
+        "entropy_every4_steps1": 5 + 2,
+        "entropy_every4_steps3": 5 + 4,
+        "entropy_every8_steps1": 5,  # never updates
+        "entropy_every8_steps3": 5,
+    }
+
+
+def test_a_solver_that_couples_images_changes_nothing_about_what_is_timed(trained: Trained, tmp_path: Path) -> None:
+    coupled = {**CHANGES, "protocol": "release", "evaluation": {"batch_size": 6}, "attack": {"images_per_job": 6}}
+    timed = job(trained, tmp_path, coupled)
+    assert timing.time_inference(timed) == 0
+    assert json.loads(timed.output.read_text())["batch_size"] == 20
+
+
+def test_another_model_is_refused(trained: Trained, tmp_path: Path) -> None:
+    wrong = replace(job(trained, tmp_path), checkpoint=trained.file("deq_pgd_at_base"))
+    with pytest.raises(UserError, match="is deq_pgd_at_base of seed 0, but the spec is of deq_trades_random_states"):
+        timing.time_inference(wrong)
+    assert not wrong.output.exists()
