@@ -800,7 +800,7 @@ def _check_library(config: Config) -> None:
     if library.mode == "individual" and part and set(library.attacks) == {"square"}:
         raise UserError(
             f"config: autoattack.attacks is {list(library.attacks)}, but with autoattack.mode: individual one must "
-            f"stand beside square, which meets the first {library.square_images} of {config.evaluation.images} images only"
+            f"stand beside square, which meets the first {library.square_images} of {config.evaluation.images} images"
         )
 
 

@@ -150,9 +150,10 @@ class LibraryAttacks:
         logits = logits_of(x)
         if name not in runnable([name], classes=logits.shape[1]):
             raise ValueError(f"APGD-T needs {DLR_CLASSES} classes, but there are {logits.shape[1]}")
-        course = _Course(x, y, misclassified=logits.max(1).indices != y, logits_of=_answering(logits_of, logits))
+        course = _Runs(x, y, misclassified=logits.max(1).indices != y, logits_of=_answering(logits_of, logits))
         with _own_generators(seed):
-            getattr(self, f"_{name}")(course, seed, flags)
+            run = {"apgd_ce": self._apgd_ce, "apgd_t": self._apgd_t, "fab_t": self._fab_t, "square": self._square}
+            run[name](course, seed, flags)
         return Crafted(self._inside(course.fooled, x), self._inside(course.best, x))
 
     def _inside(self, images: Tensor, x: Tensor) -> Tensor:
@@ -161,7 +162,7 @@ class LibraryAttacks:
         assert -TOLERANCE <= float(images.min()) <= float(images.max()) <= 1 + TOLERANCE, "an attack left [0, 1]"
         return self.ball.project(images, x)
 
-    def _apgd_ce(self, course: "_Course", seed: int, flags: Flags) -> None:
+    def _apgd_ce(self, course: "_Runs", seed: int, flags: Flags) -> None:
         attack = library().apgd(
             course.logits_of, norm="Linf", eps=self.ball.epsilon, n_iter=self.iterations, n_restarts=self.restarts,
             seed=seed, loss="ce", device=course.x.device,
@@ -173,7 +174,7 @@ class LibraryAttacks:
             for _ in range(self.restarts):
                 course.attack_misclassified(attack.attack_single_run)
 
-    def _apgd_t(self, course: "_Course", seed: int, flags: Flags) -> None:
+    def _apgd_t(self, course: "_Runs", seed: int, flags: Flags) -> None:
         attack = library().apgd_targeted(
             course.logits_of, norm="Linf", eps=self.ball.epsilon, n_iter=self.iterations, n_restarts=1, seed=seed,
             n_target_classes=self._targets(course), device=course.x.device,
@@ -194,7 +195,7 @@ class LibraryAttacks:
         if self.misclassified:
             course.attack_misclassified(towards(1))
 
-    def _fab_t(self, course: "_Course", seed: int, flags: Flags) -> None:
+    def _fab_t(self, course: "_Runs", seed: int, flags: Flags) -> None:
         attack = library().fab(
             course.logits_of, norm="Linf", eps=self.ball.epsilon, n_iter=self.iterations, n_restarts=1, seed=seed,
             targeted=True, n_target_classes=self._targets(course), device=course.x.device,
@@ -202,7 +203,7 @@ class LibraryAttacks:
         course.fooled = attack.perturb(course.x.clone(), course.y.clone())
         course.best = course.fooled
 
-    def _square(self, course: "_Course", seed: int, flags: Flags) -> None:
+    def _square(self, course: "_Runs", seed: int, flags: Flags) -> None:
         attack = library().square(
             course.logits_of, norm="Linf", eps=self.ball.epsilon, p_init=0.8, n_queries=self.queries, n_restarts=1,
             seed=seed, resc_schedule=False, device=course.x.device,
@@ -218,7 +219,7 @@ class LibraryAttacks:
         if self.misclassified:
             course.attack_misclassified(run)
 
-    def _targets(self, course: "_Course") -> int:
+    def _targets(self, course: "_Runs") -> int:
         return min(self.targets, course.classes - 1)
 
 
@@ -239,7 +240,7 @@ _Outcome: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 _Run: TypeAlias = Callable[[Tensor, Tensor], _Outcome]
 
 
-class _Course:
+class _Runs:
     """The runs of one attack on a batch, and what they have come to."""
 
     def __init__(self, x: Tensor, y: Tensor, *, misclassified: Tensor, logits_of: LogitsOf) -> None:

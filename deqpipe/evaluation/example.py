@@ -125,7 +125,8 @@ def _check_complete(shards: list[Records], folder: Path, subject: Subject) -> No
     lacking = set(range(count)).difference(*(shard["image"].tolist() for shard in shards))
     if lacking:
         raise UserError(
-            f"grid {folder} lacks the ready-made attack on {len(lacking)} of {count} images: {min(lacking)}"
+            f"grid {folder} lacks the ready-made attack on {len(lacking)} of {count} images, "
+            f"the first of them {min(lacking)}"
         )
 
 

@@ -120,6 +120,9 @@ def read_strongest(subject: Subject) -> Strongest:
     states = [*found.early.values(), *(point.state for points in found.points.values() for point in points)]
     if not all(1 <= state <= last for state in states):
         raise UserError(f"{path} has states {min(states)} to {max(states)}, but the solver has states 1 to {last}")
+    for point in (point for points in found.points.values() for point in points):
+        if point.steps < 1 or not 0 < point.damping <= 1:
+            raise UserError(f"{path} ranks {point.name}, but steps are at least 1 and damping is in (0, 1]")
     return found
 
 

@@ -2,7 +2,7 @@
 
 A claim is taken apart into comparisons. One of them shows it if its interval excludes the opposite: that of a paired
 difference where a table has one, otherwise two intervals that do not overlap, which asks for more. A claim is shown if
-every comparison shows it, not shown if any shows the opposite, and otherwise open.
+every comparison shows it, contradicted if any shows the opposite, and otherwise open.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from deqpipe.reporting import published, table1, table8
 from deqpipe.reporting.decisions import Decision, eight
 from deqpipe.reporting.formats import Cell
 
-Verdict: TypeAlias = Literal["shown", "not shown", "open", "not comparable"]
+Verdict: TypeAlias = Literal["shown", "contradicted", "open", "not comparable"]
 Sign: TypeAlias = Literal[-1, 0, 1]
 """Of one comparison: it shows the claim (1), the opposite (-1), or neither."""
 Cells: TypeAlias = Mapping[tuple[str, str], Cell]
@@ -72,7 +72,7 @@ def _verdict(signs: Sequence[Sign]) -> Verdict:
     if not signs:
         return "not comparable"
     if any(sign < 0 for sign in signs):
-        return "not shown"
+        return "contradicted"
     return "shown" if all(sign > 0 for sign in signs) else "open"
 
 

@@ -104,6 +104,11 @@ def setup(config: Config, *, seed: int) -> tuple[str, ...]:
     )
 
 
+def of_speed(config: Config, *, seed: int) -> tuple[str, ...]:
+    """What speeds depend on beside the machine: neither attacks at evaluation nor how many test images there are."""
+    return (f"Data: {data(config)}; seed {seed}.", *_protocol(config), *_imported(config))
+
+
 def _protocol(config: Config) -> tuple[str, ...]:
     """Whose word holds where paper and authors' code differ, and what that does to the numbers."""
     name, here = config.protocol, dict(settings(config))

@@ -221,7 +221,9 @@ def _plot_example(part: SubFigure, shown: _Shown) -> None:
     for column, (image, words) in enumerate(pictures):
         _plot_image(part.add_subplot(grid[0, column]), image, words)
     _plot_along(part.add_subplot(grid[1, :]), shown)
-    plotting.headline(part, "c", f"Test image {found.image} (class {shown.name(found.label)}) along the states")
+    plotting.headline(
+        part, "c", f"Test image {found.image} (counted from 0; class {shown.name(found.label)}) along the states"
+    )
 
 
 def _plot_image(axes: Axes, image: np.ndarray, words: str) -> None:
@@ -314,7 +316,8 @@ def _caption(tree: Tree, shown: _Shown) -> str:
     return (
         f"{_DECISION.row}, without a test-time defence, on {config.evaluation.images:,} test images, clean and under "
         f"{_attack(tree)}. (a) Distribution of the relative residual and (b) of the prediction entropy at the last "
-        f"state, z^[{config.solver.steps}]; lines with a marker: medians. (c) Test image {shown.example.image}, "
+        f"state, z^[{config.solver.steps}]; lines with a marker: medians. (c) Test image {shown.example.image} "
+        f"(counted from 0), "
         f"{what}: its prediction entropy along the states; filled markers: its class is right there. The dotted line "
         f"is the early state, {shown.state}, which decides."
     )

@@ -31,10 +31,10 @@ class Sweep:
     sources: tuple[Source, ...]
 
     @property
-    def best(self) -> EntropySetting:
-        """The T_f and R with the highest minimum; controls are none. Of equal ones the first."""
-        settings = [one for one in self.by_setting if one.input_steps]
-        return max(settings, key=lambda one: self.by_setting[one].right.mean(axis=1).min())
+    def best(self) -> tuple[EntropySetting, ...]:
+        """The T_f and R with the highest minimum; controls are none. Several where these are equal."""
+        lowest = {one: found.right.sum(axis=1).min() for one, found in self.by_setting.items() if one.input_steps}
+        return tuple(one for one, correct in lowest.items() if correct == max(lowest.values()))
 
     def gain(self, setting: EntropySetting) -> Estimate:
         """Minimum with a setting minus that with R = 0 and the same T_f, paired by image."""

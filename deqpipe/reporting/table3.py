@@ -155,8 +155,10 @@ def notes(gathered: Gathered, config: Config) -> tuple[str, ...]:
         *_absent(config),
         f"In the loop: {_points(gathered)}. Forward the surrogate runs through Sec. 3.2, its gradient is that of the "
         "unroll at the image that was put in. A difference below zero says that seeing the defence made the attack "
-        "stronger. The blind minimum over so few points is no lower than that over the grid: compare it inside its "
+        "stronger. The points are those where the blind attack does best on these images, which favours it. The blind "
+        "minimum over so few points is no lower than that over the grid: compare it inside its "
         "block alone. Any finite set of attacks bounds robustness from above.",
+        *wording.left_in_the_race(config),
         wording.early_states(judged),
         wording.attack_checks(judged),
     )

@@ -141,6 +141,7 @@ def notes(gathered: Gathered, config: Config) -> tuple[str, ...]:
         _compared(gathered, (SQUARE, _on_squares(gathered, PGD)), expected="above"),
         wording.early_states([gathered.evaluation]),
         *absent.raced([gathered.evaluation], config),
+        *wording.left_in_the_race(config),
         *seeds,
     )
 

@@ -94,16 +94,15 @@ def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block
 
 def notes(gathered: Sweep, config: Config) -> tuple[str, ...]:
     """Which attacks, which state, what the controls are, and what the best setting gains."""
-    best = gathered.best
+    best = "; ".join(f"{row_name(one)}, {column_name(one)}: {_gain(one, gathered)}" for one in gathered.best)
     return (
         _attacks(gathered, config),
         f"All settings decide at state {gathered.state} (counted from 1), the early state of the default "
         f"T_f = {config.entropy.solver_steps}, R = {config.entropy.input_steps}. Images are those of the grid, crafted "
         "without knowledge of Sec. 3.2: any finite set of attacks bounds robustness from above, and attacks blind to a "
         "defence bound it more loosely.",
-        f"Best setting: {row_name(best)}, {column_name(best)}; minus R = 0 at the same T_f "
-        f"{_gain(best, gathered)}, paired by image. It was chosen on these images, which flatters it. The csv has the "
-        "same difference for every setting.",
+        f"Highest here, with the difference to R = 0 at the same T_f, paired by image: {best}. Chosen on these images, "
+        "which flatters it. The csv has the same difference for every setting.",
         controls(config),
     )
 

@@ -241,7 +241,7 @@ def build(number: int, config: Config, results: Path) -> Written:
         blocks=maker.blocks({(cell.row, cell.column): cell for cell in cells}, config),
         cells=cells,
         notes=maker.notes(gathered[0], config),
-        conditions=_conditions(config, [tree.seed for tree in trees]),
+        conditions=_conditions(config, [tree.seed for tree in trees], comparable=maker.COMPARABLE),
     )
     return Written(table, origin(config, "table", [source for one in gathered for source in one.sources]))
 
@@ -274,14 +274,19 @@ def _compared(cell: Cell) -> Cell:
     return replace(cell, difference=cell.here - cell.paper)
 
 
-def _conditions(config: Config, seeds: Sequence[int]) -> tuple[str, ...]:
-    shared = _shared(config)
-    if len(config.seeds) == 1:
+def _conditions(config: Config, seeds: Sequence[int], *, comparable: bool) -> tuple[str, ...]:
+    """What a table was made under; tables that compare nothing with the paper are those of speeds."""
+    shared = _shared(config) if comparable else _of_speed(config)
+    if len(config.seeds) == 1 or not comparable:  # speeds are measured for the first seed
         return shared
     said = [f"Spread in braces: lowest and highest value over seeds {', '.join(map(str, seeds))}"] * (len(seeds) > 1)
     lacking = [str(seed) for seed in config.seeds if seed not in seeds]
     said += [f"Seeds without complete records: {', '.join(lacking)}"] if lacking else []
     return (*shared, *(f"{sentence}." for sentence in said))
+
+
+def _of_speed(config: Config) -> tuple[str, ...]:
+    return (*conditions.of_speed(config, seed=config.seeds[0]), *conditions.against_paper(config))
 
 
 def _shared(config: Config) -> tuple[str, ...]:

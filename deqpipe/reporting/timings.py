@@ -134,8 +134,8 @@ def conditions(timed: Timed) -> tuple[str, ...]:
     """Machine and method of the measurement, and what the brackets are."""
     steps = "" if timed.steps_per_repeat is None else f" of {timed.steps_per_repeat} steps each"
     return (
-        f"Measured on {timed.device}: batch size {timed.batch_size}, precision {timed.precision}, {timed.threads} "
-        f"{'thread' if timed.threads == 1 else 'threads'}; {timed.warmup} warm-up "
+        f"Measured on {timed.device}: batch size {timed.batch_size} (paper 96), precision {timed.precision}, "
+        f"{timed.threads} {'thread' if timed.threads == 1 else 'threads'}; {timed.warmup} warm-up "
         f"{'pass' if timed.warmup == 1 else 'passes'}, then {timed.repeats} timed ones{steps}. Load averages over 1, 5 "
         f"and 15 minutes: {_written(timed.load[0])} before, {_written(timed.load[1])} after.",
         "A number is the median of the repeats; brackets hold the lowest and the highest repeat, which is no "

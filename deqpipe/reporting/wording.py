@@ -62,6 +62,16 @@ def controls(config: Config) -> str:
     )
 
 
+def left_in_the_race(config: Config) -> tuple[str, ...]:
+    """What racing does to a list of the strongest points."""
+    if not specs.races(config):
+        return ()
+    return (
+        "Racing keeps the strongest point of a decision; the others in the list are the strongest of those that were "
+        "left in the race, which may be fewer than asked for.",
+    )
+
+
 def triple(point: GridPoint) -> str:
     """An attack of the grid as (i, K_a, lambda)."""
     return f"({point.state}, {point.steps}, {point.damping:g})"

@@ -25,8 +25,8 @@ def config() -> Config:
         ((1, 1), "shown"),
         ((1, 0), "open"),
         ((0, 0), "open"),
-        ((1, -1), "not shown"),
-        ((0, -1), "not shown"),
+        ((1, -1), "contradicted"),
+        ((0, -1), "contradicted"),
         ((1, None), "shown"),
         ((None, None), "not comparable"),
         ((), "not comparable"),
@@ -105,7 +105,7 @@ def test_wide_intervals_leave_every_claim_open(number: int, config: Config) -> N
 @pytest.mark.parametrize("number", [number for number in SHOWING if number != 2])
 def test_numbers_the_other_way_round_do_not_show_it(number: int, config: Config) -> None:
     turned = {name: (-high, -low) for name, (low, high) in SHOWING[number].items()}
-    assert overview(number, turned, config).verdict == "not shown"
+    assert overview(number, turned, config).verdict == "contradicted"
 
 
 @pytest.mark.parametrize("number", SHOWING)
@@ -115,7 +115,7 @@ def test_absent_numbers_are_not_comparable(number: int, config: Config) -> None:
 
 def test_square_is_compared_with_pgd_on_its_own_images(config: Config) -> None:
     few = SHOWING[4] | {("PGD on Square's images", "(3,5)"): (80.0, 90.0)}
-    assert overview(4, few, config).verdict == "not shown"
+    assert overview(4, few, config).verdict == "contradicted"
 
 
 def row(**values: str) -> dict[str, str]:

@@ -87,7 +87,7 @@ def test_the_example_is_the_first_turned_image_with_its_entropy_and_classes(
         assert mine["class"].tolist() == [str(label) for label in row["predicted"][: len(mine)]]
         assert mine["right"].astype(str).tolist() == [str(c == row["label"]) for c in row["predicted"][: len(mine)]]
     words = figures.read(tmp_path / "figure2.json")
-    assert f"Test image {image}, the first one that is right when clean" in words.caption
+    assert f"Test image {image} (counted from 0), the first one that is right when clean" in words.caption
     assert f"(c) Test image {image} clean, attacked" in words.alt
 
 

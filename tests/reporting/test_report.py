@@ -155,7 +155,7 @@ def test_a_report_survives_what_a_configuration_leaves_out(tmp_path: Path, overl
     for number in (2, 3, 4, 5):
         figures.write(number, config, results, output_stem=results / "figures" / f"figure{number}")
     html = write(config, results)
-    assert "Most robust here is" in html
+    assert "Most robust DEQ here is" in html
     if "racing" in overlay:
         assert "Absent: it needs every attack" in html
         assert 'class="verdict not-comparable"' in html
@@ -292,7 +292,7 @@ def test_summary_says_whether_seeing_the_defence_helps(config: Config, written: 
 
 def test_summary_says_what_restarts_alone_leave(written: Path) -> None:
     """The fabricated sweep has no R = 10: with R = 5 as the default, its row and its controls are there."""
-    config = fabricate.small({"entropy": {"input_steps": 5}})
+    config = fabricate.small({"entropy": {"input_steps": 5}, "entropy_sweep": {"points": "all"}})
     row = "T_f = 2"
     text = said(config, written, {(row, "restart only"): (90.0, 88.0, 92.0), (row, "R = 5"): (50.0, 40.0, 60.0)}, of=5)
     assert "Its restarts alone do better than the whole defence." in text
@@ -314,7 +314,7 @@ def test_summary_claims_no_more_than_the_interval(
 ) -> None:
     changes = {(BEST, "PGD"): (99.0, 90.0, 99.5), (BEST, "PGD gain"): ((low + high) / 2, low, high)}
     text = said(config, written, changes)
-    assert f"Most robust here is {BEST}: right on 99.0 %" in text
+    assert f"Most robust DEQ here is {BEST}: right on 99.0 %" in text
     assert verdict in text
 
 

@@ -72,10 +72,12 @@ def test_the_gain_is_the_difference_of_two_cells_and_stands_in_their_notes(finis
         assert 100 * gain.value == pytest.approx(here - zero)
         assert gain.low <= gain.value <= gain.high
         assert ("minus R = 0" in found[row, column].note) == bool(setting.input_steps)
-    best = swept.best
-    assert best.input_steps
+    highest = max(cell.here or 0.0 for (_, column), cell in found.items() if column in ("R = 1", "R = 5"))
+    named = {(f"T_f = {best.solver_steps}", f"R = {best.input_steps}") for best in swept.best}
+    assert named == {key for key, cell in found.items() if key[1] in ("R = 1", "R = 5") and cell.here == highest}
     note = tables.build(5, config, finished).table.notes[2]
-    assert note.startswith(f"Best setting: T_f = {best.solver_steps}, R = {best.input_steps}; minus R = 0")
+    assert note.startswith("Highest here, with the difference to R = 0")
+    assert all(f"{row}, {column}: " in note for row, column in named)
 
 
 def test_a_gain_is_over_the_r_0_of_the_same_t_f(results: Path, config: Config) -> None:
