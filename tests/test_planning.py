@@ -237,6 +237,21 @@ def demo() -> config.Config:
     return config.load([tiny.ROOT / "config.yaml", tiny.ROOT / "config" / "demo.yaml"])
 
 
+def test_images_of_a_job_are_those_that_it_takes() -> None:
+    config, images = demo(), work.Images(1337, 100, 360, (1, 8, 8), classes=10)
+
+    def taken(rule: str, **wildcards: str) -> int:
+        return work.taken(rule, wildcards, config, images)
+
+    assert taken("pretrain") == 5 * 1337
+    assert taken("train_deq", model="deq_trades_base") == 6 * 1337
+    assert taken("train_resnet", model="resnet18_trades") == 4 * 1337
+    assert (taken("clean", model="deq_pretrain"), taken("select_early_state", model="deq_trades_base")) == (48, 100)
+    assert taken("attack_grid", shard="states1-8_images20-47") == 28
+    assert taken("autoattack", images="0-23") == 24
+    assert (taken("time_training"), taken("table1")) == (16, 0)
+
+
 def test_the_plan_shows_every_rule_and_both_totals() -> None:
     model = {"model": "deq_trades_base", "seed": "0"}
     listed = [
@@ -250,7 +265,7 @@ def test_the_plan_shows_every_rule_and_both_totals() -> None:
     rows = {line.split()[0]: line.split() for line in printed if line.split()[1:2] and line.split()[1].isdigit()}
     assert list(rows) == ["prepare_data", "train_deq", "clean", "all"]
     assert [row[1:3] for row in rows.values()] == [["1", "0"], ["2", "1"], ["1", "1"], ["4", "2"]]
-    assert rows["train_deq"][3:5] == ["2.02", "M"]
+    assert rows["train_deq"][3:7] == ["16.0", "k", "2.02", "M"]
     assert printed[0] == "Measured on a processor, 2 processes side by side; 2 core(s) to plan for."
     assert printed[-1] == "Estimated time of the whole run: 2.01 min; of what is left to do: 1.56 min."
     assert sum(line.startswith("Assumed: ") for line in printed) == len(work.ASSUMED) + 1

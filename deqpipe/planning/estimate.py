@@ -154,7 +154,7 @@ class Plan:
 def text(plan: Plan) -> str:
     """The plan as it is printed."""
     unit = "one GPU" if plan.measured.cuda else "one core"
-    title = f"{'rule':<20}{'jobs':>6}{'left':>6}{'f-evaluations':>15}{unit:>12}{'left':>12}"
+    title = f"{'rule':<20}{'jobs':>6}{'left':>6}{'images':>10}{'f-evaluations':>15}{unit:>12}{'left':>12}"
     together = f", {plan.measured.processes} processes side by side" if plan.measured.processes > 1 else ""
     lines = [f"Measured on {plan.measured.device}{together}; {plan.cores} core(s) to plan for.", "", title]
     lines += ["-" * len(title), *(_row(plan, rule) for rule in dict.fromkeys(job.rule for job in plan.everything))]
@@ -173,8 +173,9 @@ def _row(plan: Plan, rule: str) -> str:
 
 def _line(name: str, plan: Plan, everything: Sequence[Job], left: Sequence[Job]) -> str:
     evaluations = sum(of_job.f_evaluations for of_job in plan.works(everything))
+    images = sum(work.taken(job.rule, job.wildcards, plan.config, plan.images) for job in everything)
     total, rest = (duration(sum(plan.seconds(jobs))) for jobs in (everything, left))
-    counts = f"{len(everything):>6}{len(left):>6}{count(evaluations):>15}"
+    counts = f"{len(everything):>6}{len(left):>6}{count(images):>10}{count(evaluations):>15}"
     return f"{name:<20}{counts}{total:>12}{rest:>12}"
 
 

@@ -281,6 +281,26 @@ def job(rule: str, wildcards: Mapping[str, str], config: Config, images: Images)
     return Work(0.0, {"start" if rule in ("prepare_data", "use_imported") else "report": 1.0})
 
 
+def taken(rule: str, wildcards: Mapping[str, str], config: Config, images: Images) -> int:
+    """Images that a job takes: of a training all that its steps see, otherwise those that it judges or times."""
+    first = config.pretrain.steps
+    match rule:
+        case "pretrain":
+            return _seen(config, images, first)
+        case "train_deq":
+            last = config.training.epochs * _per_epoch(config, images)
+            return _seen(config, images, last) - _seen(config, images, first)
+        case "train_resnet":
+            return config.resnet.training.epochs * images.train
+        case "select_early_state":
+            return _validated(config, images)
+        case "time_training" | "time_inference":
+            return config.timing.batch_size
+        case "clean" | "attack_pgd" | "attack_example":
+            return config.evaluation.images
+    return _count(wildcards.get("images") or wildcards["shard"].partition("images")[2]) if uses_device(rule) else 0
+
+
 def uses_device(rule: str) -> bool:
     """Whether jobs of a rule train or evaluate."""
     return rule in _COMPUTING
