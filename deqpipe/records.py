@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from deqpipe.errors import UserError
+from deqpipe.specs import GridPoint
 
 SCALARS: Mapping[str, Any] = {
     "image": pa.int32(),  # index in the split, counted from 0
@@ -56,6 +58,11 @@ class Records:
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.columns[name]
+
+    def under(self, point: GridPoint) -> NDArray[np.bool_]:
+        """Which rows are of one attack of the grid; records keep its damping in single precision."""
+        same: NDArray[np.bool_] = (self["state"] == point.state) & (self["steps"] == point.steps)
+        return same & (self["damping"] == np.float32(point.damping))
 
     def where(self, mask: np.ndarray) -> "Records":
         """The rows that a boolean mask selects."""

@@ -157,7 +157,8 @@ def over_attacks(values: Values, bootstrap: Bootstrap, *, shares: bool = False) 
 
 
 def _means_of_resamples(values: Values, bootstrap: Bootstrap) -> _Means:
-    return np.concatenate([_means_of(values, weights) for weights in _weights(values.shape[1], bootstrap)], axis=1)
+    drawn = resample_weights(values.shape[1], bootstrap)
+    return np.concatenate([_means_of(values, weights) for weights in drawn], axis=1)
 
 
 def _means_of(values: Values, weights: _Means) -> _Means:
@@ -258,11 +259,11 @@ def _resampled_means(correct: Correct, bootstrap: Bootstrap) -> Iterator[_Means]
     """Accuracies (attacks, resamples) of images drawn with replacement, in chunks."""
     n = correct.shape[1]
     table = correct.astype(np.float32)  # counts stay exact below 2^24
-    for weights in _weights(n, bootstrap):
+    for weights in resample_weights(n, bootstrap):
         yield (table @ weights.astype(np.float32).T).astype(np.float64) / n
 
 
-def _weights(n: int, bootstrap: Bootstrap) -> Iterator[_Means]:
+def resample_weights(n: int, bootstrap: Bootstrap) -> Iterator[_Means]:
     """How often each of n images is drawn (resamples, n), in chunks."""
     generator = np.random.default_rng(bootstrap.seed)
     for start in range(0, bootstrap.resamples, _CHUNK):

@@ -113,8 +113,7 @@ def _shards(folder: Path, subject: Subject) -> list[Records]:
         if specs.fingerprint(found.provenance[0]["spec"]) != upstream["attack_grid"]:
             continue  # left from another configuration
         _check_origin(path, found.provenance[0], "attack_grid", subject)
-        mask = (found["state"] == point.state) & (found["steps"] == point.steps)
-        part = _of_plain(found.where(mask & (found["damping"] == np.float32(point.damping))), subject)
+        part = _of_plain(found.where(found.under(point)), subject)
         shards += [part] if len(part) else []
     _check_complete(shards, folder, subject)
     return sorted(shards, key=lambda shard: int(shard["image"][0]))

@@ -176,6 +176,10 @@ class Tree:
         """Speed of inference (Table 10)."""
         return self.root / "timing" / "inference" / model / f"seed{self.seed}.json"
 
+    def source(self, path: Path, entry: Mapping[str, Any]) -> Source:
+        """A file of this tree, with the provenance that it was read with."""
+        return Source(str(path.relative_to(self.root)), dict(entry))
+
     @property
     def bootstrap(self) -> Bootstrap:
         """How intervals of minima and differences are made."""
@@ -297,7 +301,7 @@ def early_states(tree: Tree, model: str) -> dict[Defence, EarlyState]:
 
 def selection_source(tree: Tree, model: str) -> Source:
     """The file that early states come from."""
-    return _source(tree, tree.select(model), _selection(tree, model)["provenance"])
+    return tree.source(tree.select(model), _selection(tree, model)["provenance"])
 
 
 def _selection(tree: Tree, model: str) -> dict[str, Any]:
@@ -343,7 +347,7 @@ def evaluate(tree: Tree, model: str, *, clean: bool = True) -> tuple[Evaluation,
     chosen = early_states(tree, model) if model in specs.DEQS else {}
     ran = attacks(tree, model) if model in specs.DEQS else None
     behind = [*_named(tree, [tree.clean(model)], unattacked), *_named(tree, tree.attacked(model), attacked)]
-    behind += [_source(tree, tree.select(model), _selection(tree, model)["provenance"])] if chosen else []
+    behind += [tree.source(tree.select(model), _selection(tree, model)["provenance"])] if chosen else []
     behind += ran.sources if ran else ()
     return tuple(
         _evaluation(tree, Decision(model, defence), (unattacked, attacked, ran), tuple(behind), chosen.get(defence))
@@ -354,11 +358,7 @@ def evaluate(tree: Tree, model: str, *, clean: bool = True) -> tuple[Evaluation,
 def _named(tree: Tree, paths: Sequence[Path], found: Records | None) -> list[Source]:
     if found is None:
         return []
-    return [_source(tree, path, entry) for path, entry in zip(paths, found.provenance, strict=True)]
-
-
-def _source(tree: Tree, path: Path, entry: Mapping[str, Any]) -> Source:
-    return Source(str(path.relative_to(tree.root)), dict(entry))
+    return [tree.source(path, entry) for path, entry in zip(paths, found.provenance, strict=True)]
 
 
 def evaluate_all(tree: Tree, models: Sequence[str], *, clean: bool = True) -> dict[Decision, Evaluation]:
@@ -438,7 +438,7 @@ def attacks(tree: Tree, model: str, of: Kind = "grid") -> Attacks:
     return Attacks(
         points=tuple(point for point in every if point.name in names),
         dropped=tuple(point for point in every if point.name not in names),
-        sources=(_source(tree, path, entry),),
+        sources=(tree.source(path, entry),),
     )
 
 
@@ -551,8 +551,7 @@ def _positions(rows: Records, points: tuple[GridPoint, ...] | None, where: str) 
         return np.zeros(len(rows), dtype=np.int64)
     position = np.full(len(rows), -1, dtype=np.int64)
     for index, point in enumerate(points):
-        same = (rows["state"] == point.state) & (rows["steps"] == point.steps)
-        position[same & (rows["damping"] == np.float32(point.damping))] = index
+        position[rows.under(point)] = index
     if (position < 0).any():
         row = int(np.argmax(position < 0))
         extra = GridPoint(float(rows["damping"][row]), int(rows["state"][row]), int(rows["steps"][row]))

@@ -159,7 +159,7 @@ def _rows(tree: Tree, stage: specs.Stage, model: str, paths: Sequence[Path]) -> 
         found = records.read(path, _COLUMNS)
         check_specs(tree, stage, model, found.provenance, path)
         parts.append(found.where((found["model"] == model) & (found["defence"] == "plain")))
-        behind += [Source(str(path.relative_to(tree.root)), dict(entry)) for entry in found.provenance]
+        behind += [tree.source(path, entry) for entry in found.provenance]
     return records.merge(parts), tuple(behind)
 
 

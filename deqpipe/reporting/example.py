@@ -56,7 +56,7 @@ def read(tree: Tree) -> Example:
             label=int(arrays["label"]),
             fooled=bool(arrays["fooled"]),
             classes=tuple(str(name) for name in arrays["classes"]),
-            source=Source(str(path.relative_to(tree.root)), dict(entry)),
+            source=tree.source(path, entry),
         )
     except (KeyError, TypeError, json.JSONDecodeError):
         raise UserError(f"example {path} carries no provenance: not written by deqpipe") from None

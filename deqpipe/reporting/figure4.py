@@ -159,7 +159,7 @@ def _rows(curve: Curve, tree: Tree) -> list[tuple[str | float | int | bool | Non
 
 def _sources(tree: Tree, models: Iterable[str]) -> tuple[Source, ...]:
     paths = [tree.weights(model) for model in models]
-    return tuple(Source(str(path.relative_to(tree.root)), weights.read(path).provenance) for path in paths)
+    return tuple(tree.source(path, weights.read(path).provenance) for path in paths)
 
 
 def _absent(tree: Tree, looks: Mapping[str, Look]) -> tuple[str, ...]:

@@ -121,7 +121,7 @@ def load(tree: Tree, paths: Sequence[Path], spec: Mapping[str, Any]) -> tuple[Re
                 f"{specs.fingerprint(spec)}; run the workflow again"
             )
     named = zip(paths, entries, strict=True)
-    return records.merge(parts), tuple(Source(str(path.relative_to(tree.root)), dict(entry)) for path, entry in named)
+    return records.merge(parts), tuple(tree.source(path, entry) for path, entry in named)
 
 
 def top(tree: Tree, evaluation: Evaluation, points: Sequence[GridPoint]) -> tuple["Top", tuple[Source, ...]]:
@@ -137,7 +137,7 @@ def top(tree: Tree, evaluation: Evaluation, points: Sequence[GridPoint]) -> tupl
     _check_decision(found, decision, where)
     _check_labels(found, where)
     _refuse(found, ~np.isin(found["attack"], ("apgd_ce", "square")), where)
-    _refuse(found, ~np.any([_at(found, point) for point in points], axis=0), where)
+    _refuse(found, ~np.any([found.under(point) for point in points], axis=0), where)
     full, part = config.evaluation.images, square_images(config)
     return Top(
         apgd=_at_points(found, evaluation, points, attack="apgd_ce", images=full, where=where),
@@ -169,17 +169,11 @@ def _at_points(
     rows = []
     for point in points:
         said = f"{where} under {NAMES[attack]} at {point.name}"
-        one = _alone(found.where(_at(found, point)), attack, evaluation.state, said)
+        one = _alone(found.where(found.under(point)), attack, evaluation.state, said)
         _check_images(one.images, np.arange(images), said)
         rows.append(one.right)
     stacked: Correct = np.stack(rows)
     return stacked
-
-
-def _at(found: Records, point: GridPoint) -> NDArray[np.bool_]:
-    same = (found["state"] == point.state) & (found["steps"] == point.steps)
-    mask: NDArray[np.bool_] = same & (found["damping"] == np.float32(point.damping))
-    return mask
 
 
 def _check_decision(found: Records, decision: Decision, where: str) -> None:
@@ -199,7 +193,7 @@ def _check_subject(found: Records, evaluation: Evaluation, where: str) -> None:
     point = evaluation.points[evaluation.strongest]
     if evaluation.decision.model not in specs.DEQS:
         point = GridPoint(damping=0.0, state=0, steps=0)
-    elsewhere = (found["attack"] != CLEAN) & ~_at(found, point)
+    elsewhere = (found["attack"] != CLEAN) & ~found.under(point)
     if elsewhere.any():
         row = int(np.argmax(elsewhere))
         raise UserError(f"{where} hold an attack at {_point(found, row)}, but the strongest point is {point.name}")

@@ -69,7 +69,7 @@ def read(
 def sources(tree: Tree, paths: Sequence[Path], found: Records) -> tuple[Source, ...]:
     """The files that were read, and where they come from."""
     pairs = zip(paths, found.provenance, strict=True)
-    return tuple(Source(str(path.relative_to(tree.root)), dict(entry)) for path, entry in pairs)
+    return tuple(tree.source(path, entry) for path, entry in pairs)
 
 
 def score(rows: Records, ran: Attacks, *, state: int, config: Config, where: str) -> Scored:
@@ -95,15 +95,9 @@ def few(rows: Records, most: int, config: Config, *, where: str) -> Attacks:
         UserError: they are not as many as the configuration asks for.
     """
     grid = specs.grid_points(config)
-    found = tuple(point for point in grid if _of(rows, point).any())
+    found = tuple(point for point in grid if rows.under(point).any())
     wanted = min(most, len(grid))
     lacking = len(found) < (1 if specs.races(config) else wanted)  # a race may leave fewer
     if lacking or len(found) > wanted:
         raise UserError(f"{where} hold {len(found)} attacks of the grid, but must hold {wanted}")
     return Attacks(found, (), ())
-
-
-def _of(rows: Records, point: GridPoint) -> Mask:
-    same: Mask = (rows["state"] == point.state) & (rows["steps"] == point.steps)
-    same &= rows["damping"] == np.float32(point.damping)
-    return same

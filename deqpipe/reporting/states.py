@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from deqpipe import records, specs
+from deqpipe import records, specs, statistics
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.records import Records
@@ -26,7 +26,6 @@ Values: TypeAlias = NDArray[np.float64]
 _COLUMNS = (
     "image", "label", "model", "defence", "state", "steps", "damping", "predicted", "entropy", "residual", "deviation",
 )  # fmt: skip
-_CHUNK = 256  # resamples at once: bounds the memory at 10,000 images
 
 
 @dataclass(frozen=True)
@@ -92,10 +91,7 @@ def _states(
     rows = records.merge(parts)
     order = _order(rows, tree.config, where=f"records of {decision.row}" + (f" under {point.name}" if point else ""))
     values = {name: rows[name][order].astype(np.float64) for name in ("entropy", "residual", "deviation")}
-    sources = [
-        Source(str(path.relative_to(tree.root)), dict(entry))
-        for path, entry in zip(paths, rows.provenance, strict=True)
-    ]
+    sources = [tree.source(path, entry) for path, entry in zip(paths, rows.provenance, strict=True)]
     return States(label=rows["label"][order], predicted=rows["predicted"][order], sources=tuple(sources), **values)
 
 
@@ -103,9 +99,7 @@ def _wanted(found: Records, decision: Decision, point: GridPoint | None) -> NDAr
     mask: NDArray[np.bool_] = (found["model"] == decision.model) & (found["defence"] == decision.defence)
     if point is None:
         return mask
-    mask &= (found["state"] == point.state) & (found["steps"] == point.steps)
-    mask &= found["damping"] == np.float32(point.damping)
-    return mask
+    return mask & found.under(point)
 
 
 def _order(rows: Records, config: Config, *, where: str) -> NDArray[np.intp]:
@@ -169,9 +163,5 @@ def means(values: Values, bootstrap: Bootstrap) -> tuple[Estimate, ...]:
 
 def _resampled(values: Values, bootstrap: Bootstrap) -> Values:
     """Means (resamples, columns) of images drawn with replacement."""
-    generator = np.random.default_rng(bootstrap.seed)
-    n, parts = len(values), []
-    for start in range(0, bootstrap.resamples, _CHUNK):
-        size = min(_CHUNK, bootstrap.resamples - start)
-        parts.append(generator.multinomial(n, np.full(n, 1 / n), size=size) @ values / n)
-    return np.concatenate(parts)
+    n = len(values)
+    return np.concatenate([weights @ values / n for weights in statistics.resample_weights(n, bootstrap)])

@@ -108,7 +108,7 @@ def _timed(tree: Tree, raw: Mapping[str, Any], path: Path, *, key: str, names: S
             threads=int(raw["threads"]),
             load=(_averages(raw["load"]["before"]), _averages(raw["load"]["after"])),
             steps_per_repeat=int(raw["steps_per_repeat"]) if "steps_per_repeat" in raw else None,
-            sources=(Source(str(path.relative_to(tree.root)), dict(raw["provenance"])),),
+            sources=(tree.source(path, raw["provenance"]),),
         )
     except KeyError as error:
         raise UserError(f"{path} lacks {error}") from None
