@@ -50,7 +50,7 @@ REVISION: Mapping[str, int] = {
     "report": 4,
 }
 
-_COMPUTATION = ("model", "data", "gradient", "solver", "dynamics", "attack", "seeding", "threat_model")
+_COMPUTATION = ("compute", "model", "data", "gradient", "solver", "dynamics", "attack", "seeding", "threat_model")
 _TRAINING = (*_COMPUTATION, "training")
 _EVALUATION = (*_COMPUTATION, "defence", "evaluation")
 # The modules whose code decides what a stage puts out; tests/test_revisions.py hashes them, and knows which others

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from deqpipe.compute.evaluations import Counter
 from deqpipe.config import Model
 from deqpipe.errors import UserError
 from deqpipe.model.cell import Cell, NormedConv2d
@@ -30,7 +31,7 @@ class DEQClassifier(nn.Module):
     Attributes:
         image_shape: (channels, height, width) of the images that it takes.
         classes: how many logits it gives.
-        f_evaluations: applications of f so far, times the images in each.
+        counter: of the evaluations of f so far.
     """
 
     def __init__(self, architecture: Model, *, image_shape: tuple[int, int, int], classes: int) -> None:
@@ -53,7 +54,12 @@ class DEQClassifier(nn.Module):
             classes=classes,
         )
         self.scale_shapes = _scale_shapes(architecture.channels, image_shape[1:])
-        self.f_evaluations = 0
+        self.counter = Counter()
+
+    @property
+    def f_evaluations(self) -> int:
+        """Applications of f so far, times the images in each."""
+        return int(self.counter.counted.forward)
 
     @property
     def state_size(self) -> int:
@@ -73,10 +79,12 @@ class DEQClassifier(nn.Module):
         """
         injection = self.stem(x)
         frozen = self.cell.freeze(len(x), generator)
+        trains = any(parameter.requires_grad for parameter in self.cell.parameters())
 
         def f(z: Tensor) -> Tensor:
-            self.f_evaluations += len(z)
-            return torch.cat([scale.flatten(1) for scale in self.cell(self._scales(z), injection, frozen)], dim=1)
+            value = torch.cat([scale.flatten(1) for scale in self.cell(self._scales(z), injection, frozen)], dim=1)
+            self.counter.count(value, to_weights=trains)
+            return value
 
         return f
 
