@@ -20,7 +20,6 @@ from deqpipe.evaluation.rows import (
     Attack,
     Chunk,
     FreshReferences,
-    Lazy,
     Panel,
     References,
     StoredReferences,
@@ -32,6 +31,7 @@ from deqpipe.evaluation.rows import (
     together,
 )
 from deqpipe.evaluation.subject import Job, Subject, load_subject, load_transferring
+from deqpipe.lazy import Lazy
 
 _logger = logging.getLogger(__name__)
 

@@ -184,7 +184,7 @@ def _batch(request: Request, model: DEQClassifier, x: Images, y: Labels) -> Arra
         "entropy": torch.stack([prediction_entropy(of_state) for of_state in logits]),
         "steps": trajectory.solution.steps,
     }
-    found |= {"states": states} if request.keep_states else {}
+    found |= {"states": torch.stack([model.in_channel_order(z) for z in states])} if request.keep_states else {}
     for name, point in request.surrogates.items():
         z = _start(trajectory, states, name, point)
         surrogate, gradient = _surrogate(request, model, x, y, z, point)

@@ -1,8 +1,8 @@
 """From judgements to the rows of a records file."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -87,24 +87,6 @@ class StoredReferences:
     def __call__(self, judge: Judge, images: range) -> StatesWithFinal | None:
         """The kept states of these images."""
         return self._states[judge.defence][:, self._where(images)].to(self._device)
-
-
-T = TypeVar("T")
-
-
-class Lazy(Generic[T]):
-    """A value that is computed when it is first asked for."""
-
-    def __init__(self, compute: Callable[[], T]) -> None:
-        """Keep how it is computed."""
-        self._compute: Callable[[], T] | None = compute
-        self._value: list[T] = []
-
-    def __call__(self) -> T:
-        """The value."""
-        if self._compute is not None:
-            self._value, self._compute = [self._compute()], None
-        return self._value[0]
 
 
 @dataclass(frozen=True)

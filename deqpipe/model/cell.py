@@ -1,12 +1,63 @@
-"""The transformation f(z; x) of the multiscale DEQ (Bai et al., 2020)."""
+"""The transformation f(z; x) of the multiscale DEQ (Bai et al., 2020).
+
+`Cell` holds the parameters. `CellFunction` is f itself: a pure function of the state, the injection, the weights and
+the dropout masks, which does not know where they come from. So it can be compiled or captured, and whether a weight
+wants a gradient is a matter of the tensor that is handed in.
+"""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from deqpipe.compute.precision import FP32, Precision
+from deqpipe.shapes import State
+
+Layout: TypeAlias = Literal["channels_first", "channels_last"]
+"""How the numbers of one scale lie within a state: channel, row, column, or row, column, channel. No solver can tell:
+its arithmetic is the same for every order of the numbers. A convolution can: it is faster in one of them."""
+
+
+class Affine(NamedTuple):
+    """Gain and bias per channel of a GroupNorm."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+class BlockWeights(NamedTuple):
+    """Of the transformation of one scale: two convolutions, three norms."""
+
+    conv1: Tensor
+    conv2: Tensor
+    gn1: Affine
+    gn2: Affine
+    gn3: Affine
+
+
+class ConvNorm(NamedTuple):
+    """A convolution and the norm behind it."""
+
+    conv: Tensor
+    gn: Affine
+
+
+class CellWeights(NamedTuple):
+    """Everything that f is parametrised with.
+
+    Attributes:
+        blocks: per scale.
+        exchanges: from scale j to scale i != j, ordered by i, then j: one convolution upwards, |j - i| downwards.
+        post: per scale, of the 1x1 convolution behind the sum over scales.
+    """
+
+    blocks: tuple[BlockWeights, ...]
+    exchanges: tuple[tuple[ConvNorm, ...], ...]
+    post: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -14,23 +65,103 @@ class Frozen:
     """What stays the same over all applications of f in one forward pass.
 
     Attributes:
-        weights: effective convolution weights, per module that has a normalised weight.
+        weights: effective weights, as convolutions take them.
         masks: dropout masks, one (batch, channels, 1, 1) tensor per scale; empty when there is no dropout.
     """
 
-    weights: dict[nn.Module, Tensor]
+    weights: CellWeights
     masks: tuple[Tensor, ...]
 
 
-class NormedConv2d(nn.Module):
-    """Bias-free convolution whose weight is v g / ||v||, the norm taken per output channel.
+@dataclass(frozen=True)
+class CellFunction:
+    """f as a pure function.
 
-    `effective_weight` is computed once per forward pass and handed to every application.
+    Attributes:
+        shapes: (channels, height, width) of each scale, finest first, each with half the resolution of the one before.
+        groups: of the GroupNorms; half of them after fusing.
+        precision: of the convolutions.
+        layout: of the state.
     """
+
+    shapes: tuple[tuple[int, int, int], ...]
+    groups: int
+    precision: Precision = FP32
+    layout: Layout = "channels_first"
+
+    def __call__(self, z: State, injection: Tensor, weights: CellWeights, masks: tuple[Tensor, ...]) -> State:
+        """f(z; x), (batch, state); the input is injected into the finest scale."""
+        hidden = [
+            self._block(scale, weights.blocks[i], injection if i == 0 else None, masks[i] if masks else None)
+            for i, scale in enumerate(self.scales(z))
+        ]
+        return self.flat([self._post(self._fused(hidden, weights, i), weights.post[i]) for i in range(len(hidden))])
+
+    def scales(self, z: State) -> list[Tensor]:
+        """A state as one (batch, channels, height, width) view per scale."""
+        parts = z.split([math.prod(shape) for shape in self.shapes], dim=1)
+        if self.layout == "channels_first":
+            return [part.view(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        views = (part.view(-1, h, w, c) for part, (c, h, w) in zip(parts, self.shapes, strict=True))
+        return [view.permute(0, 3, 1, 2) for view in views]
+
+    def flat(self, scales: Sequence[Tensor]) -> State:
+        """The state that these scales make up."""
+        if self.layout == "channels_last":
+            scales = [scale.permute(0, 2, 3, 1) for scale in scales]
+        return torch.cat([scale.flatten(1) for scale in scales], dim=1)
+
+    # What is changed in place below is nothing that a backward pass, or one through it, looks at.
+
+    def _block(self, z: Tensor, weights: BlockWeights, injection: Tensor | None, mask: Tensor | None) -> Tensor:
+        """The transformation of one scale; `injection` is None for all scales but the finest."""
+        h = F.relu(self._norm(self._conv(z, weights.conv1, padding=1), weights.gn1), inplace=True)
+        h = self._conv(h, weights.conv2, padding=1)
+        h = h if mask is None else h.mul_(mask)
+        h = h if injection is None else h.add_(injection)
+        h = self._norm(h, weights.gn2).add_(z)
+        return self._norm(F.relu(h, inplace=True), weights.gn3)
+
+    def _fused(self, hidden: Sequence[Tensor], weights: CellWeights, target: int) -> Tensor:
+        """The sum over all scales at the resolution of one."""
+        total = self._part(hidden, weights, 0, target)
+        for source in range(1, len(hidden)):
+            part = self._part(hidden, weights, source, target)
+            total = total + part if source == 1 else total.add_(part)
+        return total
+
+    def _part(self, hidden: Sequence[Tensor], weights: CellWeights, source: int, target: int) -> Tensor:
+        if source == target:
+            return hidden[target]
+        steps = weights.exchanges[target * (len(hidden) - 1) + source - (source > target)]
+        return self._exchanged(hidden[source], steps, upwards=2 ** max(source - target, 0))
+
+    def _exchanged(self, h: Tensor, steps: tuple[ConvNorm, ...], *, upwards: int) -> Tensor:
+        """From a coarser scale: 1x1 convolution, norm, nearest neighbour. From a finer one: strided convolutions."""
+        if upwards > 1:
+            h = self._norm(self._conv(h, steps[0].conv), steps[0].gn)
+            return F.interpolate(h, scale_factor=upwards, mode="nearest")
+        for number, step in enumerate(steps):
+            h = F.relu(h, inplace=True) if number else h
+            h = self._norm(self._conv(h, step.conv, stride=2, padding=1), step.gn)
+        return h
+
+    def _post(self, y: Tensor, weight: Tensor) -> Tensor:
+        """What follows the sum over scales: ReLU, 1x1 weight-normed convolution, GroupNorm without parameters."""
+        return F.group_norm(self._conv(F.relu(y, inplace=True), weight), self.groups // 2)
+
+    def _conv(self, x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
+        return self.precision.conv2d(x, weight, stride=stride, padding=padding)
+
+    def _norm(self, x: Tensor, affine: Affine) -> Tensor:
+        return F.group_norm(x, self.groups, affine.weight, affine.bias)
+
+
+class NormedConv2d(nn.Module):
+    """The weight of a bias-free convolution, v g / ||v||, the norm taken per output channel."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, *, weight_norm: bool) -> None:
         super().__init__()
-        self.padding = kernel // 2
         weight = torch.empty(channels_out, channels_in, kernel, kernel)
         nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
         self.v = nn.Parameter(weight)
@@ -47,10 +178,6 @@ class NormedConv2d(nn.Module):
         if self.g is not None:
             self.g.copy_(_channel_norm(self.v))
 
-    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The convolution of `x` with an effective weight."""
-        return F.conv2d(x, weight, padding=self.padding)
-
 
 def _channel_norm(weight: Tensor) -> Tensor:
     norm: Tensor = weight.flatten(1).norm(dim=1)
@@ -58,7 +185,7 @@ def _channel_norm(weight: Tensor) -> Tensor:
 
 
 class ResidualBlock(nn.Module):
-    """The transformation of one scale: two weight-normed convolutions, injection, residual connection."""
+    """Parameters of the transformation of one scale."""
 
     def __init__(self, channels: int, *, expansion: int, groups: int, weight_norm: bool) -> None:
         super().__init__()
@@ -69,33 +196,23 @@ class ResidualBlock(nn.Module):
         self.gn2 = nn.GroupNorm(groups, channels)
         self.gn3 = nn.GroupNorm(groups, channels)
 
-    def forward(self, z: Tensor, injection: Tensor | None, frozen: Frozen, mask: Tensor | None) -> Tensor:
-        """One scale of f before fusing; `injection` is None for all scales but the finest."""
-        h = F.relu(self.gn1(self.conv1(z, frozen.weights[self.conv1])))
-        h = self.conv2(h, frozen.weights[self.conv2])
-        h = h if mask is None else h * mask
-        h = h if injection is None else h + injection
-        h = self.gn2(h) + z
-        out: Tensor = self.gn3(F.relu(h))
-        return out
+    def weights(self, precision: Precision) -> BlockWeights:
+        """As convolutions take them."""
+        conv1, conv2 = (precision.weight(conv.effective_weight()) for conv in (self.conv1, self.conv2))
+        return BlockWeights(conv1, conv2, affine(self.gn1), affine(self.gn2), affine(self.gn3))
 
 
 class Upsample(nn.Module):
-    """From a coarser scale to a finer one: 1x1 convolution, GroupNorm, nearest neighbour."""
+    """Parameters from a coarser scale to a finer one: a 1x1 convolution and its norm."""
 
-    def __init__(self, channels_in: int, channels_out: int, *, factor: int, groups: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, *, groups: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels_in, channels_out, 1, bias=False)
         self.gn = nn.GroupNorm(groups, channels_out)
-        self.factor = factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels_out, factor * height, factor * width)."""
-        return F.interpolate(self.gn(self.conv(x)), scale_factor=self.factor, mode="nearest")
 
 
 def downsample(channels_in: int, channels_out: int, *, halvings: int, groups: int) -> nn.Sequential:
-    """From a finer scale to a coarser one: strided convolutions that change the channels in the last."""
+    """Parameters from a finer scale to a coarser one: strided convolutions that change the channels in the last."""
     layers: list[nn.Module] = []
     for k in range(halvings):
         last = k == halvings - 1
@@ -106,21 +223,15 @@ def downsample(channels_in: int, channels_out: int, *, halvings: int, groups: in
 
 
 class PostFuse(nn.Module):
-    """What follows the sum over scales: ReLU, 1x1 weight-normed convolution, GroupNorm without parameters."""
+    """The parameters of what follows the sum over scales."""
 
-    def __init__(self, channels: int, *, groups: int, weight_norm: bool) -> None:
+    def __init__(self, channels: int, *, weight_norm: bool) -> None:
         super().__init__()
         self.conv = NormedConv2d(channels, channels, 1, weight_norm=weight_norm)
-        self.gn = nn.GroupNorm(groups, channels, affine=False)
-
-    def forward(self, y: Tensor, frozen: Frozen) -> Tensor:
-        """The new state of one scale."""
-        out: Tensor = self.gn(self.conv(F.relu(y), frozen.weights[self.conv]))
-        return out
 
 
 class Cell(nn.Module):
-    """f(z; x) on a list of scales, finest first, each with half the resolution of the one before."""
+    """The parameters of f on some scales, finest first."""
 
     def __init__(
         self, channels: Sequence[int], *, groups: int, expansion: int, weight_norm: bool, dropout: float
@@ -135,17 +246,25 @@ class Cell(nn.Module):
         self.fuse = nn.ModuleDict(
             {f"{j}to{i}": _exchange(channels, j, i, groups) for i in scales for j in scales if i != j}
         )
-        self.post = nn.ModuleList(PostFuse(c, groups=groups // 2, weight_norm=weight_norm) for c in channels)
+        self.post = nn.ModuleList(PostFuse(c, weight_norm=weight_norm) for c in channels)
 
-    def freeze(self, batch: int, generator: torch.Generator | None) -> Frozen:
+    def weights(self, precision: Precision) -> CellWeights:
+        """Effective weights, as convolutions take them."""
+        return CellWeights(
+            blocks=tuple(block.weights(precision) for block in self.branches),
+            exchanges=tuple(_exchange_weights(exchange, precision) for exchange in self.fuse.values()),
+            post=tuple(precision.weight(post.conv.effective_weight()) for post in self.post),
+        )
+
+    def freeze(self, batch: int, generator: torch.Generator | None, precision: Precision = FP32) -> Frozen:
         """Effective weights and, in training mode with dropout, masks for `batch` images.
 
         Args:
             batch: number of images.
             generator: CPU generator that the masks are drawn from; needed in training mode with dropout only.
+            precision: of the convolutions.
         """
-        convolutions = [module for module in self.modules() if isinstance(module, NormedConv2d)]
-        weights: dict[nn.Module, Tensor] = {module: module.effective_weight() for module in convolutions}
+        weights = self.weights(precision)
         if not self.training or self.dropout == 0:
             return Frozen(weights, ())
         assert generator is not None, "training with dropout needs a generator"
@@ -155,22 +274,28 @@ class Cell(nn.Module):
         keep = 1 - self.dropout
         kept = torch.rand(batch, channels, 1, 1, generator=generator) < keep
         like = next(self.parameters())
-        return kept.to(like.device, like.dtype) / keep
+        return kept.to(like.device, like.dtype, non_blocking=True) / keep
 
-    def forward(self, scales: Sequence[Tensor], injection: Tensor, frozen: Frozen) -> list[Tensor]:
-        """One application of f to all scales; the input is injected into the finest."""
-        hidden = [
-            branch(z, injection if i == 0 else None, frozen, frozen.masks[i] if frozen.masks else None)
-            for i, (branch, z) in enumerate(zip(self.branches, scales, strict=True))
-        ]
-        return [post(self._fused(hidden, i), frozen) for i, post in enumerate(self.post)]
 
-    def _fused(self, hidden: Sequence[Tensor], target: int) -> Tensor:
-        parts = [h if j == target else self.fuse[f"{j}to{target}"](h) for j, h in enumerate(hidden)]
-        return sum(parts[1:], start=parts[0])
+def affine(norm: nn.Module) -> Affine:
+    """The parameters of a GroupNorm that has some."""
+    assert isinstance(norm, nn.GroupNorm)
+    assert norm.weight is not None
+    assert norm.bias is not None
+    return Affine(norm.weight, norm.bias)
+
+
+def _exchange_weights(exchange: nn.Module, precision: Precision) -> tuple[ConvNorm, ...]:
+    if isinstance(exchange, Upsample):
+        return (ConvNorm(precision.weight(exchange.conv.weight), affine(exchange.gn)),)
+    assert isinstance(exchange, nn.Sequential)
+    convolutions = [layer for layer in exchange if isinstance(layer, nn.Conv2d)]
+    norms = [layer for layer in exchange if isinstance(layer, nn.GroupNorm)]
+    pairs = zip(convolutions, norms, strict=True)
+    return tuple(ConvNorm(precision.weight(conv.weight), affine(norm)) for conv, norm in pairs)
 
 
 def _exchange(channels: Sequence[int], source: int, target: int, groups: int) -> nn.Module:
     if source > target:
-        return Upsample(channels[source], channels[target], factor=2 ** (source - target), groups=groups)
+        return Upsample(channels[source], channels[target], groups=groups)
     return downsample(channels[source], channels[target], halvings=target - source, groups=groups)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
@@ -9,14 +10,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from deqpipe.compute.evaluations import Counter
+from deqpipe.compute.precision import FP32, Precision
 from deqpipe.config import Model
 from deqpipe.errors import UserError
-from deqpipe.model.cell import Cell, NormedConv2d
+from deqpipe.model.cell import Cell, CellFunction, CellWeights, Layout, NormedConv2d
 from deqpipe.model.head import Head
 from deqpipe.model.stem import stem
 from deqpipe.seeding import Stream
 from deqpipe.shapes import Images, Logits, State
 
+EvaluateCell: TypeAlias = Callable[[Tensor, Tensor, CellWeights, tuple[Tensor, ...]], Tensor]
+"""As `CellFunction` is called."""
 BoundMap: TypeAlias = Callable[[Tensor], Tensor]
 """z -> f(z; x) for fixed images, (batch, state) -> (batch, state)."""
 
@@ -26,11 +30,13 @@ CONVOLUTION_STD = 0.01
 class DEQClassifier(nn.Module):
     """A multiscale DEQ with stem, cell and head.
 
-    A state z is flat, (batch, state): all scales one after the other, finest first, each in channel, row, column order.
+    A state z is flat, (batch, state): all scales one after the other, finest first, each in the order of a layout:
+    channel, row, column unless `compute_with` chose another.
 
     Attributes:
         image_shape: (channels, height, width) of the images that it takes.
         classes: how many logits it gives.
+        function: f as a pure function of state, injection and weights.
         counter: of the evaluations of f so far.
     """
 
@@ -53,7 +59,8 @@ class DEQClassifier(nn.Module):
             final_channels=architecture.final_channels,
             classes=classes,
         )
-        self.scale_shapes = _scale_shapes(architecture.channels, image_shape[1:])
+        self.function = CellFunction(_scale_shapes(architecture.channels, image_shape[1:]), architecture.groups)
+        self._evaluate: EvaluateCell = self.function
         self.counter = Counter()
 
     @property
@@ -64,7 +71,24 @@ class DEQClassifier(nn.Module):
     @property
     def state_size(self) -> int:
         """Numbers in the state of one image."""
-        return sum(math.prod(shape) for shape in self.scale_shapes)
+        return sum(math.prod(shape) for shape in self.function.shapes)
+
+    def compute_with(
+        self,
+        *,
+        precision: Precision = FP32,
+        layout: Layout = "channels_first",
+        compiled: Callable[[CellFunction], "EvaluateCell"] | None = None,
+    ) -> None:
+        """Choose how f is computed from here on; maps that were bound before keep their way.
+
+        Args:
+            precision: of its convolutions.
+            layout: of the state's numbers; states of different layouts must not be mixed.
+            compiled: makes a faster function that computes the same.
+        """
+        self.function = replace(self.function, precision=precision, layout=layout)
+        self._evaluate = compiled(self.function) if compiled else self.function
 
     def initial_state(self, x: Images) -> State:
         """z^[0] = 0."""
@@ -77,20 +101,24 @@ class DEQClassifier(nn.Module):
             x: images in [0, 1].
             generator: source of the dropout masks; needed in training mode with dropout.
         """
-        injection = self.stem(x)
-        frozen = self.cell.freeze(len(x), generator)
-        trains = any(parameter.requires_grad for parameter in self.cell.parameters())
+        injection = self.stem(self._laid_out(x))
+        frozen = self.cell.freeze(len(x), generator, self.function.precision)
+        evaluate, trains = self._evaluate, any(weight.requires_grad for weight in frozen.weights.post)
 
         def f(z: Tensor) -> Tensor:
-            value = torch.cat([scale.flatten(1) for scale in self.cell(self._scales(z), injection, frozen)], dim=1)
+            value = evaluate(z, injection, frozen.weights, frozen.masks)
             self.counter.count(value, to_weights=trains)
             return value
 
         return f
 
+    def _laid_out(self, x: Images) -> Images:
+        last = self.function.layout == "channels_last"
+        return x.contiguous(memory_format=torch.channels_last) if last else x
+
     def logits(self, z: State) -> Logits:
         """What the head reads off a state."""
-        out: Tensor = self.head(self._scales(z))
+        out: Tensor = self.head(self.function.scales(z))
         return out
 
     def trajectory_logits(self, states: Float[Tensor, "step batch state"]) -> Float[Tensor, "step batch classes"]:
@@ -98,9 +126,9 @@ class DEQClassifier(nn.Module):
         out: Tensor = self.logits(states.flatten(0, 1)).unflatten(0, states.shape[:2])
         return out
 
-    def _scales(self, z: Tensor) -> list[Tensor]:
-        parts = z.split([math.prod(shape) for shape in self.scale_shapes], dim=1)
-        return [part.view(len(z), *shape) for part, shape in zip(parts, self.scale_shapes, strict=True)]
+    def in_channel_order(self, z: State) -> State:
+        """A state with its numbers in the order channel, row, column, whatever the layout is that f is computed in."""
+        return torch.cat([scale.flatten(1) for scale in self.function.scales(z)], dim=1)
 
 
 def _scale_shapes(channels: Sequence[int], resolution: tuple[int, ...]) -> tuple[tuple[int, int, int], ...]:

@@ -8,11 +8,11 @@ which are no longer independent (an image that stagnates) do not make them singu
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from deqpipe.shapes import State
-from deqpipe.solver.base import FixedPointMap
+from deqpipe.solver.base import FixedPointMap, keep_tensors
 
 REGULARISATION = 10  # in units of the rounding error of the largest entry
 
@@ -107,3 +107,7 @@ class Anderson:
         stepped = state.delta_z[:, -1:].any(2, keepdim=True)  # otherwise the change would pass for that of a step
         newest = state.delta_residual[:, -1:] + torch.where(stepped, change, 0)
         return replace(moved, delta_residual=torch.cat([state.delta_residual[:, :-1], newest], dim=1))
+
+    def keep(self, old: AndersonState, new: AndersonState, running: Bool[Tensor, " batch"]) -> AndersonState:
+        """`new` for the images that run, `old` for the others."""
+        return keep_tensors(old, new, running)

@@ -1,8 +1,11 @@
 """What a solver is: a frozen value of hyperparameters, and pure functions from one state of the solve to the next."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
+import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from deqpipe.shapes import PerImage, Scalar, State
@@ -63,19 +66,76 @@ class Solver(Protocol[S]):
         """The same z^[n] for a changed function, the newest entry of the memory corrected to it. Calls `fn` once."""
         ...
 
+    def keep(self, old: S, new: S, running: Bool[Tensor, " batch"]) -> S:
+        """`new`, except that images which do not run keep all that `old` says of them (and so stay stopped).
+
+        Where the memory grew, such an image gets an entry of zeros, which no solver's next step notices. It is the
+        oldest one, so that the newest remains that of the image's last step.
+        """
+        ...
+
+
+def keep_tensors(old: S, new: S, running: Bool[Tensor, " batch"]) -> S:
+    """`Solver.keep` for states that hold nothing but tensors, the memory along their second axis."""
+    kept = {one.name: _keep(getattr(old, one.name), getattr(new, one.name), running) for one in fields(new)}
+    return replace(new, **kept)
+
+
+def _keep(old: Tensor, new: Tensor, running: Tensor) -> Tensor:
+    if old.shape != new.shape:
+        old = torch.cat([torch.zeros_like(new[:, :1]), old], dim=1)
+    return where_images(running, new, old)
+
+
+def where_images(images: Bool[Tensor, " batch"], new: Tensor, old: Tensor | float) -> Tensor:
+    """`new` for some images, `old` for the others."""
+    return torch.where(images.view(-1, *[1] * (new.dim() - 1)), new, old)
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Norms at one state.
+
+    Attributes:
+        difference: norm(f(z) - z) of every image.
+        value: norm(f(z)).
+    """
+
+    difference: PerImage
+    value: PerImage
+
+    @classmethod
+    def of(cls, state: SolverState) -> "Residuals":
+        """At the state that a solver is at."""
+        return cls(_norm(state.residual), _norm(state.residual + state.z))
+
+    @property
+    def relative(self) -> PerImage:
+        """norm(f(z) - z) / norm(f(z)) of every image (Fig. 2a)."""
+        return self.difference / (self.value + _TINY)
+
+    @property
+    def of_batch(self) -> Scalar:
+        """The same with both norms taken over all images at once. Every image has a say in it."""
+        ratio: Tensor = self.difference.norm() / (self.value.norm() + _TINY)
+        return ratio
+
+
+def _norm(vectors: State) -> PerImage:
+    norm: Tensor = torch.linalg.vector_norm(vectors, dim=1)
+    return norm
+
 
 def relative_residual(state: SolverState) -> PerImage:
     """norm(f(z) - z) / norm(f(z)) of every image (Fig. 2a)."""
-    return residual_ratio(state.residual, state.residual + state.z)
+    return Residuals.of(state).relative
 
 
 def batch_relative_residual(state: SolverState) -> Scalar:
-    """The same with both norms taken over all images at once. Every image has a say in it."""
-    ratio: Tensor = state.residual.norm() / ((state.residual + state.z).norm() + _TINY)
-    return ratio
+    """The same with both norms taken over all images at once."""
+    return Residuals.of(state).of_batch
 
 
 def residual_ratio(residual: State, value: State) -> PerImage:
     """Of a residual f(z) - z and a value f(z)."""
-    ratio: Tensor = residual.norm(dim=1) / (value.norm(dim=1) + _TINY)
-    return ratio
+    return Residuals(_norm(residual), _norm(value)).relative

@@ -2,16 +2,37 @@
 
 It solves g(z) = f(z) - z = 0 with a low-rank inverse Jacobian `B^-1 = -I + sum_k left_k right_k^T`, so the first step
 is z^[1] = f(z^[0]). After each step the rank-one pair that satisfies the secant equation `B^-1 dg = dz` is appended.
+
+A pair is built when something asks for it: the last step of a solve needs none. Building it reads the memory twice, for
+`B^-1 g(z^[n])` and for `B^-T dz`: with `B^-1 g(z^[n-1])`, known from the step before, the first of them gives both
+`B^-1 dg` and, the new pair added, the next step.
 """
 
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
+from deqpipe.lazy import Lazy
 from deqpipe.shapes import State
-from deqpipe.solver.base import FixedPointMap
+from deqpipe.solver.base import FixedPointMap, where_images
+from deqpipe.solver.pairs import Pairs, StackedPairs, StoredPairs, Vectors, low_rank
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The inverse Jacobian at a state.
+
+    Attributes:
+        pairs: its rank-one pairs.
+        correction: B^-1 g(z^[n]); the next step is z^[n] without it.
+        skipped: pairs left out per image because their denominator was zero or not finite.
+    """
+
+    pairs: Pairs
+    correction: State
+    skipped: Int[Tensor, " batch"]
 
 
 @dataclass(frozen=True)
@@ -21,38 +42,67 @@ class BroydenState:
     Attributes:
         z: z^[n].
         residual: g(z^[n]).
-        left: first factors of the rank-one pairs.
-        right: second factors.
         delta_z: z^[n] - z^[n-1], of the newest pair; zero before the first step.
         delta_residual: g(z^[n]) - g(z^[n-1]), likewise.
-        skipped: pairs left out per image because their denominator was zero or not finite.
+        build: the memory, built when it is first asked for.
     """
 
     z: State
     residual: State
-    left: Float[Tensor, "batch memory state"]
-    right: Float[Tensor, "batch memory state"]
     delta_z: State
     delta_residual: State
-    skipped: Int[Tensor, " batch"]
+    build: Lazy[Memory]
+
+    @property
+    def memory(self) -> Memory:
+        """B^-1."""
+        return self.build()
+
+    @property
+    def left(self) -> Vectors:
+        """First factors of the rank-one pairs."""
+        return self.memory.pairs.left
+
+    @property
+    def right(self) -> Vectors:
+        """Second factors."""
+        return self.memory.pairs.right
+
+    @property
+    def skipped(self) -> Int[Tensor, " batch"]:
+        """Pairs left out per image."""
+        return self.memory.skipped
 
 
 @dataclass(frozen=True)
 class Broyden:
-    """Broyden's method with unlimited memory (a solve has few steps)."""
+    """Broyden's method with unlimited memory (a solve has few steps).
+
+    Attributes:
+        room: pairs that memory is allocated for at once; more is made when they are more.
+        in_place: pairs are written into that memory. Otherwise their tensors are made anew with every pair, so that a
+            gradient can be taken through the steps; on a CPU the bits are the same.
+    """
+
+    room: int = 8
+    in_place: bool = True
 
     def init(self, fn: FixedPointMap, z0: State) -> BroydenState:
         """The solve at z^[0], with B^-1 = -I."""
-        empty = z0.new_empty(len(z0), 0, z0.shape[1])
-        zero = torch.zeros_like(z0)
         skipped = torch.zeros(len(z0), dtype=torch.int64, device=z0.device)
-        return BroydenState(
-            z=z0, residual=fn(z0) - z0, left=empty, right=empty, delta_z=zero, delta_residual=zero, skipped=skipped
-        )
+        return self._without_memory(z0, fn(z0) - z0, Lazy.known(skipped))
+
+    def _without_memory(self, z: State, residual: State, skipped: Lazy[Tensor]) -> BroydenState:
+        def build() -> Memory:
+            pairs = StoredPairs.none(z, self.room) if self.in_place else StackedPairs.none(z)
+            return Memory(pairs, -residual, skipped())
+
+        nothing = z.new_zeros(()).expand_as(z)
+        return BroydenState(z, residual, delta_z=nothing, delta_residual=nothing, build=Lazy(build))
 
     def propose(self, state: BroydenState) -> State:
         """z^[n] - B^-1 g(z^[n])."""
-        return state.z - inverse_jacobian(state, state.residual)
+        return state.z - state.memory.correction
 
     def step(self, fn: FixedPointMap, state: BroydenState) -> BroydenState:
         """The solve at z^[n+1], one pair richer."""
@@ -61,50 +111,105 @@ class Broyden:
     def advance(self, fn: FixedPointMap, state: BroydenState, z: State) -> BroydenState:
         """The solve moved to `z`, with the pair of this move."""
         residual = fn(z) - z
-        moved = replace(state, z=z, residual=residual, delta_z=z - state.z, delta_residual=residual - state.residual)
-        return _append_pair(moved)
+        delta_z, delta_residual = z - state.z, residual - state.residual
+
+        def build() -> Memory:
+            before = state.memory
+            product = low_rank(before.pairs.left, before.pairs.right, residual)
+            secant = Secant(delta_z, delta_residual, product - before.correction)
+            return _with_pair(before.pairs, before.skipped, secant, residual, product)
+
+        return BroydenState(z, residual, delta_z, delta_residual, Lazy(build))
 
     def forget(self, state: BroydenState) -> BroydenState:
         """The same z^[n] with B^-1 = -I."""
-        zero = torch.zeros_like(state.z)
-        return replace(state, left=state.left[:, :0], right=state.right[:, :0], delta_z=zero, delta_residual=zero)
+        return self._without_memory(state.z, state.residual, Lazy(lambda: state.memory.skipped))
 
     def reevaluate(self, fn: FixedPointMap, state: BroydenState) -> BroydenState:
         """The same z^[n] and memory with the residual of `fn` (Algorithm 1, line 13, starts from here)."""
-        return replace(state, residual=fn(state.z) - state.z)
+        residual = fn(state.z) - state.z
+
+        def build() -> Memory:
+            pairs = state.memory.pairs
+            return replace(state.memory, correction=low_rank(pairs.left, pairs.right, residual))
+
+        return replace(state, residual=residual, build=Lazy(build))
 
     def rebase(self, fn: FixedPointMap, state: BroydenState) -> BroydenState:
         """The same z^[n] under `fn`, with the newest pair replaced by one for the corrected residual difference."""
-        moved = self.reevaluate(fn, state)
-        if not state.left.shape[1]:
-            return moved
-        corrected = state.delta_residual + moved.residual - state.residual
-        shorter = replace(moved, left=state.left[:, :-1], right=state.right[:, :-1], delta_residual=corrected)
-        return _append_pair(shorter)
+        count = state.left.shape[1]
+        if not count:
+            return self.reevaluate(fn, state)
+        residual = fn(state.z) - state.z
+        corrected = state.delta_residual + residual - state.residual
+
+        def build() -> Memory:
+            older = state.memory.pairs.first(count - 1)
+            secant = Secant(state.delta_z, corrected, low_rank(older.left, older.right, corrected))
+            product = low_rank(older.left, older.right, residual)
+            return _with_pair(older, state.memory.skipped, secant, residual, product)
+
+        return replace(state, residual=residual, delta_residual=corrected, build=Lazy(build))
+
+    def keep(self, old: BroydenState, new: BroydenState, running: Bool[Tensor, " batch"]) -> BroydenState:
+        """`new` for the images that run, `old` for the others."""
+        memory = Memory(
+            pairs=self._kept_pairs(old, new, running),
+            correction=where_images(running, new.memory.correction, old.memory.correction),
+            skipped=where_images(running, new.skipped, old.skipped),
+        )
+        return BroydenState(
+            z=where_images(running, new.z, old.z),
+            residual=where_images(running, new.residual, old.residual),
+            delta_z=where_images(running, new.delta_z, old.delta_z),
+            delta_residual=where_images(running, new.delta_residual, old.delta_residual),
+            build=Lazy.known(memory),
+        )
+
+    def _kept_pairs(self, old: BroydenState, new: BroydenState, running: Tensor) -> Pairs:
+        """Of an image that has stopped the old pairs behind one of zeros, so that the newest remains the newest."""
+        pairs: Pairs = StoredPairs.none(new.z, self.room) if self.in_place else StackedPairs.none(new.z)
+        missing = new.left.shape[1] - old.left.shape[1]
+        for number in range(new.left.shape[1]):
+            earlier = number - missing
+            left, right = (
+                where_images(running, later[:, number], before[:, earlier] if earlier >= 0 else 0)
+                for later, before in ((new.left, old.left), (new.right, old.right))
+            )
+            pairs = pairs.append(left, right)
+        return pairs
+
+
+@dataclass(frozen=True)
+class Secant:
+    """What a new pair is to satisfy: `B^-1 delta_residual = delta_z`.
+
+    Attributes:
+        delta_z: dz.
+        delta_residual: dg.
+        product: B^-1 dg as the pairs so far have it.
+    """
+
+    delta_z: State
+    delta_residual: State
+    product: State
+
+
+def _with_pair(pairs: Pairs, skipped: Tensor, secant: Secant, residual: State, product: State) -> Memory:
+    """The memory with the pair of a secant equation; `product` is B^-1 `residual` without it."""
+    right = low_rank(pairs.right, pairs.left, secant.delta_z)
+    denominator = _dot(right, secant.delta_residual)
+    usable = denominator.isfinite() & (denominator != 0)
+    left = (secant.delta_z - secant.product) / torch.where(usable, denominator, torch.inf)  # left out: 0
+    correction = torch.addcmul(product, left, _dot(right, residual))
+    return Memory(pairs.append(left, right), correction, skipped + ~usable.squeeze(1))
+
+
+def _dot(one: State, other: State) -> Tensor:
+    """Inner products per image, (batch, 1)."""
+    return torch.bmm(one.unsqueeze(1), other.unsqueeze(2)).squeeze(2)
 
 
 def inverse_jacobian(state: BroydenState, vector: State) -> State:
     """B^-1 times a vector, per image."""
-    return _low_rank(state.left, state.right, vector)
-
-
-def _low_rank(left: Tensor, right: Tensor, vector: Tensor) -> Tensor:
-    """(-I + left^T right) vector."""
-    coefficients = torch.bmm(right, vector.unsqueeze(2))
-    return torch.bmm(coefficients.transpose(1, 2), left).squeeze(1) - vector
-
-
-def _append_pair(state: BroydenState) -> BroydenState:
-    right = _low_rank(state.right, state.left, state.delta_z)
-    numerator = state.delta_z - inverse_jacobian(state, state.delta_residual)
-    denominator = (right * state.delta_residual).sum(1, keepdim=True)
-    left = numerator / denominator
-    usable = left.isfinite().all(1) & right.isfinite().all(1)
-    left = torch.where(usable[:, None], left, torch.zeros_like(left))
-    right = torch.where(usable[:, None], right, torch.zeros_like(right))
-    return replace(
-        state,
-        left=torch.cat([state.left, left.unsqueeze(1)], dim=1),
-        right=torch.cat([state.right, right.unsqueeze(1)], dim=1),
-        skipped=state.skipped + ~usable,
-    )
+    return low_rank(state.left, state.right, vector)

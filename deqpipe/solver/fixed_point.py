@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 
+from jaxtyping import Bool
+from torch import Tensor
+
 from deqpipe.shapes import State
-from deqpipe.solver.base import FixedPointMap
+from deqpipe.solver.base import FixedPointMap, keep_tensors
 
 
 @dataclass(frozen=True)
@@ -45,3 +48,7 @@ class FixedPointIteration:
     def rebase(self, fn: FixedPointMap, state: FixedPointState) -> FixedPointState:
         """The same iterate under a changed function: without memory there is nothing to correct."""
         return self.reevaluate(fn, state)
+
+    def keep(self, old: FixedPointState, new: FixedPointState, running: Bool[Tensor, " batch"]) -> FixedPointState:
+        """`new` for the images that run, `old` for the others."""
+        return keep_tensors(old, new, running)

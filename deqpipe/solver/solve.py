@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -12,7 +12,14 @@ from torch import Tensor
 from deqpipe.config import Solver as SolverConfig
 from deqpipe.shapes import PerImage, Scalar, State
 from deqpipe.solver.anderson import Anderson
-from deqpipe.solver.base import FixedPointMap, Solver, batch_relative_residual, relative_residual
+from deqpipe.solver.base import (
+    FixedPointMap,
+    Residuals,
+    Solver,
+    batch_relative_residual,
+    relative_residual,
+    where_images,
+)
 from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.fixed_point import FixedPointIteration
 
@@ -63,6 +70,11 @@ class Termination:
         if not self.rtol >= 0:
             raise ValueError(f"the tolerance is {self.rtol}, but must not be negative")
 
+    @property
+    def may_stop_early(self) -> bool:
+        """Whether a solve may end before `max_steps`: residuals are looked at after every step only then."""
+        return self.rtol > 0 or self.scope == "batch"
+
 
 @dataclass(frozen=True)
 class Lowest:
@@ -80,7 +92,7 @@ class Lowest:
         """With a further state taken into account; `residual` is one per image, or one of the whole batch."""
         residual = residual.expand(len(z))
         lower = residual < self.residual
-        return Lowest(_where(lower, z, self.z), _where(lower, residual, self.residual))
+        return Lowest(where_images(lower, z, self.z), where_images(lower, residual, self.residual))
 
 
 @dataclass(frozen=True)
@@ -172,10 +184,11 @@ def solve(
     for moment in march:  # only what is recorded is kept: a solver's state is many times as large as z
         state, status = moment.state, moment.status
         states.append(state.z)
-        residuals.append(relative_residual(state))
-        batch_residuals.append(batch_relative_residual(state))
+        norms = Residuals.of(state)
+        residuals.append(norms.relative)
+        batch_residuals.append(norms.of_batch)
         moved.append(moment.moved)
-    finite = state.z.isfinite().all(1) & state.residual.isfinite().all(1)
+    finite = _finite(state.z) & _finite(state.residual)
     solution = Solution(
         states=torch.stack(states),
         residuals=torch.stack(residuals),
@@ -184,6 +197,12 @@ def solve(
         status=torch.where(finite, status, Status.NONFINITE),
     )
     return solution, state
+
+
+def _finite(vectors: State) -> Tensor:
+    """Whether all numbers of an image are finite: one pass, nothing of the size of a state is made."""
+    largest: Tensor = torch.linalg.vector_norm(vectors, ord=torch.inf, dim=1)
+    return largest.isfinite()
 
 
 @torch.no_grad()
@@ -197,7 +216,7 @@ def reach(
     going = _running(state, termination, resumed=False)
     for moment in _march(solver, fn, state, termination, steps=termination.max_steps - 1):
         state, going = moment.state, moment.going
-    return _where(going, solver.propose(state), state.z)
+    return _next(solver, state, going, termination)
 
 
 def _reach_lowest(solver: Solver[Any], fn: FixedPointMap, state: Any, termination: Termination, scope: Scope) -> State:
@@ -224,8 +243,12 @@ def following(
     grown_from: Scalar | None = None,
 ) -> State:
     """z^[n+1] of the images whose solve goes on, z^[n] of those that have stopped; no function is called."""
-    going = _running(state, termination, resumed=resumed, grown_from=grown_from)
-    return _where(going, solver.propose(state), state.z)
+    return _next(solver, state, _running(state, termination, resumed=resumed, grown_from=grown_from), termination)
+
+
+def _next(solver: Solver[Any], state: Any, going: Tensor, termination: Termination) -> State:
+    proposed = solver.propose(state)
+    return where_images(going, proposed, state.z) if termination.may_stop_early else proposed
 
 
 @dataclass(frozen=True)
@@ -252,15 +275,19 @@ def _march(
     resumed: bool = False,
     grown_from: Scalar | None = None,
 ) -> Iterator[_Moment]:
-    status = _verdict(state, termination, grown_from) if _judged(termination, resumed) else _nobody(state)
+    stops = termination.may_stop_early
+    judged_first = stops and _judged(termination, resumed)
+    status = _verdict(state, termination, grown_from) if judged_first else _nobody(state)
+    going = status == Status.MAX_STEPS
     for number in range(steps):
-        going = status == Status.MAX_STEPS
-        target = first if number == 0 else None
-        state = _moved(solver, fn, state, going, termination, target)
-        status = torch.where(going, _verdict(state, termination, grown_from), status)
-        if number == 0 and not resumed:
+        state = _moved(solver, fn, state, going, termination, first if number == 0 else None)
+        moved = going
+        if stops:
+            status = torch.where(going, _verdict(state, termination, grown_from), status)
+            going = status == Status.MAX_STEPS
+        if number == 0 and not resumed and termination.scope == "batch":
             grown_from = batch_relative_residual(state)
-        yield _Moment(state, going, status)
+        yield _Moment(state, moved, status)
 
 
 def _moved(
@@ -269,8 +296,8 @@ def _moved(
     if termination.scope == "batch" and not going.any():
         return state
     stepped = solver.step(fn, state) if target is None else solver.advance(fn, state, target)
-    some_may_have_stopped = termination.scope == "sample" and termination.rtol > 0
-    return keep_stopped(state, stepped, going) if some_may_have_stopped else stepped
+    some_may_have_stopped = termination.scope == "sample" and termination.may_stop_early
+    return solver.keep(state, stepped, going) if some_may_have_stopped else stepped
 
 
 def _judged(termination: Termination, resumed: bool) -> bool:
@@ -279,7 +306,8 @@ def _judged(termination: Termination, resumed: bool) -> bool:
 
 
 def _running(state: Any, termination: Termination, *, resumed: bool, grown_from: Scalar | None = None) -> Tensor:
-    status = _verdict(state, termination, grown_from) if _judged(termination, resumed) else _nobody(state)
+    judged = termination.may_stop_early and _judged(termination, resumed)
+    status = _verdict(state, termination, grown_from) if judged else _nobody(state)
     return status == Status.MAX_STEPS
 
 
@@ -295,39 +323,18 @@ def _verdict(state: Any, termination: Termination, grown_from: Scalar | None = N
     """
     going = _nobody(state)
     if termination.scope == "sample":
-        stops = relative_residual(state) <= termination.rtol
-        return torch.where(stops, Status.CONVERGED, going) if termination.rtol > 0 else going
+        return torch.where(relative_residual(state) <= termination.rtol, Status.CONVERGED, going)
     residual = batch_relative_residual(state)
     if grown_from is not None:
         going = torch.where(residual > GROWTH * grown_from, Status.DIVERGED, going)
     return torch.where(residual < termination.rtol, Status.CONVERGED, going)
 
 
-def keep_stopped(old: Any, new: Any, running: Tensor) -> Any:
-    """`new`, except that stopped images keep all that `old` says of them (and so stay stopped).
-
-    Where the memory grew, a stopped image gets an entry of zeros, which no solver's next step notices. It is the oldest
-    one, so that the newest remains that of the image's last step.
-    """
-    kept = {field.name: _keep(getattr(old, field.name), getattr(new, field.name), running) for field in fields(new)}
-    return replace(new, **kept)
-
-
-def _keep(old: Tensor, new: Tensor, running: Tensor) -> Tensor:
-    if old.shape != new.shape:
-        old = torch.cat([torch.zeros_like(new[:, :1]), old], dim=1)
-    return _where(running, new, old)
-
-
-def _where(images: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    return torch.where(images.view(-1, *[1] * (new.dim() - 1)), new, old)
-
-
 def build_solver(config: SolverConfig) -> Solver[Any]:
     """The solver that a config names."""
     if config.name == "anderson":
         return Anderson(memory=config.anderson_memory)
-    return Broyden() if config.name == "broyden" else FixedPointIteration()
+    return Broyden(room=config.steps) if config.name == "broyden" else FixedPointIteration()
 
 
 def build_termination(config: SolverConfig) -> Termination:
