@@ -5,8 +5,11 @@ captured holds no counter.
 """
 
 from dataclasses import astuple, dataclass
+from typing import TypeAlias
 
 from torch import Tensor
+
+Number: TypeAlias = int | float
 
 
 @dataclass(frozen=True)
@@ -19,9 +22,9 @@ class Evaluations:
         backward_weights: gradients taken to its weights on the way.
     """
 
-    forward: float = 0
-    backward_input: float = 0
-    backward_weights: float = 0
+    forward: Number = 0
+    backward_input: Number = 0
+    backward_weights: Number = 0
 
     def __add__(self, other: "Evaluations") -> "Evaluations":
         """Both."""
@@ -31,12 +34,12 @@ class Evaluations:
         """What there is beyond others."""
         return self + other * -1
 
-    def __mul__(self, times: float) -> "Evaluations":
+    def __mul__(self, times: Number) -> "Evaluations":
         """The same so many times."""
         return Evaluations(*(times * amount for amount in astuple(self)))
 
     @property
-    def total(self) -> float:
+    def total(self) -> Number:
         """In units of one evaluation, whichever way."""
         return self.forward + self.backward_input + self.backward_weights
 

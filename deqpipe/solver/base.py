@@ -87,7 +87,7 @@ def _keep(old: Tensor, new: Tensor, running: Tensor) -> Tensor:
     return where_images(running, new, old)
 
 
-def where_images(images: Bool[Tensor, " batch"], new: Tensor, old: Tensor | float) -> Tensor:
+def where_images(images: Bool[Tensor, " batch"], new: Tensor, old: Tensor | float | int) -> Tensor:
     """`new` for some images, `old` for the others."""
     return torch.where(images.view(-1, *[1] * (new.dim() - 1)), new, old)
 

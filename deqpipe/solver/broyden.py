@@ -8,7 +8,7 @@ A pair is built when something asks for it: the last step of a solve needs none.
 `B^-1 dg` and, the new pair added, the next step.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Int
@@ -84,7 +84,7 @@ class Broyden:
             gradient can be taken through the steps; on a CPU the bits are the same.
     """
 
-    room: int = 8
+    room: int = field(default=8, compare=False)
     in_place: bool = True
 
     def init(self, fn: FixedPointMap, z0: State) -> BroydenState:
@@ -130,8 +130,7 @@ class Broyden:
         residual = fn(state.z) - state.z
 
         def build() -> Memory:
-            pairs = state.memory.pairs
-            return replace(state.memory, correction=low_rank(pairs.left, pairs.right, residual))
+            return replace(state.memory, correction=_correction(state.memory.pairs, residual))
 
         return replace(state, residual=residual, build=Lazy(build))
 
@@ -199,10 +198,25 @@ def _with_pair(pairs: Pairs, skipped: Tensor, secant: Secant, residual: State, p
     """The memory with the pair of a secant equation; `product` is B^-1 `residual` without it."""
     right = low_rank(pairs.right, pairs.left, secant.delta_z)
     denominator = _dot(right, secant.delta_residual)
-    usable = denominator.isfinite() & (denominator != 0)
-    left = (secant.delta_z - secant.product) / torch.where(usable, denominator, torch.inf)  # left out: 0
-    correction = torch.addcmul(product, left, _dot(right, residual))
-    return Memory(pairs.append(left, right), correction, skipped + ~usable.squeeze(1))
+    unusable = ~denominator.isfinite() | (denominator == 0)  # so is every pair with a number that is not finite
+    left = ((secant.delta_z - secant.product) / denominator).masked_fill(unusable, 0)
+    right = right.masked_fill(unusable, 0)
+    return Memory(pairs.append(left, right), _added(product, left, right, residual), skipped + unusable.squeeze(1))
+
+
+def _correction(pairs: Pairs, residual: State) -> State:
+    """B^-1 `residual`, the newest pair added last, as when it was appended: the same bits for the same residual."""
+    count = pairs.left.shape[1]
+    if not count:
+        return -residual
+    older = pairs.first(count - 1)
+    product = low_rank(older.left, older.right, residual)
+    return _added(product, pairs.left[:, -1], pairs.right[:, -1], residual)
+
+
+def _added(product: State, left: State, right: State, vector: State) -> State:
+    """The product with one pair more."""
+    return torch.addcmul(product, left, _dot(right, vector))
 
 
 def _dot(one: State, other: State) -> Tensor:

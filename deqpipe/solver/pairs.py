@@ -1,7 +1,7 @@
 """The memory of Broyden's method: rank-one pairs, kept in one of two ways that compute the same bits on a CPU."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from deqpipe.shapes import State
 Vectors = Float[Tensor, "batch memory state"]
 
 
+@runtime_checkable
 class Pairs(Protocol):
     """Pairs `left_k right_k^T` of every image, oldest first. No method changes what was there before."""
 

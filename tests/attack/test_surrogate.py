@@ -26,7 +26,7 @@ GRID = list(itertools.product((1, 2, 4), (1, 3), (0.5, 1.0), (False, True)))
 
 def by_hand(x: torch.Tensor, *, state: int, steps: int, damping: float, lead_step: bool) -> torch.Tensor:
     """Logits of one image."""
-    weights, shapes = MODEL.state_dict(), MODEL.scale_shapes
+    weights, shapes = MODEL.state_dict(), MODEL.function.shapes
 
     def f(z: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         return slow_mdeq.f(weights, z, image, shapes=shapes, groups=4)

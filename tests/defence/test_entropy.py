@@ -84,7 +84,7 @@ def remembered(f: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tenso
 
 
 def defence(model: DEQClassifier, reduction: Reduction) -> textbook.Defence:
-    weights, shapes = model.state_dict(), model.scale_shapes
+    weights, shapes = model.state_dict(), model.function.shapes
     return textbook.Defence(
         f=remembered(lambda z, x: slow_mdeq.f(weights, z, x, shapes=shapes, groups=4)),
         head=lambda z: slow_mdeq.head(weights, z, shapes=shapes),

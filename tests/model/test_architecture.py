@@ -37,7 +37,7 @@ def save(path: Path, model: nn.Module, described: dict[str, Any], **changes: obj
 def test_description_of_a_deq_builds_it_for_the_data() -> None:
     model = build(DEQ, seed=1)
     assert isinstance(model, DEQClassifier)
-    assert model.scale_shapes == ((4, 8, 8), (8, 4, 4))
+    assert model.function.shapes == ((4, 8, 8), (8, 4, 4))
     weight, again, other = (build(DEQ, seed=seed).state_dict()["head.fc.weight"] for seed in (1, 1, 2))
     assert weight.shape == (CLASSES, 7)
     assert torch.equal(weight, again)

@@ -19,7 +19,7 @@ def slow_states(model: DEQClassifier, z: Tensor, x: Tensor, masks: tuple[Tensor,
     rows = []
     for n, (state, image) in enumerate(zip(z, x, strict=True)):
         own = [mask[n] for mask in masks] or None
-        value = slow_mdeq.f(model.state_dict(), state, image, shapes=model.scale_shapes, groups=GROUPS, masks=own)
+        value = slow_mdeq.f(model.state_dict(), state, image, shapes=model.function.shapes, groups=GROUPS, masks=own)
         rows.append(value)
     return torch.stack(rows)
 
@@ -46,7 +46,7 @@ def test_f_is_what_the_description_says_on_images_that_are_not_square() -> None:
 def test_head_is_what_the_description_says(scales: int) -> None:
     model = tiny_model(scales)
     z = states(model, 2)
-    slow = torch.stack([slow_mdeq.head(model.state_dict(), state, shapes=model.scale_shapes) for state in z])
+    slow = torch.stack([slow_mdeq.head(model.state_dict(), state, shapes=model.function.shapes) for state in z])
     torch.testing.assert_close(model.logits(z), slow, rtol=1e-10, atol=1e-12)
 
 
@@ -111,7 +111,7 @@ def test_every_scale_feels_the_input_and_only_through_f() -> None:
     first, second = images(1), images(1, seed=9)
     z = states(model, 1)
     difference = (model.bind(first)(z) - model.bind(second)(z))[0]
-    assert all(part.abs().max() > 1e-6 for part in slow_mdeq.split(difference, model.scale_shapes))
+    assert all(part.abs().max() > 1e-6 for part in slow_mdeq.split(difference, model.function.shapes))
 
 
 @torch.no_grad()

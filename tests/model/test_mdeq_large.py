@@ -68,7 +68,7 @@ def test_large_has_the_releases_tensors_by_name_and_shape() -> None:
 def test_large_has_a_state_of_61440_numbers_finest_scale_first() -> None:
     model = on_meta(LARGE)
     assert model.state_size == 61_440
-    assert model.scale_shapes == ((32, 32, 32), (64, 16, 16), (128, 8, 8), (256, 4, 4))
+    assert model.function.shapes == ((32, 32, 32), (64, 16, 16), (128, 8, 8), (256, 4, 4))
 
 
 def test_extra_large_has_48792098_parameters() -> None:

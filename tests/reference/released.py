@@ -30,7 +30,7 @@ def told(**changes: Any) -> Told:
 def state_of(model: DEQClassifier, **settings: object) -> OrderedDict[str, Tensor]:
     """A tiny model's tensors as the release would save them."""
     ours = model.state_dict()
-    scales = len(model.scale_shapes)
+    scales = len(model.function.shapes)
     return OrderedDict((theirs, ours[name]) for theirs, name in names_of(architecture(scales, **settings)).items())
 
 
@@ -43,7 +43,7 @@ def copies_of(model: DEQClassifier, state: OrderedDict[str, Tensor], start: str)
     """What older code saves of its copy of f: plain weights where f has g and v."""
     plain = {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, NormedConv2d)}
     table = {
-        theirs: ours for theirs, ours in names_of(architecture(len(model.scale_shapes), weight_norm=False)).items()
+        theirs: ours for theirs, ours in names_of(architecture(len(model.function.shapes), weight_norm=False)).items()
     }
     found = {}
     for theirs, ours in table.items():

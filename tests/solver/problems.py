@@ -1,9 +1,12 @@
 """Fixed-point problems with known answers, one per image."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from deqpipe.solver.broyden import BroydenState
 
 SIZE = 6
 
@@ -61,3 +64,12 @@ def leaving(images: int, *, rate: float = 1.1, near: float = 1e-6) -> tuple[Call
     """
     ones = torch.ones(images, SIZE, dtype=torch.float64)
     return lambda z: 1 + rate * (z - 1), ones + near
+
+
+def tensors(state: Any) -> dict[str, Tensor]:
+    """Everything that a solver's state holds, its memory included."""
+    found = {name: value for name, value in vars(state).items() if isinstance(value, Tensor)}
+    if isinstance(state, BroydenState):
+        found |= {"left": state.left, "right": state.right, "correction": state.memory.correction}
+        found |= {"skipped": state.skipped}
+    return found

@@ -31,7 +31,7 @@ from deqpipe.solver.solve import (
     solve,
 )
 from tests.reference import textbook
-from tests.solver.problems import SIZE, Counting, Curved, affine, start
+from tests.solver.problems import SIZE, Counting, Curved, affine, start, tensors
 
 SOLVERS = [Broyden(), Anderson(4), FixedPointIteration()]
 every_solver = pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
@@ -110,14 +110,14 @@ def test_solve_that_has_forgotten_is_one_that_begins_there(solver: Solver[Any], 
 def test_methods_do_not_change_the_state_they_are_given(solver: Solver[Any]) -> None:
     fn, other = Curved(2).of([0, 1]), Curved(2, seed=5).of([0, 1])
     _, state = solve(solver, fn, solver.init(fn, start(2)), termination=Termination(4))
-    copies = {name: value.clone() for name, value in vars(state).items()}
+    copies = {name: value.clone() for name, value in tensors(state).items()}
     solver.propose(state)
     solver.step(fn, state)
     solver.advance(fn, state, start(2))
     solver.forget(state)
     solver.reevaluate(other, state)
     solver.rebase(other, state)
-    assert all(torch.equal(copies[name], value) for name, value in vars(state).items())
+    assert all(torch.equal(copies[name], value) for name, value in tensors(state).items())
 
 
 @every_solver
@@ -256,7 +256,7 @@ def test_two_segments_are_one_solve(solver: Solver[Any], first: int, rtol: float
         assert torch.equal(torch.cat([getattr(head, name), getattr(tail, name)]), getattr(whole, name))
     assert torch.equal(head.steps + tail.steps, whole.steps)
     assert torch.equal(tail.status, whole.status)
-    assert all(torch.equal(value, getattr(state, name)) for name, value in vars(after).items())
+    assert all(torch.equal(value, tensors(state)[name]) for name, value in tensors(after).items())
     assert (whole.steps < 8).any() == (rtol > 0)
 
 
