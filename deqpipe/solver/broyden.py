@@ -17,7 +17,7 @@ from torch import Tensor
 from deqpipe.lazy import Lazy
 from deqpipe.shapes import State
 from deqpipe.solver.base import FixedPointMap, where_images
-from deqpipe.solver.pairs import Pairs, StackedPairs, StoredPairs, Vectors, low_rank
+from deqpipe.solver.pairs import Pairs, StackedPairs, StoredPairs, Vectors, dots, low_rank
 
 
 @dataclass(frozen=True)
@@ -199,9 +199,9 @@ def _with_pair(pairs: Pairs, skipped: Tensor, secant: Secant, residual: State, p
     right = low_rank(pairs.right, pairs.left, secant.delta_z)
     denominator = _dot(right, secant.delta_residual)
     unusable = ~denominator.isfinite() | (denominator == 0)  # so is every pair with a number that is not finite
-    left = ((secant.delta_z - secant.product) / denominator).masked_fill(unusable, 0)
-    right = right.masked_fill(unusable, 0)
-    return Memory(pairs.append(left, right), _added(product, left, right, residual), skipped + unusable.squeeze(1))
+    left = ((secant.delta_z - secant.product) / denominator).masked_fill_(unusable, 0)
+    right = right.masked_fill_(unusable, 0)
+    return Memory(pairs.append(left, right), _add(product, left, right, residual), skipped + unusable.squeeze(1))
 
 
 def _correction(pairs: Pairs, residual: State) -> State:
@@ -211,17 +211,17 @@ def _correction(pairs: Pairs, residual: State) -> State:
         return -residual
     older = pairs.first(count - 1)
     product = low_rank(older.left, older.right, residual)
-    return _added(product, pairs.left[:, -1], pairs.right[:, -1], residual)
+    return _add(product, pairs.left[:, -1], pairs.right[:, -1], residual)
 
 
-def _added(product: State, left: State, right: State, vector: State) -> State:
-    """The product with one pair more."""
-    return torch.addcmul(product, left, _dot(right, vector))
+def _add(product: State, left: State, right: State, vector: State) -> State:
+    """The product with one pair more, in the memory of `product`."""
+    return product.addcmul_(left, _dot(right, vector))
 
 
 def _dot(one: State, other: State) -> Tensor:
     """Inner products per image, (batch, 1)."""
-    return torch.bmm(one.unsqueeze(1), other.unsqueeze(2)).squeeze(2)
+    return dots(one, other.unsqueeze(1))
 
 
 def inverse_jacobian(state: BroydenState, vector: State) -> State:

@@ -118,5 +118,10 @@ def low_rank(left: Tensor, right: Tensor, vector: State) -> State:
     """(-I + left^T right) vector, per image; every vector of the memory is read once."""
     if not left.shape[1]:
         return -vector
-    coefficients = torch.bmm(right, vector.unsqueeze(2))
-    return torch.baddbmm(vector.unsqueeze(1), coefficients.transpose(1, 2), left, beta=-1).squeeze(1)
+    return torch.bmm(dots(vector, right).unsqueeze(1), left).squeeze(1).sub_(vector)
+
+
+def dots(vector: State, others: Vectors) -> Float[Tensor, "batch memory"]:
+    """Inner products with each of the other vectors, per image."""
+    # A row times a transposed matrix: on a CPU up to ten times as fast as the matrix times a column.
+    return torch.bmm(vector.unsqueeze(1), others.transpose(1, 2)).squeeze(1)
