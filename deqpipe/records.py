@@ -62,7 +62,8 @@ class Records:
     def under(self, point: GridPoint) -> NDArray[np.bool_]:
         """Which rows are of one attack of the grid; records keep its damping in single precision."""
         same: NDArray[np.bool_] = (self["state"] == point.state) & (self["steps"] == point.steps)
-        return same & (self["damping"] == np.float32(point.damping))
+        same &= self["damping"] == np.float32(point.damping)
+        return same
 
     def where(self, mask: np.ndarray) -> "Records":
         """The rows that a boolean mask selects."""

@@ -229,6 +229,10 @@ class PostFuse(nn.Module):
         super().__init__()
         self.conv = NormedConv2d(channels, channels, 1, weight_norm=weight_norm)
 
+    def weight(self, precision: Precision) -> Tensor:
+        """Of the 1x1 convolution, as convolutions take it."""
+        return precision.weight(self.conv.effective_weight())
+
 
 class Cell(nn.Module):
     """The parameters of f on some scales, finest first."""
@@ -251,9 +255,9 @@ class Cell(nn.Module):
     def weights(self, precision: Precision) -> CellWeights:
         """Effective weights, as convolutions take them."""
         return CellWeights(
-            blocks=tuple(block.weights(precision) for block in self.branches),
+            blocks=tuple(block.weights(precision) for block in self.branches if isinstance(block, ResidualBlock)),
             exchanges=tuple(_exchange_weights(exchange, precision) for exchange in self.fuse.values()),
-            post=tuple(precision.weight(post.conv.effective_weight()) for post in self.post),
+            post=tuple(post.weight(precision) for post in self.post if isinstance(post, PostFuse)),
         )
 
     def freeze(self, batch: int, generator: torch.Generator | None, precision: Precision = FP32) -> Frozen:
