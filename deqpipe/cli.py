@@ -76,6 +76,23 @@ def _add_job(parser: argparse.ArgumentParser, stages: Sequence[str]) -> None:
     parser.add_argument("--spec", type=_spec(stages), required=True, help="what the job depends on; see `deqpipe spec`")
     parser.add_argument("--threads", type=_positive_int, default=1, help="threads of the CPU")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    _add_ways(parser)
+
+
+def _add_ways(parser: argparse.ArgumentParser) -> None:
+    text = "compile f; auto: on CUDA, where it gives the same and is faster"
+    parser.add_argument("--compile", choices=("auto", "true", "false"), default="auto", help=text)
+    text = "replay attack steps as CUDA graphs; auto: likewise"
+    parser.add_argument("--graphs", choices=("auto", "true", "false"), default="auto", help=text)
+    text = "folder that keeps what auto found out about this device; without it, every job finds out anew"
+    parser.add_argument("--verdicts", type=Path, metavar="FOLDER", help=text)
+
+
+def _ways(options: argparse.Namespace) -> Any:
+    from deqpipe.compute.ways import Asked
+
+    switch = {"auto": None, "true": True, "false": False}
+    return Asked(compiled=switch[options.compile], graphs=switch[options.graphs], verdicts=options.verdicts)
 
 
 def _add_budget(parser: argparse.ArgumentParser) -> None:
@@ -163,7 +180,8 @@ def _add_evaluation(commands: Any) -> None:
         _add_job(parser, (stage,))
         _add_paths(parser, "data", "checkpoint", "output")
         if name != "time-inference":
-            parser.add_argument("--batch-size", type=_positive_int, required=True, help="images at once")
+            text = "images at once, or auto: as many as fit into memory"
+            parser.add_argument("--batch-size", type=_batch_size, required=True, metavar="N", help=text)
         if name in _PARTS or name == "attack-point":
             parser.add_argument("--images", type=_range, required=True, metavar="FIRST-LAST")
         if name in _PARTS:
@@ -185,7 +203,7 @@ def _add_evaluation(commands: Any) -> None:
     example = _add(commands, "attack-example", _example, "Craft the images of Figure 2 (c) again, and keep them.")
     _add_job(example, ("attack_example",))
     _add_paths(example, "data", "checkpoint", "select", "clean", "grid", "output")
-    example.add_argument("--batch-size", type=_positive_int, required=True, help="as the grid was computed with")
+    example.add_argument("--batch-size", type=_batch_size, required=True, help="as the grid was computed with")
     timing = _add(commands, "time-training", _time_training, "Time training steps of the four methods (Table 9).")
     _add_job(timing, ("time_training",))
     _add_paths(timing, "data", "trunk", "output")
@@ -236,7 +254,7 @@ def _add_predict(commands: Any) -> None:
     text = (
         "images at once; by default evaluation.batch_size. With the solver of the release images of a batch are coupled"
     )
-    parser.add_argument("--batch-size", type=_positive_int, help=text)
+    parser.add_argument("--batch-size", type=_batch_size, help=text)
     parser.add_argument("--threads", type=_positive_int, default=1, help="threads of the CPU")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
@@ -255,6 +273,11 @@ def _positive_int(text: str) -> int:
     if not re.fullmatch(r"[1-9]\d*", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
+
+
+def _batch_size(text: str) -> int | None:
+    """None: as many images as fit."""
+    return None if text == "auto" else _positive_int(text)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -371,6 +394,7 @@ def _train(options: argparse.Namespace) -> int:
         state=options.state,
         device=device.choose(options.device),
         threads=options.threads,
+        ways=_ways(options),
         budget_minutes=options.time_budget_minutes,
         save_interval=options.save_interval,
     )
@@ -445,7 +469,10 @@ def _job(options: argparse.Namespace) -> Any:
         output=options.output,
         device=device.choose(options.device),
         threads=options.threads,
-        batch_size=getattr(options, "batch_size", None) or options.spec["config"]["timing"]["batch_size"],
+        ways=_ways(options),
+        batch_size=options.batch_size
+        if hasattr(options, "batch_size")
+        else options.spec["config"]["timing"]["batch_size"],
         other=getattr(options, "other", None),
         strongest=getattr(options, "strongest", None),
     )
@@ -468,6 +495,7 @@ def _time_training(options: argparse.Namespace) -> int:
         output=options.output,
         device=device.choose(options.device),
         threads=options.threads,
+        ways=_ways(options),
     )
     return timing.time_training(job)
 
@@ -514,13 +542,17 @@ def _predict(options: argparse.Namespace) -> int:
         defence="plain" if options.defence == "none" else "entropy",
         surrogates=dict(options.surrogate),
         keep_states=options.states,
-        batch_size=options.batch_size or settings["evaluation.batch_size"],
+        batch_size=_images_at_once(options, settings["evaluation.batch_size"]),
         dtype=getattr(torch, options.dtype),
         device=device.choose(options.device),
         threads=options.threads,
     )
     predict(request, checkpoint=options.checkpoint, images=options.images, output=options.output)
     return 0
+
+
+def _images_at_once(options: argparse.Namespace, configured: int | str) -> int:
+    return options.batch_size or (config.DEFAULT_BATCH if configured == "auto" else int(configured))
 
 
 def _prediction_settings(options: argparse.Namespace) -> dict[str, Any]:

@@ -22,6 +22,9 @@ AttackName = Literal["apgd_ce", "apgd_t", "fab_t", "square"]
 DeqName = Literal["deq_pgd_at_base", "deq_pgd_at_random_states", "deq_trades_base", "deq_trades_random_states"]
 
 Count = Annotated[int, Field(ge=1)]
+Switch = Literal["auto", True, False]
+DEFAULT_BATCH = 192
+"""Images at once where nothing speaks for another number."""
 Whole = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -40,7 +43,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
         "training.unroll.lead_step": False,
         "attack.unroll.lead_step": False,
         "evaluation.final_unroll_steps": 5,
-        "evaluation.batch_size": 192,
+        "evaluation.batch_size": DEFAULT_BATCH,
         "training.epochs": 210,
         "training.learning_rate_min": 0.0,
         "random_state.pick": "iterate",
@@ -477,10 +480,16 @@ class Evaluation(Section):
 
     images: Count
     """Test images, the first ones of the test split."""
-    batch_size: Count
-    """Images at once; no influence on results, up to rounding, unless solver.scope or solver.returned couples them."""
+    batch_size: Count | Literal["auto"]
+    """Images at once; no influence on results, up to rounding, unless solver.scope or solver.returned couples them.
+    auto: as many as the device's memory holds, fewer when that runs out; on a CPU 192."""
     final_unroll_steps: Count
     """Damped steps (lambda 0.5) from z* to the final state."""
+
+    @property
+    def expected_batch_size(self) -> int:
+        """Images at once, as far as the configuration tells."""
+        return DEFAULT_BATCH if self.batch_size == "auto" else self.batch_size
 
 
 class Statistics(Section):
@@ -500,8 +509,14 @@ class Config(Section):
     """One complete repetition each; tables use the first."""
     device: Literal["auto", "cpu", "cuda"]
     """auto takes CUDA where there is one. Recorded with every result, never a reason to run again."""
-    precision: Literal["fp32", "tf32"]
-    """Matrix products and convolutions on CUDA; the CPU always computes in fp32."""
+    precision: Literal["fp32", "tf32", "bf16"]
+    """Of convolutions: fp32; tf32 and bf16 (those of f alone) round their inputs. tf32 is CUDA's, a CPU computes in
+    fp32 instead; bf16 is done by hand there, for tests."""
+    compile: Switch
+    """Whether f is compiled. auto: on CUDA, where a comparison with the plain way on the device itself allows it and it
+    is faster. Like the next key of no influence on results, up to rounding, and never a reason to run again."""
+    graphs: Switch
+    """Whether attack steps are captured in CUDA graphs and replayed; auto: on CUDA, after the same comparison."""
     pathvars: PathVars
     imported: dict[DeqName, str]
     """DEQs that are taken from a file instead of being trained: name of the model, and the file that `deqpipe
@@ -774,6 +789,13 @@ def _check_schedule(config: Config) -> None:
 def _check_protocol(config: Config) -> None:
     """Refuse values whose meaning another value takes away."""
     size, job = config.evaluation.batch_size, config.attack.images_per_job
+    if not config.couples_images:
+        size = 1
+    if size == "auto":
+        raise UserError(
+            "config: evaluation.batch_size is auto, but must be a number with this solver.scope and solver.returned: "
+            "images of a batch influence each other"
+        )
     if config.couples_images and job % size and config.evaluation.images > job:
         coupling = {"solver.scope": config.solver.scope, "solver.returned": config.solver.returned}
         why = " and ".join(f"{key}: {value}" for key, value in coupling.items() if value in ("batch", "lowest_batch"))

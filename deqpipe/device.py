@@ -20,11 +20,12 @@ def choose(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
-def set_up(*, precision: Literal["fp32", "tf32"], threads: int) -> None:
+def set_up(*, precision: Literal["fp32", "tf32", "bf16"], threads: int) -> None:
     """Process-wide numerics: threads of the CPU, and whether CUDA may round to TF32."""
     torch.set_num_threads(threads)
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    mode = "tf32" if precision == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = mode
+    torch.backends.cudnn.conv.fp32_precision = mode  # type: ignore[attr-defined]
 
 
 def describe(device: torch.device) -> str:

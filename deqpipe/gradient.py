@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from deqpipe.model.classifier import eager
 from deqpipe.shapes import State
 from deqpipe.solver.base import FixedPointMap, Solver
 from deqpipe.solver.solve import Termination, reach
@@ -51,7 +52,10 @@ class Unrolled:
 
     def __call__(self, fn: FixedPointMap, z: State) -> State:
         """z_a^[i + K_a]."""
-        z = z.detach()
+        return self.onwards(fn, z.detach())
+
+    def onwards(self, fn: FixedPointMap, z: State) -> State:
+        """The same steps from a state whose gradient is kept."""
         if self.lead_step:
             z = fn(z)
         for _ in range(self.steps):
@@ -79,6 +83,7 @@ class Implicit:
 
     def __call__(self, fn: FixedPointMap, z: State) -> State:
         """f(z), whose gradient is that of the equilibrium."""
+        fn = eager(fn)  # its backward pass is run many times
         value = fn(z.detach())
         if not value.requires_grad:
             return value

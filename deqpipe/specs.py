@@ -371,7 +371,7 @@ def build_product(product: Product, config: Config) -> dict[str, Any]:
 
 def conditions(config: Config) -> dict[str, Any]:
     """The configuration but for what neither influences results nor says in which files they are kept."""
-    exclude: dict[str, Any] = {"device": True, "pathvars": True}
+    exclude: dict[str, Any] = {"device": True, "pathvars": True, "compile": True, "graphs": True}
     if not config.couples_images:
         exclude["evaluation"] = {"batch_size"}
     if config.data.source != "folder":

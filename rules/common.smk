@@ -68,13 +68,16 @@ def state_folder(stage):
 
 
 def execution(wildcards, threads):
-    """Where a job computes."""
-    return ["--threads", threads, "--device", CONFIG.device]
+    """Where a job computes, and which faster ways to the same numbers it may take."""
+    switches = {True: "true", False: "false"}
+    ways = [word for key in ("compile", "graphs") for word in (f"--{key}", switches.get(getattr(CONFIG, key), "auto"))]
+    verdicts = Path(CONFIG.pathvars.state, "verdicts")
+    return ["--threads", threads, "--device", CONFIG.device, *ways, "--verdicts", verdicts]
 
 
 def timed_execution(wildcards, threads):
     """As `execution`, with the threads that other jobs have: the job holds the cores so that nothing runs beside it."""
-    return ["--threads", THREADS, "--device", CONFIG.device]
+    return execution(wildcards, THREADS)
 
 
 def time_budget(wildcards, resources):

@@ -1,19 +1,40 @@
 """Projected gradient descent (Madry et al., 2018) in the l-infinity ball."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deqpipe.compute.replay import DIRECT, Runner, Step
 from deqpipe.seeding import Stream
-from deqpipe.shapes import Images, Labels, Logits, PerImage
+from deqpipe.shapes import Images, Labels, Logits, PerImage, Scalar
 from deqpipe.threat_model import LinfBall
 
 Objective: TypeAlias = Callable[[Tensor], Tensor]
 """Images -> a number to maximise, summed over the images so that each one's gradient is its own."""
+
+
+@dataclass(frozen=True)
+class Repeatable:
+    """An objective that says what it depends on, so that its steps can be captured once and replayed.
+
+    Attributes:
+        value: (images, *given) -> the number to maximise; looks at nothing else that changes.
+        given: such as labels.
+        key: equal for objectives whose `value` does the same work.
+    """
+
+    value: Callable[..., Tensor]
+    given: tuple[Tensor, ...]
+    key: Hashable
+
+    def __call__(self, x: Images) -> Scalar:
+        """The number to maximise."""
+        return self.value(x, *self.given)
 
 
 @dataclass(frozen=True)
@@ -28,6 +49,11 @@ class Attacked:
     images: Images
     lost_gradient: PerImage
 
+    def parts(self, count: int) -> list["Attacked"]:
+        """What several attacks on the same images made, which were stacked along the batch."""
+        pairs = zip(self.images.chunk(count), self.lost_gradient.chunk(count), strict=True)
+        return [Attacked(images, lost) for images, lost in pairs]
+
 
 @dataclass(frozen=True)
 class PGD:
@@ -37,11 +63,13 @@ class PGD:
         ball: the threat model.
         steps: gradient steps.
         step_size: alpha, in units of the pixel range.
+        run: what runs the steps of objectives that can be repeated.
     """
 
     ball: LinfBall
     steps: int
     step_size: float
+    run: Runner = field(default=DIRECT, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse an attack that takes no step.
@@ -59,11 +87,28 @@ class PGD:
         """
         adversarial = start.detach()
         lost = torch.zeros(len(x), device=x.device)
+        step, key, given = self._step(objective)
         for _ in range(self.steps):
-            direction = _input_gradient(objective, adversarial).sign()  # 0 where the gradient is no number
-            lost += (direction.flatten(1) == 0).all(1)
-            adversarial = self.ball.project(adversarial + self.step_size * direction, x)
+            adversarial, lost = (
+                self.run(step, key, (adversarial, lost, x, *given)) if key else step(adversarial, lost, x)
+            )
         return Attacked(adversarial, lost / self.steps)
+
+    def _step(self, objective: Objective) -> tuple[Step, Hashable | None, tuple[Tensor, ...]]:
+        """A step as a function of tensors, what it is known by, and the tensors that it is given beside images."""
+        repeatable = objective if isinstance(objective, Repeatable) else None
+
+        def step(adversarial: Tensor, lost: Tensor, x: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
+            value = partial(_given, repeatable.value, given) if repeatable else objective
+            direction = _input_gradient(value, adversarial).sign()  # 0 where the gradient is no number
+            moved = self.ball.project(adversarial + self.step_size * direction, x)
+            return moved, lost + (direction.flatten(1) == 0).all(1)
+
+        return (step, (self, repeatable.key), repeatable.given) if repeatable else (step, None, ())
+
+
+def _given(value: Callable[..., Tensor], given: tuple[Tensor, ...], x: Tensor) -> Tensor:
+    return value(x, *given)
 
 
 def _input_gradient(objective: Objective, x: Images) -> Tensor:
@@ -93,14 +138,19 @@ def unfooled_objective(logits_of: Callable[[Tensor], Logits], y: Labels) -> Obje
 
     So PGD leaves an image alone while it is misclassified.
     """
+    return Repeatable(partial(_unfooled, logits_of), (y,), ("unfooled", logits_of))
 
-    def objective(x: Tensor) -> Tensor:
-        logits = logits_of(x)
-        return F.cross_entropy(logits, y, reduction="none")[logits.argmax(1) == y].sum()
 
-    return objective
+def _unfooled(logits_of: Callable[[Tensor], Logits], x: Images, y: Labels) -> Scalar:
+    logits = logits_of(x)
+    losses = F.cross_entropy(logits, y, reduction="none")
+    return torch.where(logits.argmax(1) == y, losses, 0).sum()
 
 
 def cross_entropy_objective(logits_of: Callable[[Tensor], Logits], y: Labels) -> Objective:
     """The summed cross-entropy of some logits with respect to the labels."""
-    return lambda x: F.cross_entropy(logits_of(x), y, reduction="sum")
+    return Repeatable(partial(_cross_entropy, logits_of), (y,), ("cross-entropy", logits_of))
+
+
+def _cross_entropy(logits_of: Callable[[Tensor], Logits], x: Images, y: Labels) -> Scalar:
+    return F.cross_entropy(logits_of(x), y, reduction="sum")

@@ -38,6 +38,10 @@ class Evaluations:
         """The same so many times."""
         return Evaluations(*(times * amount for amount in astuple(self)))
 
+    def shared(self, parts: int) -> "Evaluations":
+        """One of so many equal parts, in whole numbers."""
+        return Evaluations(*(amount // parts for amount in astuple(self)))
+
     @property
     def total(self) -> Number:
         """In units of one evaluation, whichever way."""

@@ -150,7 +150,7 @@ def _crafted_again(subject: Subject, choice: Choice) -> tuple[Tensor, Tensor]:
     """The image as it is and attacked, (channels, height, width): crafted among the images that it met in the grid."""
     held = choice.shard["image"]
     chunk = Chunk(subject.dataset.test, range(int(held[0]), int(held[-1]) + 1))
-    images = next(batch for batch in chunk.batches(subject.job.batch_size) if choice.image in batch)
+    images = next(batch for batch in chunk.batches(subject.batch_size) if choice.image in batch)
     pgd, where = subject.settings.section("attack.pgd", Pgd), images.index(choice.image)
     made = craft(subject, Attack(subject.final_point()), chunk, images, pgd=pgd, purpose=STARTS).images
     x, y = chunk.load(images, subject.job.device)

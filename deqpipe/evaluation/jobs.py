@@ -184,7 +184,7 @@ def _validation_hits(subject: Subject, chunk: Chunk) -> Iterator[tuple[Any, list
     clamp: bool = subject.settings["attack.pgd.clamp_start"]
     pgd = Pgd(steps=recipe.steps, step_size_255=recipe.step_size_255, clamp_start=clamp)
     hits: dict[str, list[np.ndarray]] = {judge.defence: [] for judge in subject.judges}
-    for images in chunk.batches(subject.job.batch_size):
+    for images in chunk.batches(subject.batch_size):
         _, y = chunk.load(images, subject.job.device)
         attack = Attack(subject.final_point())
         adversarial = craft(subject, attack, chunk, images, pgd=pgd, purpose=SELECTION_STARTS).images
@@ -219,7 +219,7 @@ def _check_batches(subject: Subject, images: range, *, there: int) -> None:
     """Refuse to cut batches where their images influence each other."""
     if "evaluation.batch_size" not in subject.settings:
         return
-    size, last = subject.job.batch_size, min(there, subject.settings["evaluation.images"])
+    size, last = subject.batch_size, min(there, subject.settings["evaluation.images"])
     if images.start % size or images.stop > last or (images.stop % size and images.stop != last):
         raise UserError(
             f"test images {images.start} to {images.stop - 1} were asked for, but the solver couples the images of a "

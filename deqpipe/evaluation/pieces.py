@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -139,7 +140,7 @@ def _finish(
             return first
         names = groups.names[first : first + groups.size]
         started, evaluations = time.monotonic(), subject.f_evaluations
-        found = groups.compute(names)
+        found = subject.batching.backing_off(partial(groups.compute, names))
         shares = _shares(origin(subject, piece_spec, started, evaluations), len(names))
         for number, (name, piece, told) in enumerate(zip(names, found, shares, strict=True), first + 1):
             records.write(files[name], piece.columns, provenance=told | {"flags": list(piece.flags)})

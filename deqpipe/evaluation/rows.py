@@ -1,6 +1,6 @@
 """From judgements to the rows of a records file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -71,7 +71,7 @@ class StoredReferences:
         self._states: dict[str, Tensor] = {}
         fresh = FreshReferences(subject, chunk)
         for judge in subject.judges:
-            for images in chunk.batches(subject.job.batch_size):
+            for images in chunk.batches(subject.batch_size):
                 self._keep(judge, images, fresh(judge, images), size=len(chunk.images))
 
     def _keep(self, judge: Judge, images: range, states: Tensor | None, *, size: int) -> None:
@@ -141,11 +141,46 @@ def panel_of(subject: Subject) -> Panel:
 
 def craft(subject: Subject, attack: Attack, chunk: Chunk, images: range, *, pgd: Pgd, purpose: str) -> Attacked:
     """PGD on the surrogate of a point. Random starts are keyed by image: all points of a seed share them."""
+    (made,) = craft_together(subject, [attack], chunk, images, pgd=pgd, purpose=purpose)
+    return made
+
+
+def craft_together(
+    subject: Subject, attacks: Sequence[Attack], chunk: Chunk, images: range, *, pgd: Pgd, purpose: str
+) -> list[Attacked]:
+    """PGD on several surrogates. Those that differ in the length of their unroll only share each solve."""
     x, y = chunk.load(images, subject.job.device)
     start = uniform_start(x, ball=subject.ball, stream=subject.stream(purpose), images=images, clamp=pgd.clamp_start)
-    ascent = PGD(subject.ball, steps=pgd.steps, step_size=pgd.step_size_255 / 255)
-    logits_of = subject.logits_of(attack.point, through=attack.through)
-    return ascent(cross_entropy_objective(logits_of, y), x, start=start)
+    ascent = PGD(subject.ball, steps=pgd.steps, step_size=pgd.step_size_255 / 255, run=subject.run)
+    made: dict[int, Attacked] = {}
+    for alike in _alike(attacks):
+        logits_of, count = _logits_of(subject, [attacks[number] for number in alike]), len(alike)
+        objective = cross_entropy_objective(logits_of, y.repeat(count))
+        together = ascent(objective, x.repeat(count, 1, 1, 1), start=start.repeat(count, 1, 1, 1))
+        made |= dict(zip(alike, together.parts(count), strict=True))
+    return [made[number] for number in range(len(attacks))]
+
+
+def _logits_of(subject: Subject, attacks: Sequence[Attack]) -> Callable[[Tensor], Tensor]:
+    points = [attack.point for attack in attacks if attack.point is not None]
+    if len(points) > 1:
+        return subject.logits_of_several(points)
+    return subject.logits_of(attacks[0].point, through=attacks[0].through)
+
+
+def _alike(attacks: Sequence[Attack]) -> list[list[int]]:
+    """Numbers of attacks whose surrogates can be stacked, the longest unroll first."""
+    groups: dict[Any, list[int]] = {}
+    for number, attack in enumerate(attacks):
+        point = attack.point
+        alone = point is None or attack.through != "plain"
+        key = number if point is None or alone else (point.state, point.damping)
+        groups.setdefault(key, []).append(number)
+    return [sorted(group, key=lambda number: -_unroll_steps(attacks[number])) for group in groups.values()]
+
+
+def _unroll_steps(attack: Attack) -> int:
+    return attack.point.steps if attack.point else 0
 
 
 def attack_rows(
@@ -173,7 +208,7 @@ def together(subject: Subject, chunk: Chunk) -> int:
     """How many attacks' images of a chunk are judged at once: one, where images of a batch influence each other."""
     if "evaluation.batch_size" in subject.settings:
         return 1
-    return max(1, subject.job.batch_size // len(chunk.images))
+    return max(1, subject.batch_size // len(chunk.images))
 
 
 def attacks_rows(
@@ -197,9 +232,9 @@ def attacks_rows(
     """
     pgd = subject.settings.section("attack.pgd", Pgd)
     parts: list[list[Columns]] = [[] for _ in attacks]
-    for images in chunk.batches(subject.job.batch_size):
+    for images in chunk.batches(subject.batch_size):
         x, y = chunk.load(images, subject.job.device)
-        crafted = [craft(subject, attack, chunk, images, pgd=pgd, purpose=purpose) for attack in attacks]
+        crafted = craft_together(subject, attacks, chunk, images, pgd=pgd, purpose=purpose)
         stacked = torch.cat([made.images for made in crafted])
         clean = [_repeated(references(judge, images), len(attacks)) for judge in panel.compared] if references else []
         judgements = panel.judge(stacked, y.repeat(len(attacks)), clean)
@@ -237,7 +272,7 @@ def clean_rows(subject: Subject, chunk: Chunk) -> Columns:
     facts = {"attack": "clean", "crafted_on": "", "state": 0, "steps": 0, "damping": 0.0,
              "perturbation": 0.0, "lost_gradient": np.nan}  # fmt: skip
     panel = Panel((), (*subject.judges, *subject.controls))
-    for images in chunk.batches(subject.job.batch_size):
+    for images in chunk.batches(subject.batch_size):
         x, y = chunk.load(images, subject.job.device)
         judgements = panel.judge(x, y, ())
         parts += [rows(judge, judged, images, y, facts) for judge, judged in zip(panel.others, judgements, strict=True)]

@@ -1,21 +1,33 @@
 """The model under evaluation with everything that a job needs of it, built from checkpoint and spec."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deqpipe import specs
-from deqpipe.attack.surrogate import defended_surrogate_of, surrogate_of
-from deqpipe.config import Entropy, Solver, ThreatModel
+from deqpipe.attack.surrogate import (
+    DefendedState,
+    IntermediateState,
+    StackedStates,
+    defended_surrogate_of,
+    stacked_surrogate_of,
+    surrogate_of,
+)
+from deqpipe.attack.trial import GradientTrial
+from deqpipe.compute.precision import Precision
+from deqpipe.compute.replay import DIRECT, Graphs, Runner
+from deqpipe.compute.ways import NOTHING_ASKED, Asked, choose
+from deqpipe.config import DEFAULT_BATCH, Entropy, Solver, ThreatModel
 from deqpipe.data import Dataset, load
 from deqpipe.defence.entropy import build_entropy_reduction, control
 from deqpipe.device import set_up
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.errors import UserError
+from deqpipe.evaluation.batching import Batching, automatic
 from deqpipe.evaluation.judge import DEQJudge, Judge, NetworkJudge
 from deqpipe.gradient import Unrolled
 from deqpipe.model.architecture import Loaded, fitting, load_model
@@ -25,6 +37,9 @@ from deqpipe.settings import Settings
 from deqpipe.shapes import Logits
 from deqpipe.solver.solve import build_solver, build_termination
 from deqpipe.threat_model import LinfBall
+
+LONGEST_UNROLL = 9
+"""Steps of the unroll that memory is measured with: the paper's largest K_a."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +53,8 @@ class Job:
         output: file to write.
         device: where it computes.
         threads: of the CPU.
-        batch_size: images at once; no influence on results, unless the solver couples them.
+        batch_size: images at once, or None: as many as fit; no influence on results, unless the solver couples them.
+        ways: faster ways to the same numbers that may be taken.
         other: trained model whose decisions the images are transferred to.
         strongest: ranked points of the grid, as `reporting.strongest` writes them.
         results: earlier results that it reads beside, by name.
@@ -50,7 +66,8 @@ class Job:
     output: Path
     device: torch.device
     threads: int
-    batch_size: int
+    batch_size: int | None
+    ways: Asked = NOTHING_ASKED
     other: Path | None = None
     strongest: Path | None = None
     results: Mapping[str, Path] = field(default_factory=dict)
@@ -74,6 +91,8 @@ class Subject:
         judges: one per test-time defence.
         controls: the decisions that Sec. 3.2 is to be compared with, beside the undefended one.
         job: the call.
+        batching: images at once.
+        run: runs attack steps.
         other: another trained model, whose decisions attacked images are transferred to; None: no transfer.
         transferred: its judges.
     """
@@ -85,6 +104,8 @@ class Subject:
     judges: tuple[Judge, ...]
     controls: tuple[Judge, ...]
     job: Job
+    batching: Batching
+    run: Runner = DIRECT
     other: Loaded | None = None
     transferred: tuple[Judge, ...] = ()
 
@@ -103,6 +124,11 @@ class Subject:
     def ball(self) -> LinfBall:
         """The threat model."""
         return LinfBall(self.settings.section("threat_model", ThreatModel).epsilon_255 / 255)
+
+    @property
+    def batch_size(self) -> int:
+        """Images at once, at this moment."""
+        return self.batching.size
 
     @property
     def is_deq(self) -> bool:
@@ -135,11 +161,19 @@ class Subject:
         assert isinstance(model, DEQClassifier)
         lead_step: bool = self.settings["attack.unroll"]["lead_step"]
         if through == "plain":
-            plain = surrogate_of(point, dynamics=build_plain(self.settings), lead_step=lead_step)
-            return lambda x: plain(model, x)
+            return LogitsOf(model, surrogate_of(point, dynamics=build_plain(self.settings), lead_step=lead_step))
         dynamics = build_dynamics(self.settings, through)
-        defended = defended_surrogate_of(point, dynamics=dynamics, lead_step=lead_step)
-        return lambda x: defended(model, x)
+        return LogitsOf(model, defended_surrogate_of(point, dynamics=dynamics, lead_step=lead_step))
+
+    def logits_of_several(self, points: Sequence[specs.GridPoint]) -> Callable[[Tensor], Logits]:
+        """Differentiable logits of several surrogates with one i and one lambda, each on its part of the batch.
+
+        Args:
+            points: the largest K_a first.
+        """
+        model, lead_step = self.loaded.model, self.settings["attack.unroll"]["lead_step"]
+        assert isinstance(model, DEQClassifier), "only DEQs have surrogates"
+        return LogitsOf(model, stacked_surrogate_of(points, dynamics=build_plain(self.settings), lead_step=lead_step))
 
 
 def load_subject(job: Job) -> Subject:
@@ -154,9 +188,34 @@ def load_subject(job: Job) -> Subject:
     loaded = fitting(load_model(job.checkpoint, job.device), dataset, path=job.checkpoint)
     _check_origin(loaded, job.checkpoint, job.spec, name)
     _check_batch_size(settings, job)
+    computation = _computation(loaded.model, settings, job)
     judges = tuple(_judge(loaded, settings, name, defence) for defence in specs.MODELS[name].defences)
     controls = tuple(_judge(loaded, settings, name, defence) for defence in _controls(settings, name))
-    return Subject(name, loaded, dataset, settings, judges, controls, job)
+    return Subject(name, loaded, dataset, settings, judges, controls, job, computation.batching, computation.run)
+
+
+@dataclass(frozen=True)
+class Computation:
+    """How a model computes on a device: images at once, and what runs attack steps."""
+
+    batching: Batching
+    run: Runner = DIRECT
+
+
+def _computation(model: nn.Module, settings: Settings, job: Job) -> Computation:
+    """Let a DEQ take the fastest way that has proved itself, and find out how many images fit."""
+    known = Batching(job.batch_size or DEFAULT_BATCH, fixed=job.batch_size is not None)
+    if not isinstance(model, DEQClassifier):
+        return Computation(known)
+    plain, precision = build_plain(settings), Precision(settings["precision"])
+    surrogate = IntermediateState(plain.termination.max_steps, Unrolled(steps=LONGEST_UNROLL, damping=0.5), plain)
+    trial = GradientTrial(model, surrogate, precision, images=known.size)
+    way = choose(job.ways, job.device, lambda: trial)
+    model.compute_with(precision, way)
+    run = Graphs(model.counter) if way.graphs else DIRECT
+    if known.fixed:
+        return Computation(known, run)
+    return Computation(automatic(lambda count: replace(trial, images=count).once(), job.device), run)
 
 
 def load_transferring(job: Job) -> Subject:
@@ -178,6 +237,7 @@ def load_transferring(job: Job) -> Subject:
 def _transferring(subject: Subject, path: Path) -> Subject:
     name, settings = specs.other_trades(subject.name), subject.settings
     other = fitting(load_model(path, subject.job.device), subject.dataset, path=path)
+    _computation(other.model, settings, subject.job)
     _check_origin(other, path, subject.job.spec, name)
     judges = tuple(_judge(other, settings, name, defence) for defence in specs.MODELS[name].defences)
     return replace(subject, other=other, transferred=judges)
@@ -247,6 +307,18 @@ def build_defended(settings: Settings, entropy: Entropy) -> Dynamics:
     return build_entropy_reduction(
         entropy, solver=plain.solver, termination=plain.termination, ball=ball, returned=plain.returned
     )
+
+
+@dataclass(frozen=True)
+class LogitsOf:
+    """Images to the logits of a surrogate; equal for equal surrogates of one model."""
+
+    model: DEQClassifier
+    surrogate: IntermediateState | StackedStates | DefendedState
+
+    def __call__(self, x: Tensor) -> Logits:
+        """The logits, differentiable."""
+        return self.surrogate(self.model, x)
 
 
 def build_plain(settings: Settings) -> PlainDynamics:

@@ -8,18 +8,15 @@ wants a gradient is a matter of the tensor that is handed in.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deqpipe.compute.precision import FP32, Precision
+from deqpipe.compute.ways import Layout
 from deqpipe.shapes import State
-
-Layout: TypeAlias = Literal["channels_first", "channels_last"]
-"""How the numbers of one scale lie within a state: channel, row, column, or row, column, channel. No solver can tell:
-its arithmetic is the same for every order of the numbers. A convolution can: it is faster in one of them."""
 
 
 class Affine(NamedTuple):

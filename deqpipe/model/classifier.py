@@ -2,18 +2,20 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from deqpipe.compute.compiling import compiled
 from deqpipe.compute.evaluations import Counter
 from deqpipe.compute.precision import FP32, Precision
+from deqpipe.compute.ways import PLAIN, Way
 from deqpipe.config import Model
 from deqpipe.errors import UserError
-from deqpipe.model.cell import Cell, CellFunction, CellWeights, Layout, NormedConv2d
+from deqpipe.model.cell import Cell, CellFunction, CellWeights, Frozen, NormedConv2d
 from deqpipe.model.head import Head
 from deqpipe.model.stem import stem
 from deqpipe.seeding import Stream
@@ -21,8 +23,48 @@ from deqpipe.shapes import Images, Logits, State
 
 EvaluateCell: TypeAlias = Callable[[Tensor, Tensor, CellWeights, tuple[Tensor, ...]], Tensor]
 """As `CellFunction` is called."""
-BoundMap: TypeAlias = Callable[[Tensor], Tensor]
-"""z -> f(z; x) for fixed images, (batch, state) -> (batch, state)."""
+
+
+@dataclass(frozen=True)
+class BoundMap:
+    """z -> f(z; x) for fixed images, (batch, state) -> (batch, state).
+
+    Attributes:
+        function: f.
+        evaluate: the same, possibly compiled.
+        injection: of the images.
+        frozen: weights and dropout masks.
+        counter: of evaluations.
+    """
+
+    function: CellFunction
+    evaluate: EvaluateCell
+    injection: Tensor
+    frozen: Frozen
+    counter: Counter
+
+    def __call__(self, z: State) -> State:
+        """f(z; x)."""
+        weights = self.frozen.weights
+        value = self.evaluate(z, self.injection, weights, self.frozen.masks)
+        self.counter.count(value, to_weights=any(weight.requires_grad for weight in weights.post))
+        return value
+
+    @property
+    def eager(self) -> "BoundMap":
+        """The same map, not compiled: gradients of its gradients can be taken, and its backward pass run again."""
+        return replace(self, evaluate=self.function)
+
+    def of_first(self, count: int) -> "BoundMap":
+        """The map of the first images alone."""
+        masks = tuple(mask[:count] for mask in self.frozen.masks)
+        return replace(self, injection=self.injection[:count], frozen=replace(self.frozen, masks=masks))
+
+
+def eager(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A map as it can be differentiated twice, or its backward pass run again: not compiled."""
+    return fn.eager if isinstance(fn, BoundMap) else fn
+
 
 CONVOLUTION_STD = 0.01
 
@@ -73,22 +115,15 @@ class DEQClassifier(nn.Module):
         """Numbers in the state of one image."""
         return sum(math.prod(shape) for shape in self.function.shapes)
 
-    def compute_with(
-        self,
-        *,
-        precision: Precision = FP32,
-        layout: Layout = "channels_first",
-        compiled: Callable[[CellFunction], "EvaluateCell"] | None = None,
-    ) -> None:
+    def compute_with(self, precision: Precision = FP32, way: Way = PLAIN) -> None:
         """Choose how f is computed from here on; maps that were bound before keep their way.
 
         Args:
             precision: of its convolutions.
-            layout: of the state's numbers; states of different layouts must not be mixed.
-            compiled: makes a faster function that computes the same.
+            way: its layout, and whether it is compiled; states of different layouts must not be mixed.
         """
-        self.function = replace(self.function, precision=precision, layout=layout)
-        self._evaluate = compiled(self.function) if compiled else self.function
+        self.function = replace(self.function, precision=precision, layout=way.layout)
+        self._evaluate = compiled(self.function) if way.compiled else self.function
 
     def initial_state(self, x: Images) -> State:
         """z^[0] = 0."""
@@ -103,14 +138,7 @@ class DEQClassifier(nn.Module):
         """
         injection = self.stem(self._laid_out(x))
         frozen = self.cell.freeze(len(x), generator, self.function.precision)
-        evaluate, trains = self._evaluate, any(weight.requires_grad for weight in frozen.weights.post)
-
-        def f(z: Tensor) -> Tensor:
-            value = evaluate(z, injection, frozen.weights, frozen.masks)
-            self.counter.count(value, to_weights=trains)
-            return value
-
-        return f
+        return BoundMap(self.function, self._evaluate, injection, frozen, self.counter)
 
     def _laid_out(self, x: Images) -> Images:
         last = self.function.layout == "channels_last"

@@ -124,7 +124,7 @@ _EVALUATION = ("solver", "entropy", "threat_model", "attack.unroll", "evaluation
 
 
 def _largest(config: Config) -> int:
-    return min(config.evaluation.batch_size, config.evaluation.images, config.attack.images_per_job)
+    return min(config.evaluation.expected_batch_size, config.evaluation.images, config.attack.images_per_job)
 
 
 def _surrogate_prices(bench: Bench) -> dict[work.Part, work.Number]:

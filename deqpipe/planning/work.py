@@ -452,7 +452,7 @@ def _attack_sweep(config: Config, images: Images, wildcards: Mapping[str, str]) 
 
 
 def _attack_example(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
-    batch = min(config.evaluation.batch_size, config.evaluation.images)
+    batch = min(config.evaluation.expected_batch_size, config.evaluation.images)
     attack = point_pgd(config, specs.ready_made(config), config.attack.pgd.steps)
     return (attack + decisions(config, wildcards["model"], controls=False)) * batch
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deqpipe.model.classifier import eager
 from deqpipe.shapes import Scalar, State
 from deqpipe.solver.base import FixedPointMap
 
@@ -19,7 +20,7 @@ def jacobian_loss(fn: FixedPointMap, z: State, probes: Iterable[State]) -> Scala
         probes: standard Gaussian vectors, one estimate each, which are averaged.
     """
     at = z.detach().requires_grad_()
-    value = fn(at)
+    value = eager(fn)(at)
     return torch.stack([_squared_product(value, at, probe) for probe in probes]).mean() / z.numel()
 
 

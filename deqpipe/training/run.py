@@ -14,6 +14,7 @@ from torch.optim import SGD, Adam, Optimizer
 
 from deqpipe import checkpoint, specs
 from deqpipe.attack.pgd import PGD
+from deqpipe.compute.ways import NOTHING_ASKED, Asked
 from deqpipe.config import (
     Model,
     Pretrain,
@@ -58,6 +59,7 @@ class Job:
         state: folder of its resumable state.
         device: where it computes.
         threads: of the CPU.
+        ways: faster ways to the same numbers that may be taken.
         budget_minutes: it saves and leaves when they are over.
         save_interval: seconds between two saves within an epoch.
     """
@@ -70,6 +72,7 @@ class Job:
     threads: int
     budget_minutes: float
     save_interval: float
+    ways: Asked = NOTHING_ASKED
 
 
 @dataclass(frozen=True)

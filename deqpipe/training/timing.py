@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from deqpipe import records, specs, timing
+from deqpipe.compute.ways import NOTHING_ASKED, Asked
 from deqpipe.config import Timing
 from deqpipe.data import Dataset, Split, load
 from deqpipe.device import describe
@@ -40,6 +41,7 @@ class Job:
         output: file to write.
         device: where it computes.
         threads: of the CPU.
+        ways: faster ways to the same numbers that may be taken.
     """
 
     spec: Mapping[str, Any]
@@ -48,6 +50,7 @@ class Job:
     output: Path
     device: torch.device
     threads: int
+    ways: Asked = NOTHING_ASKED
 
 
 class Method:

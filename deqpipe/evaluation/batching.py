@@ -1,0 +1,73 @@
+"""How many images are evaluated at once: a number, or as many as the device's memory holds."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from deqpipe.config import DEFAULT_BATCH
+from deqpipe.errors import UserError
+
+T = TypeVar("T")
+PROBE = 16
+"""Images whose memory is measured."""
+SHARE = 0.5
+"""Of the free memory: captured graphs and records want theirs."""
+MOST = 4096
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Batching:
+    """Images at once.
+
+    Attributes:
+        size: how many.
+        fixed: whether the configuration names the number; otherwise it is halved when memory runs out.
+    """
+
+    size: int
+    fixed: bool = True
+
+    def backing_off(self, compute: Callable[[], T]) -> T:
+        """The result of some work, done again with half as many images when the device's memory does not hold them.
+
+        Raises:
+            UserError: it does not, and the number is fixed, or one image is too many.
+        """
+        while True:
+            try:
+                return compute()
+            except torch.OutOfMemoryError:
+                if self.fixed or self.size == 1:
+                    raise UserError(
+                        f"evaluation.batch_size is {'' if self.fixed else 'auto, now '}{self.size}, but the device's "
+                        "memory does not hold as many images; allowed: fewer, or auto"
+                    ) from None
+                self.size = max(1, self.size // 2)
+                _logger.warning("out of memory: from here on %d images at once", self.size)
+            torch.cuda.empty_cache()
+
+
+def automatic(work: Callable[[int], object], device: torch.device) -> Batching:
+    """As many images as fit into the free memory of a device, by the memory that a few of them take.
+
+    Args:
+        work: what is done with a number of images; the most demanding thing that a job does.
+        device: where. On a CPU memory is not looked at.
+    """
+    if device.type != "cuda":
+        return Batching(DEFAULT_BATCH, fixed=False)
+    work(1)  # libraries allocate their workspaces
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    work(PROBE)
+    taken = max(1, torch.cuda.max_memory_allocated(device) - before)
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    size = max(1, min(MOST, int(SHARE * free * PROBE / taken)))
+    size = size // 32 * 32 or size
+    _logger.info("evaluation.batch_size auto: %d images at once, %.0f MB each", size, taken / PROBE / 1e6)
+    return Batching(size, fixed=False)
