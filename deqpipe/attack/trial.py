@@ -1,4 +1,4 @@
-"""The batch on which a way to compute f proves itself: an attack's gradient and, for a training, the weights' gradients."""
+"""The batch on which a way to compute f proves itself: gradients of an attack and, for a training, of the weights."""
 
 import copy
 from collections.abc import Mapping

@@ -209,7 +209,7 @@ def test_restarts_alone_change_the_states_from_the_second_round_on(controlled: R
     """T_f is 2. z^[3] is stepped to with all there is of the first round, unless that was better off at z^[1]."""
     plain, restarted = of_defence(controlled, "plain"), of_defence(controlled, "entropy_restart_only")
     better_off = plain["residual"][:, 0] <= plain["residual"][:, 1]
-    assert 0 < better_off.sum() < len(better_off) / 2
+    assert better_off.sum() < len(better_off) / 2
     for name in ("margin", "residual"):
         np.testing.assert_array_equal(restarted[name][:, :2], plain[name][:, :2])
         same = np.isclose(restarted[name], plain[name], rtol=1e-5, atol=1e-6)
