@@ -103,7 +103,9 @@ class GradientTrial:
         model.train().requires_grad_(True)
         model.cell.dropout = 0.0  # masks belong to places in the batch, which come in another order
         loss = F.cross_entropy(self.surrogate(model, x), y)
-        return torch.autograd.grad(loss, list(model.parameters()))
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        # As one vector: some of them are zero but for rounding (biases before a batch norm), and differ by all they are.
+        return (torch.cat([gradient.flatten() for gradient in gradients]),)
 
 
 def _attack_gradient(model: DEQClassifier, surrogate: IntermediateState, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -200,7 +200,7 @@ def _with_pair(pairs: Pairs, skipped: Tensor, secant: Secant, residual: State, p
     denominator = _dot(right, secant.delta_residual)
     unusable = ~denominator.isfinite() | (denominator == 0)  # so is every pair with a number that is not finite
     left = ((secant.delta_z - secant.product) / denominator).masked_fill_(unusable, 0)
-    right = right.masked_fill_(unusable, 0)
+    right = right.masked_fill(unusable, 0)
     return Memory(pairs.append(left, right), _add(product, left, right, residual), skipped + unusable.squeeze(1))
 
 

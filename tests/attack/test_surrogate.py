@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from deqpipe.attack.surrogate import IntermediateState, defended_surrogate_of, surrogate_of, up_to
+from deqpipe.attack.surrogate import (
+    IntermediateState,
+    StackedStates,
+    defended_surrogate_of,
+    stacked_surrogate_of,
+    surrogate_of,
+    up_to,
+)
 from deqpipe.defence.entropy import InputDescent, InputEntropyReduction, RestartedEntropyReduction, Schedule
 from deqpipe.dynamics import Dynamics, PlainDynamics, Trajectory
 from deqpipe.gradient import Unrolled
@@ -164,3 +171,43 @@ def test_state_that_defended_dynamics_do_not_have_is_refused(state: int) -> None
     point, dynamics = GridPoint(damping=0.5, state=state, steps=1), defended("Algorithm 1", Termination(6))
     with pytest.raises(IndexError, match=f"state {state} was asked for, but the solver recorded states 1 to 6"):
         defended_surrogate_of(point, dynamics=dynamics, lead_step=False)(MODEL, images(1, size=4))
+
+
+@pytest.mark.parametrize(("state", "damping", "lead_step"), [(1, 0.5, False), (3, 0.5, True), (4, 1.0, False)])
+@pytest.mark.parametrize("lengths", [(3,), (5, 2, 1), (4, 3, 0)])
+def test_stacked_surrogates_are_each_of_them(
+    state: int, damping: float, lead_step: bool, lengths: tuple[int, ...]
+) -> None:
+    points = [GridPoint(damping=damping, state=state, steps=steps) for steps in lengths]
+    stacked = stacked_surrogate_of(points, dynamics=DYNAMICS, lead_step=lead_step)
+    batches = [images(2, size=4, seed=seed) for seed in range(len(points))]
+    x = torch.cat(batches).requires_grad_()
+    logits = stacked(MODEL, x)
+    (gradient,) = torch.autograd.grad(logits.square().sum(), x)
+    for number, (point, batch) in enumerate(zip(points, batches, strict=True)):
+        alone = batch.requires_grad_()
+        expected = surrogate_of(point, dynamics=DYNAMICS, lead_step=lead_step)(MODEL, alone)
+        (expected_gradient,) = torch.autograd.grad(expected.square().sum(), alone)
+        own = slice(2 * number, 2 * number + 2)
+        torch.testing.assert_close(logits[own], expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(gradient[own], expected_gradient, rtol=1e-10, atol=1e-12)
+
+
+def test_stacked_surrogates_share_the_solve_and_stop_unrolling_one_after_the_other() -> None:
+    points = [GridPoint(damping=0.5, state=3, steps=steps) for steps in (5, 2, 1)]
+    before = MODEL.counter.counted
+    stacked_surrogate_of(points, dynamics=DYNAMICS, lead_step=False)(MODEL, images(6, size=4))
+    assert (MODEL.counter.counted - before).forward == 6 * 3 + 2 * (5 + 2 + 1)
+
+
+@pytest.mark.parametrize(
+    "gradients",
+    [
+        (Unrolled(1, 0.5), Unrolled(2, 0.5)),
+        (Unrolled(2, 0.5), Unrolled(1, 1.0)),
+        (Unrolled(2, 0.5, True), Unrolled(1, 0.5)),
+    ],
+)
+def test_surrogates_that_cannot_be_stacked_are_refused(gradients: tuple[Unrolled, ...]) -> None:
+    with pytest.raises(ValueError, match="must differ in steps only, the longest first"):
+        StackedStates(index=1, gradients=gradients, dynamics=DYNAMICS)
