@@ -104,7 +104,7 @@ class GradientTrial:
         model.cell.dropout = 0.0  # masks belong to places in the batch, which come in another order
         loss = F.cross_entropy(self.surrogate(model, x), y)
         gradients = torch.autograd.grad(loss, list(model.parameters()))
-        # As one vector: some of them are zero but for rounding (biases before a batch norm), and differ by all they are.
+        # As one vector: some are zero but for rounding (biases before a batch norm), and differ by all they are.
         return (torch.cat([gradient.flatten() for gradient in gradients]),)
 
 

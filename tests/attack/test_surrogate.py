@@ -174,7 +174,7 @@ def test_state_that_defended_dynamics_do_not_have_is_refused(state: int) -> None
 
 
 @pytest.mark.parametrize(("state", "damping", "lead_step"), [(1, 0.5, False), (3, 0.5, True), (4, 1.0, False)])
-@pytest.mark.parametrize("lengths", [(3,), (5, 2, 1), (4, 3, 0)])
+@pytest.mark.parametrize("lengths", [(3,), (5, 2, 1), (4, 3, 1)])
 def test_stacked_surrogates_are_each_of_them(
     state: int, damping: float, lead_step: bool, lengths: tuple[int, ...]
 ) -> None:
