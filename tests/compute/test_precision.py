@@ -18,7 +18,7 @@ BF16 = Precision("bf16")
 SURROGATE = IntermediateState(2, Unrolled(2, 0.5), PlainDynamics(Broyden(), Termination(4)))
 
 
-def gradient(model: DEQClassifier, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def gradient(model: DEQClassifier, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """States, logits of the surrogate and their gradient."""
     found = SURROGATE.dynamics(model, x).solution.states
     x = x.detach().requires_grad_()
