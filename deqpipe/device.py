@@ -4,6 +4,7 @@ import platform
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from deqpipe.errors import UserError
 
@@ -25,6 +26,18 @@ def set_up(*, precision: Literal["fp32", "tf32"], threads: int) -> None:
     torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor of the CPU on a device, without waiting until it is there; one that is there already as it is.
+
+    What is computed with it on the device finds it there.
+    """
+    where = torch.device(device)
+    if tensor.device.type != "cpu":
+        return tensor.to(where)  # towards the CPU nobody could tell when it has arrived
+    # pinned: the device fetches it by itself
+    return (tensor.pin_memory() if where.type == "cuda" else tensor).to(where, non_blocking=True)
 
 
 def describe(device: torch.device) -> str:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deqpipe.device import upload
 from deqpipe.seeding import Stream
 from deqpipe.shapes import Images, Labels, Logits, PerImage
 from deqpipe.threat_model import LinfBall
@@ -83,7 +84,7 @@ def uniform_start(x: Images, *, ball: LinfBall, stream: Stream, images: Sequence
         images: index of each image, the key of its stream: the start does not depend on batch or shard.
         clamp: whether it is clamped into [0, 1].
     """
-    noise = stream.uniform(images, tuple(x.shape[1:])).to(x.device, x.dtype)
+    noise = upload(stream.uniform(images, tuple(x.shape[1:])), x.device).to(x.dtype)
     start = x + (2 * noise - 1) * ball.epsilon
     return start.clamp(0, 1) if clamp else start
 
@@ -96,7 +97,7 @@ def unfooled_objective(logits_of: Callable[[Tensor], Logits], y: Labels) -> Obje
 
     def objective(x: Tensor) -> Tensor:
         logits = logits_of(x)
-        return F.cross_entropy(logits, y, reduction="none")[logits.argmax(1) == y].sum()
+        return torch.where(logits.argmax(1) == y, F.cross_entropy(logits, y, reduction="none"), 0).sum()
 
     return objective
 
