@@ -1,7 +1,8 @@
 """How a model turns images into logits while it trains, and what is random about it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from deqpipe.seeding import Stream
 from deqpipe.shapes import Images, Logits, State
 from deqpipe.solver.base import Solver
 from deqpipe.solver.solve import Returned, Termination, reach
+from deqpipe.solver.trajectory import GrowingSolve
 from deqpipe.training.jacobian import JacobianRegularisation, gaussian_probes, jacobian_loss
 
 
@@ -70,6 +72,10 @@ class States:
     adversarial: StateChoice
 
 
+Reader: TypeAlias = Callable[[StateChoice], Logits]
+"""Which state to the logits behind it, without gradient; nothing is computed twice."""
+
+
 @runtime_checkable
 class Pass(Protocol):
     """The forward passes of one training step."""
@@ -85,6 +91,10 @@ class Pass(Protocol):
 
     def crafting(self, x: Images, state: StateChoice) -> Logits:
         """Logits while an attack is crafted (evaluation mode): the same for the same images and state."""
+        ...
+
+    def reader(self, x: Images) -> Reader:
+        """The logits that `crafting` gives on images that stay the same, for one state after another."""
         ...
 
     def training(self, x: Images, state: StateChoice, *, penalised: bool) -> Output:
@@ -125,6 +135,12 @@ class PlainPass:
         """The network's logits."""
         logits: Tensor = self.model(x)
         return logits
+
+    @torch.no_grad()
+    def reader(self, x: Images) -> Reader:
+        """The network's logits, computed now."""
+        logits = self.crafting(x, self.loss_states.natural)
+        return lambda state: logits
 
     def training(self, x: Images, state: StateChoice, *, penalised: bool) -> Output:
         """The network's logits."""
@@ -220,6 +236,29 @@ class DEQForward:
         return reach(self.solver, fn, model.initial_state(x), termination=termination, returned=state.returned)
 
 
+class DEQReader:
+    """Logits of fixed images behind one state after another.
+
+    Stem and weights are prepared once, one solve serves all states, and each is unrolled when it is first asked for.
+    """
+
+    @torch.no_grad()
+    def __init__(self, forward: DEQForward, model: DEQClassifier, x: Images) -> None:
+        """Begin the solve; `model` in evaluation mode."""
+        self._model, self._gradient, self._fn = model, forward.gradient, model.bind(x)
+        start = model.initial_state(x)
+        self._solve = GrowingSolve(forward.solver, self._fn, start, termination=forward.termination)
+        self._known: dict[StateChoice, Logits] = {}
+
+    @torch.no_grad()
+    def __call__(self, state: StateChoice) -> Logits:
+        """Bit for bit what `DEQForward.logits` gives."""
+        if state not in self._known:
+            z = self._solve.reach(state.steps, state.returned)
+            self._known[state] = self._model.logits(self._gradient(self._fn, z))
+        return self._known[state]
+
+
 @dataclass(frozen=True)
 class DEQPass:
     """The forward passes of one training step of a DEQ.
@@ -246,6 +285,10 @@ class DEQPass:
     def crafting(self, x: Images, state: StateChoice) -> Logits:
         """Logits behind the chosen state."""
         return self.forward.logits(self.model, x, state)
+
+    def reader(self, x: Images) -> Reader:
+        """Logits behind one state after another, in one solve."""
+        return DEQReader(self.forward, self.model, x)
 
     def training(self, x: Images, state: StateChoice, *, penalised: bool) -> Output:
         """Logits behind the chosen state, and the weighted Jacobian term at that state if due and wanted."""

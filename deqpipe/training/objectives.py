@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deqpipe.attack.pgd import PGD, Objective, cross_entropy_objective
+from deqpipe.device import upload
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.seeding import Stream
 from deqpipe.shapes import Images, Labels, Logits, Scalar
-from deqpipe.training.forward import Draws, Forward, Pass, StateChoice, UnrolledForward
+from deqpipe.training.forward import Draws, Forward, Pass, UnrolledForward
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class PGDAdversarial:
         return Loss(F.cross_entropy(output.logits, batch.y) + output.penalty, output.logits)
 
     def _craft(self, model: nn.Module, passes: Pass, batch: Batch, step: int) -> Images:
-        noise = torch.rand(batch.x.shape, generator=self.stream.generator(step)).to(batch.x.device)
+        noise = upload(torch.rand(batch.x.shape, generator=self.stream.generator(step)), batch.x.device)
         start = (batch.x + (2 * noise - 1) * self.attack.ball.epsilon).clamp(0, 1)
 
         def logits_of(x: Tensor) -> Logits:
@@ -112,7 +113,7 @@ class TradesAdversarial:
         return Loss(value + natural.penalty + perturbed.penalty, natural.logits)
 
     def _craft(self, model: nn.Module, passes: Pass, batch: Batch, step: int) -> Images:
-        noise = torch.randn(batch.x.shape, generator=self.stream.generator(step)).to(batch.x.device)
+        noise = upload(torch.randn(batch.x.shape, generator=self.stream.generator(step)), batch.x.device)
         with crafting_mode(model):
             objective = _divergence_objective(passes, batch.x)
             return self.attack(objective, batch.x, start=batch.x + self.start_noise * noise).images
@@ -125,15 +126,12 @@ def divergence(perturbed: Logits, natural: Logits) -> Scalar:
 
 
 def _divergence_objective(passes: Pass, x: Images) -> Objective:
-    """The KL term as an attack's objective. Natural logits are deterministic, so each state's are computed once."""
-    known: dict[StateChoice, Logits] = {}
+    """The KL term as an attack's objective. Natural images stay the same, so their states come out of one solve."""
+    natural = passes.reader(x)
 
     def objective(adversarial: Tensor) -> Tensor:
         states = passes.crafting_states()
-        if states.natural not in known:
-            with torch.no_grad():
-                known[states.natural] = passes.crafting(x, states.natural)
-        return divergence(passes.crafting(adversarial, states.adversarial), known[states.natural])
+        return divergence(passes.crafting(adversarial, states.adversarial), natural(states.natural))
 
     return objective
 
