@@ -111,7 +111,7 @@ def pretraining_plan(job: Job, settings: Settings, dataset: Dataset) -> Plan:
         phase="pretrain",
         objective=CleanUnrolled(forward),
         steps=range(pretraining.steps),
-        validate=_clean_validator(settings, dataset, forward),
+        validate=_clean_validator(job, settings, dataset, forward),
         select_from_epoch=None,
     )
 
@@ -182,7 +182,11 @@ def resnet_plan(job: Job, settings: Settings, dataset: Dataset) -> Plan:
             factor=recipe.factor,
         ),
         optimizer=lambda model: SGD(
-            model.parameters(), recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+            model.parameters(),
+            recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            fused=True,
         ),
         validate=_robust_validator(job, settings, dataset, _network_logits, recipe.batch_size),
         select_from_epoch=settings.section("selection", Selection).first_epoch,
@@ -295,6 +299,7 @@ def _deq_plan(
             start,
             betas=tuple(settings["training.betas"]),
             weight_decay=settings["training.weight_decay"],
+            fused=True,
         ),
         validate=validate,
         select_from_epoch=select_from_epoch,
@@ -361,9 +366,9 @@ def _adversarial_objective(
     )
 
 
-def _clean_validator(settings: Settings, dataset: Dataset, forward: UnrolledForward) -> Validator:
+def _clean_validator(job: Job, settings: Settings, dataset: Dataset, forward: UnrolledForward) -> Validator:
     logits = partial(_unrolled_logits, forward)
-    return Validator(dataset.validation, logits, settings["training.batch_size"], attack=None)
+    return Validator(dataset.validation.to(job.device), logits, settings["training.batch_size"], attack=None)
 
 
 def _robust_validator(
@@ -374,7 +379,7 @@ def _robust_validator(
     attack = SelectingAttack(
         _attack(settings, selection.attack), job.spec["seed"], crafting, freeze_fooled=selection.freeze_fooled
     )
-    return Validator(split, logits, batch_size, attack)
+    return Validator(split.to(job.device), logits, batch_size, attack)
 
 
 def _deq_validator(job: Job, settings: Settings, dataset: Dataset, forward: DEQForward) -> Validator:

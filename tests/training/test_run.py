@@ -28,6 +28,7 @@ from deqpipe.provenance import file_hash
 from deqpipe.seeding import Stream
 from deqpipe.solver.solve import build_solver, build_termination
 from deqpipe.training import loop
+from deqpipe.training.feed import Feed
 from deqpipe.training.forward import Draws, UnrolledForward, draws
 from deqpipe.training.objectives import Batch, CleanUnrolled, Loss, PGDAdversarial, TradesAdversarial
 from tests import tiny
@@ -152,7 +153,7 @@ def replay_last_step(handoff: checkpoint.Checkpoint) -> nn.Module:
     """The 54th step behind a handoff after 53, written out."""
     model = architecture.build(handoff.metadata["architecture"], seed=0)
     checkpoint.load_module(model, handoff.part("model"))
-    optimizer = Adam(model.parameters(), 0.02)
+    optimizer = Adam(model.parameters(), 0.02, fused=True)
     checkpoint.restore_optimizer(optimizer, model, handoff.tensors)
     optimizer.param_groups[0]["lr"] = loop.cosine(53, total=54, start=0.02, end=0.0)
     train = tiny.dataset().train
@@ -209,10 +210,10 @@ def test_a_signal_ends_a_run_resumably(
     model = "deq_pgd_at_base"
     training = again(trained.trainings[model], tmp_path)
 
-    def step(plan: loop.Plan, network: nn.Module, optimizer: Any, progress: loop.Progress, store: loop.Store) -> Any:
-        if progress.step == 46:
+    def step(plan: loop.Plan, network: nn.Module, optimizer: Any, feed: Feed, so_far: Any) -> Any:
+        if so_far[0].step == 46:
             signal.raise_signal(number)
-        return one_step(plan, network, optimizer, progress, store)
+        return one_step(plan, network, optimizer, feed, so_far)
 
     one_step = loop._one_step
     with monkeypatch.context() as patched:
