@@ -28,6 +28,7 @@ from deqpipe.provenance import file_hash
 from deqpipe.seeding import Stream
 from deqpipe.solver.solve import build_solver, build_termination
 from deqpipe.training import loop
+from deqpipe.training import run as training_jobs
 from deqpipe.training.feed import Feed
 from deqpipe.training.forward import Draws, UnrolledForward, draws
 from deqpipe.training.objectives import Batch, CleanUnrolled, Loss, PGDAdversarial, TradesAdversarial
@@ -101,7 +102,7 @@ def test_history_covers_every_epoch_of_both_phases(trained: Trained) -> None:
     assert {row["phase"] for row in trunk} == {"pretrain"}
     assert {row["phase"] for row in deq} == {"adversarial"}
     assert all(row["robust_accuracy"] == "" for row in trunk)
-    assert all(0 <= float(row["robust_accuracy"]) <= float(row["clean_accuracy"]) <= 1 for row in deq)
+    assert all(0 <= float(row[column]) <= 1 for row in deq for column in ("clean_accuracy", "robust_accuracy"))
 
 
 def test_best_model_is_the_epoch_that_the_history_says(trained: Trained) -> None:
@@ -428,27 +429,35 @@ def test_the_selecting_accuracy_is_that_of_the_unrolled_last_state(trained: Trai
 
 
 @pytest.mark.parametrize("model", ["deq_pgd_at_base", "deq_trades_random_states"])
-def test_first_losses_are_the_recorded_ones(
-    trained: Trained, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Golden: recorded on an x86 CPU with one thread by `python -m tests.record_first_losses`; they hold to 1e-5."""
-    losses = first_losses(trained, model, tmp_path, monkeypatch)
-    assert losses == pytest.approx(json.loads(GOLDEN.read_text())[model], rel=1e-5)
+def test_first_losses_are_the_recorded_ones(model: str, tmp_path: Path) -> None:
+    """Golden: recorded by `python -m tests.record_first_losses`, in float64; they hold to 1e-6 on any machine."""
+    assert first_losses(model, tmp_path) == pytest.approx(json.loads(GOLDEN.read_text())[model], rel=1e-6)
 
 
-def first_losses(trained: Trained, model: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The losses of the first ten steps behind the trunk."""
+def first_losses(model: str, folder: Path) -> list[float]:
+    """The losses of the first ten steps behind the trunk, everything computed in float64.
+
+    In float32 the rounding errors of 43 steps of pretraining grow to a tenth.
+    """
     losses: list[float] = []
-    objective = TradesAdversarial if "trades" in model else PGDAdversarial
-    original = objective.__call__
+    kind = TradesAdversarial if "trades" in model else PGDAdversarial
+    fresh, original = training_jobs._fresh, kind.__call__
 
     def note(self: Any, network: nn.Module, batch: Batch, sources: Draws) -> Loss:
         loss: Loss = original(self, network, batch, sources)
         losses.append(loss.value.item())
         return loss
 
-    monkeypatch.setattr(objective, "__call__", note)
-    assert again(trained.trainings[model], folder / model).run() == 0
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(training_jobs, "_fresh", lambda *arguments: fresh(*arguments).double())
+        for module in ("training.feed", "data.dataset"):
+            patched.setattr(f"deqpipe.{module}.to_float", lambda pixels: pixels.double() / 255)
+        patched.setattr(kind, "__call__", note)
+        data = tiny.data_file(folder)
+        trunk = Training("pretrain", tiny.spec("pretrain"), data, folder / "trunk")
+        handoff = trunk.outputs["handoff"]
+        deq = Training("train-deq", tiny.spec("train_deq", model=model), data, folder / model, trunk=handoff)
+        assert [trunk.run(), deq.run()] == [0, 0]
     return losses[:10]
 
 
