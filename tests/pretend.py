@@ -6,8 +6,8 @@
 
 Two stand-ins. On `meta` tensors have no numbers, and everything runs: forward, backward, optimisers. On `cuda`, torch's
 FakeTensorMode, tensors say that they are on a GPU, so that what asks for the type of a device shows as well; but the
-engine of autograd wants a real one, so there is the forward only. Tensors on the CPU keep their numbers inside the
-block: random numbers are drawn there from keyed streams, and moved.
+engine of autograd wants a real one, so nothing runs backward: gradients are zeros that appear where they belong.
+Tensors on the CPU keep their numbers inside the block: random numbers are drawn there from keyed streams, and moved.
 
 Inside the block these raise, with a traceback that ends at the line which is to blame:
 
@@ -19,7 +19,7 @@ Inside the block these raise, with a traceback that ends at the line which is to
   moved to the device without `non_blocking=True`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, TypeVar, overload
 from unittest.mock import patch
@@ -68,6 +68,7 @@ def pretended(kind: Kind, *, reads: int = 0, blocking_uploads: bool = False) -> 
     with ExitStack() as inside:
         if kind == "cuda":
             inside.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            inside.enter_context(_gradients_that_appear())
         else:
             inside.enter_context(_fused_optimisers_on_meta())
         inside.enter_context(_FromTheHost(device))
@@ -100,6 +101,32 @@ def _fused_optimisers_on_meta() -> Iterator[None]:
     """Fused optimisers know the devices that have a kernel, and refuse others."""
     with patch("torch.optim.optimizer._get_fused_kernels_supported_devices", lambda: ["cpu", "cuda", "meta"]):
         yield
+
+
+@contextmanager
+def _gradients_that_appear() -> Iterator[None]:
+    """Autograd without its engine."""
+
+    def grad(outputs: object, inputs: Tensor | Sequence[Tensor], *args: object, **named: object) -> tuple[Tensor, ...]:
+        return tuple(torch.zeros_like(one) for one in ([inputs] if isinstance(inputs, Tensor) else inputs))
+
+    def backward(tensor: Tensor, *args: object, **named: object) -> None:
+        for leaf in _leaves(tensor):
+            leaf.grad = torch.zeros_like(leaf)
+
+    with patch("torch.autograd.grad", grad), patch("torch.autograd.backward", backward):
+        yield
+
+
+def _leaves(tensor: Tensor) -> list[Tensor]:
+    """What a backward pass from `tensor` would give a gradient."""
+    todo, seen = [tensor.grad_fn], set[Any]()
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo += [before for before, _ in node.next_functions]
+    return [node.variable for node in seen if hasattr(node, "variable")]
 
 
 class _FromTheHost(TorchFunctionMode):

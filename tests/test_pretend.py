@@ -128,6 +128,20 @@ def test_a_backward_pass_is_watched() -> None:
 
 
 @both
+def test_gradients_are_where_they_belong(kind: Kind) -> None:
+    with pretended(kind) as device:
+        model, x = put(nn.Linear(4, 2), device), put(torch.rand(3, 4), device).requires_grad_()
+        unused = nn.Parameter(put(torch.rand(1), device))
+        (gradient,) = torch.autograd.grad(model(x).sum(), x)
+        assert (gradient.shape, gradient.device.type) == (x.shape, kind)
+        assert model.weight.grad is None
+        model(x.detach()).square().sum().backward()
+        assert model.weight.grad is not None
+        assert (model.weight.grad.shape, model.weight.grad.device.type) == ((2, 4), kind)
+        assert unused.grad is None
+
+
+@both
 @pytest.mark.parametrize("wrong", [False, True])
 def test_fused_optimisers_step_unless_their_state_is_on_the_cpu(kind: Kind, wrong: bool) -> None:
     with pretended(kind) as device:
