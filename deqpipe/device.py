@@ -4,6 +4,7 @@ import platform
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from deqpipe.errors import UserError
 
@@ -26,6 +27,18 @@ def set_up(*, precision: Literal["fp32", "tf32", "bf16"], threads: int) -> None:
     mode = "tf32" if precision == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = mode
     torch.backends.cudnn.conv.fp32_precision = mode  # type: ignore[attr-defined]
+
+
+def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor of the CPU on a device, without waiting until it is there; one that is there already as it is.
+
+    What is computed with it on the device finds it there.
+    """
+    where = torch.device(device)
+    if tensor.device.type != "cpu":
+        return tensor.to(where)  # towards the CPU nobody could tell when it has arrived
+    # pinned: the device fetches it by itself
+    return (tensor.pin_memory() if where.type == "cuda" else tensor).to(where, non_blocking=True)
 
 
 def describe(device: torch.device) -> str:

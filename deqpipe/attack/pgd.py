@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deqpipe.compute.replay import DIRECT, Runner, Step
+from deqpipe.device import upload
 from deqpipe.seeding import Stream
 from deqpipe.shapes import Images, Labels, Logits, PerImage, Scalar
 from deqpipe.threat_model import LinfBall
@@ -35,6 +36,22 @@ class Repeatable:
     def __call__(self, x: Images) -> Scalar:
         """The number to maximise."""
         return self.value(x, *self.given)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An objective that is drawn anew for every step.
+
+    Attributes:
+        draw: gives the next step's.
+    """
+
+    draw: Callable[[], Objective]
+
+    def __call__(self, x: Images) -> Scalar:
+        """The number to maximise, by a draw of its own."""
+        value: Tensor = self.draw()(x)
+        return value
 
 
 @dataclass(frozen=True)
@@ -128,7 +145,7 @@ def uniform_start(x: Images, *, ball: LinfBall, stream: Stream, images: Sequence
         images: index of each image, the key of its stream: the start does not depend on batch or shard.
         clamp: whether it is clamped into [0, 1].
     """
-    noise = stream.uniform(images, tuple(x.shape[1:])).to(x.device, x.dtype)
+    noise = upload(stream.uniform(images, tuple(x.shape[1:])), x.device).to(x.dtype)
     start = x + (2 * noise - 1) * ball.epsilon
     return start.clamp(0, 1) if clamp else start
 

@@ -2,7 +2,7 @@
 
 from deqpipe.data.augment import Augmentation, augmentation, crop_flip, none
 from deqpipe.data.dataset import Dataset, Split, load, save, to_float
-from deqpipe.data.order import batches, steps_per_epoch
+from deqpipe.data.order import batches, order, steps_per_epoch
 from deqpipe.data.sources import prepare
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "crop_flip",
     "load",
     "none",
+    "order",
     "prepare",
     "save",
     "steps_per_epoch",

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
 from torch.nn import functional
+
+from deqpipe.device import upload
 
 AnyImages: TypeAlias = Shaped[Tensor, "batch channels height width"]
 """Images as stored or in [0, 1]."""
@@ -35,13 +37,17 @@ def crop_flip(images: AnyImages, generator: torch.Generator) -> AnyImages:
         generator: on the CPU.
     """
     batch, channels, height, width = images.shape
-    places = 2 * PADDING + 1
-    top = torch.randint(places, (batch, 1), generator=generator)
-    left = torch.randint(places, (batch, 1), generator=generator)
-    flipped = torch.randint(2, (batch, 1), generator=generator).bool()
-    columns = torch.arange(width).expand(batch, -1)
-    rows = (top + torch.arange(height)).to(images.device)
-    columns = (left + torch.where(flipped, columns.flip(1), columns)).to(images.device)
+    top, left, flipped = _drawn(batch, generator, images.device)
+    along = torch.arange(width, device=images.device)
+    rows = top + torch.arange(height, device=images.device)
+    columns = left + torch.where(flipped.bool(), along.flip(0), along)
     padded = functional.pad(images, (PADDING,) * 4)
     rows_picked = padded.gather(2, rows[:, None, :, None].expand(-1, channels, -1, padded.shape[3]))
     return rows_picked.gather(3, columns[:, None, None, :].expand(-1, channels, height, -1))
+
+
+def _drawn(batch: int, generator: torch.Generator, device: torch.device) -> Int[Tensor, "3 batch 1"]:
+    """Row and column of every crop, and whether it is flipped, moved at once."""
+    places = 2 * PADDING + 1
+    top, left, flipped = (torch.randint(most, (batch, 1), generator=generator) for most in (places, places, 2))
+    return upload(torch.stack([top, left, flipped]), device)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deqpipe import checkpoint
+from deqpipe.device import upload
 from deqpipe.errors import UserError
 from deqpipe.shapes import Images, Labels, Pixels
 
@@ -34,7 +35,11 @@ class Split:
 
     def float_images(self, indices: Tensor | Sequence[int] | slice, device: torch.device | str = "cpu") -> Images:
         """The images at `indices`, in [0, 1], on a device."""
-        return to_float(self.images[indices].to(device))
+        return to_float(upload(self.images[indices], device))
+
+    def to(self, device: torch.device | str) -> "Split":
+        """The same on a device, a byte a pixel, to be read from there again and again."""
+        return Split(upload(self.images, device), upload(self.labels, device))
 
 
 @dataclass(frozen=True, eq=False)

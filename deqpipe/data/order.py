@@ -7,13 +7,17 @@ from torch import Tensor
 from deqpipe.seeding import Stream
 
 
+def order(n: int, *, epoch: int, stream: Stream) -> Int[Tensor, " image"]:
+    """Indices of all images in the order of one epoch, which depends on the stream and epoch alone."""
+    return torch.randperm(n, generator=stream.generator(epoch))
+
+
 def batches(n: int, batch_size: int, *, epoch: int, stream: Stream) -> tuple[Int[Tensor, " batch"], ...]:
-    """Indices of the batches of one epoch: every image once, in an order that depends on the stream and epoch alone.
+    """Indices of the batches of one epoch: every image once, in the epoch's order.
 
     The last batch is smaller when `batch_size` does not divide `n`.
     """
-    order = torch.randperm(n, generator=stream.generator(epoch))
-    return tuple(order[start : start + batch_size] for start in range(0, n, batch_size))
+    return torch.split(order(n, epoch=epoch, stream=stream), batch_size)
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:

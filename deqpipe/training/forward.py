@@ -1,7 +1,8 @@
 """How a model turns images into logits while it trains, and what is random about it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from deqpipe.seeding import Stream
 from deqpipe.shapes import Images, Logits, State
 from deqpipe.solver.base import Solver
 from deqpipe.solver.solve import Returned, Termination, reach
+from deqpipe.solver.trajectory import GrowingSolve
 from deqpipe.training.jacobian import JacobianRegularisation, gaussian_probes, jacobian_loss
 
 
@@ -70,6 +72,12 @@ class States:
     adversarial: StateChoice
 
 
+LogitsOf: TypeAlias = Callable[[Tensor], Tensor]
+"""Images to logits, differentiable."""
+Reader: TypeAlias = Callable[[StateChoice], Logits]
+"""Which state to the logits behind it, without gradient; nothing is computed twice."""
+
+
 @runtime_checkable
 class Pass(Protocol):
     """The forward passes of one training step."""
@@ -83,8 +91,12 @@ class Pass(Protocol):
         """The states that one attack step sees."""
         ...
 
-    def crafting(self, x: Images, state: StateChoice) -> Logits:
-        """Logits while an attack is crafted (evaluation mode): the same for the same images and state."""
+    def crafting(self, state: StateChoice) -> LogitsOf:
+        """Images to logits while an attack is crafted (evaluation mode); equal for passes that do the same work."""
+        ...
+
+    def reader(self, x: Images) -> Reader:
+        """The logits that `crafting` gives on images that stay the same, for one state after another."""
         ...
 
     def training(self, x: Images, state: StateChoice, *, penalised: bool) -> Output:
@@ -121,14 +133,19 @@ class PlainPass:
         """No states."""
         return self.loss_states
 
-    def crafting(self, x: Images, state: StateChoice) -> Logits:
-        """The network's logits."""
-        logits: Tensor = self.model(x)
-        return logits
+    def crafting(self, state: StateChoice) -> LogitsOf:
+        """The network itself."""
+        return self.model
+
+    @torch.no_grad()
+    def reader(self, x: Images) -> Reader:
+        """The network's logits, computed now."""
+        logits = self.model(x)
+        return lambda state: logits
 
     def training(self, x: Images, state: StateChoice, *, penalised: bool) -> Output:
         """The network's logits."""
-        return Output(self.crafting(x, state), x.new_zeros(()))
+        return Output(self.model(x), x.new_zeros(()))
 
 
 @dataclass(frozen=True)
@@ -221,6 +238,42 @@ class DEQForward:
 
 
 @dataclass(frozen=True)
+class CraftingLogits:
+    """Images to the logits behind a state; equal for one model, one way to compute it and one state."""
+
+    forward: DEQForward
+    model: DEQClassifier
+    state: StateChoice
+
+    def __call__(self, x: Images) -> Logits:
+        """The logits, differentiable."""
+        return self.forward.logits(self.model, x, self.state)
+
+
+class DEQReader:
+    """Logits of fixed images behind one state after another.
+
+    Stem and weights are prepared once, one solve serves all states, and each is unrolled when it is first asked for.
+    """
+
+    @torch.no_grad()
+    def __init__(self, forward: DEQForward, model: DEQClassifier, x: Images) -> None:
+        """Begin the solve; `model` in evaluation mode."""
+        self._model, self._gradient, self._fn = model, forward.gradient, model.bind(x)
+        start = model.initial_state(x)
+        self._solve = GrowingSolve(forward.solver, self._fn, start, termination=forward.termination)
+        self._known: dict[StateChoice, Logits] = {}
+
+    @torch.no_grad()
+    def __call__(self, state: StateChoice) -> Logits:
+        """Bit for bit what `DEQForward.logits` gives."""
+        if state not in self._known:
+            z = self._solve.reach(state.steps, state.returned)
+            self._known[state] = self._model.logits(self._gradient(self._fn, z))
+        return self._known[state]
+
+
+@dataclass(frozen=True)
 class DEQPass:
     """The forward passes of one training step of a DEQ.
 
@@ -243,9 +296,13 @@ class DEQPass:
         random, length = self.forward.random_states, self.forward.termination.max_steps
         return self.forward.states(self.sources, length=length, random=random is not None and random.in_attack)
 
-    def crafting(self, x: Images, state: StateChoice) -> Logits:
-        """Logits behind the chosen state."""
-        return self.forward.logits(self.model, x, state)
+    def crafting(self, state: StateChoice) -> LogitsOf:
+        """Images to logits behind the chosen state."""
+        return CraftingLogits(self.forward, self.model, state)
+
+    def reader(self, x: Images) -> Reader:
+        """Logits behind one state after another, in one solve."""
+        return DEQReader(self.forward, self.model, x)
 
     def training(self, x: Images, state: StateChoice, *, penalised: bool) -> Output:
         """Logits behind the chosen state, and the weighted Jacobian term at that state if due and wanted."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deqpipe.device import upload
 from deqpipe.model.classifier import eager
 from deqpipe.shapes import Scalar, State
 from deqpipe.solver.base import FixedPointMap
@@ -32,7 +33,7 @@ def _squared_product(value: Tensor, at: Tensor, probe: Tensor) -> Tensor:
 def gaussian_probes(z: State, *, count: int, generator: torch.Generator) -> Iterator[State]:
     """Standard Gaussian vectors like z, from a CPU generator."""
     for _ in range(count):
-        yield torch.randn(z.shape, generator=generator).to(z.device, z.dtype)
+        yield upload(torch.randn(z.shape, generator=generator), z.device).to(z.dtype)
 
 
 @dataclass(frozen=True)

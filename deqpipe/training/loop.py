@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from deqpipe import checkpoint
-from deqpipe.data import Augmentation, Split, batches, steps_per_epoch, to_float
+from deqpipe.data import Augmentation, Split, steps_per_epoch
 from deqpipe.errors import NonFiniteLossError, UserError
 from deqpipe.lock import StopRequest
-from deqpipe.seeding import Stream
+from deqpipe.training.feed import Feed
 from deqpipe.training.forward import draws
-from deqpipe.training.objectives import Batch, Loss, TrainingObjective
+from deqpipe.training.objectives import Batch, TrainingObjective
+from deqpipe.training.tally import Reading, Tally, magnitude
 
 HISTORY = (
     "epoch", "step", "phase", "learning_rate", "loss", "train_accuracy", "clean_accuracy", "robust_accuracy",
@@ -52,7 +53,7 @@ class Plan:
         first_step: where it starts; an epoch may have begun before, with another objective.
         last_step: where it ends, exclusive.
         learning_rate: of each step.
-        optimizer: built over the model's parameters.
+        optimizer: built over the model's parameters; a fused one.
         validate: accuracies after each epoch.
         select_from_epoch: no earlier epoch becomes the best one; None: the last one is the best.
     """
@@ -75,10 +76,17 @@ class Plan:
         """Batches of an epoch, the last one possibly smaller."""
         return steps_per_epoch(len(self.train), self.batch_size)
 
+    def feed(self, device: torch.device) -> Feed:
+        """Its batches, on a device."""
+        return Feed(self.train, self.augment, seed=self.seed, batch_size=self.batch_size, device=device)
+
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run remembers beside weights and optimiser. Sums are over the current epoch so far."""
+    """What a run remembers beside weights and optimiser.
+
+    Sums are over the current epoch so far; those of losses and right answers are as old as the last look at the device.
+    """
 
     step: int
     history: tuple[Mapping[str, Any], ...] = ()
@@ -100,12 +108,14 @@ class Store:
         spec: of the job; a state of another spec is refused.
         inputs: digests of what the run starts from; a state that started from something else is left behind.
         interval: seconds between two saves within an epoch.
+        read_every: steps between two looks at what the device has counted.
     """
 
     directory: Path
     spec: Mapping[str, Any]
     inputs: Mapping[str, str] = field(default_factory=dict)
     interval: float = 300.0
+    read_every: int = 50
 
     @property
     def state_file(self) -> Path:
@@ -163,6 +173,10 @@ class Store:
 def train(plan: Plan, model: nn.Module, optimizer: Optimizer, *, store: Store, stop: StopRequest) -> Progress:
     """Train until the plan's last step, or until asked to stop; the state is saved either way.
 
+    The host looks at what the device has counted every `store.read_every` steps and before every save. Where the loss
+    or gradient of a step was not finite, that update and all later ones were withheld on the device, and nothing was
+    saved since.
+
     Args:
         plan: what to do.
         model: changed in place; on its device.
@@ -176,80 +190,109 @@ def train(plan: Plan, model: nn.Module, optimizer: Optimizer, *, store: Store, s
     progress = store.load(model, optimizer) or Progress(step=plan.first_step)
     if progress.step > plan.first_step:
         _logger.info("continuing at step %d of %d", progress.step, plan.last_step)
+    device = next(model.parameters()).device
+    feed = plan.feed(device)
+    tally = Tally.start(device, loss_sum=progress.loss_sum, correct=progress.correct)
     saved_at, unsaved = time.monotonic(), False
     while progress.step < plan.last_step and not stop.should_stop():
-        progress, unsaved = _one_step(plan, model, optimizer, progress, store), True
+        (progress, tally), unsaved = _one_step(plan, model, optimizer, feed, (progress, tally)), True
         epoch_ends = progress.step % plan.steps_per_epoch == 0 or progress.step == plan.last_step
+        saving = epoch_ends or time.monotonic() - saved_at > store.interval
+        if saving or progress.step % store.read_every == 0:
+            progress = _read_back(plan, progress, tally, store)
         if epoch_ends:
-            progress = _end_epoch(plan, model, progress, store)
-        if epoch_ends or time.monotonic() - saved_at > store.interval:
+            progress, tally = _end_epoch(plan, model, progress, store), Tally.start(device)
+        if saving:
             store.save(model, optimizer, progress)
             saved_at, unsaved = time.monotonic(), False
     if unsaved:
+        progress = _read_back(plan, progress, tally, store)
         store.save(model, optimizer, progress)
     return progress
 
 
-def _one_step(plan: Plan, model: nn.Module, optimizer: Optimizer, progress: Progress, store: Store) -> Progress:
+def _one_step(
+    plan: Plan, model: nn.Module, optimizer: Optimizer, feed: Feed, so_far: tuple[Progress, Tally]
+) -> tuple[Progress, Tally]:
     started, evaluations = time.monotonic(), getattr(model, "f_evaluations", 0)
-    batch = _batch(plan, progress.step, next(model.parameters()).device)
-    loss, value = descend(plan, model, optimizer, batch, step=progress.step, good=store.state_file)
-    return replace(
+    progress, tally = so_far
+    batch = feed(progress.step)
+    tally = descend(plan, model, optimizer, batch, step=progress.step, tally=tally)
+    progress = replace(
         progress,
         step=progress.step + 1,
-        loss_sum=progress.loss_sum + value * len(batch.y),
-        correct=progress.correct + int((loss.logits.argmax(1) == batch.y).sum()),
         seen=progress.seen + len(batch.y),
         seconds=progress.seconds + time.monotonic() - started,
         f_evaluations=progress.f_evaluations + getattr(model, "f_evaluations", 0) - evaluations,
     )
+    return progress, tally
 
 
 def descend(
-    plan: Plan, model: nn.Module, optimizer: Optimizer, batch: Batch, *, step: int, good: Path | None = None
-) -> tuple[Loss, float]:
-    """One training step on a batch that is ready: attack, loss, gradient, update. The loss, and its value.
+    plan: Plan, model: nn.Module, optimizer: Optimizer, batch: Batch, *, step: int, tally: Tally | None = None
+) -> Tally:
+    """One training step on a batch that is ready: attack, loss, gradient, update. Nobody waits for the device.
 
     Args:
         plan: what to do.
         model: changed in place.
-        optimizer: over the model's parameters.
+        optimizer: over the model's parameters; a fused one.
         batch: on the model's device.
         step: its number, which draws and learning rate depend on.
-        good: where the last good state would be, for the message.
+        tally: of the steps before; None: there were none.
 
-    Raises:
-        NonFiniteLossError: the loss or its gradient is not finite.
+    Returns:
+        The tally with this step. Where it found a loss or gradient that is not finite, now or before, model and
+        optimiser stayed as they were.
     """
+    tally = tally or Tally.start(batch.x.device)
     loss = plan.objective(model, batch, draws(plan.seed, step))
-    value = loss.value.item()
     optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(loss.value)
-    if not (math.isfinite(value) and _finite_gradient(model)):
-        what = f"loss is {value}" + (", its gradient not finite" if math.isfinite(value) else "")
-        last = f"; last good state: {good}" if good is not None and good.exists() else ""
-        raise NonFiniteLossError(f"{what} at step {step} of {plan.last_step}{last}")
-    _update(optimizer, plan.learning_rate(step))
-    return loss, value
+    value, gradients = loss.value.detach(), [p.grad for p in model.parameters() if p.grad is not None]
+    tally = tally.judged(value, magnitude(gradients), step=step)
+    _update(optimizer, plan.learning_rate(step), withheld=tally.withheld)
+    return tally.added(value, (loss.logits.argmax(1) == batch.y).sum(), images=len(batch.y))
 
 
-def _finite_gradient(model: nn.Module) -> bool:
-    finite = [parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None]
-    return bool(torch.stack(finite).all())
-
-
-def _update(optimizer: Optimizer, learning_rate: float) -> None:
+def _update(optimizer: Optimizer, learning_rate: float, *, withheld: Tensor) -> None:
+    """One step of the optimiser, unless it is withheld; which it is, is known on the device alone."""
     for group in optimizer.param_groups:
+        assert group["fused"], "only fused optimisers know how to leave everything as it is"
         group["lr"] = learning_rate
+    optimizer.found_inf = withheld  # type: ignore[attr-defined]  # as torch.amp.GradScaler tells it
     optimizer.step()
 
 
-def _batch(plan: Plan, step: int, device: torch.device) -> Batch:
-    epoch, number = divmod(step, plan.steps_per_epoch)
-    order = batches(len(plan.train), plan.batch_size, epoch=epoch, stream=Stream(plan.seed, "order"))
-    picked = order[number]
-    pixels = plan.augment(plan.train.images[picked].to(device), Stream(plan.seed, "augment").generator(step))
-    return Batch(x=to_float(pixels), y=plan.train.labels[picked].to(device))
+def _read_back(plan: Plan, progress: Progress, tally: Tally, store: Store) -> Progress:
+    """The progress with the sums that the device has.
+
+    Raises:
+        NonFiniteLossError: a loss or a gradient was not finite.
+    """
+    started = time.monotonic()
+    found = tally.read()
+    check(found, plan, good=store.state_file)
+    seconds = progress.seconds + time.monotonic() - started
+    return replace(progress, loss_sum=found.loss_sum, correct=found.correct, seconds=seconds)
+
+
+def check(found: Reading, plan: Plan, *, good: Path | None = None) -> None:
+    """Refuse to go on where a number was not finite.
+
+    Args:
+        found: what the device has counted.
+        plan: of the training.
+        good: where the last good state would be, for the message.
+
+    Raises:
+        NonFiniteLossError: names the first step with such a number.
+    """
+    if found.bad_step is None:
+        return
+    what = f"loss is {found.bad_loss}" + (", its gradient not finite" if math.isfinite(found.bad_loss) else "")
+    last = f"; last good state: {good}" if good is not None and good.exists() else ""
+    raise NonFiniteLossError(f"{what} at step {found.bad_step} of {plan.last_step}{last}")
 
 
 def _end_epoch(plan: Plan, model: nn.Module, progress: Progress, store: Store) -> Progress:

@@ -3,17 +3,19 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from deqpipe.attack.pgd import PGD, Objective, cross_entropy_objective
+from deqpipe.attack.pgd import PGD, Drawn, Objective, Repeatable, cross_entropy_objective
+from deqpipe.device import upload
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.seeding import Stream
 from deqpipe.shapes import Images, Labels, Logits, Scalar
-from deqpipe.training.forward import Draws, Forward, Pass, StateChoice, UnrolledForward
+from deqpipe.training.forward import Draws, Forward, LogitsOf, Pass, UnrolledForward
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,14 @@ class PGDAdversarial:
         return Loss(F.cross_entropy(output.logits, batch.y) + output.penalty, output.logits)
 
     def _craft(self, model: nn.Module, passes: Pass, batch: Batch, step: int) -> Images:
-        noise = torch.rand(batch.x.shape, generator=self.stream.generator(step)).to(batch.x.device)
+        noise = upload(torch.rand(batch.x.shape, generator=self.stream.generator(step)), batch.x.device)
         start = (batch.x + (2 * noise - 1) * self.attack.ball.epsilon).clamp(0, 1)
 
-        def logits_of(x: Tensor) -> Logits:
-            return passes.crafting(x, passes.crafting_states().adversarial)
+        def draw() -> Objective:
+            return cross_entropy_objective(passes.crafting(passes.crafting_states().adversarial), batch.y)
 
         with crafting_mode(model):
-            return self.attack(cross_entropy_objective(logits_of, batch.y), batch.x, start=start).images
+            return self.attack(Drawn(draw), batch.x, start=start).images
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class TradesAdversarial:
         return Loss(value + natural.penalty + perturbed.penalty, natural.logits)
 
     def _craft(self, model: nn.Module, passes: Pass, batch: Batch, step: int) -> Images:
-        noise = torch.randn(batch.x.shape, generator=self.stream.generator(step)).to(batch.x.device)
+        noise = upload(torch.randn(batch.x.shape, generator=self.stream.generator(step)), batch.x.device)
         with crafting_mode(model):
             objective = _divergence_objective(passes, batch.x)
             return self.attack(objective, batch.x, start=batch.x + self.start_noise * noise).images
@@ -125,17 +127,20 @@ def divergence(perturbed: Logits, natural: Logits) -> Scalar:
 
 
 def _divergence_objective(passes: Pass, x: Images) -> Objective:
-    """The KL term as an attack's objective. Natural logits are deterministic, so each state's are computed once."""
-    known: dict[StateChoice, Logits] = {}
+    """The KL term as an attack's objective. Natural images stay the same, so their states come out of one solve."""
+    natural = passes.reader(x)
 
-    def objective(adversarial: Tensor) -> Tensor:
+    def draw() -> Objective:
         states = passes.crafting_states()
-        if states.natural not in known:
-            with torch.no_grad():
-                known[states.natural] = passes.crafting(x, states.natural)
-        return divergence(passes.crafting(adversarial, states.adversarial), known[states.natural])
+        logits_of = passes.crafting(states.adversarial)
+        key = ("divergence", logits_of)
+        return Repeatable(partial(_divergence_from, logits_of), (natural(states.natural),), key)
 
-    return objective
+    return Drawn(draw)
+
+
+def _divergence_from(logits_of: LogitsOf, adversarial: Images, natural: Logits) -> Scalar:
+    return divergence(logits_of(adversarial), natural)
 
 
 @contextmanager

@@ -14,7 +14,11 @@ from torch.optim import SGD, Adam, Optimizer
 
 from deqpipe import checkpoint, specs
 from deqpipe.attack.pgd import PGD
-from deqpipe.compute.ways import NOTHING_ASKED, Asked
+from deqpipe.attack.surrogate import IntermediateState
+from deqpipe.attack.trial import GradientTrial
+from deqpipe.compute.precision import Precision
+from deqpipe.compute.replay import DIRECT, Graphs, Runner
+from deqpipe.compute.ways import NOTHING_ASKED, Asked, choose
 from deqpipe.config import (
     Model,
     Pretrain,
@@ -29,6 +33,7 @@ from deqpipe.config import (
 )
 from deqpipe.data import Dataset, Split, augmentation, load, steps_per_epoch
 from deqpipe.device import describe, set_up
+from deqpipe.dynamics import PlainDynamics
 from deqpipe.errors import UserError
 from deqpipe.gradient import Implicit, StateGradient, Unrolled
 from deqpipe.lock import EXIT_UNFINISHED, StopRequest, locked
@@ -39,9 +44,18 @@ from deqpipe.records import write_text
 from deqpipe.seeding import Stream
 from deqpipe.settings import Settings
 from deqpipe.shapes import Logits
-from deqpipe.solver.solve import build_solver, build_termination, lowest_of
+from deqpipe.solver.fixed_point import FixedPointIteration
+from deqpipe.solver.solve import Termination, build_solver, build_termination, lowest_of
 from deqpipe.threat_model import LinfBall
-from deqpipe.training.forward import DEQForward, Forward, PlainForward, RandomStates, UnrolledForward
+from deqpipe.training.forward import (
+    CraftingLogits,
+    DEQForward,
+    Forward,
+    LogitsOf,
+    PlainForward,
+    RandomStates,
+    UnrolledForward,
+)
 from deqpipe.training.jacobian import JacobianRegularisation
 from deqpipe.training.loop import HISTORY, Plan, Progress, Store, cosine, multistep, train
 from deqpipe.training.objectives import CleanUnrolled, PGDAdversarial, TradesAdversarial, TrainingObjective
@@ -90,7 +104,9 @@ def pretrain(job: Job) -> int:
     dataset = load(job.inputs["data"])
     settings = _set_up(job, job.spec["config"])
     described = architecture.describe_deq(settings.section("model", Model), dataset)
-    return _run(job, Prepared(pretraining_plan(job, settings, dataset), _fresh(described, job), described))
+    model = _fresh(described, job)
+    _fastest(model, _pretraining_surrogate(settings.section("pretrain", Pretrain).layers), settings, job)
+    return _run(job, Prepared(pretraining_plan(job, settings, dataset), model, described))
 
 
 def pretraining_plan(job: Job, settings: Settings, dataset: Dataset) -> Plan:
@@ -114,7 +130,7 @@ def pretraining_plan(job: Job, settings: Settings, dataset: Dataset) -> Plan:
         phase="pretrain",
         objective=CleanUnrolled(forward),
         steps=range(pretraining.steps),
-        validate=_clean_validator(settings, dataset, forward),
+        validate=_clean_validator(job, settings, dataset, forward),
         select_from_epoch=None,
     )
 
@@ -134,13 +150,47 @@ def prepare_deq(job: Job, dataset: Dataset) -> Prepared:
     if trunk.metadata.get("kind") != "handoff" or not {"architecture", "provenance", "step"} <= set(trunk.metadata):
         raise UserError(f"trunk {job.inputs['trunk']} is no handoff of pretraining: {trunk.metadata.get('kind')!r}")
     settings = _set_up(job, {**trunk.metadata["provenance"]["spec"]["config"], **job.spec["config"]})
-    plan = adversarial_plan(job, settings, dataset, first_step=trunk.metadata["step"])
     described = trunk.metadata["architecture"]
-    return Prepared(plan, _fresh(described, job), described, trunk)
+    model = _fresh(described, job)
+    run = _fastest(model, _adversarial_surrogate(settings), settings, job)
+    if settings["training.gradient"] == "exact":
+        run = DIRECT  # its backward pass is a solve: nobody has tried to capture it
+    plan = adversarial_plan(job, settings, dataset, first_step=trunk.metadata["step"], run=run)
+    return Prepared(plan, model, described, trunk)
 
 
-def adversarial_plan(job: Job, settings: Settings, dataset: Dataset, *, first_step: int) -> Plan:
-    """The adversarial training of a DEQ; `first_step` is where pretraining ended."""
+def _fastest(model: nn.Module, surrogate: IntermediateState, settings: Settings, job: Job) -> Runner:
+    """Let a DEQ compute in the fastest way that has proved itself on a surrogate; what runs the steps of attacks."""
+    assert isinstance(model, DEQClassifier)
+    precision, images = Precision(settings["precision"]), settings["training.batch_size"]
+    way = choose(job.ways, job.device, lambda: GradientTrial(model, surrogate, precision, images, weights=True))
+    model.compute_with(precision, way)
+    return Graphs(model.counter) if way.graphs else DIRECT
+
+
+def _pretraining_surrogate(layers: int) -> IntermediateState:
+    """The weight-tied network: a step of fixed-point iteration, and the others with gradient."""
+    dynamics = PlainDynamics(FixedPointIteration(), Termination(1))
+    return IntermediateState(1, Unrolled(steps=layers - 1, damping=1.0), dynamics)
+
+
+def _adversarial_surrogate(settings: Settings) -> IntermediateState:
+    """z^[N], unrolled as in training."""
+    solver = settings.section("solver", Solver)
+    dynamics = PlainDynamics(build_solver(solver), build_termination(solver), solver.returned)
+    return IntermediateState(solver.steps, _unroll(settings), dynamics)
+
+
+def adversarial_plan(job: Job, settings: Settings, dataset: Dataset, *, first_step: int, run: Runner = DIRECT) -> Plan:
+    """The adversarial training of a DEQ.
+
+    Args:
+        job: the call.
+        settings: of the job.
+        dataset: what is trained on.
+        first_step: where pretraining ended.
+        run: runs the steps of its attacks.
+    """
     kind = specs.MODELS[job.spec["model"]]
     forward = _deq_forward(settings, kind, dataset)
     return _deq_plan(
@@ -148,9 +198,9 @@ def adversarial_plan(job: Job, settings: Settings, dataset: Dataset, *, first_st
         settings,
         dataset,
         phase="adversarial",
-        objective=_adversarial_objective(job, settings, kind, forward),
+        objective=_adversarial_objective(job, settings, kind, forward, run),
         steps=range(first_step, _total_steps(settings, dataset)),
-        validate=_deq_validator(job, settings, dataset, replace(forward, gradient=_unroll(settings))),
+        validate=_deq_validator(job, settings, dataset, replace(forward, gradient=_unroll(settings)), run),
         select_from_epoch=settings.section("selection", Selection).first_epoch,
     )
 
@@ -185,7 +235,11 @@ def resnet_plan(job: Job, settings: Settings, dataset: Dataset) -> Plan:
             factor=recipe.factor,
         ),
         optimizer=lambda model: SGD(
-            model.parameters(), recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+            model.parameters(),
+            recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            fused=True,
         ),
         validate=_robust_validator(job, settings, dataset, _network_logits, recipe.batch_size),
         select_from_epoch=settings.section("selection", Selection).first_epoch,
@@ -298,6 +352,7 @@ def _deq_plan(
             start,
             betas=tuple(settings["training.betas"]),
             weight_decay=settings["training.weight_decay"],
+            fused=True,
         ),
         validate=validate,
         select_from_epoch=select_from_epoch,
@@ -341,15 +396,15 @@ def _unroll(settings: Settings) -> Unrolled:
     return Unrolled(steps=unroll.steps, damping=unroll.damping, lead_step=unroll.lead_step)
 
 
-def _attack(settings: Settings, attack: TrainingAttack) -> PGD:
+def _attack(settings: Settings, attack: TrainingAttack, run: Runner) -> PGD:
     ball = LinfBall(settings.section("threat_model", ThreatModel).epsilon_255 / 255)
-    return PGD(ball, steps=attack.steps, step_size=attack.step_size_255 / 255)
+    return PGD(ball, steps=attack.steps, step_size=attack.step_size_255 / 255, run=run)
 
 
 def _adversarial_objective(
-    job: Job, settings: Settings, kind: specs.TrainedModel, forward: Forward
+    job: Job, settings: Settings, kind: specs.TrainedModel, forward: Forward, run: Runner = DIRECT
 ) -> TrainingObjective:
-    attack = _attack(settings, settings.section("training.attack", TrainingAttack))
+    attack = _attack(settings, settings.section("training.attack", TrainingAttack), run)
     stream = Stream(job.spec["seed"], "training/attack")
     if kind.framework == "pgd_at":
         return PGDAdversarial(forward, attack, stream)
@@ -364,28 +419,41 @@ def _adversarial_objective(
     )
 
 
-def _clean_validator(settings: Settings, dataset: Dataset, forward: UnrolledForward) -> Validator:
+def _clean_validator(job: Job, settings: Settings, dataset: Dataset, forward: UnrolledForward) -> Validator:
     logits = partial(_unrolled_logits, forward)
-    return Validator(dataset.validation, logits, settings["training.batch_size"], attack=None)
+    return Validator(dataset.validation.to(job.device), logits, settings["training.batch_size"], attack=None)
 
 
 def _robust_validator(
-    job: Job, settings: Settings, dataset: Dataset, logits: Scoring, batch_size: int, crafting: Crafting | None = None
+    job: Job,
+    settings: Settings,
+    dataset: Dataset,
+    logits: Scoring,
+    batch_size: int,
+    *,
+    crafting: Crafting | None = None,
+    run: Runner = DIRECT,
 ) -> Validator:
     selection = settings.section("selection", Selection)
     split: Split = getattr(dataset, selection.split)
     attack = SelectingAttack(
-        _attack(settings, selection.attack), job.spec["seed"], crafting, freeze_fooled=selection.freeze_fooled
+        _attack(settings, selection.attack, run), job.spec["seed"], crafting, freeze_fooled=selection.freeze_fooled
     )
-    return Validator(split, logits, batch_size, attack)
+    return Validator(split.to(job.device), logits, batch_size, attack)
 
 
-def _deq_validator(job: Job, settings: Settings, dataset: Dataset, forward: DEQForward) -> Validator:
+def _deq_validator(job: Job, settings: Settings, dataset: Dataset, forward: DEQForward, run: Runner) -> Validator:
     """Scores the final state, unrolled as in training, whatever the training gradient is."""
     random = settings.section("selection", Selection).attack_random_state and forward.random_states is not None
     crafting = partial(_random_logits, forward) if random else None
     return _robust_validator(
-        job, settings, dataset, partial(_final_logits, forward), settings["training.batch_size"], crafting
+        job,
+        settings,
+        dataset,
+        partial(_final_logits, forward),
+        settings["training.batch_size"],
+        crafting=crafting,
+        run=run,
     )
 
 
@@ -404,7 +472,7 @@ def _final_logits(forward: DEQForward, model: nn.Module, x: Tensor) -> Logits:
     return forward.logits(model, x, forward.final)
 
 
-def _random_logits(forward: DEQForward, model: nn.Module, x: Tensor, generator: torch.Generator) -> Logits:
+def _random_logits(forward: DEQForward, model: nn.Module, generator: torch.Generator) -> LogitsOf:
     assert isinstance(model, DEQClassifier)
     assert forward.random_states is not None
-    return forward.logits(model, x, forward.random_states.draw(generator, final=forward.final).adversarial)
+    return CraftingLogits(forward, model, forward.random_states.draw(generator, final=forward.final).adversarial)

@@ -21,8 +21,9 @@ from deqpipe.model.classifier import DEQClassifier
 from deqpipe.provenance import provenance
 from deqpipe.settings import Settings
 from deqpipe.training import run
-from deqpipe.training.loop import descend
+from deqpipe.training.loop import check, descend
 from deqpipe.training.objectives import Batch
+from deqpipe.training.tally import Tally
 
 _logger = logging.getLogger(__name__)
 
@@ -82,8 +83,10 @@ class Method:
         return self._run(1)
 
     def _run(self, steps: int) -> int:
+        tally = Tally.start(self._batch.x.device)
         for step in range(self._plan.first_step, self._plan.first_step + steps):
-            descend(self._plan, self.model, self._optimizer, self._batch, step=step)
+            tally = descend(self._plan, self.model, self._optimizer, self._batch, step=step, tally=tally)
+        check(tally.read(), self._plan)
         images = steps * len(self._batch.y)
         self.images += images
         return images
@@ -148,6 +151,7 @@ def _training_job(job: Job, model: str) -> run.Job:
         state=job.output.parent,  # nothing is kept there
         device=job.device,
         threads=job.threads,
+        ways=job.ways,
         budget_minutes=math.inf,
         save_interval=math.inf,
     )

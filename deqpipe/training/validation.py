@@ -5,19 +5,33 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
-from deqpipe.attack.pgd import PGD, cross_entropy_objective, unfooled_objective, uniform_start
+from deqpipe.attack.pgd import PGD, Drawn, Objective, cross_entropy_objective, unfooled_objective, uniform_start
 from deqpipe.data import Split
+from deqpipe.device import upload
 from deqpipe.seeding import Stream
 from deqpipe.shapes import Images, Labels, Logits
+from deqpipe.training.forward import LogitsOf
 from deqpipe.training.loop import Validation
 from deqpipe.training.objectives import crafting_mode
 
 Scoring: TypeAlias = Callable[[nn.Module, Tensor], Logits]
 """(model, images) -> logits of the final state, differentiable."""
-Crafting: TypeAlias = Callable[[nn.Module, Tensor, torch.Generator], Logits]
-"""(model, images, source of random states) -> differentiable logits that an attack step sees."""
+Crafting: TypeAlias = Callable[[nn.Module, torch.Generator], LogitsOf]
+"""(model, source of random states) -> what the next attack step sees."""
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Images to the logits that decide; equal for one model and one way to score it."""
+
+    scoring: Scoring
+    model: nn.Module
+
+    def __call__(self, x: Images) -> Logits:
+        return self.scoring(self.model, x)
 
 
 @dataclass(frozen=True)
@@ -39,13 +53,13 @@ class SelectingAttack:
     def __call__(self, model: nn.Module, scoring: Scoring, x: Images, y: Labels, images: range) -> Images:
         """The attacked images; `images` are their indices."""
         starts, states = Stream(self.seed, "selection"), Stream(self.seed, "selection/states").generator(images.start)
+        objective = unfooled_objective if self.freeze_fooled else cross_entropy_objective
 
-        def logits_of(perturbed: Tensor) -> Logits:
-            return scoring(model, perturbed) if self.crafting is None else self.crafting(model, perturbed, states)
+        def draw() -> Objective:
+            return objective(self.crafting(model, states) if self.crafting else _Scored(scoring, model), y)
 
         start = uniform_start(x, ball=self.pgd.ball, stream=starts, images=images, clamp=True)
-        objective = unfooled_objective if self.freeze_fooled else cross_entropy_objective
-        return self.pgd(objective(logits_of, y), x, start=start).images
+        return self.pgd(Drawn(draw), x, start=start).images
 
 
 @dataclass(frozen=True)
@@ -53,7 +67,7 @@ class Validator:
     """Clean accuracy and, with an attack, accuracy under it at the final state.
 
     Attributes:
-        split: the images.
+        split: the images; best on the model's device.
         logits: of the final state.
         batch_size: images at once; no influence on results, unless solver or random states couple them.
         attack: None: clean accuracy only.
@@ -65,25 +79,29 @@ class Validator:
     attack: SelectingAttack | None
 
     def __call__(self, model: nn.Module) -> Validation:
-        """The accuracies of a model; its mode and its parameters' gradients stay as they were."""
+        """The accuracies of a model; its mode and its parameters' gradients stay as they were.
+
+        The host waits for the device once, at the end.
+        """
         with crafting_mode(model):
-            clean, robust = map(sum, zip(*self._counts(model), strict=True))
+            counts = torch.stack([self._counts(model, images) for images in self._batches()]).sum(0)
+        clean, robust = counts.cpu().tolist()
         total = len(self.split)
         return Validation(clean / total, robust / total if self.attack else None)
 
-    def _counts(self, model: nn.Module) -> Iterator[tuple[int, int]]:
-        device = next(model.parameters()).device
+    def _batches(self) -> Iterator[range]:
         for start in range(0, len(self.split), self.batch_size):
-            images = range(start, min(start + self.batch_size, len(self.split)))
-            x = self.split.float_images(list(images), device)
-            y = self.split.labels[list(images)].to(device)
-            yield self._correct(model, x, y), self._robust(model, x, y, images)
+            yield range(start, min(start + self.batch_size, len(self.split)))
+
+    def _counts(self, model: nn.Module, images: range) -> Int[Tensor, " 2"]:
+        """How many of some images are classified right: clean, and attacked."""
+        device, where = next(model.parameters()).device, slice(images.start, images.stop)
+        x, y = self.split.float_images(where, device), upload(self.split.labels[where], device)
+        clean = self._correct(model, x, y)
+        if self.attack is None:
+            return torch.stack([clean, torch.zeros_like(clean)])
+        return torch.stack([clean, self._correct(model, self.attack(model, self.logits, x, y, images), y)])
 
     @torch.no_grad()
-    def _correct(self, model: nn.Module, x: Tensor, y: Tensor) -> int:
-        return int((self.logits(model, x).argmax(1) == y).sum())
-
-    def _robust(self, model: nn.Module, x: Tensor, y: Tensor, images: range) -> int:
-        if self.attack is None:
-            return 0
-        return self._correct(model, self.attack(model, self.logits, x, y, images), y)
+    def _correct(self, model: nn.Module, x: Tensor, y: Tensor) -> Int[Tensor, ""]:
+        return (self.logits(model, x).argmax(1) == y).sum()

@@ -190,7 +190,7 @@ def test_logits_are_those_behind_the_slowly_chosen_state(solver: Solver[Any], re
         z = slow_choice(solver, fn, model.initial_state(x), choice)
         torch.testing.assert_close(whole.solve(model, fn, x, choice), z, rtol=0, atol=1e-12)
         expected = slow_logits(model, fn, z)
-        torch.testing.assert_close(passes.crafting(x, choice), expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(passes.crafting(choice)(x), expected, rtol=0, atol=1e-12)
         torch.testing.assert_close(whole.logits(model, x, choice), expected, rtol=0, atol=1e-12)
 
 

@@ -84,7 +84,7 @@ def plan(objective: Recording, *, accuracies: Sequence[float | None] = (), **cha
         first_step=0,
         last_step=2 * PER_EPOCH,
         learning_rate=lambda step: 0.5 / (step + 1),
-        optimizer=lambda model: Adam(model.parameters(), 0.5),
+        optimizer=lambda model: Adam(model.parameters(), 0.5, fused=True),
         validate=lambda model: Validation(0.5, next(values)),
         select_from_epoch=None,
     )
@@ -129,7 +129,7 @@ def test_history_is_the_average_over_the_images_of_an_epoch_part(tmp_path: Path)
     assert [(row["epoch"], row["step"]) for row in rows] == [(1, 3), (2, 5)]
     replayed = Linear()
     losses, right = [], []
-    optimizer = Adam(replayed.parameters(), 0.5)
+    optimizer = Adam(replayed.parameters(), 0.5, fused=True)
     for step, images in objective.seen:
         x, y = torch.tensor(images, dtype=torch.float32).view(-1, 1, 1, 1) / 255, torch.tensor(images) % 2
         logits = replayed(x)
@@ -191,7 +191,7 @@ def test_state_of_another_spec_is_refused(tmp_path: Path) -> None:
     model = Linear()
     store = Store(tmp_path, {"stage": "another"})
     with pytest.raises(UserError, match="belongs to another spec; delete"):
-        train(plan(Recording()), model, Adam(model.parameters()), store=store, stop=StopAfter(9))
+        train(plan(Recording()), model, Adam(model.parameters(), fused=True), store=store, stop=StopAfter(9))
     assert equal(model, Linear())
 
 

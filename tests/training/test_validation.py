@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pytest
 import torch
@@ -200,7 +201,7 @@ def test_starts_depend_on_the_seed_and_on_nothing_else_of_the_attack() -> None:
     first = starts(model, what)
     assert torch.equal(first, starts(model, what, replace(SMALL, freeze_fooled=True)))
     seen = Watched()
-    attacked(replace(SMALL, crafting=lambda network, x, generator: seen(network, x)), model, what)
+    attacked(replace(SMALL, crafting=lambda network, generator: partial(seen, network)), model, what)
     assert torch.equal(first, seen.seen[0])
     assert not torch.equal(first, starts(model, what, replace(SMALL, seed=1)))
 
@@ -214,10 +215,10 @@ class Signs:
 
     seen: list[int] = field(default_factory=list)
 
-    def __call__(self, model: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, model: nn.Module, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
         sign = 2 * int(torch.randint(0, 2, (), generator=generator)) - 1
         self.seen.append(sign)
-        return sign * scoring(model, x)
+        return lambda x: sign * scoring(model, x)
 
 
 def draws(model: nn.Module, *, batch_size: int = 2, seed: int = SEED) -> list[int]:
@@ -261,7 +262,7 @@ def test_robust_accuracy_under_random_crafting_is_the_same_whenever_it_is_taken(
 
 
 def test_random_crafting_changes_the_robust_accuracy_and_leaves_the_clean_one() -> None:
-    away: Crafting = lambda model, x, generator: -scoring(model, x)  # noqa: E731
+    away: Crafting = lambda model, generator: lambda x: -scoring(model, x)  # noqa: E731
     found = validator(5, replace(ATTACK, crafting=away))(Threshold())
     assert found.clean == validator(5)(Threshold()).clean == 0.8
     assert (found.robust, validator(5)(Threshold()).robust) == (0.8, 0.4)
@@ -272,8 +273,8 @@ def test_what_an_attack_sees_decides_what_is_frozen() -> None:
     model = network()
     what = shown(model)
 
-    def wrong(network: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
-        return scoring(network, x) - 100 * F.one_hot(what.y, 3)
+    def wrong(network: nn.Module, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+        return lambda x: scoring(network, x) - 100 * F.one_hot(what.y, 3)
 
     found = attacked(replace(SMALL, crafting=wrong, freeze_fooled=True), model, what)
     assert torch.equal(found, starts(model, what))
