@@ -1,7 +1,7 @@
 """Images held in memory as uint8, with their splits, and the one file that keeps them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,10 @@ class Dataset:
         """Channels, height, width."""
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
+
+    def evaluated_on(self, device: torch.device | str) -> "Dataset":
+        """The same with the images that models are evaluated on lying on a device."""
+        return replace(self, validation=self.validation.to(device), test=self.test.to(device))
 
 
 def hold_out(train: Split, test: Split, *, validation: int, classes: tuple[str, ...], name: str) -> Dataset:

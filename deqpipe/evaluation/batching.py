@@ -51,6 +51,11 @@ class Batching:
             torch.cuda.empty_cache()
 
 
+def has_room(device: torch.device, size: int) -> bool:
+    """Whether so many bytes are at most a tenth of what is free on a device; a CPU's memory is not looked at."""
+    return device.type != "cuda" or 10 * size <= torch.cuda.mem_get_info(device)[0]
+
+
 def automatic(work: Callable[[int], object], device: torch.device) -> Batching:
     """As many images as fit into the free memory of a device, by the memory that a few of them take.
 

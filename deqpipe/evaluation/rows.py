@@ -1,5 +1,6 @@
 """From judgements to the rows of a records file."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -11,6 +12,7 @@ from torch import Tensor
 from deqpipe.attack.pgd import PGD, Attacked, cross_entropy_objective, uniform_start
 from deqpipe.config import Pgd
 from deqpipe.data import Split
+from deqpipe.evaluation.batching import has_room
 from deqpipe.evaluation.judge import Judge, Judgement, StatesWithFinal
 from deqpipe.evaluation.subject import Subject
 from deqpipe.records import PER_STATE, SCALARS
@@ -60,9 +62,10 @@ class FreshReferences:
 
 
 class StoredReferences:
-    """Clean states kept on the CPU: for a chunk that is attacked at many points.
+    """Clean states that are kept: for a chunk that is attacked at many points.
 
-    A DEQ's states take (N + 1) * state size * 4 bytes per image and defence: 2.2 MB with MDEQ-Large.
+    A DEQ's states take (N + 1) * state size * 4 bytes per image and defence: 2.2 MB with MDEQ-Large. They stay on the
+    device where these are a small part of its free memory, and on the CPU elsewhere.
     """
 
     def __init__(self, subject: Subject, chunk: Chunk) -> None:
@@ -78,8 +81,9 @@ class StoredReferences:
         assert states is not None, "only DEQs are attacked at many points"
         if judge.defence not in self._states:
             shape = (len(states), size, states.shape[2])
-            self._states[judge.defence] = torch.empty(shape, dtype=states.dtype)
-        self._states[judge.defence][:, self._where(images)] = states.cpu()
+            where = self._device if has_room(self._device, math.prod(shape) * states.element_size()) else "cpu"
+            self._states[judge.defence] = torch.empty(shape, dtype=states.dtype, device=where)
+        self._states[judge.defence][:, self._where(images)] = states.to(self._states[judge.defence].device)
 
     def _where(self, images: range) -> slice:
         return slice(images.start - self._first, images.stop - self._first)
@@ -148,7 +152,7 @@ def craft(subject: Subject, attack: Attack, chunk: Chunk, images: range, *, pgd:
 def craft_together(
     subject: Subject, attacks: Sequence[Attack], chunk: Chunk, images: range, *, pgd: Pgd, purpose: str
 ) -> list[Attacked]:
-    """PGD on several surrogates. Those that differ in the length of their unroll only share each solve."""
+    """PGD on several surrogates. Those that differ in the length of their unroll only are attacked as one batch."""
     x, y = chunk.load(images, subject.job.device)
     start = uniform_start(x, ball=subject.ball, stream=subject.stream(purpose), images=images, clamp=pgd.clamp_start)
     ascent = PGD(subject.ball, steps=pgd.steps, step_size=pgd.step_size_255 / 255, run=subject.run)

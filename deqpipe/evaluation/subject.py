@@ -184,7 +184,7 @@ def load_subject(job: Job) -> Subject:
     """
     settings, name = Settings(job.spec["config"]), job.spec["model"]
     set_up(precision=settings["precision"], threads=job.threads)
-    dataset = load(job.data)
+    dataset = load(job.data).evaluated_on(job.device)
     loaded = fitting(load_model(job.checkpoint, job.device), dataset, path=job.checkpoint)
     _check_origin(loaded, job.checkpoint, job.spec, name)
     _check_batch_size(settings, job)
