@@ -588,7 +588,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
-class _Loader(yaml.SafeLoader):
+# The one of libyaml, which PyYAML is usually built with, is ten times as fast; their types are not related.
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_SafeLoader):  # type: ignore[misc]
     """YAML's safe loader, which otherwise takes the last of several equal keys without a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -599,7 +603,8 @@ class _Loader(yaml.SafeLoader):
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key.value} stands twice", key.start_mark)
             seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
+        constructed: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return constructed
 
 
 def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,26 +21,26 @@ from numpy.typing import NDArray
 from deqpipe.errors import UserError
 from deqpipe.specs import GridPoint
 
-SCALARS: Mapping[str, Any] = {
-    "image": pa.int32(),  # index in the split, counted from 0
-    "label": pa.int16(),
-    "model": pa.dictionary(pa.int8(), pa.string()),  # whose weights decide
-    "defence": pa.dictionary(pa.int8(), pa.string()),  # specs.Defence
-    "attack": pa.dictionary(pa.int8(), pa.string()),  # clean | pgd | pgd_in_loop | config.AttackName
-    "crafted_on": pa.dictionary(pa.int8(), pa.string()),  # whose gradients made the image; "" for clean ones
-    "state": pa.int16(),  # i of the surrogate; 0: no surrogate of Eq. (11)
-    "steps": pa.int16(),  # K_a
-    "damping": pa.float32(),  # lambda
-    "perturbation": pa.float32(),  # largest change of a pixel, in units of the pixel range
-    "lost_gradient": pa.float32(),  # share of attack steps whose gradient was zero, or no number, in every pixel
-    "status": pa.int8(),  # how the solve ended, as solver.solve.Status: 1 converged, 2 all steps, 3 not finite; 0: none
+SCALARS: Mapping[str, type[np.generic] | type[str]] = {
+    "image": np.int32,  # index in the split, counted from 0
+    "label": np.int16,
+    "model": str,  # whose weights decide
+    "defence": str,  # specs.Defence
+    "attack": str,  # clean | pgd | pgd_in_loop | config.AttackName
+    "crafted_on": str,  # whose gradients made the image; "" for clean ones
+    "state": np.int16,  # i of the surrogate; 0: no surrogate of Eq. (11)
+    "steps": np.int16,  # K_a
+    "damping": np.float32,  # lambda
+    "perturbation": np.float32,  # largest change of a pixel, in units of the pixel range
+    "lost_gradient": np.float32,  # share of attack steps whose gradient was zero, or no number, in every pixel
+    "status": np.int8,  # how the solve ended, as solver.solve.Status: 1 converged, 2 all steps, 3 not finite; 0: none
 }
-PER_STATE: Mapping[str, Any] = {
-    "predicted": pa.int16(),  # class
-    "margin": pa.float32(),  # logit of the label minus the largest other logit
-    "entropy": pa.float32(),  # of the softmax, in nats
-    "residual": pa.float32(),  # norm(f(z) - z) / norm(f(z)); NaN for a ResNet
-    "deviation": pa.float32(),  # norm(z - z_clean) / norm(z_clean); NaN for clean images and controls
+PER_STATE: Mapping[str, type[np.generic]] = {
+    "predicted": np.int16,  # class
+    "margin": np.float32,  # logit of the label minus the largest other logit
+    "entropy": np.float32,  # of the softmax, in nats
+    "residual": np.float32,  # norm(f(z) - z) / norm(f(z)); NaN for a ResNet
+    "deviation": np.float32,  # norm(z - z_clean) / norm(z_clean); NaN for clean images and controls
 }
 COLUMNS = (*SCALARS, *PER_STATE)
 METADATA_KEY = b"deqpipe"
@@ -71,17 +71,39 @@ class Records:
 
 
 def write(path: Path, columns: Mapping[str, np.ndarray], *, provenance: Mapping[str, Any]) -> None:
-    """Write records whole: under a temporary name, then renamed. `provenance` goes into the file's metadata."""
-    arrays = [pa.array(columns[name]).cast(kind) for name, kind in SCALARS.items()]
+    """Write records whole: under a temporary name, then renamed. `provenance` goes into the file's metadata.
+
+    Raises:
+        ValueError: a whole number does not fit its column.
+    """
+    arrays = [_words(columns[name]) if kind is str else _numbers(columns[name], kind) for name, kind in SCALARS.items()]
     arrays += [_nested(columns[name], kind) for name, kind in PER_STATE.items()]
-    table = pa.Table.from_arrays(arrays, names=list(COLUMNS))
-    table = table.replace_schema_metadata({METADATA_KEY: json.dumps(provenance, sort_keys=True).encode()})
+    metadata = {METADATA_KEY: json.dumps(provenance, sort_keys=True).encode()}
+    table = pa.Table.from_arrays(arrays, names=list(COLUMNS), metadata=metadata)
     with atomic(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 
-def _nested(values: np.ndarray, kind: Any) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()).cast(kind), values.shape[1])
+# Arrow's own ways from and to numpy import pandas, which takes longer than everything else that is done here.
+def _numbers(values: np.ndarray, kind: type) -> pa.Array:
+    stored: np.ndarray = np.ascontiguousarray(values, dtype=kind)
+    if stored.dtype.kind == "i" and not np.array_equal(stored, values):
+        raise ValueError(f"numbers up to {values.max()} do not fit {stored.dtype}")
+    return pa.Array.from_buffers(pa.from_numpy_dtype(stored.dtype), stored.size, [None, pa.py_buffer(stored)])
+
+
+def _words(values: np.ndarray) -> pa.Array:
+    numbers = {word: number for number, word in enumerate(dict.fromkeys(values.tolist()))}
+    texts = [word.encode() for word in numbers]
+    ends = np.cumsum([0, *(len(text) for text in texts)], dtype=np.int32)
+    words = pa.StringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(b"".join(texts)))
+    return pa.DictionaryArray.from_arrays(
+        _numbers(np.array([numbers[word] for word in values.tolist()]), np.int8), words
+    )
+
+
+def _nested(values: np.ndarray, kind: type) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(_numbers(values.ravel(), kind), values.shape[1])
 
 
 def read(path: Path, columns: Sequence[str] = COLUMNS) -> Records:
@@ -91,9 +113,10 @@ def read(path: Path, columns: Sequence[str] = COLUMNS) -> Records:
         UserError: the file is missing, is not a records file, is cut short, or lacks a column.
     """
     try:
-        schema = pq.read_schema(path)
-        _refuse_foreign(path, schema, columns)
-        table = pq.read_table(path, columns=list(columns))
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            _refuse_foreign(path, schema, columns)
+            table = file.read(columns=list(columns))
     except FileNotFoundError:
         raise UserError(f"records {path} do not exist") from None
     except (pa.ArrowInvalid, OSError) as error:
@@ -111,9 +134,12 @@ def _refuse_foreign(path: Path, schema: pa.Schema, columns: Sequence[str]) -> No
 
 def _array(column: pa.ChunkedArray) -> np.ndarray:
     array = column.combine_chunks()
+    if pa.types.is_dictionary(array.type):
+        words: np.ndarray = np.array(array.dictionary.to_pylist(), dtype=object)[np.from_dlpack(array.indices)]
+        return words
     nested = pa.types.is_fixed_size_list(array.type)
-    values: np.ndarray = (array.flatten() if nested else array).to_numpy(zero_copy_only=False)
-    return values.reshape(len(array), array.type.list_size) if nested else values
+    numbers: np.ndarray = np.from_dlpack(array.flatten() if nested else array)
+    return numbers.reshape(len(array), array.type.list_size) if nested else numbers
 
 
 def merge(parts: Sequence[Records]) -> Records:
