@@ -112,7 +112,10 @@ KNOWN_IMAGES: Mapping[str, KnownImages] = {
 class Section(BaseModel):
     """A part of the configuration: frozen, strict about types, closed to unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True,
+        defer_build=True,  # most commands validate a few sections only
+    )  # fmt: skip
 
 
 class PathVars(Section):

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from deqpipe.errors import UserError
@@ -76,34 +74,11 @@ def write(path: Path, columns: Mapping[str, np.ndarray], *, provenance: Mapping[
     Raises:
         ValueError: a whole number does not fit its column.
     """
-    arrays = [_words(columns[name]) if kind is str else _numbers(columns[name], kind) for name, kind in SCALARS.items()]
-    arrays += [_nested(columns[name], kind) for name, kind in PER_STATE.items()]
+    from deqpipe import parquet
+
     metadata = {METADATA_KEY: json.dumps(provenance, sort_keys=True).encode()}
-    table = pa.Table.from_arrays(arrays, names=list(COLUMNS), metadata=metadata)
     with atomic(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-
-
-# Arrow's own ways from and to numpy import pandas, which takes longer than everything else that is done here.
-def _numbers(values: np.ndarray, kind: type) -> pa.Array:
-    stored: np.ndarray = np.ascontiguousarray(values, dtype=kind)
-    if stored.dtype.kind == "i" and not np.array_equal(stored, values):
-        raise ValueError(f"numbers up to {values.max()} do not fit {stored.dtype}")
-    return pa.Array.from_buffers(pa.from_numpy_dtype(stored.dtype), stored.size, [None, pa.py_buffer(stored)])
-
-
-def _words(values: np.ndarray) -> pa.Array:
-    numbers = {word: number for number, word in enumerate(dict.fromkeys(values.tolist()))}
-    texts = [word.encode() for word in numbers]
-    ends = np.cumsum([0, *(len(text) for text in texts)], dtype=np.int32)
-    words = pa.StringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(b"".join(texts)))
-    return pa.DictionaryArray.from_arrays(
-        _numbers(np.array([numbers[word] for word in values.tolist()]), np.int8), words
-    )
-
-
-def _nested(values: np.ndarray, kind: type) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(_numbers(values.ravel(), kind), values.shape[1])
+        parquet.write(temporary, {name: columns[name] for name in COLUMNS}, {**SCALARS, **PER_STATE}, metadata)
 
 
 def read(path: Path, columns: Sequence[str] = COLUMNS) -> Records:
@@ -112,34 +87,21 @@ def read(path: Path, columns: Sequence[str] = COLUMNS) -> Records:
     Raises:
         UserError: the file is missing, is not a records file, is cut short, or lacks a column.
     """
+    from deqpipe import parquet
+
     try:
-        with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            _refuse_foreign(path, schema, columns)
-            table = file.read(columns=list(columns))
+        found = parquet.read(path, columns)
     except FileNotFoundError:
         raise UserError(f"records {path} do not exist") from None
-    except (pa.ArrowInvalid, OSError) as error:
+    except OSError as error:
         raise UserError(f"records {path} cannot be read: {' '.join(str(error).split())}") from None
-    return Records({name: _array(table[name]) for name in columns}, (json.loads(schema.metadata[METADATA_KEY]),))
-
-
-def _refuse_foreign(path: Path, schema: pa.Schema, columns: Sequence[str]) -> None:
-    if METADATA_KEY not in (schema.metadata or {}):
+    if METADATA_KEY not in found.metadata:
         raise UserError(f"records {path} carry no provenance: not written by deqpipe")
-    lacking = [name for name in columns if name not in schema.names]
+    lacking = [name for name in columns if name not in found.names]
     if lacking:
         raise UserError(f"records {path} lack {', '.join(lacking)}: an older revision wrote them; delete the file")
-
-
-def _array(column: pa.ChunkedArray) -> np.ndarray:
-    array = column.combine_chunks()
-    if pa.types.is_dictionary(array.type):
-        words: np.ndarray = np.array(array.dictionary.to_pylist(), dtype=object)[np.from_dlpack(array.indices)]
-        return words
-    nested = pa.types.is_fixed_size_list(array.type)
-    numbers: np.ndarray = np.from_dlpack(array.flatten() if nested else array)
-    return numbers.reshape(len(array), array.type.list_size) if nested else numbers
+    provenance = json.loads(found.metadata[METADATA_KEY])
+    return Records({name: found.column(name) for name in columns}, (provenance,))
 
 
 def merge(parts: Sequence[Records]) -> Records:
@@ -164,11 +126,23 @@ def merge(parts: Sequence[Records]) -> Records:
 
 def _refuse_duplicates(records: Records) -> None:
     names = ("model", "defence", "attack", "crafted_on", "state", "steps", "damping", "image")
-    keys = [np.unique(records[name], return_inverse=True)[1] for name in names if name in records.columns]
-    rows = np.stack(keys, axis=1)
-    unique = len(np.unique(rows, axis=0))
-    if unique != len(rows):
-        raise UserError(f"{len(rows) - unique} images stand twice in records that should be put together")
+    keys = np.zeros(len(records), np.int64)  # one number per row, made of the number of its value in every column
+    for name in names:
+        if name in records.columns:
+            values, numbers = np.unique(_sortable(records[name]), return_inverse=True)
+            keys = keys * len(values) + numbers
+    unique = len(np.unique(keys))
+    if unique != len(keys):
+        raise UserError(f"{len(keys) - unique} images stand twice in records that should be put together")
+
+
+def _sortable(values: np.ndarray) -> np.ndarray:
+    """Numbers in place of words: words by the million take seconds to sort."""
+    if values.dtype != object:
+        return values
+    listed = values.tolist()
+    numbers = {word: number for number, word in enumerate(dict.fromkeys(listed))}
+    return np.array([numbers[word] for word in listed])
 
 
 @contextmanager
