@@ -14,33 +14,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from deqpipe.errors import UserError
 from deqpipe.specs import GridPoint
 
-SCALARS: Mapping[str, Any] = {
-    "image": pa.int32(),  # index in the split, counted from 0
-    "label": pa.int16(),
-    "model": pa.dictionary(pa.int8(), pa.string()),  # whose weights decide
-    "defence": pa.dictionary(pa.int8(), pa.string()),  # specs.Defence
-    "attack": pa.dictionary(pa.int8(), pa.string()),  # clean | pgd | pgd_in_loop | config.AttackName
-    "crafted_on": pa.dictionary(pa.int8(), pa.string()),  # whose gradients made the image; "" for clean ones
-    "state": pa.int16(),  # i of the surrogate; 0: no surrogate of Eq. (11)
-    "steps": pa.int16(),  # K_a
-    "damping": pa.float32(),  # lambda
-    "perturbation": pa.float32(),  # largest change of a pixel, in units of the pixel range
-    "lost_gradient": pa.float32(),  # share of attack steps whose gradient was zero, or no number, in every pixel
-    "status": pa.int8(),  # how the solve ended, as solver.solve.Status: 1 converged, 2 all steps, 3 not finite; 0: none
+SCALARS: Mapping[str, type[np.generic] | type[str]] = {
+    "image": np.int32,  # index in the split, counted from 0
+    "label": np.int16,
+    "model": str,  # whose weights decide
+    "defence": str,  # specs.Defence
+    "attack": str,  # clean | pgd | pgd_in_loop | config.AttackName
+    "crafted_on": str,  # whose gradients made the image; "" for clean ones
+    "state": np.int16,  # i of the surrogate; 0: no surrogate of Eq. (11)
+    "steps": np.int16,  # K_a
+    "damping": np.float32,  # lambda
+    "perturbation": np.float32,  # largest change of a pixel, in units of the pixel range
+    "lost_gradient": np.float32,  # share of attack steps whose gradient was zero, or no number, in every pixel
+    "status": np.int8,  # how the solve ended, as solver.solve.Status: 1 converged, 2 all steps, 3 not finite; 0: none
 }
-PER_STATE: Mapping[str, Any] = {
-    "predicted": pa.int16(),  # class
-    "margin": pa.float32(),  # logit of the label minus the largest other logit
-    "entropy": pa.float32(),  # of the softmax, in nats
-    "residual": pa.float32(),  # norm(f(z) - z) / norm(f(z)); NaN for a ResNet
-    "deviation": pa.float32(),  # norm(z - z_clean) / norm(z_clean); NaN for clean images and controls
+PER_STATE: Mapping[str, type[np.generic]] = {
+    "predicted": np.int16,  # class
+    "margin": np.float32,  # logit of the label minus the largest other logit
+    "entropy": np.float32,  # of the softmax, in nats
+    "residual": np.float32,  # norm(f(z) - z) / norm(f(z)); NaN for a ResNet
+    "deviation": np.float32,  # norm(z - z_clean) / norm(z_clean); NaN for clean images and controls
 }
 COLUMNS = (*SCALARS, *PER_STATE)
 METADATA_KEY = b"deqpipe"
@@ -71,17 +69,16 @@ class Records:
 
 
 def write(path: Path, columns: Mapping[str, np.ndarray], *, provenance: Mapping[str, Any]) -> None:
-    """Write records whole: under a temporary name, then renamed. `provenance` goes into the file's metadata."""
-    arrays = [pa.array(columns[name]).cast(kind) for name, kind in SCALARS.items()]
-    arrays += [_nested(columns[name], kind) for name, kind in PER_STATE.items()]
-    table = pa.Table.from_arrays(arrays, names=list(COLUMNS))
-    table = table.replace_schema_metadata({METADATA_KEY: json.dumps(provenance, sort_keys=True).encode()})
+    """Write records whole: under a temporary name, then renamed. `provenance` goes into the file's metadata.
+
+    Raises:
+        ValueError: a whole number does not fit its column.
+    """
+    from deqpipe import parquet
+
+    metadata = {METADATA_KEY: json.dumps(provenance, sort_keys=True).encode()}
     with atomic(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-
-
-def _nested(values: np.ndarray, kind: Any) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()).cast(kind), values.shape[1])
+        parquet.write(temporary, {name: columns[name] for name in COLUMNS}, {**SCALARS, **PER_STATE}, metadata)
 
 
 def read(path: Path, columns: Sequence[str] = COLUMNS) -> Records:
@@ -90,30 +87,21 @@ def read(path: Path, columns: Sequence[str] = COLUMNS) -> Records:
     Raises:
         UserError: the file is missing, is not a records file, is cut short, or lacks a column.
     """
+    from deqpipe import parquet
+
     try:
-        schema = pq.read_schema(path)
-        _refuse_foreign(path, schema, columns)
-        table = pq.read_table(path, columns=list(columns))
+        found = parquet.read(path, columns)
     except FileNotFoundError:
         raise UserError(f"records {path} do not exist") from None
-    except (pa.ArrowInvalid, OSError) as error:
+    except OSError as error:
         raise UserError(f"records {path} cannot be read: {' '.join(str(error).split())}") from None
-    return Records({name: _array(table[name]) for name in columns}, (json.loads(schema.metadata[METADATA_KEY]),))
-
-
-def _refuse_foreign(path: Path, schema: pa.Schema, columns: Sequence[str]) -> None:
-    if METADATA_KEY not in (schema.metadata or {}):
+    if METADATA_KEY not in found.metadata:
         raise UserError(f"records {path} carry no provenance: not written by deqpipe")
-    lacking = [name for name in columns if name not in schema.names]
+    lacking = [name for name in columns if name not in found.names]
     if lacking:
         raise UserError(f"records {path} lack {', '.join(lacking)}: an older revision wrote them; delete the file")
-
-
-def _array(column: pa.ChunkedArray) -> np.ndarray:
-    array = column.combine_chunks()
-    nested = pa.types.is_fixed_size_list(array.type)
-    values: np.ndarray = (array.flatten() if nested else array).to_numpy(zero_copy_only=False)
-    return values.reshape(len(array), array.type.list_size) if nested else values
+    provenance = json.loads(found.metadata[METADATA_KEY])
+    return Records({name: found.column(name) for name in columns}, (provenance,))
 
 
 def merge(parts: Sequence[Records]) -> Records:
@@ -138,11 +126,23 @@ def merge(parts: Sequence[Records]) -> Records:
 
 def _refuse_duplicates(records: Records) -> None:
     names = ("model", "defence", "attack", "crafted_on", "state", "steps", "damping", "image")
-    keys = [np.unique(records[name], return_inverse=True)[1] for name in names if name in records.columns]
-    rows = np.stack(keys, axis=1)
-    unique = len(np.unique(rows, axis=0))
-    if unique != len(rows):
-        raise UserError(f"{len(rows) - unique} images stand twice in records that should be put together")
+    keys = np.zeros(len(records), np.int64)  # one number per row, made of the number of its value in every column
+    for name in names:
+        if name in records.columns:
+            values, numbers = np.unique(_sortable(records[name]), return_inverse=True)
+            keys = keys * len(values) + numbers
+    unique = len(np.unique(keys))
+    if unique != len(keys):
+        raise UserError(f"{len(keys) - unique} images stand twice in records that should be put together")
+
+
+def _sortable(values: np.ndarray) -> np.ndarray:
+    """Numbers in place of words: words by the million take seconds to sort."""
+    if values.dtype != object:
+        return values
+    listed = values.tolist()
+    numbers = {word: number for number, word in enumerate(dict.fromkeys(listed))}
+    return np.array([numbers[word] for word in listed])
 
 
 @contextmanager

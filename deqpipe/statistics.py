@@ -7,8 +7,9 @@ paired. Accuracies are shares in [0, 1].
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -265,7 +266,16 @@ def _resampled_means(correct: Correct, bootstrap: Bootstrap) -> Iterator[_Means]
 
 def resample_weights(n: int, bootstrap: Bootstrap) -> Iterator[_Means]:
     """How often each of n images is drawn (resamples, n), in chunks."""
-    generator = np.random.default_rng(bootstrap.seed)
+    drawn = _draws(n, bootstrap)
+    for start in range(0, bootstrap.resamples, _CHUNK):
+        yield drawn[start : start + _CHUNK].astype(np.float64)
+
+
+@lru_cache(maxsize=2)  # every number of a table is resampled alike, and drawing takes longer than the rest
+def _draws(n: int, bootstrap: Bootstrap) -> NDArray[np.unsignedinteger[Any]]:
+    generator, chances = np.random.default_rng(bootstrap.seed), np.full(n, 1 / n)
+    drawn = np.empty((bootstrap.resamples, n), np.min_scalar_type(n))
     for start in range(0, bootstrap.resamples, _CHUNK):
         size = min(_CHUNK, bootstrap.resamples - start)
-        yield generator.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)
+        drawn[start : start + size] = generator.multinomial(n, chances, size=size)
+    return drawn

@@ -55,12 +55,11 @@ def _data(image_shape: tuple[int, int, int], classes: tuple[str, ...], dataset: 
 def build(architecture: Mapping[str, Any], *, seed: int) -> nn.Module:
     """A freshly initialised model of an architecture."""
     channels, height, width = architecture["image_shape"]
-    classes = len(architecture["classes"])
+    image_shape, classes = (channels, height, width), len(architecture["classes"])
     if architecture["type"] == "resnet":
-        network: nn.Module = resnet(architecture["layers"], classes, in_channels=channels, seed=seed)
-        return network
+        return resnet(architecture["layers"], classes, image_shape=image_shape, seed=seed)
     settings = Model.model_validate(architecture["model"])
-    return build_classifier(settings, image_shape=(channels, height, width), classes=classes, seed=seed)
+    return build_classifier(settings, image_shape=image_shape, classes=classes, seed=seed)
 
 
 @dataclass(frozen=True)

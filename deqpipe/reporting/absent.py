@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from deqpipe import specs
 from deqpipe.config import Config
-from deqpipe.reporting import plotting
 from deqpipe.reporting.decisions import Evaluation
 from deqpipe.reporting.formats import Cell, Table
-from deqpipe.reporting.plotting import Drawing
 
 TABLES = (8,)
 """The strongest attack per damping and state. Tables 6 and 7 keep their rows, Table 1 loses columns."""
@@ -52,22 +50,3 @@ def table(number: int, title: str, config: Config, *, conditions: tuple[str, ...
     why = reason(config) or ""
     cell = Cell(row="", column="", note=why)
     return Table(number, title, caption=why, blocks=(), cells=(cell,), notes=(), conditions=conditions)
-
-
-def drawing(number: int, config: Config, *, conditions: tuple[str, ...]) -> Drawing:
-    """A figure that says why it is absent."""
-    why = reason(config) or ""
-    figure, axes = plotting.new()
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, why, ha="center", va="center", wrap=True, transform=axes.transAxes)
-    return Drawing(
-        title=FIGURES[number],
-        caption=why,
-        alt=why,
-        figure=figure,
-        columns=("note",),
-        rows=((why,),),
-        notes=(),
-        conditions=conditions,
-        sources=(),
-    )

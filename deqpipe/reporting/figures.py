@@ -3,7 +3,6 @@
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +11,8 @@ from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.reporting import absent, conditions, figure2, figure3, figure4, figure5, figure6, plotting
 from deqpipe.reporting.decisions import Tree
-from deqpipe.reporting.origin import Origin, origin, read_sidecar, sidecar_text
+from deqpipe.reporting.described import FIGURES, Described
+from deqpipe.reporting.origin import origin, sidecar_text
 from deqpipe.reporting.plotting import Drawing
 
 
@@ -24,20 +24,6 @@ class Maker(Protocol):
 
 
 _MAKERS: Mapping[int, Maker] = {2: figure2, 3: figure3, 4: figure4, 5: figure5, 6: figure6}
-FIGURES = tuple(_MAKERS)
-
-
-@dataclass(frozen=True)
-class Described:
-    """What stands in a figure's sidecar."""
-
-    number: int
-    title: str
-    caption: str
-    alt: str
-    notes: tuple[str, ...]
-    conditions: tuple[str, ...]
-    origin: Origin
 
 
 def write(number: int, config: Config, results: Path, *, output_stem: Path) -> None:
@@ -46,7 +32,7 @@ def write(number: int, config: Config, results: Path, *, output_stem: Path) -> N
     Raises:
         UserError: there is no such figure, or records are missing, incomplete, or of another configuration.
     """
-    if number not in _MAKERS:
+    if number not in FIGURES:
         raise UserError(f"figure is {number}, but must be one of {', '.join(map(str, FIGURES))}")
     with plotting.style():
         drawing = _draw(number, Tree(results, config, config.seeds[0]))
@@ -68,17 +54,26 @@ def write(number: int, config: Config, results: Path, *, output_stem: Path) -> N
 def _draw(number: int, tree: Tree) -> Drawing:
     """The figure, or the reason why it is absent."""
     if number in absent.FIGURES and absent.reason(tree.config):
-        return absent.drawing(number, tree.config, conditions=conditions.setup(tree.config, seed=tree.seed))
+        return _absent(number, tree)
     return _MAKERS[number].draw(tree)
 
 
-def read(path: Path) -> Described:
-    """The words of a figure from its sidecar.
-
-    Raises:
-        UserError: the file is missing or no sidecar.
-    """
-    return read_sidecar(path, Described, what="figure")
+def _absent(number: int, tree: Tree) -> Drawing:
+    why = absent.reason(tree.config) or ""
+    figure, axes = plotting.new()
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, why, ha="center", va="center", wrap=True, transform=axes.transAxes)
+    return Drawing(
+        title=absent.FIGURES[number],
+        caption=why,
+        alt=why,
+        figure=figure,
+        columns=("note",),
+        rows=((why,),),
+        notes=(),
+        conditions=conditions.setup(tree.config, seed=tree.seed),
+        sources=(),
+    )
 
 
 def _csv(drawing: Drawing) -> str:

@@ -13,9 +13,9 @@ from markupsafe import Markup
 from deqpipe import records, specs
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting import claims, conditions, figures, formats, history, html, summary, tables, weights
+from deqpipe.reporting import claims, conditions, described, formats, history, html, summary, tables, weights
 from deqpipe.reporting.decisions import Decision, EarlyState, Tree, early_states, eight
-from deqpipe.reporting.figures import FIGURES, Described
+from deqpipe.reporting.described import FIGURES, Described
 from deqpipe.reporting.formats import Table
 from deqpipe.reporting.origin import Input, Origin
 from deqpipe.reporting.tables import TABLES
@@ -171,7 +171,7 @@ def _picture(number: int, config: Config, results: Path) -> Picture:
     image, *files = (_file(stem.with_suffix(f".{kind}")) for kind in ("png", "pdf", "csv"))
     with stem.with_suffix(".csv").open(newline="", encoding="utf-8") as file:
         rows = tuple(csv.DictReader(file))
-    return Picture(number, figures.read(stem.with_suffix(".json")), image.address, (image, *files), rows)
+    return Picture(number, described.read(stem.with_suffix(".json")), image.address, (image, *files), rows)
 
 
 def _without_jacobian(number: int, results: Path) -> Picture:

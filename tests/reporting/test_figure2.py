@@ -13,7 +13,7 @@ import pytest
 from deqpipe import records, specs
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting import figures
+from deqpipe.reporting import described, figures
 from deqpipe.reporting.decisions import Tree
 from tests.reference import reporting as slow
 from tests.reporting import fabricate
@@ -86,14 +86,14 @@ def test_the_example_is_the_first_turned_image_with_its_entropy_and_classes(
         assert mine["value"].tolist() == pytest.approx(row["entropy"][: len(mine)].tolist(), rel=1e-5)
         assert mine["class"].tolist() == [str(label) for label in row["predicted"][: len(mine)]]
         assert mine["right"].astype(str).tolist() == [str(c == row["label"]) for c in row["predicted"][: len(mine)]]
-    words = figures.read(tmp_path / "figure2.json")
+    words = described.read(tmp_path / "figure2.json")
     assert f"Test image {image} (counted from 0), the first one that is right when clean" in words.caption
     assert f"(c) Test image {image} clean, attacked" in words.alt
 
 
 def test_words_say_attack_images_and_numbers_with_intervals(tmp_path: Path, finished: Path, config: Config) -> None:
     draw(config, finished, tmp_path)
-    words = figures.read(tmp_path / "figure2.json")
+    words = described.read(tmp_path / "figure2.json")
     assert "20 test images, clean and under ready-made PGD-7 (4, 5, 0.5), epsilon = 38/255" in words.caption
     values = [rows["entropy"].map(lambda v: v[3]) for rows in series(finished, config).values()]
     difference = values[1] - values[0]
@@ -161,7 +161,7 @@ def test_an_attack_that_turns_no_image_is_said_to(results: Path, config: Config)
         fabricate.write(path, rows, config, "attack_grid", MODEL, 0)
     replace(results, config, image=0, label=int(clean["label"][clean["image"] == 0][0]), fooled=False)
     draw(config, results, results / "figures")
-    words = figures.read(results / "figures" / "figure2.json")
+    words = described.read(results / "figures" / "figure2.json")
     assert "an example that the attack does not turn" in words.caption
     assert any("No test image is right when clean and wrong when attacked: image 0" in note for note in words.notes)
 
@@ -175,7 +175,7 @@ def test_values_without_a_place_on_the_axis_are_counted(results: Path, config: C
     rows["residual"][first] = np.array([np.nan, 0.0, np.inf])[rows["image"][first], None]
     fabricate.write(path, rows, config, "clean", MODEL, 0)
     found = draw(config, results, results / "figures")
-    words = figures.read(results / "figures" / "figure2.json")
+    words = described.read(results / "figures" / "figure2.json")
     assert any("Not in the histograms: 3 clean and 0 attacked values" in note for note in words.notes)
     bars = found[(found["panel"] == "a") & (found["series"] == "clean") & found["from"].notna()]
     assert math.isclose(bars["value"].sum(), 100 * 17 / 20, rel_tol=1e-5)

@@ -9,7 +9,7 @@ import pytest
 from deqpipe import records
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting import figures
+from deqpipe.reporting import described, figures
 from deqpipe.reporting.decisions import Tree
 from tests.reference import reporting as slow
 from tests.reporting import fabricate
@@ -107,7 +107,7 @@ def test_panel_c_is_the_mean_deviation_at_the_attack_strongest_on_each_decision(
             assert (mine["high"] - mine["low"]).to_numpy() == pytest.approx(2 * half, rel=0.35)
             last[row] = values[:, -1]
     difference = (last["TRADES + Sec. 3.3"] - last["TRADES baseline"]).mean()
-    (said,) = [note for note in figures.read(deviating / "figures/figure3.json").notes if note.startswith("(c)")]
+    (said,) = [note for note in described.read(deviating / "figures/figure3.json").notes if note.startswith("(c)")]
     assert f"each at its own strongest attack: {difference:.3g} (" in said
 
 
@@ -115,7 +115,7 @@ def test_words_say_images_attack_and_what_is_seen_in_every_panel(
     tmp_path: Path, finished: Path, config: Config
 ) -> None:
     found = draw(config, finished, tmp_path)
-    words = figures.read(tmp_path / "figure3.json")
+    words = described.read(tmp_path / "figure3.json")
     assert "20 test images under PGD-7 through Eq. (11), epsilon = 38/255" in words.caption
     assert "grey: the same for R = 0" in words.caption
     assert all(f"({letter}) " in words.alt for letter in "abc")
@@ -135,7 +135,7 @@ def test_without_controls_the_line_of_r_0_is_absent_and_that_is_said(tmp_path: P
     config = fabricate.small({"entropy": {"controls": False}})
     found = draw(config, fabricate.tree(tmp_path / "results", config), tmp_path)
     assert not found["kind"].str.contains("R = 0").any()
-    words = figures.read(tmp_path / "figure3.json")
+    words = described.read(tmp_path / "figure3.json")
     assert "R = 0" not in words.caption
     assert any("No R = 0 line" in note and "entropy.controls: false" in note for note in words.notes)
 

@@ -8,7 +8,7 @@ import pytest
 
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting import figures
+from deqpipe.reporting import described, figures
 from deqpipe.reporting.decisions import Tree
 from tests.reporting import fabricate
 
@@ -43,12 +43,12 @@ def test_labels_and_caption_have_the_weights_of_the_configuration(tmp_path: Path
     found = draw(config, fabricate.tree(tmp_path / "results", config), tmp_path)
     labels = ["PGD-AT, Jacobian weight 1.5", "PGD-AT, Jacobian weight 0.25", "TRADES, Jacobian weight 0.7"]
     assert list(dict.fromkeys(found["row"])) == [*labels, "TRADES, Jacobian weight 3"]
-    assert "1.5 (PGD-AT) and 0.7 (TRADES)" in figures.read(tmp_path / "figure6.json").caption
+    assert "1.5 (PGD-AT) and 0.7 (TRADES)" in described.read(tmp_path / "figure6.json").caption
 
 
 def test_words_say_images_attack_and_the_kept_epochs(tmp_path: Path, finished: Path, config: Config) -> None:
     found = draw(config, finished, tmp_path)
-    words = figures.read(tmp_path / "figure6.json")
+    words = described.read(tmp_path / "figure6.json")
     assert "ready-made PGD-7 (epsilon = 38/255) on 100 held-out training images" in words.caption
     for _, row in found[found["chosen"]].iterrows():
         assert f"{row['row']}: {row['accuracy']:.1f} % at epoch {row['epoch']}" in words.alt
@@ -60,7 +60,7 @@ def test_an_imported_baseline_has_no_curve_and_that_is_said(tmp_path: Path, resu
     config = fabricate.small({"imported": {"deq_trades_base": "weights.safetensors"}})
     found = draw(config, results, tmp_path)
     assert set(found["row"]) == set(ROWS) - {"TRADES, Jacobian weight 0.4"}
-    notes = figures.read(tmp_path / "figure6.json").notes
+    notes = described.read(tmp_path / "figure6.json").notes
     assert "No curve for what was imported instead of trained: TRADES, Jacobian weight 0.4." in notes
 
 

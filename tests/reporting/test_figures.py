@@ -9,7 +9,7 @@ import pytest
 
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting import conditions, figure5, figures, history, plotting
+from deqpipe.reporting import conditions, described, figure5, figures, history, plotting
 from deqpipe.reporting.decisions import Tree
 from tests.reference import reporting as slow
 from tests.reporting import fabricate
@@ -23,7 +23,7 @@ def rows(number: int, config: Config, results: Path, folder: Path) -> list[dict[
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("number", figures.FIGURES)
+@pytest.mark.parametrize("number", described.FIGURES)
 def test_every_format_is_written_and_the_same_twice(
     tmp_path: Path, finished: Path, config: Config, number: int
 ) -> None:
@@ -35,7 +35,7 @@ def test_every_format_is_written_and_the_same_twice(
         assert one == two
         assert b"CreationDate" not in one
         assert b"matplotlib" not in one.lower()
-    words = figures.read(tmp_path / "one" / f"figure{number}.json")
+    words = described.read(tmp_path / "one" / f"figure{number}.json")
     assert "%" in words.alt
     assert any("Reduced or changed" in note for note in words.conditions)
     width, height = struct.unpack(">II", (tmp_path / "one" / f"figure{number}.png").read_bytes()[16:24])
@@ -65,7 +65,7 @@ def test_the_marked_epoch_is_the_one_that_the_weights_name(results: Path, config
     assert [row["epoch"] for row in found if row["row"] == "TRADES baseline" and row["chosen"] == "True"] == [
         str(other)
     ]
-    assert f"at epoch {other}" in figures.read(results / "figures" / "figure4.json").alt
+    assert f"at epoch {other}" in described.read(results / "figures" / "figure4.json").alt
 
 
 def test_figure_4_without_the_kept_weights_is_refused(results: Path, config: Config) -> None:
@@ -106,7 +106,7 @@ def test_tiny_data_draw_without_complaint(tmp_path: Path) -> None:
     overlay = {"evaluation": {"images": 1}, "attack": {"grid": {"states": [4], "steps": [5], "damping": [0.5]}}}
     config = fabricate.small(overlay)
     results = fabricate.tree(tmp_path, config)
-    for number in figures.FIGURES:
+    for number in described.FIGURES:
         figures.write(number, config, results, output_stem=tmp_path / f"figure{number}")
 
 
@@ -126,7 +126,7 @@ def test_selection_on_the_test_split_claims_no_interval(tmp_path: Path) -> None:
     config = fabricate.small({"selection": {"split": "test"}})
     results = fabricate.tree(tmp_path, config)
     assert {row["low"] for row in rows(4, config, results, tmp_path)} == {""}
-    assert "they leak" in figures.read(tmp_path / "figure4.json").caption
+    assert "they leak" in described.read(tmp_path / "figure4.json").caption
 
 
 @pytest.mark.parametrize("values", [[0.0], [100.0], [50.0], [0.0, 100.0], [97.0, 99.0], [3.0, 4.0, 20.0]])
@@ -144,18 +144,18 @@ def test_unknown_missing_and_foreign_figures_are_refused(tmp_path: Path, finishe
     with pytest.raises(UserError, match="figure is 1, but must be one of 2, 3, 4, 5, 6"):
         figures.write(1, config, finished, output_stem=tmp_path / "figure1")
     with pytest.raises(UserError, match="does not exist"):
-        figures.read(tmp_path / "figure3.json")
+        described.read(tmp_path / "figure3.json")
     (tmp_path / "figure3.json").write_text("{}")
     with pytest.raises(UserError, match="is no sidecar"):
-        figures.read(tmp_path / "figure3.json")
+        described.read(tmp_path / "figure3.json")
 
 
 def test_figures_of_the_whole_grid_are_written_with_the_reason_alone_where_attacks_race(tmp_path: Path) -> None:
     racing = fabricate.small({"racing": {"enabled": True, "images": 10}})
     for number in (3, 5):
         figures.write(number, racing, tmp_path, output_stem=tmp_path / f"figure{number}")
-        described = figures.read(tmp_path / f"figure{number}.json")
-        assert "needs every attack on all 20 test images" in described.caption
+        words = described.read(tmp_path / f"figure{number}.json")
+        assert "needs every attack on all 20 test images" in words.caption
         text = (tmp_path / f"figure{number}.csv").read_text(encoding="utf-8")
         assert "only the first 10 face every attack (racing.enabled: true)" in text
         assert all((tmp_path / f"figure{number}.{ending}").stat().st_size > 1000 for ending in ("png", "pdf"))
@@ -172,3 +172,7 @@ def test_a_logarithmic_axis_holds_its_values_and_has_readable_ticks(low: float, 
     assert high <= axes.get_xlim()[1]
     assert 1 <= len(shown) <= 12
     assert not any("$" in label.get_text() for label in axes.get_xticklabels())
+
+
+def test_figures_that_can_be_read_are_those_that_are_drawn() -> None:
+    assert set(figures._MAKERS) == set(described.FIGURES)

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from deqpipe import specs
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting import figures, history, report, summary, tables
+from deqpipe.reporting import described, figures, history, report, summary, tables
 from deqpipe.reporting.decisions import Tree
 from deqpipe.reporting.formats import Table
 from deqpipe.reporting.html import page
@@ -38,7 +38,7 @@ def written(tmp_path_factory: pytest.TempPathFactory, finished: Path, config: Co
     shutil.copytree(finished, results)
     for number in tables.TABLES:
         tables.write(number, config, results, output_stem=results / "tables" / f"table{number}")
-    for number in figures.FIGURES:
+    for number in described.FIGURES:
         figures.write(number, config, results, output_stem=results / "figures" / f"figure{number}")
     return results
 
@@ -96,7 +96,7 @@ def test_links_lead_somewhere_and_images_have_words(html: str) -> None:
     listed = [a["id"] for _, a in parsed.seen if "id" in a]
     assert len(listed) == len(ids)
     images = [attributes for tag, attributes in parsed.seen if tag == "img"]
-    assert len(images) == len(figures.FIGURES)
+    assert len(images) == len(described.FIGURES)
     assert all(len(image["alt"] or "") > 40 for image in images)
 
 
@@ -104,7 +104,7 @@ def test_files_in_the_report_are_those_of_the_results(html: str, written: Path) 
     """They are part of the page, so that it may be sent alone."""
     files = {a["download"] or "": a["href"] or "" for tag, a in parse(html).seen if tag == "a" and "download" in a}
     kinds = [f"table{number}.{kind}" for number in tables.TABLES for kind in ("csv", "md", "tex")]
-    kinds += [f"figure{number}.{kind}" for number in figures.FIGURES for kind in ("png", "pdf", "csv")]
+    kinds += [f"figure{number}.{kind}" for number in described.FIGURES for kind in ("png", "pdf", "csv")]
     assert sorted(files) == sorted(kinds)
     for name, address in files.items():
         (path,) = written.glob(f"*/{name}")
@@ -164,7 +164,7 @@ def test_a_report_survives_what_a_configuration_leaves_out(tmp_path: Path, overl
 def test_every_table_and_figure_is_in_the_report(html: str) -> None:
     for number in tables.TABLES:
         assert f'id="table{number}"' in html
-    for number in figures.FIGURES:
+    for number in described.FIGURES:
         assert f'id="figure{number}"' in html
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from deqpipe.reporting import figures, tables
+from deqpipe.reporting import described, figures, tables
 from tests.reporting import fabricate
 from tests.workflow.conftest import DEMO, Workspace
 
-PRODUCTS = [("table", number) for number in tables.TABLES] + [("figure", number) for number in figures.FIGURES]
+PRODUCTS = [("table", number) for number in tables.TABLES] + [("figure", number) for number in described.FIGURES]
 
 
 @pytest.fixture(scope="module")

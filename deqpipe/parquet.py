@@ -1,0 +1,83 @@
+"""Columns of numpy arrays in Parquet files. No pandas, which Arrow's own ways from and to numpy import."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Kind = type[np.generic] | type[str]
+"""What a column holds: numbers of a type, or words out of a few."""
+
+
+def write(
+    path: Path, columns: Mapping[str, np.ndarray], kinds: Mapping[str, Kind], metadata: Mapping[bytes, bytes]
+) -> None:
+    """Write columns of shape (rows,) or (rows, values).
+
+    Raises:
+        ValueError: a whole number does not fit its column.
+    """
+    arrays = [
+        _words(column) if kinds[name] is str else _numbers(column, kinds[name]) for name, column in columns.items()
+    ]
+    pq.write_table(pa.Table.from_arrays(arrays, names=list(columns), metadata=metadata), path, compression="zstd")
+
+
+def _numbers(values: np.ndarray, kind: Kind) -> pa.Array:
+    stored: np.ndarray = np.ascontiguousarray(values, dtype=kind)
+    if stored.dtype.kind == "i" and not np.array_equal(stored, values):
+        raise ValueError(f"numbers from {values.min()} to {values.max()} do not fit {stored.dtype}")
+    flat = pa.Array.from_buffers(pa.from_numpy_dtype(stored.dtype), stored.size, [None, pa.py_buffer(stored)])
+    return flat if stored.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, stored.shape[1])
+
+
+def _words(values: np.ndarray) -> pa.Array:
+    listed = values.tolist()
+    numbers = {word: number for number, word in enumerate(dict.fromkeys(listed))}
+    texts = [word.encode() for word in numbers]
+    ends = np.cumsum([0, *(len(text) for text in texts)], dtype=np.int32)
+    words = pa.StringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(b"".join(texts)))
+    return pa.DictionaryArray.from_arrays(_numbers(np.array([numbers[word] for word in listed]), np.int8), words)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was read of a file.
+
+    Attributes:
+        metadata: of the file.
+        names: of all its columns.
+        table: those that were asked for and are there.
+    """
+
+    metadata: Mapping[bytes, bytes]
+    names: tuple[str, ...]
+    table: pa.Table
+
+    def column(self, name: str) -> np.ndarray:
+        """A column as it was written."""
+        array = self.table[name].combine_chunks()
+        if pa.types.is_dictionary(array.type):
+            words: np.ndarray = np.array(array.dictionary.to_pylist(), dtype=object)[np.from_dlpack(array.indices)]
+            return words
+        nested = pa.types.is_fixed_size_list(array.type)
+        numbers: np.ndarray = np.from_dlpack(array.flatten() if nested else array)
+        return numbers.reshape(len(array), array.type.list_size) if nested else numbers
+
+
+def read(path: Path, names: Sequence[str]) -> Found:
+    """The columns of these names that a file has.
+
+    Raises:
+        OSError: the file is missing, damaged or no Parquet file.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            table = file.read(columns=[name for name in names if name in schema.names])
+    except pa.ArrowInvalid as error:
+        raise OSError(str(error)) from None
+    return Found(schema.metadata or {}, tuple(schema.names), table)
