@@ -107,8 +107,12 @@ def _fused_optimisers_on_meta() -> Iterator[None]:
 def _gradients_that_appear() -> Iterator[None]:
     """Autograd without its engine."""
 
-    def grad(outputs: object, inputs: Tensor | Sequence[Tensor], *args: object, **named: object) -> tuple[Tensor, ...]:
-        return tuple(torch.zeros_like(one) for one in ([inputs] if isinstance(inputs, Tensor) else inputs))
+    def grad(outputs: Any, inputs: Tensor | Sequence[Tensor], *args: Any, **named: Any) -> tuple[Tensor, ...]:
+        wanted = [inputs] if isinstance(inputs, Tensor) else inputs
+        met = [leaf for leaf in tree_leaves((outputs, wanted, args, named)) if isinstance(leaf, Tensor)]
+        if len({tensor.device.type for tensor in met}) > 1:
+            raise WrongDevice(f"torch.autograd.grad on {' and '.join(_described(tensor) for tensor in met)}")
+        return tuple(torch.zeros_like(one) for one in wanted)
 
     def backward(tensor: Tensor, *args: object, **named: object) -> None:
         for leaf in _leaves(tensor):
