@@ -248,11 +248,8 @@ class TradesStep:
         dice: Dice,
     ) -> None:
         """Attack, loss, gradient and update on images and their labels."""
-        loop, settings = self.release.loop("training"), self.release.settings(self.shape, "training")
-        settings["LOSS"] |= {"JAC_LOSS_FREQ": 2.0, "JAC_INCREMENTAL": 10**8, "JAC_LOSS_WEIGHT": self.jacobian}
-        settings["TRAIN"]["CLIP"] = -1
-        sections = {name: types.SimpleNamespace(**settings[name]) for name in ("LOSS", "TRAIN", "DEQ")}
-        step = settings["TRAIN"]["PRETRAIN_STEPS"] + 1
+        loop, sections = self.release.loop("training"), self._sections
+        step = sections["TRAIN"].PRETRAIN_STEPS + 1
         with self.release.stand_ins(), dice.thrown():
             loop.train(
                 types.SimpleNamespace(**sections, PERCENT=1.0, PRINT_FREQ=100), [images], network, criterion, optimizer,
@@ -260,3 +257,11 @@ class TradesStep:
                 {"writer": None, "train_global_steps": step}, (1,),
                 epsilon=self.epsilon, step_size=self.step_size, num_steps=self.attack_steps,
             )  # fmt: skip
+
+    @functools.cached_property
+    def _sections(self) -> dict[str, Any]:
+        """The settings that the loop reads; a file has to be read for them, which takes no part in a step."""
+        settings = self.release.settings(self.shape, "training")
+        settings["LOSS"] |= {"JAC_LOSS_FREQ": 2.0, "JAC_INCREMENTAL": 10**8, "JAC_LOSS_WEIGHT": self.jacobian}
+        settings["TRAIN"]["CLIP"] = -1
+        return {name: types.SimpleNamespace(**settings[name]) for name in ("LOSS", "TRAIN", "DEQ")}
