@@ -110,7 +110,7 @@ def measured(
         patience: how long.
         differences: what `compared` found.
     """
-    world.way.enter(world.threads)
+    world.computed.enter(world.threads)
     peaks, same = _warmed_up(operation, world, patience)
     sides = operation.sides(world)
     prices = priced(operation.f(world), world.device, patience)
@@ -220,7 +220,7 @@ def compared(operation: Operation, world: World, *, limit: float = LIMIT) -> dic
         UnequalError: one is above the limit.
     """
     exact = world.for_comparison()
-    exact.way.enter(exact.threads)
+    exact.computed.enter(exact.threads)
     sides = operation.sides(exact)
     shown = [_everything(side) for side in sides]
     found: dict[str, float] = {}

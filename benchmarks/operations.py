@@ -1,7 +1,7 @@
 """What is measured: operations, and the sides that do each of them. All sides of an operation give equal results."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -12,18 +12,16 @@ from torch.optim import Adam
 
 from benchmarks import plain
 from benchmarks.dealt import deal
-from benchmarks.ways import compiled_function
 from benchmarks.world import World
 from deqpipe import specs
 from deqpipe.attack.pgd import PGD, cross_entropy_objective
-from deqpipe.attack.surrogate import surrogate_of
+from deqpipe.attack.surrogate import stacked_surrogate_of, surrogate_of
 from deqpipe.compute.evaluations import Counter
 from deqpipe.config import Entropy
 from deqpipe.dynamics import Dynamics
 from deqpipe.evaluation.judge import DEQJudge
-from deqpipe.evaluation.subject import build_defended, build_final_unroll, build_plain
+from deqpipe.evaluation.subject import LogitsOf, build_defended, build_final_unroll, build_plain
 from deqpipe.model.classifier import DEQClassifier
-from deqpipe.shapes import Logits
 from deqpipe.solver.solve import build_solver, build_termination, solve
 from deqpipe.specs import GridPoint
 from deqpipe.training.forward import DEQForward
@@ -102,7 +100,7 @@ class Evaluated:
     images: int
 
 
-PLAIN, OURS = "plain", "ours"
+PLAIN, OURS, STACKED = "plain", "ours", "ours, stacked"
 SOLVER_ALONE = "solver alone, f next to free"
 
 
@@ -111,26 +109,24 @@ SOLVER_ALONE = "solver alone, f next to free"
 
 def cell(world: World) -> Evaluated:
     """Our f in the way of the world, as a function of tensors: no stem, no weight normalisation."""
-    network = world.network().requires_grad_(False)
-    x, _ = world.images
-    function = compiled_function(network.function) if world.way.compiled else network.function
+    network, (x, _) = world.network().requires_grad_(False), world.images
     with torch.no_grad():
-        injection = network.stem(x)
-        weights = network.cell.weights(network.function.precision)
-        z = function(network.initial_state(x), injection, weights, ())
-    trained = _trained(weights)
+        f = network.bind(x)
+        z = f(network.initial_state(x))
+    weights = f.frozen.weights
+    trained = _asking(weights)
 
     def forward() -> Tensor:
         with torch.no_grad():
-            return function(z, injection, weights, ())
+            return f.evaluate(z, f.injection, weights, ())
 
     def with_input() -> object:
         at = z.detach().requires_grad_()
-        return torch.autograd.grad(function(at, injection, weights, ()).sum(), at)
+        return torch.autograd.grad(f.evaluate(at, f.injection, weights, ()).sum(), at)
 
     def with_weights() -> object:
         at = z.detach().requires_grad_()
-        return torch.autograd.grad(function(at, injection, trained, ()).sum(), [at, *_leaves(trained)])
+        return torch.autograd.grad(f.evaluate(at, f.injection, trained, ()).sum(), [at, *_leaves(trained)])
 
     return Evaluated(forward, with_input, with_weights, len(x))
 
@@ -139,11 +135,11 @@ def _leaves(weights: Any) -> list[Tensor]:
     return [weights] if isinstance(weights, Tensor) else [leaf for part in weights for leaf in _leaves(part)]
 
 
-def _trained(weights: Any) -> Any:
+def _asking(weights: Any) -> Any:
     """The same tensors, which ask for gradients."""
     if isinstance(weights, Tensor):
         return weights.detach().clone().requires_grad_()
-    parts = [_trained(part) for part in weights]
+    parts = [_asking(part) for part in weights]
     return tuple(parts) if type(weights) is tuple else type(weights)(*parts)
 
 
@@ -227,23 +223,39 @@ def _solver_alone() -> Operation:
 
 def our_attack(world: World, points: Sequence[GridPoint], *, name: str = OURS, compared: bool = True) -> Side:
     """One step of PGD at some points of the grid."""
-    network = world.network().requires_grad_(False)
-    dynamics, lead_step = build_plain(world.settings), world.config.attack.unroll.lead_step
-    (x, y), start = world.images, world.start
-    attack = PGD(world.ball, steps=1, step_size=world.config.attack.pgd.step_size_255 / 255)
-
-    def logits_of(point: GridPoint) -> Callable[[Tensor], Logits]:
-        surrogate = surrogate_of(point, dynamics=dynamics, lead_step=lead_step)
-        return lambda images: surrogate(network, images)
+    network, dynamics = world.network().requires_grad_(False), build_plain(world.settings)
+    lead_step: bool = world.config.attack.unroll.lead_step
+    logits_of = [LogitsOf(network, surrogate_of(point, dynamics=dynamics, lead_step=lead_step)) for point in points]
+    (x, y), start, attack = world.images, world.start, _one_step(world, network)
 
     def run(number: int) -> Shown:
-        made = [attack(cross_entropy_objective(logits_of(point), y), x, start=start).images for point in points]
+        made = [attack(cross_entropy_objective(each, y), x, start=start).images for each in logits_of]
         return {"images": torch.stack(made)}
 
     def more() -> Shown:
-        return surrogates([logits_of(point) for point in points], start, y)
+        return surrogates(logits_of, start, y)
 
     return Side(name, run, len(x) * len(points), network.counter, more, compared)
+
+
+def _one_step(world: World, network: DEQClassifier) -> PGD:
+    step_size = world.config.attack.pgd.step_size_255 / 255
+    return PGD(world.ball, steps=1, step_size=step_size, run=world.computed.runner(network))
+
+
+def our_stacked_attack(world: World, points: Sequence[GridPoint]) -> Side:
+    """The same at points that differ in K_a only, all of them at once; the largest K_a first."""
+    network, count = world.network().requires_grad_(False), len(points)
+    lead_step: bool = world.config.attack.unroll.lead_step
+    stacked = stacked_surrogate_of(points, dynamics=build_plain(world.settings), lead_step=lead_step)
+    (x, y), attack = world.images, _one_step(world, network)
+    many, start = x.repeat(count, 1, 1, 1), world.start.repeat(count, 1, 1, 1)
+    objective = cross_entropy_objective(LogitsOf(network, stacked), y.repeat(count))
+
+    def run(number: int) -> Shown:
+        return {"images": torch.stack([part.images for part in attack(objective, many, start=start).parts(count)])}
+
+    return Side(STACKED, run, len(many), network.counter)
 
 
 def surrogates(logits_of: Sequence[Callable[[Tensor], Tensor]], start: Tensor, y: Tensor) -> Shown:
@@ -291,6 +303,19 @@ def attack_step(points: int) -> Operation:
         return [plain_attack(world, world.points(points)), our_attack(world, world.points(points))]
 
     return Operation("attack step, mean over the grid", sides, cell)
+
+
+def stacked_attack_step() -> Operation:
+    """One step of PGD at all K_a of a state in the middle."""
+
+    def sides(world: World) -> list[Side]:
+        state, damping = (world.config.solver.steps + 1) // 2, specs.FINAL_DAMPING
+        steps = sorted(world.config.attack.grid.steps, reverse=True)[: world.most_points]
+        points = [GridPoint(damping=damping, state=state, steps=k) for k in steps]
+        alone, stacked = our_attack(world, points), our_stacked_attack(world, points)
+        return [replace(plain_attack(world, points), more=_nothing), replace(alone, more=_nothing), stacked]
+
+    return Operation("attack step, every K_a of one state", sides, cell)
 
 
 # --- decisions -------------------------------------------------------------------------------------------------------
@@ -423,7 +448,8 @@ def objective_of(plan: Plan) -> PGDAdversarial | TradesAdversarial:
 def our_training(world: World, method: Method) -> Side:
     """A training step: attack, loss, gradient, update."""
     network, (x, y) = world.network().train(), world.images
-    plan = world.plan(method.model, regularised=method.regularised)
+    runner = world.computed.runner(network)
+    plan = world.plan(method.model, regularised=method.regularised, run_steps=runner)
     optimizer = plan.optimizer(network)
 
     def run(number: int) -> Shown:
@@ -489,6 +515,7 @@ def operations(world: World, *, points: int, all_settings: bool = False) -> list
     settings = [(t, r) for t in sweep.solver_steps for r in sweep.input_steps] if all_settings else SETTINGS
     return [
         attack_step(points),
+        stacked_attack_step(),
         *(training_step(method) for method in METHODS),
         scoring(None),
         scoring(default),

@@ -115,7 +115,8 @@ def conditions(world: World) -> dict[str, Any]:
         "model": world.model,
         "protocol": world.protocol,
         "batch": world.batch,
-        **asdict(world.way),
+        "precision": world.computed.precision,
+        **asdict(world.computed.way),
     }
 
 

@@ -1,63 +1,55 @@
 """In which way our f is computed: precision, layout, compiled or not, captured or not."""
 
-import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 
 from deqpipe import device
 from deqpipe.compute.precision import Precision, PrecisionName
-from deqpipe.model.cell import CellFunction, Layout
+from deqpipe.compute.replay import DIRECT, Graphs, Runner
+from deqpipe.compute.ways import PLAIN, Way
 from deqpipe.model.classifier import DEQClassifier
-
-GRAPHS = "deqpipe.compute.graphs"
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way to compute f. None of them changes the mathematics; only precision changes results beyond rounding.
+class Computed:
+    """A way to compute f. Only precision changes results beyond rounding.
 
     Attributes:
         precision: of its convolutions.
-        layout: of its state.
-        compiled: by torch.compile.
-        graphs: whole steps captured in CUDA graphs.
+        way: its layout, whether it is compiled, and whether attack steps are captured in CUDA graphs.
     """
 
     precision: PrecisionName = "fp32"
-    layout: Layout = "channels_first"
-    compiled: bool = False
-    graphs: bool = False
+    way: Way = field(default=PLAIN)
 
     @property
     def name(self) -> str:
         """In words."""
-        extras = [word for word, on in (("compiled", self.compiled), ("graphs", self.graphs)) if on]
-        return ", ".join([self.precision, self.layout.replace("_", " "), *extras])
+        return f"{self.precision}, {self.way.name}"
+
+    @property
+    def plain(self) -> "Computed":
+        """The same precision in the plain way."""
+        return Computed(self.precision)
 
     def missing(self, where: torch.device) -> str:
-        """Why this way cannot be taken on a device, in words; empty if it can."""
-        if where.type == "cpu" and self.precision == "tf32":
-            return "tf32 is a mode of CUDA devices"
-        if self.graphs and where.type == "cpu":
+        """Why this cannot be done on a device, in words; empty if it can."""
+        if where.type == "cuda":
+            return ""
+        if self.way.graphs:
             return "graphs are of CUDA devices"
-        if self.graphs and importlib.util.find_spec(GRAPHS) is None:
-            return "this version captures no graphs"
-        return ""
+        return "tf32 is a mode of CUDA devices" if self.precision == "tf32" else ""
 
     def enter(self, threads: int) -> None:
         """Set what is process-wide."""
-        device.set_up(precision="tf32" if self.precision == "tf32" else "fp32", threads=threads)
+        device.set_up(precision=self.precision, threads=threads)
 
     def taken_by(self, network: DEQClassifier) -> DEQClassifier:
         """The network, which computes this way from here on."""
-        compiled = compiled_function if self.compiled else None
-        network.compute_with(precision=Precision(self.precision), layout=self.layout, compiled=compiled)
+        network.compute_with(Precision(self.precision), self.way)
         return network
 
-
-def compiled_function(function: CellFunction) -> Callable[..., Any]:
-    """f, compiled for the shapes that it meets."""
-    return torch.compile(function, dynamic=False)
+    def runner(self, network: DEQClassifier) -> Runner:
+        """What runs the attack steps on a network."""
+        return Graphs(network.counter) if self.way.graphs else DIRECT

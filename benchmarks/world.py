@@ -10,9 +10,10 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from benchmarks.ways import Way
+from benchmarks.ways import Computed
 from deqpipe import config as configuration
 from deqpipe import specs
+from deqpipe.compute.replay import DIRECT, Runner
 from deqpipe.config import Config
 from deqpipe.data import Dataset, Split
 from deqpipe.model import architecture
@@ -49,7 +50,7 @@ class World:
         device: where it computes.
         dtype: float64 for comparisons of results, float32 for speeds.
         threads: of the CPU.
-        way: in which our f is computed.
+        computed: in which way our f is.
         attack_steps: of attacks within training; None: as configured.
         learning_rate: of training steps; with 0 the optimiser does all its work, and every repeat has the same weights.
         most_points: of the grid.
@@ -64,7 +65,7 @@ class World:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
     threads: int = 1
-    way: Way = field(default_factory=Way)
+    computed: Computed = field(default_factory=Computed)
     attack_steps: int | None = None
     learning_rate: float = 0.0
     most_points: int | None = None
@@ -74,8 +75,8 @@ class World:
 
     def for_comparison(self) -> "World":
         """The same in float64 on a few images, and a step of training that is short and moves the weights."""
-        exact, few = replace(self.way, precision="fp32"), min(self.batch, 2)
-        short = replace(self, dtype=torch.float64, way=exact, batch=few, attack_steps=2, most_points=3)
+        exact, few = replace(self.computed, precision="fp32"), min(self.batch, 2)
+        short = replace(self, dtype=torch.float64, computed=exact, batch=few, attack_steps=2, most_points=3)
         return replace(short, learning_rate=1e-3)
 
     @cached_property
@@ -150,11 +151,17 @@ class World:
         network = architecture.build(described, seed=self.seed)
         assert isinstance(network, DEQClassifier)
         randomise(network, seed=self.seed)
-        way = self.way if ours else Way(precision=self.way.precision)
-        return way.taken_by(network.to(self.device, self.dtype).eval())
+        computed = self.computed if ours else self.computed.plain
+        return computed.taken_by(network.to(self.device, self.dtype).eval())
 
-    def plan(self, model: str, *, regularised: bool) -> Plan:
-        """The training of one of the four DEQs; `regularised`: every step with the Jacobian term, otherwise none."""
+    def plan(self, model: str, *, regularised: bool, run_steps: Runner = DIRECT) -> Plan:
+        """The training of one of the four DEQs.
+
+        Args:
+            model: its name.
+            regularised: whether every step carries the Jacobian term; otherwise none does.
+            run_steps: runs the steps of its attacks.
+        """
         config = self.config
         values: dict[str, Any] = {}
         stages: dict[specs.Stage, str | None] = {"pretrain": None, "train_deq": model}
@@ -166,7 +173,7 @@ class World:
             spec={"seed": self.seed, "model": model, "config": values}, inputs={}, outputs={}, state=Path(),
             device=self.device, threads=self.threads, budget_minutes=math.inf, save_interval=math.inf,
         )  # fmt: skip
-        plan = run.adversarial_plan(job, Settings(values), self._dataset, first_step=0)
+        plan = run.adversarial_plan(job, Settings(values), self._dataset, first_step=0, run=run_steps)
         return replace(plan, learning_rate=lambda step: self.learning_rate)
 
     @property
