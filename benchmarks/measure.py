@@ -24,7 +24,7 @@ LIMIT = 1e-10
 """Of relative differences between two sides in float64."""
 Clock: TypeAlias = Literal["wall", "cpu"]
 FEWEST = 3  # pairs, however long one takes
-BEST_OF = 5  # evaluations of f alone
+BEST_OF, AT_ONCE = 5, 20  # evaluations of f alone
 _RESET_PEAK = "5"  # what Linux takes as: forget the largest resident size so far
 
 
@@ -111,8 +111,10 @@ def measured(
         differences: what `compared` found.
     """
     world.computed.enter(world.threads)
-    peaks, same = _warmed_up(operation, world, patience)
     sides = operation.sides(world)
+    # Where a run is many equal steps, one of them is enough of a warm-up, unless it is these steps that are captured.
+    warmed = operation.sides(replace(world, attack_steps=1)) if world.device.type == "cpu" else sides
+    peaks, same = _warmed_up(warmed, world.device, patience)
     prices = priced(operation.f(world), world.device, patience)
     before = [side.counter.counted for side in sides]
     taken = _taken(sides, world.device, patience)
@@ -130,17 +132,13 @@ def measured(
     ]
 
 
-def _warmed_up(operation: Operation, world: World, patience: Patience) -> tuple[list[float], list[bool]]:
-    """Bytes that each side needs, and whether its results are the first side's bit for bit.
-
-    Where a run is many equal steps, one of them is enough of a warm-up.
-    """
-    sides = operation.sides(replace(world, attack_steps=1))
+def _warmed_up(sides: Sequence[Side], device: torch.device, patience: Patience) -> tuple[list[float], list[bool]]:
+    """Bytes that each side needs, and whether its results are the first side's bit for bit."""
     peaks, shown = [], []
     for side in sides:
-        for _ in range(patience.warmups - 1):
-            side.run(0)
-        peak, found = _watched(side, world.device)
+        for number in range(1, patience.warmups):
+            side.run(number)
+        peak, found = _watched(side, device)
         peaks.append(peak)
         shown.append({name: tensor.detach().cpu().clone() for name, tensor in found.items()})
     same = [side.compared and _same_bits(shown[0], results) for side, results in zip(sides, shown, strict=True)]
@@ -207,7 +205,13 @@ def _best(work: Callable[[], object] | None, device: torch.device, patience: Pat
         return 0.0
     for _ in range(patience.warmups):
         work()
-    return min(patience.seconds_of(work, device) for _ in range(BEST_OF))
+    calls = AT_ONCE if device.type == "cuda" else 1  # a single call would be timed with the way to the device and back
+
+    def several() -> None:
+        for _ in range(calls):
+            work()
+
+    return min(patience.seconds_of(several, device) for _ in range(BEST_OF)) / calls
 
 
 # --- results ---------------------------------------------------------------------------------------------------------

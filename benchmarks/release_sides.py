@@ -9,7 +9,7 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam
 
 from benchmarks import operations as ours
@@ -192,17 +192,31 @@ def _trades_step(world: World, theirs: Counted, method: Method) -> _Step:
     return run
 
 
+class Uploading(nn.Module):
+    """A network on a device that takes images from the CPU, as in the release, whose attack leaves them there."""
+
+    def __init__(self, network: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.network, self.device = network, device
+
+    def forward(self, x: Tensor, **options: Any) -> Any:
+        """What the network makes of them."""
+        return self.network(x.to(self.device), **options)
+
+
 def _pgd_at_step(world: World, theirs: Counted) -> _Step:
     numbers, pgd, network = world.config.training.attack, theirs.release.loop("training").pgd, theirs.network
+    attacked = network if world.device.type == "cpu" else Uploading(network, world.device)
     epsilon, step_size = world.ball.epsilon, numbers.step_size_255 / 255
     behind_pretraining = 10**9
 
     def run(images: tuple[Tensor, Tensor], optimizer: Adam, dice: Dice) -> None:
         x, y = images
         with theirs.release.stand_ins(), dice.thrown():
-            made = pgd(network, x, y, F.cross_entropy, epsilon, step_size, numbers.steps, isTrain=True)
+            start = x if attacked is network else x.cpu()
+            made = pgd(attacked, start, y, F.cross_entropy, epsilon, step_size, numbers.steps, isTrain=True)
             network.train()
-            logits, _, _ = network(made, train_step=behind_pretraining, compute_jac_loss=False)
+            logits, _, _ = network(made.to(x.device), train_step=behind_pretraining, compute_jac_loss=False)
             loss = F.cross_entropy(logits, y)
             optimizer.zero_grad()
             loss.backward()

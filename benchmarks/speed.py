@@ -54,12 +54,12 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--release", type=Path, metavar="FOLDER", help="work tree of the authors' code (862034f)")
     parser.add_argument("--model", choices=MODELS, action="append", help="both; with --release MDEQ-Large")
-    parser.add_argument("--batch", type=_positive, help=f"images at once ({BATCHES})")
-    parser.add_argument("--repeats", type=_positive, default=9, help="pairs, at most (%(default)s)")
+    parser.add_argument("--batch", type=positive, help=f"images at once ({BATCHES})")
+    parser.add_argument("--repeats", type=positive, default=9, help="pairs, at most (%(default)s)")
     parser.add_argument("--minutes", type=float, default=12.0, help="of timing per model (%(default)s); 3 pairs anyway")
     parser.add_argument("--rows", nargs="+", metavar="WORD", help="operations whose names hold one of these")
-    parser.add_argument("--threads", type=_positive, default=_cores(), help="(%(default)s)")
-    parser.add_argument("--points", type=_positive, default=len(SPREAD), help="of the grid: 8, or 144 for all")
+    parser.add_argument("--threads", type=positive, default=_cores(), help="(%(default)s)")
+    parser.add_argument("--points", type=positive, default=len(SPREAD), help="of the grid: 8, or 144 for all")
     parser.add_argument("--all-settings", action="store_true", help="every T_f and R of Table 10")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: where others compute, too")
     parser.add_argument("--page", type=Path, default=PAGE, help="whose tables, picture and csv are written")
@@ -69,7 +69,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A number of the command line that must be above 0."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not positive")

@@ -9,9 +9,10 @@ import matplotlib.style
 from matplotlib.figure import Figure
 
 from benchmarks.speed_rows import Row
+from deqpipe.errors import UserError
+from deqpipe.records import write_text
 from deqpipe.reporting.plotting import BLUE, GREY, ORANGE
 
-MARKERS = ("<!-- speed -->", "<!-- /speed -->")
 HEADER = (
     "| operation | | times as fast | images/s | f-evaluations per image | MiB | share of f | if f alone took time "
     "| difference |"
@@ -27,19 +28,30 @@ STYLE: dict[str, Any] = {
 
 
 def write(page: Path, rows: Sequence[Row]) -> None:
-    """Put tables and picture into a page, between its markers.
+    """Put tables and picture into a page.
 
     Raises:
-        ValueError: the page has no such place.
+        UserError: the page has no place for them.
     """
+    page.parent.mkdir(parents=True, exist_ok=True)
     picture(rows).savefig(page.with_suffix(".png"), metadata={"Software": None})
-    text = page.read_text(encoding="utf-8") if page.exists() else "\n".join(MARKERS) + "\n"
-    before, found, rest = text.partition(MARKERS[0])
-    _, closed, after = rest.partition(MARKERS[1])
-    if not found or not closed:
-        raise ValueError(f"{page} has no place for tables between {MARKERS[0]} and {MARKERS[1]}")
-    body = "\n\n".join([f"![How many times as fast]({page.with_suffix('.png').name})", *tables(rows)])
-    page.write_text(f"{before}{MARKERS[0]}\n\n{body}\n\n{MARKERS[1]}{after}", encoding="utf-8")
+    put(page, "speed", [f"![How many times as fast]({page.with_suffix('.png').name})", *tables(rows)])
+
+
+def put(page: Path, place: str, paragraphs: Sequence[str]) -> None:
+    """Write paragraphs between the two comments of a place in a page; a page that is not there is made.
+
+    Raises:
+        UserError: the page has no such place.
+    """
+    opening, closing = f"<!-- {place} -->", f"<!-- /{place} -->"
+    text = page.read_text(encoding="utf-8") if page.exists() else f"{opening}\n{closing}\n"
+    before, opened, rest = text.partition(opening)
+    _, closed, after = rest.partition(closing)
+    if not opened or not closed:
+        raise UserError(f"{page} has no place for tables between {opening} and {closing}")
+    body = "\n\n".join(paragraphs)
+    write_text(page, f"{before}{opening}\n\n{body}\n\n{closing}{after}")
 
 
 def tables(rows: Sequence[Row]) -> Iterator[str]:

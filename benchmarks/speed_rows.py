@@ -2,6 +2,8 @@
 
 import csv
 import datetime
+import functools
+import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -9,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Clock, Measured
+from benchmarks.operations import SOLVER_ALONE
 from benchmarks.world import World
 from deqpipe import device, timing
+from deqpipe.config import Model
 from deqpipe.errors import UserError
+from deqpipe.model.classifier import build_classifier
 from deqpipe.provenance import code_hash
+from deqpipe.records import write_text
 
 CPU_NAMES = Path("/proc/cpuinfo")
 
@@ -35,6 +42,7 @@ class Row:
         rate, rate_low, rate_high: images per second.
         forward, backward_input, backward_weights: evaluations of f per image.
         peak: bytes at once, beyond what stays; not a number where nobody counts them.
+        teraflops: of f, 10^12 operations per second; not a number where f is another function.
         share: of the time, what these evaluations would take by themselves.
         difference: of its results in float64; not a number where nothing is compared.
         same_bits: whether its results in the precision measured are bit for bit those of `against`.
@@ -68,6 +76,7 @@ class Row:
     backward_input: float
     backward_weights: float
     peak: float
+    teraflops: float
     share: float
     difference: float
     same_bits: bool
@@ -95,12 +104,33 @@ def rows_of(operation: str, found: Sequence[Measured], world: World, clock: Cloc
             **_three("rate", one.rate.median, one.rate.low, one.rate.high),
             **asdict(one.evaluations),
             peak=one.peak,
+            teraflops=torch.nan if operation == SOLVER_ALONE else _teraflops(one, world),
             share=one.share,
             difference=one.difference,
             same_bits=one.same_bits,
         )
         for one in found
     ]
+
+
+def _teraflops(one: Measured, world: World) -> float:
+    return one.rate.median * float(one.evaluations.total) * operations_of_f(world) / 1e12
+
+
+def operations_of_f(world: World) -> int:
+    """Floating-point operations of one application of f to one image: a multiplication and an addition are two."""
+    return _operations_of(world.config.model, world.shape.shape)
+
+
+@functools.cache
+def _operations_of(model: Model, image_shape: tuple[int, int, int]) -> int:
+    network = build_classifier(model, image_shape=image_shape, classes=2, seed=0).eval()
+    x = torch.zeros(1, *image_shape)
+    with torch.no_grad():
+        f, z = network.bind(x), network.initial_state(x)
+        with FlopCounterMode(display=False) as counter:
+            f(z)
+    return int(counter.get_total_flops())
 
 
 def conditions(world: World) -> dict[str, Any]:
@@ -159,12 +189,12 @@ def _row(line: dict[str, str]) -> Row:
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
-    """The csv of some rows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: _short(value) for name, value in asdict(row).items()} for row in rows)
+    """The csv of some rows, whole."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _short(value) for name, value in asdict(row).items()} for row in rows)
+    write_text(path, text.getvalue())
 
 
 def _short(value: object) -> object:
