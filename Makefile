@@ -2,6 +2,8 @@
 # make test     the tests
 # make check    format, lint, types, import contracts, generated files
 # make generate writes the generated files again (schema, configuration.md, differences.md, the diagram in README.md)
+# make bench    how fast it is, against the plain way: docs/performance.md (make bench RELEASE=FOLDER: and the authors' code)
+# make bench-gpu the same on a GPU, most telling figures first; goes on where it was stopped
 # make clean    removes what the demo wrote, and the environment
 #
 # Each installs what it needs into .venv the first time. Another Python: make PYTHON=python3.12 demo
@@ -13,7 +15,7 @@ INSTALLED := $(VENV)/.installed
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check generate revisions clean
+.PHONY: demo test check generate revisions bench bench-gpu clean
 
 demo: $(INSTALLED)
 	@$(BIN)/snakemake --logger deqpipe --configfile config/demo.yaml
@@ -37,6 +39,14 @@ generate: $(INSTALLED)
 # After a change that cannot change results (a revision was not raised): records the code of every stage anew.
 revisions: $(INSTALLED)
 	@$(BIN)/python -m tests.record_revisions
+
+# For an idle machine: RELEASE=FOLDER is a work tree of the authors' code (benchmarks/README.md).
+bench: $(INSTALLED)
+	@$(BIN)/python -m benchmarks.speed $(BENCH)
+	@$(if $(RELEASE),$(BIN)/python -m benchmarks.speed --release "$(RELEASE)" $(BENCH))
+
+bench-gpu: $(INSTALLED)
+	@$(BIN)/python -m benchmarks.speed_gpu $(if $(RELEASE),--release "$(RELEASE)") $(BENCH)
 
 clean:
 	@rm -rf $(VENV) results/demo logs/demo state/demo

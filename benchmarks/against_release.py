@@ -1,6 +1,6 @@
 """Is `protocol: release` what the authors' code computes? Runs their code beside ours on models that nobody recorded.
 
-    python benchmarks/against_release.py --release FOLDER [--only NAME ...]
+    python -m benchmarks.against_release --release FOLDER [--only NAME ...]
 
 FOLDER is a work tree of github.com/minicheshire/DEQ-Regulating-Neural-Dynamics at commit 862034f. It is imported as it
 stands and never written to: what it lacks gets a stand-in, and other T_f and R, constants in its source, are put in as
@@ -11,22 +11,16 @@ not do what it is there for.
 """
 
 import argparse
-import ast
 import contextlib
-import functools
-import importlib
 import io
 import logging
 import math
 import sys
 import tempfile
-import types
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
-from unittest import mock
 
 import numpy as np
 import torch
@@ -34,6 +28,8 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
+from benchmarks.differences import difference
+from benchmarks.release_code import CPU, PAPERS, Dice, Release, Shape, TradesStep, stand_ins, surrogate_name
 from deqpipe import checkpoint, cli, config, specs
 from deqpipe.attack.pgd import PGD, cross_entropy_objective, unfooled_objective
 from deqpipe.attack.surrogate import surrogate_of
@@ -60,17 +56,12 @@ from deqpipe.training.objectives import Batch, TradesAdversarial
 
 VALUES, GRADIENTS = 1e-8, 1e-6
 """Limits of relative differences: of what a forward pass gives; of gradients and of all that comes after them."""
-ZERO = 1e-12  # of this norm or less, both sides are zero up to rounding, and have no relative difference
 JACOBIAN_WEIGHT, START_NOISE = 0.4, 0.001
-PAPERS = (2, 10)
-"""T_f and R as they stand in the release's source."""
-TREES = {"evaluation": "input-entropy-reduction", "training": "random-intermediate-states"}
 CONFIG = Path(__file__).parents[1] / "config.yaml"
 SETTINGS = ("solver", "entropy", "threat_model", "attack.unroll", "training.unroll", "random_state",
             "jacobian.length_jitter", "jacobian.probes")  # fmt: skip
 STREAM = Stream(0, "training/attack")
 PGD_10 = PGD(LinfBall(8 / 255), steps=10, step_size=2 / 255)
-CPU = torch.device("cpu")
 Arrays: TypeAlias = dict[str, np.ndarray]
 Line: TypeAlias = tuple[str, float, float]
 """A quantity, the difference in it and the limit."""
@@ -95,7 +86,7 @@ class Surrogate:
     @property
     def theirs(self) -> str:
         """As the release takes it."""
-        return f"{'F' if self.damping == 1 else 'M'}unroll-{self.state - 1}-{self.steps}"
+        return surrogate_name(self.state, self.steps, self.damping)
 
 
 SURROGATES = (Surrogate(3, 5, 0.5), Surrogate(1, 1, 0.5), Surrogate(8, 9, 0.5), Surrogate(4, 2, 1), Surrogate(7, 1, 1))
@@ -153,6 +144,20 @@ class Case:
     loops: bool = True
     shows: str = "all states"
     lost: bool = False
+
+    @property
+    def shape(self) -> Shape:
+        """As the release is told it."""
+        return Shape(
+            self.channels,
+            self.head,
+            self.final,
+            self.groups,
+            self.expansion,
+            self.weight_norm,
+            self.classes,
+            self.steps,
+        )
 
     @property
     def images(self) -> tuple[Tensor, Tensor]:
@@ -214,117 +219,6 @@ CASES = (
 # --- the release -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Release:
-    """A work tree of the authors' code."""
-
-    folder: Path
-
-    def network(self, case: Case, tree: str, numbers: tuple[int, int] = PAPERS) -> Any:
-        """A model of one of the two trees; `numbers` are T_f and R."""
-        module = _imported(self.folder / TREES[tree], "mdeq", numbers)
-        with _on_the_cpu_in_double():
-            return module.get_cls_net(self.settings(case, tree)).double()
-
-    def loop(self, tree: str) -> Any:
-        """Its module of training and attack loops."""
-        return _imported(self.folder / TREES[tree], "core.cls_function", PAPERS)
-
-    def settings(self, case: Case, tree: str) -> dict[str, Any]:
-        """The release's settings for CIFAR-10, changed to those of a case."""
-        path = min((self.folder / TREES[tree]).glob("MDEQ-Vision/experiments/cifar/*.yaml"))
-        settings: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-        settings["MODEL"] |= {
-            "NUM_GROUPS": case.groups, "EXPANSION_FACTOR": case.expansion, "WNORM": case.weight_norm, "DROPOUT": 0.0,
-            "NUM_CLASSES": case.classes, "BLOCK_GN_AFFINE": True, "FUSE_GN_AFFINE": True,
-        }  # fmt: skip
-        scales = len(case.channels)
-        settings["MODEL"]["EXTRA"]["FULL_STAGE"] |= {
-            "NUM_BRANCHES": scales, "NUM_CHANNELS": case.channels, "HEAD_CHANNELS": case.head,
-            "FINAL_CHANSIZE": case.final, "NUM_BLOCKS": [1] * scales, "BIG_KERNELS": [0] * scales,
-        }  # fmt: skip
-        settings["DEQ"]["F_THRES"] = case.steps
-        return settings
-
-
-class _Numbers(ast.NodeTransformer):
-    """Puts other numbers in the places of T_f (twice) and R."""
-
-    def __init__(self, solver_steps: int, input_steps: int) -> None:
-        self.solver_steps, self.input_steps = solver_steps, input_steps
-        self.found: list[str] = []
-
-    def _number(self, place: str, value: int) -> ast.Constant:
-        self.found.append(place)
-        return ast.Constant(value)
-
-    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
-        """The number of rounds, N // T_f."""
-        self.generic_visit(node)
-        if isinstance(node.op, ast.FloorDiv) and isinstance(node.left, ast.Name) and node.left.id == "f_thres":
-            node.right = self._number("rounds", self.solver_steps)
-        return node
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        """The length of a round, and the loop over input steps."""
-        self.generic_visit(node)
-        for keyword in node.keywords:
-            if keyword.arg == "threshold" and isinstance(keyword.value, ast.Constant):
-                keyword.value = self._number("length", self.solver_steps)
-        if ast.unparse(node) == f"range({PAPERS[1]})":
-            node.args = [self._number("input steps", self.input_steps)]
-        return node
-
-
-@functools.cache
-def _imported(tree: Path, name: str, numbers: tuple[int, int]) -> Any:
-    """A module of a tree. The other tree has modules of the same names, so all of them are forgotten afterwards."""
-    roots = [tree, tree / "MDEQ-Vision/lib", tree / "MDEQ-Vision/lib/models"]
-    stubs = {
-        "termcolor": types.SimpleNamespace(colored=lambda text, *_: text),
-        "tqdm": types.SimpleNamespace(tqdm=lambda items, *_: items),
-    }
-    names = ("lib", "utils", "core", "mdeq", "mdeq_core")
-    assert not any(key.split(".")[0] in names for key in sys.modules)
-    path = [*map(str, roots), *sys.path]
-    with mock.patch.object(sys, "path", path), mock.patch.object(sys, "dont_write_bytecode", True):
-        present = {key: sys.modules[key] for key in stubs if key in sys.modules}
-        sys.modules |= stubs | present  # type: ignore[arg-type]
-        try:
-            if numbers != PAPERS:
-                sys.modules["mdeq_core"] = _compiled(roots[-1] / "mdeq_core.py", numbers)
-            return importlib.import_module(name)
-        finally:
-            for key in [key for key in sys.modules if key.split(".")[0] in names]:
-                del sys.modules[key]
-
-
-def _compiled(path: Path, numbers: tuple[int, int]) -> types.ModuleType:
-    change = _Numbers(*numbers)
-    tree = ast.fix_missing_locations(change.visit(ast.parse(path.read_bytes())))
-    if sorted(change.found) != ["input steps", "length", "rounds"]:
-        raise SystemExit(f"{path} is another version: T_f and R were looked for, and found were {change.found}")
-    module = types.ModuleType(path.stem)
-    exec(compile(tree, str(path), "exec"), module.__dict__)
-    return module
-
-
-@contextlib.contextmanager
-def _on_the_cpu_in_double() -> Iterator[None]:
-    """Neutralises the release's moves to a GPU, and makes float64 of the tensors that it creates."""
-    with (
-        mock.patch.object(nn.Module, "cuda", lambda module, *_, **__: module),
-        mock.patch.object(Tensor, "cuda", lambda tensor, *_, **__: tensor),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")  # about what PyTorch has deprecated since
-        torch.set_default_dtype(torch.float64)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(torch.float32)
-
-
 def randomise(network: nn.Module, case: Case) -> None:
     """Give all parameters and running statistics random values."""
     generator = torch.Generator().manual_seed(case.seed)
@@ -384,7 +278,7 @@ def _watched(network: Any) -> Solves:
 def released_dynamics(network: Any, x: Tensor, *, defended: bool) -> Arrays:
     """What `Ours.dynamics` gives, of the release, and whether it gave its (last) solve up."""
     solves = _watched(network)
-    with _on_the_cpu_in_double(), torch.no_grad():
+    with stand_ins(), torch.no_grad():
         final, _, scales = network(x, train_step=-1, compute_jac_loss=False, for_attack=not defended)
         states = [state.squeeze(2) for solve in solves for state in solve["results_list"]]
         found = {
@@ -412,43 +306,18 @@ def released_surrogate(network: Any, case: Case, surrogate: Surrogate, *, defend
     x, y = case.images
     x.requires_grad_()
     options = {"AttackGrad": surrogate.theirs, "for_attack": not defended}
-    with _on_the_cpu_in_double():
+    with stand_ins():
         logits = network(x, train_step=-1, compute_jac_loss=False, **options)[0]
         F.cross_entropy(logits, y, reduction="sum").backward()
     assert x.grad is not None
     return {"logits": logits.detach().numpy(), "gradient": x.grad.numpy()}
 
 
-@dataclass(frozen=True)
-class Dice:
-    """Random numbers that are dealt to the release, in the order in which it asks for them.
-
-    Attributes:
-        lengths: what `torch.randint` gives.
-        normals: what `torch.randn` gives.
-        uniforms: what `numpy.random.uniform` gives.
-    """
-
-    lengths: Sequence[int] = ()
-    normals: Sequence[Tensor] = ()
-    uniforms: Sequence[Tensor] = ()
-
-    @contextlib.contextmanager
-    def thrown(self) -> Iterator[None]:
-        """For the length of the block."""
-        with (
-            mock.patch.object(torch, "randint", side_effect=[torch.tensor([length]) for length in self.lengths]),
-            mock.patch.object(torch, "randn", side_effect=self.normals),
-            mock.patch.object(np.random, "uniform", side_effect=[uniform.numpy() for uniform in self.uniforms]),
-        ):
-            yield
-
-
 def released_pass(network: Any, case: Case, *, step: int, length: int, probes: Sequence[Tensor] = ()) -> Passed:
     """A pass in training mode, and backwards; with probes the Jacobian term is part of the loss."""
     x, y = case.images
     network.train().zero_grad()
-    with _on_the_cpu_in_double(), Dice(normals=probes).thrown():
+    with stand_ins(), Dice(normals=probes).thrown():
         logits, penalty, _ = network(x, train_step=step, compute_jac_loss=bool(probes), f_thres=length, isEval=True)
         penalty = JACOBIAN_WEIGHT * penalty.mean()
         loss = F.cross_entropy(logits, y) + penalty
@@ -473,32 +342,22 @@ def _statistics(module: nn.Module) -> dict[str, Tensor]:
 
 def released_step(release: Release, network: Any, case: Case, dice: Dice) -> Passed:
     """A step of TRADES with the loss from random states and the Jacobian term, by the release's own loop."""
-    loop, settings = release.loop("training"), release.settings(case, "training")
-    settings["LOSS"] |= {"JAC_LOSS_FREQ": 2.0, "JAC_INCREMENTAL": 10**8, "JAC_LOSS_WEIGHT": JACOBIAN_WEIGHT}
-    settings["TRAIN"]["CLIP"] = -1
-    sections = {name: types.SimpleNamespace(**settings[name]) for name in ("LOSS", "TRAIN", "DEQ")}
-    step = settings["TRAIN"]["PRETRAIN_STEPS"] + 1
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
     natural: list[Tensor] = []
-    images = [case.images]
 
     def criterion(logits: Tensor, y: Tensor) -> Tensor:
         natural.append(logits.detach())
         return F.cross_entropy(logits, y)
 
-    with _on_the_cpu_in_double(), dice.thrown():
-        loop.train(
-            types.SimpleNamespace(**sections, PERCENT=1.0, PRINT_FREQ=100), images, network, criterion, optimizer,
-            types.SimpleNamespace(_step_count=step + 1, step=lambda: None), 0, "", "",
-            {"writer": None, "train_global_steps": step}, (1,), epsilon=8 / 255, step_size=2 / 255, num_steps=10,
-        )  # fmt: skip
+    step = TradesStep(release, case.shape, jacobian=JACOBIAN_WEIGHT)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+    step(network, case.images, criterion=criterion, optimizer=optimizer, dice=dice)
     return Passed(natural[0], None, None, _gradients(network), _statistics(network))
 
 
 def released_attack(release: Release, network: Any, x: Tensor, y: Tensor, dice: Dice, **options: str) -> np.ndarray:
     """Images of PGD-10: of the evaluation, or, without options, of the selection of the best epoch."""
     pgd = release.loop("evaluation" if options else "training").pgd
-    with _on_the_cpu_in_double(), dice.thrown():
+    with stand_ins(), dice.thrown():
         attacked: Tensor = pgd(network, x, y, F.cross_entropy, 8 / 255, 2 / 255, 10, **options)
     return attacked.numpy()
 
@@ -667,17 +526,6 @@ def _probes(case: Case, state_size: int, count: int, generator: torch.Generator)
 # --- comparisons -----------------------------------------------------------------------------------------------------
 
 
-def difference(ours: np.ndarray, theirs: np.ndarray, *, rows: int = 0) -> float:
-    """The largest relative difference over rows, which the first `rows` axes count."""
-    if ours.shape != theirs.shape:
-        return math.inf
-    shape = (math.prod(ours.shape[:rows]), -1)
-    ours, theirs = ours.reshape(shape), theirs.reshape(shape)
-    apart, size = np.linalg.norm(ours - theirs, axis=1), np.linalg.norm(theirs, axis=1)
-    zero = np.maximum(size, np.linalg.norm(ours, axis=1)) <= ZERO
-    return float(np.where(zero, 0.0, apart / np.where(zero, 1.0, size)).max())
-
-
 EVENTS: Mapping[str, Callable[[Arrays, Case], bool]] = {
     "all states": lambda found, case: len(found["states"]) == case.steps and not found["exploded"],
     "tolerance reached": lambda found, case: len(found["states"]) < case.steps and not found["exploded"],
@@ -700,7 +548,7 @@ def _disagree(found: Arrays) -> bool:
 def compare_dynamics(release: Release, ours: Ours, numbers: tuple[int, int] | None) -> Iterator[Line]:
     """The plain dynamics, or those of Sec. 3.2 with T_f and R."""
     case, defended = ours.case, numbers is not None
-    network = _filled(release.network(case, "evaluation", numbers or PAPERS), ours).eval()
+    network = _filled(release.network(case.shape, "evaluation", numbers or PAPERS), ours).eval()
     theirs = released_dynamics(network, case.images[0], defended=defended)
     found = ours.dynamics(defended=defended, numbers=numbers or PAPERS)
     limit, prefix = (GRADIENTS, f"Sec. 3.2, T_f {numbers[0]}, R {numbers[1]}: ") if numbers else (VALUES, "")
@@ -721,7 +569,7 @@ def compare_dynamics(release: Release, ours: Ours, numbers: tuple[int, int] | No
 
 def describe_lost(release: Release, ours: Ours, *, defended: bool) -> Iterator[Line]:
     """Where numbers are lost on either side, and whether the other images agree; only the latter is judged."""
-    network = _filled(release.network(ours.case, "evaluation"), ours).eval()
+    network = _filled(release.network(ours.case.shape, "evaluation"), ours).eval()
     theirs = released_dynamics(network, ours.case.images[0], defended=defended)
     found, prefix = ours.dynamics(defended=defended), "Sec. 3.2: " if defended else ""
     for side, arrays in (("there", theirs), ("here", found)):
@@ -745,7 +593,7 @@ def _filled(network: Any, ours: Ours) -> Any:
 
 def compare_surrogates(release: Release, ours: Ours, *, defended: bool) -> Iterator[Line]:
     """Eq. (11), behind Sec. 3.2 for the first surrogate only; a state that does not exist both sides must refuse."""
-    network = _filled(release.network(ours.case, "evaluation"), ours).eval()
+    network = _filled(release.network(ours.case.shape, "evaluation"), ours).eval()
     for surrogate in ours.case.surrogates[: 1 if defended else None]:
         name = f"{'Sec. 3.2: ' if defended else ''}surrogate {surrogate.ours}"
         found = ours.predict("--surrogate", surrogate.ours, "--defence", "entropy" if defended else "none")
@@ -767,12 +615,12 @@ def compare_attacks(release: Release, ours: Ours) -> Iterator[Line]:
     noise = (2 * torch.rand(x.shape, generator=generator) - 1) * (8 / 255)
     y = forward.logits(ours.model, x, forward.final).argmax(1)  # images that are wrong are not attacked there
     for surrogate in case.surrogates[:1]:
-        network = _filled(release.network(case, "evaluation"), ours)
+        network = _filled(release.network(case.shape, "evaluation"), ours)
         theirs = released_attack(release, network, x, y, Dice(uniforms=[noise]), AttackGrad=surrogate.theirs)
         found = our_attack(ours, surrogate, y, noise)
         yield f"PGD-10 at {surrogate.ours}: images", difference(found, theirs, rows=1), GRADIENTS
     lengths = torch.randint(1, case.steps + 1, (10,), generator=generator).tolist()
-    network = _filled(release.network(case, "training"), ours)
+    network = _filled(release.network(case.shape, "training"), ours)
     theirs = released_attack(release, network, x, y, Dice(lengths, uniforms=[noise]))
     found = our_selecting_attack(ours, forward, y, noise, lengths)
     yield "PGD-10 of the selection: images", difference(found, theirs, rows=1), GRADIENTS
@@ -781,7 +629,7 @@ def compare_attacks(release: Release, ours: Ours) -> Iterator[Line]:
 def compare_training(release: Release, ours: Ours) -> Iterator[Line]:
     """Passes in training mode: pretraining, and thresholds without and with the Jacobian term."""
     case, forward = ours.case, our_forward(ours.settings())
-    network = release.network(case, "training")
+    network = release.network(case.shape, "training")
     found = our_pass(ours, forward, length=None, penalised=False)
     yield from compare_passes("pretraining", ours, found, released_pass(_filled(network, ours), case, step=0, length=8))
     probes = _probes(case, ours.model.state_size, forward.jacobian.probes, draws(0, 0).jacobian)
@@ -795,7 +643,7 @@ def compare_step(release: Release, ours: Ours) -> Iterator[Line]:
     """A step of TRADES with random states and the Jacobian term, of the same random numbers."""
     forward = our_forward(ours.settings())
     dice = dice_of_our_step(ours.case, forward, ours.model.state_size)
-    theirs = released_step(release, _filled(release.network(ours.case, "training"), ours), ours.case, dice)
+    theirs = released_step(release, _filled(release.network(ours.case.shape, "training"), ours), ours.case, dice)
     yield from compare_passes("TRADES step, Sec. 3.3", ours, our_step(ours, forward), theirs)
 
 
@@ -816,7 +664,7 @@ def compare(release: Release, case: Case) -> Iterator[Line]:
     """All quantities of a case."""
     with tempfile.TemporaryDirectory() as folder:
         ours = Ours(case, Path(folder))
-        network = release.network(case, "evaluation")
+        network = release.network(case.shape, "evaluation")
         randomise(network, case)
         ours.bring_in("weights", network.state_dict())
         if case.lost:
@@ -841,8 +689,9 @@ def main() -> int:
     names = [case.name for case in CASES]
     parser.add_argument("--only", choices=names, action="append", metavar="NAME", help=f"of {', '.join(names)}")
     options = parser.parse_args()
-    if not all((options.release / tree).is_dir() for tree in TREES.values()):
-        parser.error(f"{options.release} holds no {' and '.join(TREES.values())}")
+    release = Release(options.release)
+    if release.missing:
+        parser.error(release.missing)
     torch.set_num_threads(1)
     logging.disable(logging.INFO)
     failed = 0
@@ -850,7 +699,7 @@ def main() -> int:
         if options.only and case.name not in options.only:
             continue
         print(f"{case.name}: {case.described}", flush=True)
-        for quantity, apart, limit in compare(Release(options.release), case):
+        for quantity, apart, limit in compare(release, case):
             good = apart <= limit
             failed += not good
             figure = "" if limit == math.inf else f"{apart:8.1e}" + ("" if good else f"  above {limit:.0e}")

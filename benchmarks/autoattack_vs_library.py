@@ -58,7 +58,7 @@ def _job(loaded: Config, options: argparse.Namespace, keep: str, folder: Path) -
         output=folder / "rows.parquet",
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         threads=1,
-        batch_size=loaded.evaluation.batch_size,
+        batch_size=loaded.evaluation.expected_batch_size,
     )
 
 

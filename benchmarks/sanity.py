@@ -83,7 +83,7 @@ def _subject(loaded: Config, results: Path, model: str, *, epsilon: float, steps
         output=Path(tempfile.gettempdir()) / "unused",
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         threads=1,
-        batch_size=loaded.evaluation.batch_size,
+        batch_size=loaded.evaluation.expected_batch_size,
     )
     return load_subject(job)
 

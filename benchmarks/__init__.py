@@ -1,0 +1,1 @@
+"""What is measured here is measured, not tested (README.md beside this file)."""

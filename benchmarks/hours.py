@@ -1,0 +1,89 @@
+"""From measured speeds to the hours of the full reproduction on that device."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.operations import METHODS
+from benchmarks.speed_rows import Row
+from deqpipe import specs
+from deqpipe.compute.precision import PrecisionName
+from deqpipe.config import Config
+from deqpipe.data import steps_per_epoch
+from deqpipe.planning.work import Images
+from deqpipe.records import write_text
+
+PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "tf32", "bf16")
+GRID, SCORING = "attack step, mean over the grid", "scoring, "
+TRAINING = "training step, "
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some work of the full reproduction.
+
+    Attributes:
+        name: in words.
+        images: times how often, of each operation that it is made of.
+    """
+
+    name: str
+    images: Mapping[str, float]
+
+
+def parts(config: Config, images: Images) -> Iterator[Part]:
+    """The trainings and the grid of a configuration, in images of measured operations."""
+    steps = config.training.epochs * steps_per_epoch(images.train, config.training.batch_size) - config.pretrain.steps
+    for method in METHODS:
+        if not method.regularised:
+            yield Part(f"training, {method.name}", {f"{TRAINING}{method.name}": steps * config.training.batch_size})
+    attacked = len(specs.DEQS) * len(specs.grid_points(config)) * config.evaluation.images
+    yield Part("grid: crafting", {GRID: attacked * config.attack.pgd.steps})
+    entropy = config.entropy
+    defended = f"{SCORING}Sec. 3.2, T_f {entropy.solver_steps}, R {entropy.input_steps}"
+    yield Part("grid: scoring, plain and with Sec. 3.2", {f"{SCORING}undefended": attacked, defended: attacked})
+
+
+def hours(part: Part, rows: Sequence[Row], precision: PrecisionName) -> float | None:
+    """Of a part in a precision, in the fastest way that was measured; None: not all of it was."""
+    total = 0.0
+    for operation, images in part.images.items():
+        rates = [row.rate for row in _ours(rows, precision) if row.operation == operation]
+        if not rates:
+            return None
+        total += images / max(rates) / 3600
+    return total
+
+
+def _ours(rows: Sequence[Row], precision: PrecisionName) -> list[Row]:
+    return [row for row in rows if row.precision == precision and row.side == "ours" and row.protocol == "paper"]
+
+
+def write_rates(path: Path, rows: Sequence[Row]) -> None:
+    """What the device computes, for `deqpipe plan`: per precision and kind of work, the fastest way of what is slowest.
+
+    Columns: precision; work, training or evaluation; teraflops, 10^12 operations of f per second; source.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["precision", "work", "teraflops", "source"])
+    for precision in PRECISIONS:
+        for kind, prefixes in (("training", (TRAINING,)), ("evaluation", (GRID, SCORING))):
+            found = _teraflops([row for row in _ours(rows, precision) if row.operation.startswith(prefixes)])
+            if found is not None:
+                row, teraflops = found
+                writer.writerow([precision, kind, f"{teraflops:.4g}", f"{row.device}, torch {row.torch}, {row.date}"])
+    write_text(path, text.getvalue())
+
+
+def _teraflops(rows: Sequence[Row]) -> tuple[Row, float] | None:
+    if not rows:
+        return None
+    best = [
+        max((row for row in rows if row.operation == name), key=lambda row: row.teraflops)
+        for name in dict.fromkeys(row.operation for row in rows)
+    ]
+    slowest = min(best, key=lambda row: row.teraflops)
+    return slowest, slowest.teraflops
