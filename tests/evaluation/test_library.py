@@ -122,12 +122,11 @@ def test_in_standard_mode_images_leave_after_the_attack_that_the_decision_erred_
     assert found["predicted"].shape[1] == (1 if model == RESNET else 5)
 
 
-@pytest.mark.parametrize("keep", ["best_loss", "success"])
 @pytest.mark.parametrize(("model", "defence", "early"), CASES)
 def test_deciding_state_has_the_class_that_it_has_among_all_and_others_are_not_computed(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, defence: str, early: int, keep: str
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, defence: str, early: int
 ) -> None:
-    changes = individual(keep=keep)
+    changes = individual()
     found = found_by(job_of(trained, tmp_path / "one", model, defence, **changes))
     with monkeypatch.context() as patched:
         patched.setattr(library, "at", lambda state: Wanted())
