@@ -49,8 +49,17 @@ class Trajectory:
 class Dynamics(Protocol):
     """How states arise from images."""
 
-    def __call__(self, model: DEQClassifier, x: Images) -> Trajectory:
-        """All states of the model on `x`, without gradient."""
+    @property
+    def termination(self) -> Termination:
+        """N, and when a solve stops before."""
+        ...
+
+    def __call__(self, model: DEQClassifier, x: Images, *, last_residual: bool = True) -> Trajectory:
+        """All states of the model on `x`, without gradient.
+
+        Without `last_residual` the residual of z^[N] is no number, for one evaluation of f less, unless z* depends on
+        it.
+        """
         ...
 
 
@@ -69,11 +78,12 @@ class PlainDynamics:
     returned: Returned = "last"
 
     @torch.no_grad()
-    def __call__(self, model: DEQClassifier, x: Images) -> Trajectory:
-        """States z^[1] .. z^[N] from z^[0] = 0; N + 1 evaluations of f."""
+    def __call__(self, model: DEQClassifier, x: Images, *, last_residual: bool = True) -> Trajectory:
+        """States z^[1] .. z^[N] from z^[0] = 0; N + 1 evaluations of f, without `last_residual` N."""
         fn = model.bind(x)
         start = self.solver.init(fn, model.initial_state(x))
-        solution, _ = solve(self.solver, fn, start, termination=self.termination)
+        last_residual |= self.returned != "last"
+        solution, _ = solve(self.solver, fn, start, termination=self.termination, last_residual=last_residual)
         return Trajectory(solution, solution.returned(self.returned), fn, x)
 
     def state(self, model: DEQClassifier, fn: BoundMap, x: Images, *, index: int) -> State:

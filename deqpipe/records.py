@@ -2,6 +2,10 @@
 
 One row is one image under one attack, judged by one decision. Columns are `COLUMNS`; the columns of `PER_STATE` hold
 one value for every state z^[1] .. z^[N] and, last, for the final (unrolled) state; a ResNet has the final state only.
+
+What nobody reads is not computed: the residual of the final state; residuals and the final state where attacks are
+scored for one table (pgd_in_loop, and other T_f and R); all states but the deciding one under AutoAttack's attacks.
+There the class is `NOT_COMPUTED` and numbers are NaN.
 """
 
 import json
@@ -34,13 +38,15 @@ SCALARS: Mapping[str, type[np.generic] | type[str]] = {
     "status": np.int8,  # how the solve ended, as solver.solve.Status: 1 converged, 2 all steps, 3 not finite; 0: none
 }
 PER_STATE: Mapping[str, type[np.generic]] = {
-    "predicted": np.int16,  # class
+    "predicted": np.int16,  # class; -1: logits that are not finite; NOT_COMPUTED
     "margin": np.float32,  # logit of the label minus the largest other logit
     "entropy": np.float32,  # of the softmax, in nats
-    "residual": np.float32,  # norm(f(z) - z) / norm(f(z)); NaN for a ResNet
+    "residual": np.float32,  # norm(f(z) - z) / norm(f(z)); NaN for a ResNet and the final state
     "deviation": np.float32,  # norm(z - z_clean) / norm(z_clean); NaN for clean images and controls
 }
 COLUMNS = (*SCALARS, *PER_STATE)
+NOT_COMPUTED = -2
+"""The class at a state that was not computed."""
 METADATA_KEY = b"deqpipe"
 
 

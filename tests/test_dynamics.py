@@ -206,3 +206,31 @@ def test_image_stops_elsewhere_among_other_batch_mates_with_scope_batch() -> Non
     assert len({int(solution.steps[0]) for solution in alone}) > 1
     assert len(set(together.steps.tolist())) == 1
     assert any(not torch.allclose(solution.z[0], together.z[n], rtol=1e-4) for n, solution in enumerate(alone))
+
+
+@pytest.mark.parametrize("returned", ["last", "lowest_sample"])
+@pytest.mark.parametrize(
+    "termination", [Termination(N), Termination(N, 0.3), Termination(N, 0.3, "batch"), Termination(1)]
+)
+def test_without_the_last_residual_all_else_has_the_same_bits_for_an_evaluation_less(
+    termination: Termination, returned: Any
+) -> None:
+    dynamics, x = PlainDynamics(Broyden(), termination, returned), images(3)
+    counts, found = [], []
+    for last_residual in (True, False):
+        before = MODEL.counter.counted.forward
+        found.append(dynamics(MODEL, x, last_residual=last_residual))
+        counts.append(MODEL.counter.counted.forward - before)
+    whole, spared = found
+    assert torch.equal(spared.solution.states, whole.solution.states)
+    assert torch.equal(spared.solution.moved, whole.solution.moved)
+    assert torch.equal(spared.solution.residuals[:-1], whole.solution.residuals[:-1])
+    assert torch.equal(spared.solution.batch_residuals[:-1], whole.solution.batch_residuals[:-1])
+    assert torch.equal(spared.equilibrium, whole.equilibrium)
+    if returned == "last":
+        assert spared.solution.residuals[-1].isnan().all()
+        assert spared.solution.batch_residuals[-1].isnan()
+        stopped = termination.scope == "batch" and not whole.solution.moved[-1].any()
+        assert counts[0] - counts[1] == (0 if stopped else 3)
+    else:
+        assert counts[0] == counts[1], "z* depends on it"

@@ -95,7 +95,7 @@ class DefendedState:
 
     def __call__(self, model: DEQClassifier, x: Images) -> Logits:
         """h(U(z^[i], x)) with gradient to `x`; z^[i] itself is a constant."""
-        z = up_to(self.dynamics, self.index)(model, x).state(self.index)
+        z = up_to(self.dynamics, self.index)(model, x, last_residual=False).state(self.index)
         return model.logits(self.gradient(model.bind(x), z))
 
 
@@ -103,17 +103,19 @@ def up_to(dynamics: Dynamics, index: int) -> Dynamics:
     """Dynamics that share z^[1] .. z^[index] bit for bit, and are spared what comes later where that is known how.
 
     The step to z^[index] is then the last one. Line 13 of Algorithm 1 solves every state again that an update follows,
-    so this one, too. The authors' code does so with z^[N] only, if at all: z^[index] remains as it is.
+    so this one, too. The authors' code does so with z^[N] only, if at all: z^[index] remains as it is, and
+    is z*.
     """
     if not isinstance(dynamics, PlainDynamics | InputEntropyReduction | RestartedEntropyReduction):
         return dynamics
-    if not 1 <= index < dynamics.termination.max_steps:
+    if not 1 <= index <= dynamics.termination.max_steps:
         return dynamics
-    termination = replace(dynamics.termination, max_steps=index)
-    if isinstance(dynamics, PlainDynamics):
-        return replace(dynamics, termination=termination)
+    whole = index == dynamics.termination.max_steps
+    dynamics = replace(dynamics, termination=replace(dynamics.termination, max_steps=index), returned="last")
+    if isinstance(dynamics, PlainDynamics) or whole:
+        return dynamics
     schedule = replace(dynamics.schedule, update_last=isinstance(dynamics, InputEntropyReduction))
-    return replace(dynamics, termination=termination, schedule=schedule)
+    return replace(dynamics, schedule=schedule)
 
 
 def stacked_surrogate_of(points: Sequence[GridPoint], *, dynamics: PlainDynamics, lead_step: bool) -> StackedStates:

@@ -101,22 +101,23 @@ class InputEntropyReduction:
     returned: Returned = "last"
 
     @torch.no_grad()
-    def __call__(self, model: DEQClassifier, x: Images) -> Trajectory:
+    def __call__(self, model: DEQClassifier, x: Images, *, last_residual: bool = True) -> Trajectory:
         """States z^[1] .. z^[N] under the updated inputs; z^[t+1] is recorded as solved again."""
+        last, last_residual = self.termination.max_steps, last_residual or self.returned != "last"
         received = model.bind(x)
         x_now, fn = x, received
         state = self.solver.init(fn, model.initial_state(x))
         lowest: Lowest | None = None
         segments: list[Solution] = []
-        for n in range(1, self.termination.max_steps + 1):
-            if self.descent.steps and self.schedule.due(n, last=self.termination.max_steps):
+        for n in range(1, last + 1):
+            updated = bool(self.descent.steps) and self.schedule.due(n, last=last)
+            if updated:
                 z = self._provisional(fn, state, lowest, segments)
                 x_now = self.descent(model, z, x_now, x)
                 fn = model.bind(x_now)
                 state, lowest = self.solver.reevaluate(fn, state), None
-                segment, state = self._step(fn, state, segments)
-            else:
-                segment, state = self._step(fn, state, segments)
+            segment, state = self._step(fn, state, segments, residual=last_residual or n < last)
+            if not updated and n < last:
                 lowest = lower_of(lowest, state, self.termination.scope)
             segments.append(segment)
         solution = _joined(segments)
@@ -132,9 +133,11 @@ class InputEntropyReduction:
         _, stepped = self._step(fn, state, done)
         return lower_of(lowest, stepped, self.termination.scope).z
 
-    def _step(self, fn: BoundMap, state: Any, done: list[Solution]) -> tuple[Solution, Any]:
-        one = replace(self.termination, max_steps=1)
-        return solve(self.solver, fn, state, termination=one, resumed=bool(done), grown_from=_grown_from(done))
+    def _step(self, fn: BoundMap, state: Any, done: list[Solution], *, residual: bool = True) -> tuple[Solution, Any]:
+        one, before = replace(self.termination, max_steps=1), _grown_from(done)
+        return solve(
+            self.solver, fn, state, termination=one, resumed=bool(done), grown_from=before, last_residual=residual
+        )
 
 
 def _grown_from(done: list[Solution]) -> Scalar | None:
@@ -166,27 +169,29 @@ class RestartedEntropyReduction:
     returned: Returned = "last"
 
     @torch.no_grad()
-    def __call__(self, model: DEQClassifier, x: Images) -> Trajectory:
+    def __call__(self, model: DEQClassifier, x: Images, *, last_residual: bool = True) -> Trajectory:
         """States z^[1] .. z^[N], round by round."""
+        last, last_residual = self.termination.max_steps, last_residual or self.returned != "last"
         received = model.bind(x)
         x_now, fn = x, received
         state = self.solver.init(fn, model.initial_state(x))
         rounds: list[Solution] = []
         for length in self._lengths():
-            before, (solution, state) = state, self._round(fn, state, length)
+            n = sum(len(done.states) for done in rounds) + length
+            due = self.schedule.due(n, last=last)
+            before, (solution, state) = state, self._round(fn, state, length, residual=last_residual or n < last or due)
             rounds.append(solution)
-            n = sum(len(done.states) for done in rounds)
-            if not self.schedule.due(n, last=self.termination.max_steps):
+            if not due:
                 continue
             z = solution.lowest(self.termination.scope) if self.schedule.lowest else solution.z
             x_now = self.descent(model, z, x_now, x)
             previous, fn = fn, model.bind(x_now)
-            if n < self.termination.max_steps:
+            if n < last:
                 # Release: where the lowest state is not the last one, the correction mixes the new residual at the
                 # former with the old one and the step of the latter (mdeq_core.py:509-516).
                 state = self.solver.rebase(fn, replace(state, z=z))
             else:
-                rounds[-1] = self._solved_again(previous, fn, before, length)
+                rounds[-1] = self._solved_again(previous, fn, before, length, residual=last_residual)
         final = fn if self.schedule.final_updated else received
         return Trajectory(_joined(rounds), rounds[-1].returned(self.returned), final, x_now)
 
@@ -195,22 +200,21 @@ class RestartedEntropyReduction:
         total, length = self.termination.max_steps, self.schedule.solver_steps
         return [min(length, total - start) for start in range(0, total, length)]
 
-    def _round(self, fn: BoundMap, state: Any, length: int) -> tuple[Solution, Any]:
+    def _round(self, fn: BoundMap, state: Any, length: int, *, residual: bool = True) -> tuple[Solution, Any]:
         """A solve from z^[n]: its first step uses the memory there is, the others only what the round has added."""
         first = self.solver.propose(state)
         steps = replace(self.termination, max_steps=length)
-        return solve(self.solver, fn, self.solver.forget(state), termination=steps, first=first)
+        return solve(self.solver, fn, self.solver.forget(state), termination=steps, first=first, last_residual=residual)
 
-    def _solved_again(self, previous: BoundMap, fn: BoundMap, state: Any, length: int) -> Solution:
+    def _solved_again(self, previous: BoundMap, fn: BoundMap, state: Any, length: int, *, residual: bool) -> Solution:
         """The last round, whose last state is solved again from the one before, with residuals of the new input."""
-        one = replace(self.termination, max_steps=1)
         if length == 1:
-            changed = self.solver.reevaluate(fn, state)
-            first = self.solver.propose(changed)
-            return solve(self.solver, fn, self.solver.forget(changed), termination=one, first=first)[0]
+            return self._round(fn, self.solver.reevaluate(fn, state), 1, residual=residual)[0]
         head, state = self._round(previous, state, length - 1)
-        changed = self.solver.reevaluate(fn, state)
-        tail, _ = solve(self.solver, fn, changed, termination=one, resumed=True, grown_from=_grown_from([head]))
+        tail, _ = solve(
+            self.solver, fn, self.solver.reevaluate(fn, state), termination=replace(self.termination, max_steps=1),
+            resumed=True, grown_from=_grown_from([head]), last_residual=residual,
+        )  # fmt: skip
         return _joined([head, tail])
 
 

@@ -14,6 +14,7 @@ from deqpipe import records, specs
 from deqpipe.config import Pgd
 from deqpipe.errors import UserError
 from deqpipe.evaluation.jobs import STARTS
+from deqpipe.evaluation.judge import CLASSES
 from deqpipe.evaluation.pieces import origin
 from deqpipe.evaluation.rows import Attack, Chunk, craft
 from deqpipe.evaluation.subject import Job, Subject, load_subject
@@ -155,7 +156,7 @@ def _crafted_again(subject: Subject, choice: Choice) -> tuple[Tensor, Tensor]:
     made = craft(subject, Attack(subject.final_point()), chunk, images, pgd=pgd, purpose=STARTS).images
     x, y = chunk.load(images, subject.job.device)
     plain = next(judge for judge in subject.judges if judge.defence == "plain")
-    judged = plain(made, y, None).columns
+    judged = plain.restricted(CLASSES)(made, y).columns
     _check_same(choice, {name: judged[name][where] for name in ("predicted", "margin")})
     return x[where], made[where]
 

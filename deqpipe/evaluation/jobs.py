@@ -14,6 +14,7 @@ from deqpipe import records, specs
 from deqpipe.config import EarlyState, Pgd, TrainingAttack
 from deqpipe.defence.early_state import best_state
 from deqpipe.errors import UserError
+from deqpipe.evaluation.judge import CLASSES
 from deqpipe.evaluation.pieces import Found, Groups, Part, origin, run_groups, scores
 from deqpipe.evaluation.race import left_in_race
 from deqpipe.evaluation.rows import (
@@ -183,15 +184,16 @@ def _validation_hits(subject: Subject, chunk: Chunk) -> Iterator[tuple[Any, list
     recipe = TrainingAttack.model_validate(subject.settings["selection.attack"])
     clamp: bool = subject.settings["attack.pgd.clamp_start"]
     pgd = Pgd(steps=recipe.steps, step_size_255=recipe.step_size_255, clamp_start=clamp)
-    hits: dict[str, list[np.ndarray]] = {judge.defence: [] for judge in subject.judges}
+    judges = [judge.restricted(CLASSES) for judge in subject.judges]
+    hits: dict[str, list[np.ndarray]] = {judge.defence: [] for judge in judges}
     for images in chunk.batches(subject.batch_size):
-        _, y = chunk.load(images, subject.job.device)
+        y, label = chunk.load(images, subject.job.device)[1], chunk.labels(images)
         attack = Attack(subject.final_point())
         adversarial = craft(subject, attack, chunk, images, pgd=pgd, purpose=SELECTION_STARTS).images
-        for judge in subject.judges:
-            predicted = judge(adversarial, y, None).columns["predicted"]
-            hits[judge.defence].append(predicted == y.cpu().numpy()[:, None])
-    return ((judge, hits[judge.defence]) for judge in subject.judges)
+        for judge in judges:
+            predicted = judge(adversarial, y).columns["predicted"]
+            hits[judge.defence].append(predicted == label[:, None])
+    return ((judge, hits[judge.defence]) for judge in judges)
 
 
 def _test_images(subject: Subject, count: int) -> Chunk:

@@ -19,16 +19,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from deqpipe import records, specs
 from deqpipe.attack.autoattack import Crafted, Flags, LibraryAttacks, LogitsOf, check, check_square, runnable
 from deqpipe.config import AttackName
 from deqpipe.errors import UserError
-from deqpipe.evaluation.judge import Judge, Judgement
+from deqpipe.evaluation.judge import Judge, Judgement, at
 from deqpipe.evaluation.pieces import Found, Part, Piece, file_of, run_pieces
 from deqpipe.evaluation.rows import Columns, joined, no_rows, rows
 from deqpipe.evaluation.subject import Job, Subject, load_subject
+from deqpipe.solver.base import where_images
 
 PURPOSE = "autoattack"
 
@@ -160,7 +162,7 @@ class Target:
 
     Attributes:
         subject: the model.
-        judge: of the decision's defence.
+        judge: of the decision's defence; it looks at the deciding state alone.
         point: of the grid, whose surrogate has the logits; None: the ordinary network itself.
         state: that decides, counted from 1.
     """
@@ -209,7 +211,8 @@ def _target(subject: Subject, defence: Literal["plain", "entropy"]) -> Target:
     if not subject.is_deq:
         return Target(subject, judge, None, 1)
     ranked = read_strongest(subject)
-    return Target(subject, judge, ranked.points[defence][0], ranked.early[defence])
+    state = ranked.early[defence]
+    return Target(subject, judge.restricted(at(state)), ranked.points[defence][0], state)
 
 
 @dataclass(frozen=True)
@@ -250,7 +253,8 @@ class Course:
             images = range(first, min(first + self._size, self.part.images.stop))
             x, y = self.target.load(images)
             facts = self.target.facts("clean", np.zeros(len(images)))
-            parts.append(rows(self.target.judge, self.target.judge(x, y, None), images, y, facts))
+            label = y.cpu().numpy()
+            parts.append(rows(self.target.judge, self.target.judge(x, y), images, label, facts))
         return Found(joined(parts))
 
     def checked(self, asked: Sequence[AttackName]) -> Found:
@@ -269,23 +273,23 @@ class Course:
         x, y = self.target.load(images)
         flags, seed = Flags(), self._seed(attack, number)
         found = self.strength(attack, self.target.logits_of, x, y, seed=seed, flags=flags)
-        judged, shown = self._judged(found, y)
-        distance = self.target.subject.ball.distance(shown, x).cpu().numpy()
-        return Found(rows(self.target.judge, judged, images, y, self.target.facts(attack, distance)), flags.lines)
+        label = y.cpu().numpy()
+        judged, shown = self._judged(found, y, label)
+        facts = self.target.facts(attack, self.target.subject.ball.distance(shown, x).cpu().numpy())
+        return Found(rows(self.target.judge, judged, images, label, facts), flags.lines)
 
-    def _judged(self, found: Crafted, y: Tensor) -> tuple[Judgement, Tensor]:
+    def _judged(self, found: Crafted, y: Tensor, label: np.ndarray) -> tuple[Judgement, Tensor]:
         """The judgement of each image that counts, and these images."""
-        judge, label = self.target.judge, y.cpu().numpy()
+        judge = self.target.judge
         if self.target.subject.settings["autoattack.keep"] == "success":
-            return judge(found.fooled, y, None), found.fooled
-        best = judge(found.best, y, None)
+            return judge(found.fooled, y), found.fooled
+        best = judge(found.best, y)
         if self.target.errs(best.columns["predicted"], label).all():
             return best, found.best
-        fooled = judge(found.fooled, y, None)
+        fooled = judge(found.fooled, y)
         better = ~self.target.errs(best.columns["predicted"], label)
         better &= self.target.errs(fooled.columns["predicted"], label)
-        shown = found.best.clone()
-        shown[better.nonzero()[0]] = found.fooled[better.nonzero()[0]]
+        shown = where_images(torch.from_numpy(better).to(y.device), found.fooled, found.best)
         return _either(better, fooled, best), shown
 
     def _seed(self, attack: AttackName, number: int) -> int:
@@ -342,4 +346,4 @@ class Course:
 def _either(mask: np.ndarray, one: Judgement, other: Judgement) -> Judgement:
     """The judgement of `one` for the images of a mask, of `other` for the rest."""
     columns = {name: np.where(mask[:, None], one.columns[name], other.columns[name]) for name in one.columns}
-    return Judgement(columns, None, np.where(mask, one.status, other.status))
+    return Judgement(columns, np.where(mask, one.status, other.status))

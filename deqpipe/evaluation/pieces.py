@@ -192,7 +192,10 @@ def origin(subject: Subject, spec: Mapping[str, Any], started: float, evaluation
 
 
 def scores(columns: Columns) -> str:
-    """Accuracy at z^[N] per defence, for the log."""
-    correct = columns["predicted"][:, max(columns["predicted"].shape[1] - 2, 0)] == columns["label"]
+    """Accuracy at z^[N] per defence, or at the one state that was computed, for the log."""
+    predicted = columns["predicted"]
+    last = max(predicted.shape[1] - 2, 0)
+    there = (predicted != records.NOT_COMPUTED).any(0)
+    correct = predicted[:, last if there[last] else there.argmax()] == columns["label"]
     names = [name for name in ("plain", "entropy") if name in columns["defence"]]
     return ", ".join(f"{name} {correct[columns['defence'] == name].mean():.1%}" for name in names)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deqpipe.attack.pgd import PGD, Attacked, cross_entropy_objective, uniform_start
+from deqpipe.compute.host import to_host
 from deqpipe.config import Pgd
 from deqpipe.data import Split
 from deqpipe.evaluation.batching import has_room
@@ -39,6 +40,11 @@ class Chunk:
         where = slice(images.start, images.stop)
         return self.split.float_images(where, device), self.split.labels[where].to(device)
 
+    def labels(self, images: range) -> np.ndarray:
+        """The labels of some of them, on the host."""
+        found: np.ndarray = self.split.labels[images.start : images.stop].cpu().numpy()
+        return found
+
 
 @runtime_checkable
 class References(Protocol):
@@ -58,7 +64,8 @@ class FreshReferences:
 
     def __call__(self, judge: Judge, images: range) -> StatesWithFinal | None:
         """The states that a judge sees on these images."""
-        return judge(*self.chunk.load(images, self.subject.job.device), None).states
+        x, _ = self.chunk.load(images, self.subject.job.device)
+        return judge.states(x)
 
 
 class StoredReferences:
@@ -133,8 +140,8 @@ class Panel:
         found: dict[int, Judgement] = {}
         for behaviour in dict.fromkeys(judge.behaviour for judge in judges):
             alike = [number for number, judge in enumerate(judges) if judge.behaviour == behaviour]
-            judged = judges[alike[0]](x, y, None)
-            found |= {number: replace(judged.measured_from(starts[number]), states=None) for number in alike}
+            seen = judges[alike[0]].see(x, y)
+            found |= {number: seen.measured_from(starts[number]).on_host() for number in alike}
         return [found[number] for number in range(len(judges))]
 
 
@@ -237,7 +244,7 @@ def attacks_rows(
     pgd = subject.settings.section("attack.pgd", Pgd)
     parts: list[list[Columns]] = [[] for _ in attacks]
     for images in chunk.batches(subject.batch_size):
-        x, y = chunk.load(images, subject.job.device)
+        (x, y), label = chunk.load(images, subject.job.device), chunk.labels(images)
         crafted = craft_together(subject, attacks, chunk, images, pgd=pgd, purpose=purpose)
         stacked = torch.cat([made.images for made in crafted])
         clean = [_repeated(references(judge, images), len(attacks)) for judge in panel.compared] if references else []
@@ -246,7 +253,7 @@ def attacks_rows(
             facts = _facts(subject, attack, made, x)
             own = slice(number * len(images), (number + 1) * len(images))
             for judge, judged in zip((*panel.compared, *panel.others), judgements, strict=True):
-                parts[number].append(rows(judge, judged.part(own), images, y, facts))
+                parts[number].append(rows(judge, judged.part(own), images, label, facts))
     return [joined(part) for part in parts]
 
 
@@ -258,15 +265,15 @@ def _repeated(states: Tensor | None, times: int) -> Tensor | None:
 def _facts(subject: Subject, attack: Attack, made: Attacked, x: Images) -> dict[str, Any]:
     """What holds for all judges of one attack."""
     point, change = attack.point, subject.ball.distance(made.images, x)
-    assert float(change.max()) <= subject.ball.epsilon + 1e-6, "an attack left its ball"
+    found = to_host({"perturbation": change, "lost_gradient": made.lost_gradient})
+    assert found["perturbation"].max() <= subject.ball.epsilon + 1e-6, "an attack left its ball"
     return {
         "attack": attack.name,
         "crafted_on": subject.name,
         "state": point.state if point else 0,
         "steps": point.steps if point else 0,
         "damping": point.damping if point else 0.0,
-        "perturbation": change.cpu().numpy(),
-        "lost_gradient": made.lost_gradient.cpu().numpy(),
+        **found,
     }
 
 
@@ -277,16 +284,18 @@ def clean_rows(subject: Subject, chunk: Chunk) -> Columns:
              "perturbation": 0.0, "lost_gradient": np.nan}  # fmt: skip
     panel = Panel((), (*subject.judges, *subject.controls))
     for images in chunk.batches(subject.batch_size):
-        x, y = chunk.load(images, subject.job.device)
-        judgements = panel.judge(x, y, ())
-        parts += [rows(judge, judged, images, y, facts) for judge, judged in zip(panel.others, judgements, strict=True)]
+        (x, y), label = chunk.load(images, subject.job.device), chunk.labels(images)
+        judged = zip(panel.others, panel.judge(x, y, ()), strict=True)
+        parts += [rows(judge, judgement, images, label, facts) for judge, judgement in judged]
     return joined(parts)
 
 
-def rows(judge: Judge, judged: Judgement, images: Sequence[int], y: Labels, facts: Mapping[str, Any]) -> Columns:
+def rows(
+    judge: Judge, judged: Judgement, images: Sequence[int], label: np.ndarray, facts: Mapping[str, Any]
+) -> Columns:
     """One row per image; `facts` are the same for all rows, or arrays with one value per image."""
     columns: dict[str, Any] = {"model": judge.decides_for, "defence": judge.defence, **facts}
-    columns |= {"image": np.array(images), "label": y.cpu().numpy(), "status": judged.status}
+    columns |= {"image": np.array(images), "label": label, "status": judged.status}
     full = {name: np.broadcast_to(np.asarray(value), (len(images),)) for name, value in columns.items()}
     return full | {name: judged.columns[name] for name in PER_STATE}
 

@@ -8,7 +8,7 @@ from deqpipe.config import Entropy, EntropySweep
 from deqpipe.defence.entropy import control
 from deqpipe.errors import UserError
 from deqpipe.evaluation.jobs import attack_groups, check_images, grid_points
-from deqpipe.evaluation.judge import DEQJudge
+from deqpipe.evaluation.judge import CLASSES_ALONG, DEQJudge
 from deqpipe.evaluation.library import read_strongest
 from deqpipe.evaluation.pieces import Part, run_groups
 from deqpipe.evaluation.race import left_in_race
@@ -60,6 +60,7 @@ def judges(subject: Subject) -> tuple[DEQJudge, ...]:
             setting.defence,
             build_final_unroll(settings),
             subject.name,
+            CLASSES_ALONG,
         )
         for setting in specs.swept(sweep.solver_steps, sweep.input_steps)
     )

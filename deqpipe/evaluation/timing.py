@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from deqpipe import records, timing
+from deqpipe.attack.surrogate import up_to
 from deqpipe.config import Entropy, Timing
 from deqpipe.device import describe
 from deqpipe.dynamics import Dynamics
@@ -65,17 +66,16 @@ def _images(subject: Subject, count: int) -> Images:
 def _decision(subject: Subject, dynamics: Dynamics, x: Tensor) -> Callable[[], int]:
     """What it takes to get one class per image: the dynamics to z^[N] and one reading of the head.
 
-    Nothing is unrolled behind z^[N], nothing is recorded of the other states. The class goes to the CPU, as a user
-    would have it.
+    Nothing is unrolled behind z^[N], whose residual is not computed. The class goes to the CPU, as a user would have
+    it.
     """
     model = subject.loaded.model
     assert isinstance(model, DEQClassifier), "only DEQs have dynamics"
 
     @torch.no_grad()
     def decide() -> int:
-        trajectory = dynamics(model, x)
-        last = len(trajectory.solution.states)
-        return len(model.logits(trajectory.state(last)).argmax(1).cpu())
+        z = up_to(dynamics, dynamics.termination.max_steps)(model, x, last_residual=False).solution.z
+        return len(model.logits(z).argmax(1).cpu())
 
     return decide
 

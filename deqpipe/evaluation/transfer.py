@@ -1,6 +1,7 @@
 """Table 3's second block: the strongest points of a TRADES DEQ, crafted again through Sec. 3.2."""
 
 from deqpipe.evaluation.jobs import attack_groups, check_images
+from deqpipe.evaluation.judge import CLASSES_ALONG
 from deqpipe.evaluation.library import read_strongest
 from deqpipe.evaluation.pieces import Part, run_groups
 from deqpipe.evaluation.rows import Attack, Chunk, Panel
@@ -23,5 +24,6 @@ def attack_in_loop(job: Job, part: Part) -> int:
     points = read_strongest(subject).points["entropy"][: subject.settings["attack.in_loop_points"]]
     attacks = {point.name: Attack(point, through="entropy", name=IN_LOOP) for point in points}
     chunk = Chunk(subject.dataset.test, part.images)
-    groups = attack_groups(subject, attacks, chunk, panel=Panel((), (*subject.judges, *subject.transferred)))
+    judges = tuple(judge.restricted(CLASSES_ALONG) for judge in (*subject.judges, *subject.transferred))
+    groups = attack_groups(subject, attacks, chunk, panel=Panel((), judges))
     return run_groups(subject, part, groups, piece_spec=job.spec)

@@ -545,6 +545,21 @@ def ordered(rows: Records, points: tuple[GridPoint, ...] | None, *, images: int,
     return np.argsort(cell)
 
 
+def refuse_uncomputed(predicted: NDArray[np.int16], state: int, where: str) -> None:
+    """Refuse records that say nothing of the state that decides: they are of a run that decided at another one.
+
+    Args:
+        predicted: classes, (rows, states).
+        state: counted from 1.
+        where: what the rows are called.
+
+    Raises:
+        UserError: the class at that state was not computed.
+    """
+    if (predicted[:, state - 1] == records.NOT_COMPUTED).any():
+        raise UserError(f"{where} say nothing of state {state}, which decides; run the workflow again")
+
+
 def _positions(rows: Records, points: tuple[GridPoint, ...] | None, where: str) -> NDArray[np.int64]:
     """Which of the points each row belongs to."""
     if points is None:

@@ -13,7 +13,7 @@ from deqpipe import records, specs
 from deqpipe.config import AttackName, Config
 from deqpipe.errors import UserError
 from deqpipe.records import Records
-from deqpipe.reporting.decisions import Decision, Evaluation, Source, Tree
+from deqpipe.reporting.decisions import Decision, Evaluation, Source, Tree, refuse_uncomputed
 from deqpipe.specs import GridPoint
 from deqpipe.statistics import Correct
 
@@ -225,6 +225,7 @@ def _alone(found: Records, attack: str, state: int, where: str) -> Alone:
     twice = images[1:][images[1:] == images[:-1]]
     if len(twice):
         raise UserError(f"{where} hold image {twice[0]} under {attack} twice")
+    refuse_uncomputed(rows["predicted"], state, where)
     right: Correct = (rows["predicted"][:, state - 1] == rows["label"])[order]
     return Alone(images, right, int((rows["perturbation"] == 0).sum()))
 

@@ -12,7 +12,7 @@ from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.records import Records
 from deqpipe.reporting import wording
-from deqpipe.reporting.decisions import Attacks, Source, Tree, check_specs, finished, ordered
+from deqpipe.reporting.decisions import Attacks, Source, Tree, check_specs, finished, ordered, refuse_uncomputed
 from deqpipe.specs import GridPoint
 from deqpipe.statistics import Correct
 
@@ -76,7 +76,8 @@ def score(rows: Records, ran: Attacks, *, state: int, config: Config, where: str
     """The answers at a state, counted from 1, to the attacks that ran on all images.
 
     Raises:
-        UserError: rows are missing, doubled, or of other attacks or images; or an image has two labels.
+        UserError: rows are missing, doubled, or of other attacks or images; an image has two labels; or the state was
+            not computed.
     """
     images = config.evaluation.images
     whole = finished(rows, ran, config, where=where)
@@ -84,6 +85,7 @@ def score(rows: Records, ran: Attacks, *, state: int, config: Config, where: str
     labels = whole["label"][order].reshape(-1, images)
     if (labels != labels[0]).any():
         raise UserError(f"{where} give one image different labels")
+    refuse_uncomputed(whole["predicted"], state, where)
     right: Correct = whole["predicted"][order, state - 1].reshape(-1, images) == labels
     return Scored(ran.points, right)
 

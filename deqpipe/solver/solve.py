@@ -1,7 +1,7 @@
 """The one loop that runs a solver, and the one place that decides when an image stops."""
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -16,6 +16,7 @@ from deqpipe.solver.base import (
     FixedPointMap,
     Residuals,
     Solver,
+    SolverState,
     batch_relative_residual,
     relative_residual,
     where_images,
@@ -154,6 +155,7 @@ def solve(
     first: State | None = None,
     resumed: bool = False,
     grown_from: Scalar | None = None,
+    last_residual: bool = True,
 ) -> tuple[Solution, Any]:
     """Run `max_steps` steps from `state` and keep every state.
 
@@ -168,35 +170,61 @@ def solve(
         first: where the first step leads, if not where the solver would propose.
         resumed: whether a solve goes on here, so that with scope batch it may have ended before the first step.
         grown_from: with `resumed`, the batch's residual after that solve's first step, which growth is measured from.
+        last_residual: whether the last state is evaluated. Otherwise `fn` is called once less: the residuals of that
+            state are no numbers, its status says nothing of them, and the returned solver state is the one before.
     """
-    states, residuals, batch_residuals, moved = [], [], [], []
-    status = _nobody(state)
+    frames: list[_Frame] = []
+    status = _before(state, termination, resumed=resumed, grown_from=grown_from)
     march = _march(
         solver,
         fn,
         state,
         termination,
-        steps=termination.max_steps,
+        steps=termination.max_steps - (not last_residual),
         first=first,
         resumed=resumed,
         grown_from=grown_from,
     )
     for moment in march:  # only what is recorded is kept: a solver's state is many times as large as z
         state, status = moment.state, moment.status
-        states.append(state.z)
-        norms = Residuals.of(state)
-        residuals.append(norms.relative)
-        batch_residuals.append(norms.of_batch)
-        moved.append(moment.moved)
+        frames.append(_Frame.judged(state, moment.moved))
     finite = _finite(state.z) & _finite(state.residual)
-    solution = Solution(
-        states=torch.stack(states),
-        residuals=torch.stack(residuals),
-        batch_residuals=torch.stack(batch_residuals),
-        moved=torch.stack(moved),
-        status=torch.where(finite, status, Status.NONFINITE),
+    if not last_residual:
+        going = status == Status.MAX_STEPS
+        z = _next(solver, state, going, termination, first=None if frames else first)
+        frames.append(_Frame.unjudged(z, going))
+        finite = finite & _finite(z)
+    return _solution(frames, torch.where(finite, status, Status.NONFINITE)), state
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What is recorded of one state."""
+
+    z: State
+    residual: PerImage
+    batch_residual: Scalar
+    moved: Bool[Tensor, " batch"]
+
+    @classmethod
+    def judged(cls, state: SolverState, moved: Tensor) -> "_Frame":
+        norms = Residuals.of(state)
+        return cls(state.z, norms.relative, norms.of_batch, moved)
+
+    @classmethod
+    def unjudged(cls, z: State, moved: Tensor) -> "_Frame":
+        unknown = torch.full_like(z[:, 0], torch.nan)
+        return cls(z, unknown, unknown.sum(), moved)
+
+
+def _solution(frames: Sequence[_Frame], status: Tensor) -> Solution:
+    return Solution(
+        states=torch.stack([frame.z for frame in frames]),
+        residuals=torch.stack([frame.residual for frame in frames]),
+        batch_residuals=torch.stack([frame.batch_residual for frame in frames]),
+        moved=torch.stack([frame.moved for frame in frames]),
+        status=status,
     )
-    return solution, state
 
 
 def _finite(vectors: State) -> Tensor:
@@ -246,8 +274,10 @@ def following(
     return _next(solver, state, _running(state, termination, resumed=resumed, grown_from=grown_from), termination)
 
 
-def _next(solver: Solver[Any], state: Any, going: Tensor, termination: Termination) -> State:
-    proposed = solver.propose(state)
+def _next(
+    solver: Solver[Any], state: Any, going: Tensor, termination: Termination, *, first: State | None = None
+) -> State:
+    proposed = solver.propose(state) if first is None else first
     return where_images(going, proposed, state.z) if termination.may_stop_early else proposed
 
 
@@ -276,8 +306,7 @@ def _march(
     grown_from: Scalar | None = None,
 ) -> Iterator[_Moment]:
     stops = termination.may_stop_early
-    judged_first = stops and _judged(termination, resumed)
-    status = _verdict(state, termination, grown_from) if judged_first else _nobody(state)
+    status = _before(state, termination, resumed=resumed, grown_from=grown_from)
     going = status == Status.MAX_STEPS
     for number in range(steps):
         state = _moved(solver, fn, state, going, termination, first if number == 0 else None)
@@ -306,9 +335,13 @@ def _judged(termination: Termination, resumed: bool) -> bool:
 
 
 def _running(state: Any, termination: Termination, *, resumed: bool, grown_from: Scalar | None = None) -> Tensor:
+    return _before(state, termination, resumed=resumed, grown_from=grown_from) == Status.MAX_STEPS
+
+
+def _before(state: Any, termination: Termination, *, resumed: bool, grown_from: Scalar | None) -> Tensor:
+    """The status of each image before any step is taken from a state."""
     judged = termination.may_stop_early and _judged(termination, resumed)
-    status = _verdict(state, termination, grown_from) if judged else _nobody(state)
-    return status == Status.MAX_STEPS
+    return _verdict(state, termination, grown_from) if judged else _nobody(state)
 
 
 def _nobody(state: Any) -> Tensor:

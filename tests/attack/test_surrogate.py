@@ -1,7 +1,8 @@
 """Surrogates are Eq. (11) written out, over i, K_a, lambda and the leading step."""
 
 import itertools
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -121,16 +122,48 @@ def test_first_states_of_defended_dynamics_are_those_of_the_whole_solve(which: s
         assert torch.equal(shortened.solution.states, whole.solution.states[:index])
 
 
+@pytest.mark.parametrize("termination", TERMINATIONS)
+@pytest.mark.parametrize("which", sorted(DEFENDED))
+def test_defended_dynamics_without_the_last_residual_differ_in_nothing_else(
+    which: str, termination: Termination
+) -> None:
+    dynamics, x = cast(Any, defended(which, termination)), images(3, size=4)
+    for returned, index in (("last", 6), ("last", 5), ("lowest_sample", 6)):
+        counts, found = [], []
+        for last_residual in (True, False):
+            before = MODEL.counter.counted.forward
+            one = replace(dynamics, termination=replace(termination, max_steps=index), returned=returned)
+            found.append(one(MODEL, x, last_residual=last_residual))
+            counts.append(MODEL.counter.counted.forward - before)
+        whole, spared = found
+        assert torch.equal(spared.solution.states, whole.solution.states)
+        assert torch.equal(spared.solution.moved, whole.solution.moved)
+        assert torch.equal(spared.solution.residuals[:-1], whole.solution.residuals[:-1])
+        assert torch.equal(spared.equilibrium, whole.equilibrium)
+        assert torch.equal(spared.x, whole.x)
+        stopped = termination.scope == "batch" and not whole.solution.moved[-1].any()
+        spares = returned == "last"
+        assert counts[0] - counts[1] == (3 if spares and not stopped else 0)
+        assert bool(spared.solution.residuals[-1].isnan().all()) == spares
+
+
 def test_first_states_of_other_dynamics_are_theirs() -> None:
     x = images(2, size=4)
     for index in range(1, N + 1):
         found = up_to(DYNAMICS, index)(MODEL, x)
         assert torch.equal(found.solution.states, DYNAMICS(MODEL, x).solution.states[:index])
 
-    def foreign(model: DEQClassifier, x: torch.Tensor) -> Trajectory:
-        return DYNAMICS(model, x)
-
+    foreign = Foreign()
     assert up_to(foreign, 2) is foreign
+
+
+class Foreign:
+    """Dynamics that nothing is known of."""
+
+    termination = DYNAMICS.termination
+
+    def __call__(self, model: DEQClassifier, x: torch.Tensor, *, last_residual: bool = True) -> Trajectory:
+        return DYNAMICS(model, x)
 
 
 @pytest.mark.parametrize("which", sorted(DEFENDED))
@@ -162,8 +195,8 @@ def test_surrogate_through_the_defence_is_spared_what_comes_after_its_state() ->
         point = GridPoint(damping=0.5, state=index, steps=1)
         defended_surrogate_of(point, dynamics=dynamics, lead_step=False)(model, x)
         counts.append(model.f_evaluations)
-    assert counts[0] == 2 * (2 + 1), "z^[0] and z^[1], and the unroll"
-    assert counts[1] > 2 * (6 + 1 + 3 * 2)
+    assert counts[0] == 2 * (1 + 1), "z^[0], and the unroll"
+    assert counts[1] == 2 * (6 + 3 * (2 + 1) + 1), "z^[0] .. z^[5], three updates of two steps and their new inputs"
 
 
 @pytest.mark.parametrize("state", [0, 7])

@@ -16,7 +16,7 @@ from deqpipe.attack.autoattack import Crafted, LibraryAttacks
 from deqpipe.config import AttackName, merge
 from deqpipe.errors import UserError
 from deqpipe.evaluation import library, pieces
-from deqpipe.evaluation.judge import NetworkJudge
+from deqpipe.evaluation.judge import NetworkJudge, Wanted
 from deqpipe.evaluation.library import attack_top, autoattack
 from deqpipe.evaluation.pieces import Part
 from deqpipe.evaluation.subject import Job, Subject, load_subject
@@ -120,6 +120,28 @@ def test_in_standard_mode_images_leave_after_the_attack_that_the_decision_erred_
     assert np.isnan(found["lost_gradient"]).all()
     assert np.isnan(found["deviation"]).all()
     assert found["predicted"].shape[1] == (1 if model == RESNET else 5)
+
+
+@pytest.mark.parametrize(("model", "defence", "early"), CASES)
+def test_deciding_state_has_the_class_that_it_has_among_all_and_others_are_not_computed(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, defence: str, early: int
+) -> None:
+    changes = individual()
+    found = found_by(job_of(trained, tmp_path / "one", model, defence, **changes))
+    with monkeypatch.context() as patched:
+        patched.setattr(library, "at", lambda state: Wanted())
+        whole = found_by(job_of(trained, tmp_path / "all", model, defence, **changes))
+    for name in ("image", "label", "attack", "perturbation"):
+        np.testing.assert_array_equal(found[name], whole[name], err_msg=name)
+    np.testing.assert_array_equal(found["predicted"][:, early - 1], whole["predicted"][:, early - 1])
+    for name in ("margin", "entropy"):  # the head rounds by how many states it reads at once
+        np.testing.assert_allclose(found[name][:, early - 1], whole[name][:, early - 1], rtol=1e-4, err_msg=name)
+    others = np.delete(found["predicted"], early - 1, axis=1)
+    assert (others == records.NOT_COMPUTED).all()
+    assert (whole["predicted"] >= 0).all()
+    assert np.isnan(found["residual"]).all()
+    spent, all_states = (sum(entry["f_evaluations"] for entry in one.provenance) for one in (found, whole))
+    assert (spent < all_states) == (model != RESNET)
 
 
 @pytest.mark.parametrize(("model", "defence", "early"), CASES)

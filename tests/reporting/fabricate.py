@@ -153,6 +153,15 @@ def stack(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in records.COLUMNS}
 
 
+def spared(found: Mapping[str, np.ndarray], *, only: int | None = None) -> dict[str, np.ndarray]:
+    """The same without what nobody computes: the final state, or all states but one; residuals and deviations."""
+    number = np.arange(1, found["predicted"].shape[1] + 1)
+    there = number < len(number) if only is None else number == only
+    read = {name: np.where(there, found[name], np.nan) for name in ("margin", "entropy")}
+    nothing = {name: np.full_like(found[name], np.nan) for name in ("residual", "deviation")}
+    return {**found, **read, **nothing, "predicted": np.where(there, found["predicted"], records.NOT_COMPUTED)}
+
+
 def clean(config: Config, model: str, seed: int) -> dict[str, np.ndarray]:
     point, images = GridPoint(damping=0.0, state=0, steps=0), range(config.evaluation.images)
     return stack([
@@ -223,7 +232,7 @@ def library(root: Path, config: Config, seed: int) -> None:
             for attack, part in (("apgd_ce", images), ("square", squared)) if len(part)
         ])  # fmt: skip
         path = root / "attacks/top" / specs.SWEPT / f"seed{seed}" / f"images{first}-{last}.parquet"
-        write(path, top, config, "attack_top", specs.SWEPT, seed)
+        write(path, spared(top, only=early(config, "entropy")), config, "attack_top", specs.SWEPT, seed)
 
 
 FLAGS: Mapping[Defence, tuple[str, ...]] = {"plain": (), "entropy": ("it seems to be a dynamic defense!",)}
@@ -251,7 +260,7 @@ def autoattack(config: Config, model: str, seed: int, defence: Defence, images: 
         if config.autoattack.mode == "standard":
             alive = np.setdiff1d(alive, part[~right])
         parts.append(found)
-    return stack(parts)
+    return spared(stack(parts), only=state) if deq else stack(parts)
 
 
 def early(config: Config, defence: Defence) -> int:
@@ -296,7 +305,7 @@ def table3(root: Path, config: Config, seed: int) -> None:
             ]  # fmt: skip
             found = stack(own + transferred(config, model, seed, points, images, attack="pgd_in_loop", shift=0.7))
             path = root / "attacks/in_loop" / model / f"seed{seed}" / f"images{first}-{last}.parquet"
-            write(path, found, config, "attack_in_loop", model, seed)
+            write(path, spared(found), config, "attack_in_loop", model, seed)
 
 
 def sweep(root: Path, config: Config, seed: int) -> None:
@@ -314,7 +323,7 @@ def sweep(root: Path, config: Config, seed: int) -> None:
                 found = moved(found, gain, specs.SWEPT)
                 parts.append(found | {"defence": np.full(len(found["image"]), setting.defence)})
         path = root / "attacks/sweep" / specs.SWEPT / f"seed{seed}" / f"images{first}-{last}.parquet"
-        write(path, stack(parts), config, "attack_sweep", specs.SWEPT, seed)
+        write(path, spared(stack(parts)), config, "attack_sweep", specs.SWEPT, seed)
 
 
 def speed(median: float) -> dict[str, Any]:

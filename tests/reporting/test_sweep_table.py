@@ -121,6 +121,7 @@ def test_spread_over_seeds_stands_beside_the_first_seed(tmp_path: Path) -> None:
         ("defence", "entropy_every1_steps1", "1 images stand twice"),
         ("image", 99, "hold image 99, but images 0 to 19 are evaluated"),
         ("crafted_on", "deq_trades_base", "holds images crafted on deq_trades_base"),
+        ("predicted", records.NOT_COMPUTED, r"say nothing of state \d, which decides"),
     ],
 )
 def test_wrong_rows_are_refused(results: Path, config: Config, column: str, value: object, message: str) -> None:
