@@ -38,7 +38,19 @@ ENTRIES = {
     "figure": "deqpipe.reporting.figures",
     "report": "deqpipe.reporting.report",
 }
-CARRIERS = {"checkpoint", "config", "device", "errors", "lock", "provenance", "records", "settings", "shapes", "specs"}
+CARRIERS = {
+    "checkpoint",
+    "config",
+    "counts",
+    "device",
+    "errors",
+    "lock",
+    "provenance",
+    "records",
+    "settings",
+    "shapes",
+    "specs",
+}
 
 
 @pytest.fixture(scope="module")
