@@ -3,10 +3,14 @@
 import hashlib
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from deqpipe.counts import NO_EVALUATIONS, Evaluations
+from deqpipe.errors import UserError
 
 LIBRARIES = ("torch", "torchvision", "numpy", "pyarrow", "safetensors")
 
@@ -17,7 +21,7 @@ def provenance(
     device: str,
     inputs: Mapping[str, Path],
     seconds: float,
-    f_evaluations: int = 0,
+    evaluations: Evaluations = NO_EVALUATIONS,
     weights: str | None = None,
 ) -> dict[str, Any]:
     """The record that goes with an output.
@@ -27,7 +31,7 @@ def provenance(
         device: what it ran on, in words.
         inputs: files that it read, by name.
         seconds: how long it computed, over all attempts.
-        f_evaluations: applications of f, times images.
+        evaluations: of f, forward and backward, times images.
         weights: digest of the model that was evaluated; records of different ones are never put together.
     """
     return {
@@ -38,9 +42,27 @@ def provenance(
         "device": device,
         "inputs": {name: file_hash(path) for name, path in inputs.items()},
         "seconds": round(seconds, 3),
-        "f_evaluations": f_evaluations,
+        "evaluations": asdict(evaluations),
         "weights": weights,
     }
+
+
+def evaluations_of(told: Mapping[str, Any], path: Path) -> Evaluations:
+    """How often f was evaluated for an output.
+
+    Args:
+        told: its provenance.
+        path: where it was read, for the message.
+
+    Raises:
+        UserError: it does not say so.
+    """
+    try:
+        return Evaluations(**told["evaluations"])
+    except (KeyError, TypeError):
+        raise UserError(
+            f"{path} does not say how often f was evaluated forward and backward: an older version wrote it; delete it"
+        ) from None
 
 
 def versions() -> dict[str, str]:

@@ -111,17 +111,17 @@ def test_batch_that_has_stopped_is_evaluated_no_more() -> None:
     model, x = tiny_model(1), images(3)
     trajectory = PlainDynamics(FixedPointIteration(), Termination(N, 1.5, "batch"))(model, x)
     assert trajectory.solution.steps.tolist() == [1] * 3
-    assert model.f_evaluations == 3 * 2
+    assert model.counter.counted.forward == 3 * 2
 
 
 def test_evaluations_are_one_more_than_states_and_as_many_as_the_index_of_a_single_one() -> None:
     model, x = tiny_model(1), images(3)
     PLAIN(model, x)
-    assert model.f_evaluations == 3 * (N + 1)
+    assert model.counter.counted.forward == 3 * (N + 1)
     for index in range(1, N + 1):
-        before = model.f_evaluations
+        before = model.counter.counted.forward
         PLAIN.state(model, model.bind(x), x, index=index)
-        assert model.f_evaluations - before == 3 * index
+        assert model.counter.counted.forward - before == 3 * index
 
 
 @pytest.mark.parametrize("steps", [1, 4])

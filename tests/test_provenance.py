@@ -7,6 +7,7 @@ import torch
 
 from deqpipe import device, provenance
 from deqpipe.config import Trades
+from deqpipe.counts import Evaluations
 from deqpipe.errors import UserError
 from deqpipe.settings import Settings
 
@@ -15,15 +16,25 @@ def test_a_record_names_everything_that_a_result_comes_from(tmp_path: Path) -> N
     (tmp_path / "in").write_bytes(b"content")
     spec = {"stage": "clean", "seed": 7, "config": {}}
     found = provenance.provenance(
-        spec, device="a device", inputs={"data": tmp_path / "in"}, seconds=1.23456, f_evaluations=9
+        spec, device="a device", inputs={"data": tmp_path / "in"}, seconds=1.23456, evaluations=Evaluations(9, 4, 1)
     )
     assert found["inputs"] == {"data": hashlib.sha256(b"content").hexdigest()}
     assert (found["spec"], found["seed"], found["device"]) == (spec, 7, "a device")
-    assert (found["seconds"], found["f_evaluations"]) == (1.235, 9)
+    assert (found["seconds"], found["evaluations"]) == (
+        1.235, {"forward": 9, "backward_input": 4, "backward_weights": 1},
+    )  # fmt: skip
     assert (
         found["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__ in found["versions"]["torch"]
     )
     assert json.loads(json.dumps(found)) == found
+
+
+def test_a_record_without_its_evaluations_is_refused() -> None:
+    told = provenance.provenance({"stage": "data"}, device="", inputs={}, seconds=0.0, evaluations=Evaluations(3, 2, 1))
+    assert provenance.evaluations_of(json.loads(json.dumps(told)), Path("a")) == Evaluations(3, 2, 1)
+    for old in ({}, {"f_evaluations": 7}, {"evaluations": 7}):
+        with pytest.raises(UserError, match=r"^a does not say how often f was evaluated .*: an older version wrote it"):
+            provenance.evaluations_of(old, Path("a"))
 
 
 def test_a_spec_without_seed_has_none() -> None:

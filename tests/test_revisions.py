@@ -41,6 +41,7 @@ ENTRIES = {
 CARRIERS = {
     "checkpoint",
     "config",
+    "counts",
     "device",
     "errors",
     "lock",

@@ -1,51 +1,23 @@
-"""How often f is evaluated: forward, backward to its inputs, backward to its weights.
+"""Counts evaluations of f while it is computed.
 
-Each of the three costs about as much as the other two. Counting happens around f, never inside: what is compiled or
-captured holds no counter.
+Counting happens around f, never inside: what is compiled or captured holds no counter. What counts as what:
+
+- An application of f is one forward evaluation, whoever wants it.
+- A gradient that arrives at its value is one backward to inputs. It counts whole even where autograd leaves a part of
+  it out, as behind a state that is held constant, whose own gradient nobody wants.
+- A gradient that arrives at its weights is one backward to weights.
+- A product of its Jacobian that autograd made differentiable (the Jacobian term of training) is a backward pass that a
+  second one goes through. See `count_differentiated`.
 """
 
-from dataclasses import astuple, dataclass
-from typing import TypeAlias
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-Number: TypeAlias = int | float
+from deqpipe.counts import Evaluations
 
-
-@dataclass(frozen=True)
-class Evaluations:
-    """Evaluations of f, times the images in each.
-
-    Attributes:
-        forward: applications of f.
-        backward_input: gradients taken through f to its state or its injection.
-        backward_weights: gradients taken to its weights on the way.
-    """
-
-    forward: Number = 0
-    backward_input: Number = 0
-    backward_weights: Number = 0
-
-    def __add__(self, other: "Evaluations") -> "Evaluations":
-        """Both."""
-        return Evaluations(*(mine + more for mine, more in zip(astuple(self), astuple(other), strict=True)))
-
-    def __sub__(self, other: "Evaluations") -> "Evaluations":
-        """What there is beyond others."""
-        return self + other * -1
-
-    def __mul__(self, times: Number) -> "Evaluations":
-        """The same so many times."""
-        return Evaluations(*(times * amount for amount in astuple(self)))
-
-    def shared(self, parts: int) -> "Evaluations":
-        """One of so many equal parts, in whole numbers."""
-        return Evaluations(*(amount // parts for amount in astuple(self)))
-
-    @property
-    def total(self) -> Number:
-        """In units of one evaluation, whichever way."""
-        return self.forward + self.backward_input + self.backward_weights
+__all__ = ["Counter", "Evaluations"]
 
 
 class Counter:
@@ -63,15 +35,44 @@ class Counter:
         """Count evaluations that nobody else saw, such as those of a replayed graph."""
         self._counted += more
 
-    def count(self, value: Tensor, *, to_weights: bool) -> None:
+    def watched(self, weight: Tensor, *, images: int) -> Tensor:
+        """A weight for one application of f: the gradient that arrives at it is that of this application alone.
+
+        One weight stands for all. No gradient arrives where only one to the inputs is asked for.
+        """
+        if not (weight.requires_grad and torch.is_grad_enabled()):
+            return weight
+        own = weight.view_as(weight)
+        self._count_at(own, Evaluations(backward_weights=images))
+        return own
+
+    def count(self, value: Tensor) -> None:
         """Count one application of f, and a backward pass whenever a gradient arrives at its value.
 
         Args:
             value: f(z; x) for a batch.
-            to_weights: whether a backward pass goes to the weights as well.
         """
-        images = len(value)
-        self.add(Evaluations(forward=images))
-        if value.requires_grad:
-            backward = Evaluations(backward_input=images, backward_weights=images * to_weights)
-            value.register_hook(lambda _: self.add(backward))
+        self.add(Evaluations(forward=len(value)))
+        self._count_at(value, Evaluations(backward_input=len(value)))
+
+    def count_differentiated(self, products: Sequence[Tensor]) -> None:
+        """Count the second backward pass, through gradients of one application that are differentiable themselves.
+
+        Each product was counted as one backward to inputs when it was computed. The gradient that arrives at it
+        goes through that backward pass: to the vector that came in, which takes as much as a backward to inputs, and
+        to the weights. All of them meet in f itself, which they go through once: one more backward to inputs, and one
+        to weights, which is seen where it arrives (`watched`).
+
+        Args:
+            products: vectors times f's Jacobian, one per image of a batch, all from one application; one gradient
+                arrives at all of them.
+        """
+        images = len(products[0])
+        for product in products:
+            self._count_at(product, Evaluations(backward_input=images, backward_weights=images))
+        self._count_at(products[0], Evaluations(backward_input=images))
+
+    def _count_at(self, tensor: Tensor, evaluations: Evaluations) -> None:
+        """Count these whenever a gradient arrives."""
+        if tensor.requires_grad:
+            tensor.register_hook(lambda _: self.add(evaluations))

@@ -3,18 +3,19 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from deqpipe import records, specs
+from deqpipe.counts import NO_EVALUATIONS, Evaluations, sum_of
 from deqpipe.device import describe
 from deqpipe.errors import UserError
 from deqpipe.evaluation.rows import Columns, no_rows
 from deqpipe.evaluation.subject import Subject
 from deqpipe.lock import EXIT_UNFINISHED, StopRequest, locked
-from deqpipe.provenance import provenance
+from deqpipe.provenance import evaluations_of, provenance
 from deqpipe.records import Records
 
 _logger = logging.getLogger(__name__)
@@ -139,7 +140,7 @@ def _finish(
         if stop.should_stop():
             return first
         names = groups.names[first : first + groups.size]
-        started, evaluations = time.monotonic(), subject.f_evaluations
+        started, evaluations = time.monotonic(), subject.evaluations
         found = subject.batching.backing_off(partial(groups.compute, names))
         shares = _shares(origin(subject, piece_spec, started, evaluations), len(names))
         for number, (name, piece, told) in enumerate(zip(names, found, shares, strict=True), first + 1):
@@ -150,9 +151,9 @@ def _finish(
 
 def _shares(told: dict[str, Any], count: int) -> list[dict[str, Any]]:
     """The provenance of each of `count` pieces computed at once: their cost is divided among them."""
-    evaluations, rest = divmod(told["f_evaluations"], count)
     seconds = round(told["seconds"] / count, 3)
-    return [told | {"seconds": seconds, "f_evaluations": evaluations + (n < rest)} for n in range(count)]
+    shares = Evaluations(**told["evaluations"]).divided(count)
+    return [told | {"seconds": seconds, "evaluations": asdict(share)} for share in shares]
 
 
 def _publish(subject: Subject, files: list[Path]) -> None:
@@ -163,7 +164,7 @@ def _publish(subject: Subject, files: list[Path]) -> None:
         inputs=subject.job.inputs,
         weights=subject.weights,
         seconds=sum((part["seconds"] for part in merged.provenance), start=0.0),
-        f_evaluations=sum(part["f_evaluations"] for part in merged.provenance),
+        evaluations=sum_of(evaluations_of(part, files[0].parent) for part in merged.provenance),
     )
     records.write(subject.job.output, merged.columns, provenance=whole | {"flags": list(flags_of(merged))})
 
@@ -179,7 +180,9 @@ def flags_of(merged: Records) -> tuple[str, ...]:
     return tuple(dict.fromkeys(flag for entry in merged.provenance for flag in entry.get("flags", ())))
 
 
-def origin(subject: Subject, spec: Mapping[str, Any], started: float, evaluations: int = 0) -> dict[str, Any]:
+def origin(
+    subject: Subject, spec: Mapping[str, Any], started: float, evaluations: Evaluations = NO_EVALUATIONS
+) -> dict[str, Any]:
     """Provenance of what was computed since `started` (of `time.monotonic`), after so many evaluations of f."""
     return provenance(
         spec,
@@ -187,7 +190,7 @@ def origin(subject: Subject, spec: Mapping[str, Any], started: float, evaluation
         inputs=subject.job.inputs,
         weights=subject.weights,
         seconds=time.monotonic() - started,
-        f_evaluations=subject.f_evaluations - evaluations,
+        evaluations=subject.evaluations - evaluations,
     )
 
 

@@ -22,6 +22,7 @@ from deqpipe.compute.precision import Precision
 from deqpipe.compute.replay import DIRECT, Graphs, Runner
 from deqpipe.compute.ways import NOTHING_ASKED, Asked, choose
 from deqpipe.config import DEFAULT_BATCH, Entropy, Solver, ThreatModel
+from deqpipe.counts import Evaluations, sum_of
 from deqpipe.data import Dataset, load
 from deqpipe.defence.entropy import build_entropy_reduction, control
 from deqpipe.device import set_up
@@ -110,10 +111,10 @@ class Subject:
     transferred: tuple[Judge, ...] = ()
 
     @property
-    def f_evaluations(self) -> int:
-        """Applications of f so far, times images; 0 for a ResNet."""
+    def evaluations(self) -> Evaluations:
+        """Evaluations of f so far; none for a ResNet."""
         models = [loaded.model for loaded in (self.loaded, self.other) if loaded]
-        return sum(getattr(model, "f_evaluations", 0) for model in models)
+        return sum_of(model.counter.counted for model in models if isinstance(model, DEQClassifier))
 
     @property
     def weights(self) -> str:

@@ -45,9 +45,11 @@ class BoundMap:
 
     def __call__(self, z: State) -> State:
         """f(z; x)."""
-        weights = self.frozen.weights
+        first, *others = self.frozen.weights.post
+        watched = self.counter.watched(first, images=len(z))
+        weights = self.frozen.weights._replace(post=(watched, *others))
         value = self.evaluate(z, self.injection, weights, self.frozen.masks)
-        self.counter.count(value, to_weights=any(weight.requires_grad for weight in weights.post))
+        self.counter.count(value)
         return value
 
     @property
@@ -104,11 +106,6 @@ class DEQClassifier(nn.Module):
         self.function = CellFunction(_scale_shapes(architecture.channels, image_shape[1:]), architecture.groups)
         self._evaluate: EvaluateCell = self.function
         self.counter = Counter()
-
-    @property
-    def f_evaluations(self) -> int:
-        """Applications of f so far, times the images in each."""
-        return int(self.counter.counted.forward)
 
     @property
     def state_size(self) -> int:

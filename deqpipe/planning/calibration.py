@@ -21,13 +21,14 @@ from deqpipe import device, specs, timing
 from deqpipe.attack.pgd import PGD, cross_entropy_objective
 from deqpipe.attack.surrogate import surrogate_of
 from deqpipe.config import Config
+from deqpipe.counts import Number
 from deqpipe.data import Dataset, Split
 from deqpipe.errors import UserError
 from deqpipe.evaluation.judge import DEQJudge
 from deqpipe.evaluation.subject import build_dynamics, build_final_unroll, build_plain
 from deqpipe.model import architecture
 from deqpipe.model.classifier import DEQClassifier
-from deqpipe.planning import work
+from deqpipe.planning import formulas, work
 from deqpipe.planning.sources import images_of
 from deqpipe.settings import Settings
 from deqpipe.shapes import Images, Labels
@@ -49,7 +50,7 @@ class Bench:
         images: how many there are, and of which shape.
         where: the device.
         box: seconds of repeating a piece.
-        patience: seconds that one call may take; what must take longer is reckoned from its f-evaluations.
+        patience: seconds that one call may take; what must take longer is reckoned from its evaluations.
     """
 
     config: Config
@@ -93,7 +94,7 @@ class Bench:
         return size, taken
 
 
-def prices(bench: Bench) -> dict[work.Part, work.Number]:
+def prices(bench: Bench) -> dict[work.Part, Number]:
     """Seconds per unit of every part but the start of jobs."""
     device.set_up(precision=bench.config.precision, threads=1)
     found = _surrogate_prices(bench)
@@ -124,10 +125,10 @@ _EVALUATION = ("solver", "entropy", "threat_model", "attack.unroll", "evaluation
 
 
 def _largest(config: Config) -> int:
-    return min(config.evaluation.expected_batch_size, config.evaluation.images, config.attack.images_per_job)
+    return min(work.batch_size(config), config.attack.images_per_job)
 
 
-def _surrogate_prices(bench: Bench) -> dict[work.Part, work.Number]:
+def _surrogate_prices(bench: Bench) -> dict[work.Part, Number]:
     """From three surrogates: what a state more, an unroll step more, and all the rest of an attack step take."""
     config, model = bench.config, _deq(bench).eval().requires_grad_(False)
     settings, last, most = _settings(bench, *_EVALUATION), config.solver.steps, _largest(config)
@@ -152,36 +153,40 @@ def _surrogate_prices(bench: Bench) -> dict[work.Part, work.Number]:
     return {"solve": solve, "unroll": unroll, "pass": rest}
 
 
-def _decision_prices(bench: Bench, found: Mapping[work.Part, work.Number]) -> dict[work.Part, work.Number]:
-    """Of each decision; of Sec. 3.2's updates what it takes longer than the undefended one, per f-evaluation."""
+def _decision_prices(bench: Bench, found: Mapping[work.Part, Number]) -> dict[work.Part, Number]:
+    """Of each decision; of Sec. 3.2's updates what it takes longer than the undefended one, per evaluation."""
     config, model = bench.config, _deq(bench).eval().requires_grad_(False)
-    settings, expected = _settings(bench, *_EVALUATION), found["solve"] + found["unroll"]
+    settings, expected = _settings(bench, *_EVALUATION), _expected(found)
     wanted: tuple[specs.Defence, ...] = ("plain", "entropy", *(specs.CONTROLS if config.entropy.controls else ()))
-    names = [defence for defence in wanted if defence in ("plain", "entropy") or work.keys(config, defence)]
-    taken: dict[work.Part, work.Number] = {}
+    names = [defence for defence in wanted if defence in ("plain", "entropy") or formulas.keys(config, defence)]
+    taken: dict[work.Part, Number] = {}
     for defence in names:
         judge = DEQJudge(model, build_dynamics(settings, defence), defence, build_final_unroll(settings))
 
         def once(count: int, judge: DEQJudge = judge) -> None:
             judge(*bench.noise(count), None)
 
-        added = work.defended(config, defence) - work.defended(config, "plain")
+        added = _added(config, defence)
         if defence != "plain" and added * expected > bench.patience:
             taken[f"decide/{defence}"] = taken["decide/plain"] + added * expected
         else:
             taken[f"decide/{defence}"] = bench.per_image(once, most=_largest(config))
-    added = work.defended(config, "entropy") - work.defended(config, "plain")
+    added = _added(config, "entropy")
     updates = (taken["decide/entropy"] - taken["decide/plain"]) / added if added else expected
     return taken | {"descent": max(0.0, updates)}
 
 
-def _training_prices(bench: Bench, found: Mapping[work.Part, work.Number]) -> dict[work.Part, work.Number]:
-    """Of training steps, per f-evaluation."""
-    config, taken = bench.config, dict[work.Part, work.Number]()
-    expected = (found["solve"] + found["unroll"]) / 2
-    jobs: dict[work.Part, tuple[str, work.Number, work.Number]]
-    jobs = {"pretrain": (specs.TRUNK, config.pretrain.layers, found["unroll"])}
-    jobs |= {f"train/{model}": (model, work.training_step(config, model), expected) for model in specs.DEQS}
+def _added(config: Config, defence: specs.Defence) -> Number:
+    """Evaluations, forward and backward, that a defence takes more than none."""
+    return (formulas.defended(config, defence) - formulas.defended(config, "plain")).total
+
+
+def _training_prices(bench: Bench, found: Mapping[work.Part, Number]) -> dict[work.Part, Number]:
+    """Of training steps, per evaluation, whichever way."""
+    config, taken, expected = bench.config, dict[work.Part, Number](), _expected(found)
+    jobs: dict[work.Part, tuple[str, Number, Number]]
+    jobs = {"pretrain": (specs.TRUNK, formulas.pretraining_step(config).total, found["unroll"] / 2)}
+    jobs |= {f"train/{model}": (model, work.training_step(config, model).total, expected) for model in specs.DEQS}
     for part, (model, evaluations, price) in jobs.items():
         if 2 * evaluations * price > bench.patience:
             taken[part] = price
@@ -190,8 +195,13 @@ def _training_prices(bench: Bench, found: Mapping[work.Part, work.Number]) -> di
     return taken
 
 
+def _expected(found: Mapping[work.Part, Number]) -> Number:
+    """Seconds per evaluation where none was measured: half of a solve, half of an unroll with its gradients."""
+    return (found["solve"] + found["unroll"] / 2) / 2
+
+
 def _training_price(bench: Bench, model: str) -> float:
-    """Seconds per f-evaluation of training steps, whichever random states they draw."""
+    """Seconds per evaluation of training steps, whichever random states they draw."""
     stages: dict[specs.Stage, str | None] = {"pretrain": None}
     if model != specs.TRUNK:
         stages["train_deq"] = model
@@ -201,16 +211,16 @@ def _training_price(bench: Bench, model: str) -> float:
 
     def once(count: int) -> None:
         x, y = bench.noise(count)
-        before = network.f_evaluations
+        before = network.counter.counted
         descend(plan, network, optimizer, Batch(x, y), step=counted[0] % 7)
         counted[0] += 1
-        counted[1] = network.f_evaluations - before
+        counted[1] = int((network.counter.counted - before).total)
 
     return _per_evaluation(bench, once, counted, most=bench.config.training.batch_size)
 
 
 def _per_evaluation(bench: Bench, once: Callable[[int], None], counted: list[int], *, most: int) -> float:
-    """Seconds per f-evaluation of the best of several calls; with random states no call is like another."""
+    """Seconds per evaluation of the best of several calls; with random states no call is like another."""
     size, taken = bench.sized(once, most=most, fewest=2)
     found, spent = [taken / counted[1]], 0.0
     while spent < bench.box and len(found) < 20:
@@ -253,7 +263,7 @@ def _dataset(bench: Bench) -> Dataset:
     return Dataset(train, validation, test, classes=_names(images), name="noise")
 
 
-def _resnet_prices(bench: Bench) -> dict[work.Part, work.Number]:
+def _resnet_prices(bench: Bench) -> dict[work.Part, Number]:
     """Per image: of training steps, of an attack's gradient, of a decision."""
     most = bench.config.resnet.training.batch_size
     described = architecture.describe_resnet(bench.config.resnet.layers, _dataset(bench))

@@ -11,7 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from deqpipe import specs
 from deqpipe.config import Config
+from deqpipe.counts import Evaluations
 from deqpipe.errors import UserError
+from deqpipe.provenance import evaluations_of
 from deqpipe.reporting.decisions import Source
 
 T = TypeVar("T")
@@ -29,7 +31,7 @@ class Input:
     device: str
     versions: dict[str, str | None]
     seconds: float
-    f_evaluations: int
+    evaluations: Evaluations
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def _input(source: Source) -> Input:
             str(name): None if value is None else str(value) for name, value in entry.get("versions", {}).items()
         },
         seconds=float(entry.get("seconds", 0)),
-        f_evaluations=int(entry.get("f_evaluations", 0)),
+        evaluations=evaluations_of(entry, Path(source.path)),
     )
 
 

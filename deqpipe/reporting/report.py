@@ -4,7 +4,7 @@ import base64
 import csv
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from deqpipe import records, specs
 from deqpipe.config import Config
+from deqpipe.counts import sum_of
 from deqpipe.errors import UserError
 from deqpipe.reporting import claims, conditions, described, formats, history, html, summary, tables, weights
 from deqpipe.reporting.decisions import Decision, EarlyState, Tree, early_states, eight
@@ -115,9 +116,9 @@ class Made:
         return _minutes(sum(one.seconds for one in self.inputs))
 
     @property
-    def f_evaluations(self) -> str:
-        """Applications of f, times images, in all inputs together."""
-        return f"{sum(one.f_evaluations for one in self.inputs):,}"
+    def evaluations(self) -> dict[str, str]:
+        """Evaluations of f in all inputs together: forward, backward to inputs, backward to weights."""
+        return {way: f"{number:,}" for way, number in asdict(sum_of(one.evaluations for one in self.inputs)).items()}
 
 
 def write(config: Config, results: Path, output: Path) -> None:

@@ -313,5 +313,5 @@ class DEQPass:
         if not (self.regularised and penalised):
             return Output(logits, logits.new_zeros(()))
         probes = gaussian_probes(z, count=jacobian.probes, generator=self.sources.jacobian)
-        term = jacobian_loss(fn, z, probes)
+        term = jacobian_loss(fn, z, probes, counter=self.model.counter)
         return Output(logits, jacobian.weight * term)

@@ -6,28 +6,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deqpipe.compute.evaluations import Counter
 from deqpipe.device import upload
 from deqpipe.model.classifier import eager
 from deqpipe.shapes import Scalar, State
 from deqpipe.solver.base import FixedPointMap
 
 
-def jacobian_loss(fn: FixedPointMap, z: State, probes: Iterable[State]) -> Scalar:
+def jacobian_loss(fn: FixedPointMap, z: State, probes: Iterable[State], *, counter: Counter | None = None) -> Scalar:
     """Hutchinson's estimate of norm(J)_F^2, divided by the number of entries of z; J is the Jacobian of f at z.
 
     Args:
         fn: z -> f(z).
         z: where J is taken, (batch, state); no gradient flows into it.
         probes: standard Gaussian vectors, one estimate each, which are averaged.
+        counter: told of the products, whose own backward pass it does not see.
     """
     at = z.detach().requires_grad_()
     value = eager(fn)(at)
-    return torch.stack([_squared_product(value, at, probe) for probe in probes]).mean() / z.numel()
+    products = [_product(value, at, probe) for probe in probes]
+    if counter is not None:
+        counter.count_differentiated(products)
+    return torch.stack([product.square().sum() for product in products]).mean() / z.numel()
 
 
-def _squared_product(value: Tensor, at: Tensor, probe: Tensor) -> Tensor:
+def _product(value: Tensor, at: Tensor, probe: Tensor) -> Tensor:
+    """probe^T J, differentiable."""
     (product,) = torch.autograd.grad(value, at, probe, create_graph=True)
-    return product.square().sum()
+    return product
 
 
 def gaussian_probes(z: State, *, count: int, generator: torch.Generator) -> Iterator[State]:

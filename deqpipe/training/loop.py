@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from deqpipe import checkpoint
+from deqpipe.counts import NO_EVALUATIONS, Evaluations
 from deqpipe.data import Augmentation, Split, steps_per_epoch
 from deqpipe.errors import NonFiniteLossError, UserError
 from deqpipe.lock import StopRequest
+from deqpipe.model.classifier import DEQClassifier
 from deqpipe.training.feed import Feed
 from deqpipe.training.forward import draws
 from deqpipe.training.objectives import Batch, TrainingObjective
@@ -24,7 +26,7 @@ from deqpipe.training.tally import Reading, Tally, magnitude
 
 HISTORY = (
     "epoch", "step", "phase", "learning_rate", "loss", "train_accuracy", "clean_accuracy", "robust_accuracy",
-    "seconds", "f_evaluations",
+    "seconds", "f_forward", "f_backward_input", "f_backward_weights",
 )  # fmt: skip
 """Columns of history.csv, one row per epoch and phase; a state that was saved and read does not keep their order."""
 
@@ -96,7 +98,7 @@ class Progress:
     correct: int = 0
     seen: int = 0
     seconds: float = 0.0
-    f_evaluations: int = 0
+    evaluations: Evaluations = NO_EVALUATIONS
 
 
 @dataclass(frozen=True)
@@ -158,8 +160,15 @@ class Store:
         stored = checkpoint.read(self.state_file, what="training state")
         checkpoint.load_module(model, stored.part("model"), source=str(self.state_file))
         checkpoint.restore_optimizer(optimizer, model, stored.tensors, source=str(self.state_file))
-        kept = dict(stored.metadata["progress"])
-        return Progress(**{**kept, "history": tuple(kept["history"])})
+        return self._progress(stored.metadata["progress"])
+
+    def _progress(self, kept: Mapping[str, Any]) -> Progress:
+        if "evaluations" not in kept:
+            raise UserError(
+                f"training state {self.state_file} was written by an older version; delete {self.directory}"
+            )
+        evaluations = Evaluations(**kept["evaluations"])
+        return Progress(**{**kept, "history": tuple(kept["history"]), "evaluations": evaluations})
 
     def origin(self, found: Mapping[str, Any]) -> dict[str, Any]:
         """The provenance of the finished run: the one stored when it was first published, or `found`, stored now."""
@@ -214,7 +223,7 @@ def train(plan: Plan, model: nn.Module, optimizer: Optimizer, *, store: Store, s
 def _one_step(
     plan: Plan, model: nn.Module, optimizer: Optimizer, feed: Feed, so_far: tuple[Progress, Tally]
 ) -> tuple[Progress, Tally]:
-    started, evaluations = time.monotonic(), getattr(model, "f_evaluations", 0)
+    started, before = time.monotonic(), _counted(model)
     progress, tally = so_far
     batch = feed(progress.step)
     tally = descend(plan, model, optimizer, batch, step=progress.step, tally=tally)
@@ -223,9 +232,13 @@ def _one_step(
         step=progress.step + 1,
         seen=progress.seen + len(batch.y),
         seconds=progress.seconds + time.monotonic() - started,
-        f_evaluations=progress.f_evaluations + getattr(model, "f_evaluations", 0) - evaluations,
+        evaluations=progress.evaluations + _counted(model) - before,
     )
     return progress, tally
+
+
+def _counted(model: nn.Module) -> Evaluations:
+    return model.counter.counted if isinstance(model, DEQClassifier) else NO_EVALUATIONS
 
 
 def descend(
@@ -296,12 +309,12 @@ def check(found: Reading, plan: Plan, *, good: Path | None = None) -> None:
 
 
 def _end_epoch(plan: Plan, model: nn.Module, progress: Progress, store: Store) -> Progress:
-    started, evaluations = time.monotonic(), getattr(model, "f_evaluations", 0)
+    started, before = time.monotonic(), _counted(model)
     found = plan.validate(model)
     progress = replace(
         progress,
         seconds=progress.seconds + time.monotonic() - started,
-        f_evaluations=progress.f_evaluations + getattr(model, "f_evaluations", 0) - evaluations,
+        evaluations=progress.evaluations + _counted(model) - before,
     )
     row = _history_row(plan, progress, found)
     _logger.info("%s", _line(row, plan))
@@ -329,7 +342,7 @@ def _history_row(plan: Plan, progress: Progress, found: Validation) -> dict[str,
         "clean_accuracy": found.clean,
         "robust_accuracy": found.robust,
         "seconds": round(progress.seconds, 3),
-        "f_evaluations": progress.f_evaluations,
+        **{f"f_{way}": number for way, number in asdict(progress.evaluations).items()},
     }
 
 

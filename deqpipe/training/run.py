@@ -290,7 +290,7 @@ def _publish(job: Job, prepared: Prepared, progress: Progress, store: Store) -> 
             device=describe(job.device),
             inputs=job.inputs,
             seconds=progress.seconds,
-            f_evaluations=progress.f_evaluations,
+            evaluations=progress.evaluations,
         )
     )
     stored = checkpoint.read(store.state_file, what="training state")

@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from deqpipe import records, specs, timing
 from deqpipe.compute.ways import NOTHING_ASKED, Asked
 from deqpipe.config import Timing
+from deqpipe.counts import sum_of
 from deqpipe.data import Dataset, Split, load
 from deqpipe.device import describe
 from deqpipe.errors import UserError
@@ -78,6 +79,12 @@ class Method:
         """
         return self._run(self._steps)
 
+    @property
+    def evaluations_per_image(self) -> dict[str, float]:
+        """Evaluations of f of a training step, forward and backward, on average over all so far."""
+        counted = asdict(self.model.counter.counted)
+        return {way: round(number / self.images, 2) for way, number in counted.items()}
+
     def one_step(self) -> int:
         """The first of them; on how many images."""
         return self._run(1)
@@ -115,7 +122,7 @@ def time_training(job: Job) -> int:
     warmups = {model: method.one_step for model, method in methods.items()}
     found = timing.in_turn(methods, repeats=repeats, device=job.device, warmups=warmups)
     for model, speed in found.items():
-        speed["f_evaluations_per_image"] = round(methods[model].model.f_evaluations / methods[model].images, 2)
+        speed["evaluations_per_image"] = methods[model].evaluations_per_image
         _logger.info("%s: %.1f images/s", model, speed["median"])
     facts = {
         "methods": found,
@@ -133,7 +140,7 @@ def time_training(job: Job) -> int:
             device=describe(job.device),
             inputs={"data": job.data, "trunk": job.trunk},
             seconds=time.monotonic() - started,
-            f_evaluations=sum(method.model.f_evaluations for method in methods.values()),
+            evaluations=sum_of(method.model.counter.counted for method in methods.values()),
         ),
     }
     records.write_text(job.output, json.dumps(facts, indent=1, sort_keys=True) + "\n")

@@ -82,7 +82,7 @@ def test_point_is_taken_by_name() -> None:
 def test_logits_cost_as_many_evaluations_as_states_and_steps(state: int, steps: int) -> None:
     model, x = tiny_model(1, size=4), images(2, size=4)
     surrogate_of(GridPoint(damping=0.5, state=state, steps=steps), dynamics=DYNAMICS, lead_step=False)(model, x)
-    assert model.f_evaluations == 2 * (state + steps)
+    assert model.counter.counted.forward == 2 * (state + steps)
 
 
 @pytest.mark.parametrize("state", [0, N + 1])
@@ -194,7 +194,7 @@ def test_surrogate_through_the_defence_is_spared_what_comes_after_its_state() ->
         model = tiny_model(2, size=4)
         point = GridPoint(damping=0.5, state=index, steps=1)
         defended_surrogate_of(point, dynamics=dynamics, lead_step=False)(model, x)
-        counts.append(model.f_evaluations)
+        counts.append(model.counter.counted.forward)
     assert counts[0] == 2 * (1 + 1), "z^[0], and the unroll"
     assert counts[1] == 2 * (6 + 3 * (2 + 1) + 1), "z^[0] .. z^[5], three updates of two steps and their new inputs"
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from deqpipe.config import Entropy
+from deqpipe.counts import Evaluations
 from deqpipe.defence.entropy import (
     InputDescent,
     InputEntropyReduction,
@@ -475,13 +476,14 @@ def test_every_update_costs_its_gradients_and_one_evaluation_more(
     """And one more where the provisional state's residual is to be known."""
     model, x = tiny_model(1, size=SIZE), images(2, size=SIZE)
     with_(REDUCTION, solver_steps=solver_steps, lowest=lowest)(model, x)
-    assert model.f_evaluations == 2 * (N + 1 + updates * (DESCENT.steps + 1 + lowest))
+    gradients = updates * DESCENT.steps
+    assert model.counter.counted == Evaluations(2 * (N + 1 + gradients + updates * (1 + lowest)), 2 * gradients)
 
 
 def test_no_descent_steps_cost_nothing() -> None:
     model = tiny_model(1, size=SIZE)
     with_(REDUCTION, steps=0)(model, images(2, size=SIZE))
-    assert model.f_evaluations == 2 * (N + 1)
+    assert model.counter.counted == Evaluations(2 * (N + 1))
 
 
 @pytest.mark.parametrize(("solver_steps", "between"), [(1, 5), (2, 2), (3, 1), (4, 1), (6, 0), (7, 0)])
@@ -492,8 +494,10 @@ def test_with_restarts_the_last_update_costs_its_round_once_more(
     """The states before z^[N] are not kept as a solve that could go on; they are computed again."""
     model, x = tiny_model(1, size=SIZE), images(2, size=SIZE)
     with_(RESTARTED, solver_steps=solver_steps, lowest=True, update_last=update_last)(model, x)
-    again = DESCENT.steps + solver_steps + 1 if update_last and N % solver_steps == 0 else 0
-    assert model.f_evaluations == 2 * (N + 1 + between * (DESCENT.steps + 1) + again)
+    again = update_last and N % solver_steps == 0
+    gradients = DESCENT.steps * (between + again)
+    once_more = solver_steps + 1 if again else 0
+    assert model.counter.counted == Evaluations(2 * (N + 1 + gradients + between + once_more), 2 * gradients)
 
 
 @both

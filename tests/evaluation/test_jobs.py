@@ -94,7 +94,8 @@ def test_grid_says_where_it_comes_from(trained: Trained, finished: Records) -> N
     assert origin["seed"] == 0
     assert origin["inputs"] == {"data": file_hash(trained.data), "checkpoint": file_hash(trained.file(BASE))}
     assert origin["seconds"] > 0
-    assert origin["f_evaluations"] > 9 * tiny.TEST * 2 * 3
+    assert origin["evaluations"]["forward"] > 9 * tiny.TEST * 2 * 3
+    assert origin["evaluations"]["backward_weights"] == 0
     assert {"python", "torch", "deqpipe"} <= origin["versions"].keys()
     assert origin["device"].startswith("CPU")
 
@@ -247,8 +248,10 @@ def test_points_judged_at_once_share_their_cost_and_are_kept_one_by_one(
         assert tiny.run(*grid(trained, tmp_path, images="0-3", batch_size=17)) == EXIT_UNFINISHED
     kept = sorted(tmp_path.glob("state/points/*/*.parquet"))
     assert len(kept) == len(counting.crafted) == 17 // 4
-    costs = [records.read(file).provenance[0]["f_evaluations"] for file in kept]
-    assert max(costs) - min(costs) <= 1
+    told = [records.read(file).provenance[0]["evaluations"] for file in kept]
+    for way in ("forward", "backward_input"):
+        costs = [shares[way] for shares in told]
+        assert 0 < max(costs) - 1 <= min(costs)
     kept[1].unlink()
     counting.crafted.clear()
     assert tiny.run(*grid(trained, tmp_path, images="0-3", batch_size=17)) == 0
@@ -396,7 +399,7 @@ def test_clean_rows_hold_every_decision_on_every_image(trained: Trained, tmp_pat
         logits = loaded(x) if model == RESNET else surrogate(loaded, x, 0.5, 4, 2)  # type: ignore[arg-type]
     np.testing.assert_array_equal(plain["predicted"][:, -1], logits.argmax(1).numpy())
     (origin,) = found.provenance
-    assert (origin["f_evaluations"] > 0) == (model != RESNET)
+    assert (origin["evaluations"]["forward"] > 0) == (model != RESNET)
 
 
 def test_clean_deviation_of_the_same_images_would_be_zero(trained: Trained, tmp_path: Path) -> None:
@@ -441,7 +444,7 @@ def test_the_chosen_state_is_the_later_of_the_best_under_attack(trained: Trained
         assert entry["state"] == max(n for n, value in enumerate(entry["accuracy"], 1) if value == best)
         assert 0 <= entry["final"] <= 1
     assert found["provenance"]["spec"] == json.loads(tiny.spec("select", model=RANDOM))
-    assert found["provenance"]["f_evaluations"] > 0
+    assert found["provenance"]["evaluations"]["forward"] > 0
     assert selected(trained, tmp_path, batch_size=2)["plain"] == found["plain"]
 
 

@@ -20,11 +20,12 @@ def test_flags_are_told_once_and_in_order() -> None:
 
 @pytest.mark.parametrize(("cost", "count"), [(17, 5), (3, 3), (2, 4), (0, 2)])
 def test_the_cost_of_a_group_is_divided_without_a_rest(cost: int, count: int) -> None:
-    told = {"f_evaluations": cost, "seconds": 2.0, "seed": 3}
-    shares = pieces._shares(told, count)
+    evaluations = {"forward": cost, "backward_input": 2 * cost + 1, "backward_weights": 0}
+    shares = pieces._shares({"evaluations": evaluations, "seconds": 2.0, "seed": 3}, count)
     assert len(shares) == count
-    assert sum(share["f_evaluations"] for share in shares) == cost
-    assert max(share["f_evaluations"] for share in shares) - cost // count <= 1
+    for way, number in evaluations.items():
+        assert sum(share["evaluations"][way] for share in shares) == number
+        assert max(share["evaluations"][way] for share in shares) - number // count <= 1
     assert sum(share["seconds"] for share in shares) == pytest.approx(2.0, abs=count * 1e-3)
     assert all(share["seed"] == 3 for share in shares)
 

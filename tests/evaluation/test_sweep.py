@@ -130,7 +130,7 @@ def test_equal_decisions_are_solved_once(trained: Trained, swept: Records) -> No
     assert len(behaviours) == 16
     assert len(set(behaviours)) == 16 - 7
     (origin,) = swept.provenance
-    assert origin["f_evaluations"] > 0
+    assert origin["evaluations"]["forward"] > 0
     subject = loaded(trained)
     plain = build_plain(subject.settings)
     entropy = subject.settings.section("entropy", Entropy)

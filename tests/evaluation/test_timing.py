@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from deqpipe import specs
+from deqpipe.counts import Evaluations
 from deqpipe.errors import UserError
 from deqpipe.evaluation import timing
 from deqpipe.evaluation.subject import Job, load_subject
@@ -58,18 +59,19 @@ def test_a_timed_decision_is_the_dynamics_and_nothing_behind_them(trained: Train
     assert torch.equal(x[12:], x[:8])
     counted = {}
     for name, dynamics in timing._dynamics(subject.settings).items():
-        before = model.f_evaluations
+        before = model.counter.counted
         assert timing._decision(subject, dynamics, x)() == 20
-        counted[name] = (model.f_evaluations - before) / 20
-    # N = 4: z^[0] .. z^[3] are evaluated once, every update takes R steps and one evaluation of the new input
+        counted[name] = (model.counter.counted - before) * (1 / 20)
+    # N = 4: z^[0] .. z^[3] are evaluated once, every update takes R steps with a gradient each, and one evaluation of
+    # the new input
     assert counted == {
-        "plain": 4,
-        "entropy_every1_steps1": 4 + 4 * 2,
-        "entropy_every1_steps3": 4 + 4 * 4,
-        "entropy_every4_steps1": 4 + 2,
-        "entropy_every4_steps3": 4 + 4,
-        "entropy_every8_steps1": 4,  # never updates
-        "entropy_every8_steps3": 4,
+        "plain": Evaluations(4),
+        "entropy_every1_steps1": Evaluations(4 + 4 * 2, 4),
+        "entropy_every1_steps3": Evaluations(4 + 4 * 4, 4 * 3),
+        "entropy_every4_steps1": Evaluations(4 + 2, 1),
+        "entropy_every4_steps3": Evaluations(4 + 4, 3),
+        "entropy_every8_steps1": Evaluations(4),  # never updates
+        "entropy_every8_steps3": Evaluations(4),
     }
 
 

@@ -137,7 +137,7 @@ def test_applications_of_f_are_counted_image_by_image() -> None:
         fn, z = model.bind(images(number)), states(model, number)
         for _ in range(times):
             fn(z)
-    assert model.f_evaluations == 3 * 2 + 1 * 4
+    assert model.counter.counted.forward == 3 * 2 + 1 * 4
 
 
 def test_same_seed_gives_the_same_parameters_and_another_seed_others() -> None:

@@ -28,7 +28,7 @@ DEFENDED: Mapping[Defence, float] = {
 }  # fmt: skip
 HISTORY = (
     "epoch", "step", "phase", "learning_rate", "loss", "train_accuracy", "clean_accuracy", "robust_accuracy", "seconds",
-    "f_evaluations",
+    "f_forward", "f_backward_input", "f_backward_weights",
 )  # fmt: skip
 
 _SMALL: dict[str, Any] = {
@@ -96,7 +96,7 @@ def provenance(config: Config, stage: specs.Stage, model: str, seed: int, *, cod
         "versions": {"python": "3.11.2", "torch": "2.15.0", "cuda": None},
         "device": "cpu",
         "seconds": 1.5,
-        "f_evaluations": 1000,
+        "evaluations": {"forward": 1000, "backward_input": 100, "backward_weights": 10},
         "inputs": {"model": "f" * 64},
     }
 

@@ -238,9 +238,9 @@ def test_reading_costs_one_evaluation_more_where_residuals_decide() -> None:
     model, x = tiny_model(), images(3)
     counts = []
     for returned in RETURNED:
-        before = model.f_evaluations
+        before = model.counter.counted.forward
         forward().solve(model, model.bind(x), x, StateChoice(4, returned))
-        counts.append((model.f_evaluations - before) // len(x))
+        counts.append((model.counter.counted.forward - before) // len(x))
     assert counts == [4, 5, 5]
 
 

@@ -318,9 +318,9 @@ def test_jacobian_term_is_proportional_to_its_weight(deq: DEQClassifier, batch: 
 
 
 def counted(model: DEQClassifier, loss: Callable[[], Loss]) -> int:
-    before = model.f_evaluations
+    before = model.counter.counted
     loss()
-    return model.f_evaluations - before
+    return int((model.counter.counted - before).forward)
 
 
 def test_natural_logits_are_computed_once_per_state_and_not_once_per_attack_step(

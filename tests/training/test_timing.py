@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from deqpipe import data, specs, timing
+from deqpipe.counts import Evaluations
 from deqpipe.training import run
 from deqpipe.training import timing as training_timing
 from tests import tiny
@@ -53,10 +54,12 @@ def test_all_methods_are_timed_and_conditions_stand_beside_them(written: dict[st
 
 def test_a_timed_step_is_a_whole_training_step(written: dict[str, Any]) -> None:
     # N = 4, unroll of 2 with no first step, 2 attack steps and the loss; TRADES: natural logits for both, too
-    steps = {model: speed["f_evaluations_per_image"] for model, speed in written["methods"].items()}
-    assert steps["deq_pgd_at_base"] == 3 * (4 + 2)
-    assert steps["deq_trades_base"] == 5 * (4 + 2)
-    assert 3 * (1 + 2) < steps["deq_pgd_at_random_states"] < steps["deq_pgd_at_base"]
+    steps = {model: Evaluations(**speed["evaluations_per_image"]) for model, speed in written["methods"].items()}
+    assert steps["deq_pgd_at_base"] == Evaluations(3 * (4 + 2), 3 * 2, 2)
+    assert steps["deq_trades_base"] == Evaluations(5 * (4 + 2), 4 * 2, 2 * 2)
+    random = steps["deq_pgd_at_random_states"]
+    assert 3 * (1 + 2) < random.forward < steps["deq_pgd_at_base"].forward
+    assert (random.backward_input, random.backward_weights) == (3 * 2, 2)
 
 
 def test_every_repeat_starts_from_the_trunk_and_draws_the_same_states(trained: Trained, tmp_path: Path) -> None:
@@ -64,9 +67,9 @@ def test_every_repeat_starts_from_the_trunk_and_draws_the_same_states(trained: T
     before = {name: value.clone() for name, value in method.model.named_parameters()}
     counts = []
     for _ in range(2):
-        evaluations = method.model.f_evaluations
+        before_repeat = method.model.counter.counted
         assert method() == 4 * 8
-        counts.append(method.model.f_evaluations - evaluations)
+        counts.append(method.model.counter.counted - before_repeat)
     assert counts[0] == counts[1]
     assert all(torch.equal(value, before[name]) for name, value in method.model.named_parameters())
 

@@ -1,0 +1,284 @@
+"""Closed formulas: how often each operation evaluates f for one image, forward and backward (docs/method.md).
+
+Solves take all their steps. Nothing here runs a model: tests/planning/test_formulas.py compares every formula with what
+the counter of a real one says.
+"""
+
+from dataclasses import dataclass
+
+from deqpipe import specs
+from deqpipe.config import Config, Entropy, Solver
+from deqpipe.counts import Evaluations, Number
+from deqpipe.defence.entropy import control
+
+GRADIENT = Evaluations(forward=1, backward_input=1)
+"""An application of f with the gradient back through it."""
+TRAINED = GRADIENT + Evaluations(backward_weights=1)
+"""The same with the gradient to its weights."""
+
+
+# Solves and decisions
+
+
+def reached(solver: Solver, steps: Number) -> Evaluations:
+    """A solve whose z* alone is wanted; z^[n] is proposed before its residual is known."""
+    return Evaluations(steps if solver.returned == "last" else steps + 1)
+
+
+def dynamics(solver: Solver, entropy: Entropy | None = None) -> Evaluations:
+    """The whole dynamics, with every residual; undefended or with Sec. 3.2."""
+    plain = Evaluations(solver.steps + 1)
+    if entropy is None or undefended(solver, entropy):
+        return plain
+    due = _updates(solver.steps, entropy)
+    descents = GRADIENT * (entropy.input_steps * len(due))
+    if entropy.resolve == "alg1":  # the new input's residual, and a look ahead for the lowest state
+        return plain + descents + Evaluations(len(due) * (1 + (entropy.state == "lowest")))
+    between = len([n for n in due if n < solver.steps])
+    last_round_again = entropy.solver_steps + 1 if solver.steps in due else 0  # its residual and its steps
+    return plain + descents + Evaluations(between + last_round_again)
+
+
+def _updates(steps: int, entropy: Entropy) -> list[int]:
+    """The states that an update of the input follows."""
+    last = entropy.last_update == "resolve"
+    return [n for n in range(1, steps + 1) if n % entropy.solver_steps == 0 and (n < steps or last)]
+
+
+def undefended(solver: Solver, entropy: Entropy) -> bool:
+    """Whether Sec. 3.2 with these keys is the plain dynamics bit for bit, which are not computed twice."""
+    every, last = entropy.solver_steps, solver.steps
+    if every > last or (every == last and entropy.last_update == "dead"):
+        return True
+    return entropy.resolve == "alg1" and entropy.input_steps == 0
+
+
+def keys(config: Config, defence: specs.Defence) -> Entropy | None:
+    """The keys of Sec. 3.2 that a defence or a control runs with; None: the plain dynamics."""
+    if defence == "plain":
+        return None
+    entropy = config.entropy
+    if defence != "entropy":
+        entropy = control(entropy, defence, steps=config.solver.steps)
+    return None if undefended(config.solver, entropy) else entropy
+
+
+def defended(config: Config, defence: specs.Defence) -> Evaluations:
+    """The dynamics of a defence or a control."""
+    return dynamics(config.solver, keys(config, defence))
+
+
+def behind(config: Config) -> Evaluations:
+    """What a decision computes behind z*: the final state and its residual."""
+    return Evaluations(config.evaluation.final_unroll_steps + config.attack.unroll.lead_step + 1)
+
+
+def decision(config: Config, defence: specs.Defence) -> Evaluations:
+    """One decision of a DEQ, at all states."""
+    return defended(config, defence) + behind(config)
+
+
+# Attacks
+
+
+def surrogate(config: Config, state: Number, steps: Number) -> Evaluations:
+    """The logits of z^[state], unrolled `steps` times."""
+    return Evaluations(state + steps + config.attack.unroll.lead_step)
+
+
+def surrogate_gradient(config: Config, state: Number, steps: Number) -> Evaluations:
+    """The same with the gradient back to the image, through the unroll."""
+    return Evaluations(state) + GRADIENT * (steps + config.attack.unroll.lead_step)
+
+
+def through_defence(config: Config, state: int) -> Evaluations:
+    """What a surrogate takes more when its z^[state] comes from the dynamics of Sec. 3.2.
+
+    The dynamics end there, solved again where Algorithm 1 says so; the authors' keys do so with z^[N] only, if at all.
+    """
+    entropy = config.entropy
+    if undefended(config.solver, entropy):
+        return Evaluations(1)
+    if state < config.solver.steps:
+        last = "resolve" if entropy.resolve == "alg1" else "dead"
+        entropy = entropy.model_copy(update={"last_update": last})
+    return dynamics(config.solver.model_copy(update={"steps": state}), entropy) - Evaluations(state)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Passes through what is attacked, per image that nothing fools.
+
+    Attributes:
+        gradients: with a gradient to the image.
+        forwards: without.
+    """
+
+    gradients: int
+    forwards: int
+
+
+def library_passes(config: Config, attack: str, *, classes: int) -> Passes:
+    """Of one of AutoAttack's attacks, as the library runs it; one forward pass finds the logits of clean images."""
+    settings = config.autoattack
+    targets, iterations = min(settings.targets, classes - 1), settings.iterations
+    match attack:
+        case "apgd_ce":  # a start and its iterations, each with gradient
+            return Passes(settings.restarts * (iterations + 1), 1)
+        case "apgd_t":  # per target a look at which one it is
+            return Passes(targets * (iterations + 1), 1 + targets)
+        case "fab_t":  # every iteration looks at where it went; every target at its start, its class and its end
+            return Passes(targets * iterations, 2 + targets * (iterations + 3))
+        case _:  # the start, the queries, a look at the end
+            return Passes(0, 1 + 1 + settings.queries + 1)
+
+
+CHECKS = 7
+"""Forward passes of the library's checks: five for randomness, one for the range, one for gradients within."""
+
+
+# Training
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The states that a training step reads, as numbers of solver steps: those of one step, or on average.
+
+    Attributes:
+        crafting: of the attacked images, the average over the attack's steps.
+        longest: the latest one of the natural images while crafting.
+        different: how many of them there are.
+        adversarial: of the loss at attacked images.
+        natural: of the loss at natural images (TRADES).
+    """
+
+    crafting: Number
+    longest: Number
+    different: Number
+    adversarial: Number
+    natural: Number
+
+
+def drawn(config: Config, model: str, *, extra: Number = 0) -> Drawn:
+    """What a training step draws on average; `extra`: how much longer the solves of its loss are."""
+    last, attack_steps = config.solver.steps, config.training.attack.steps
+    length = last + extra
+    random = _Random.of(config, model)
+    return Drawn(
+        crafting=_mean(last) if random.crafting else last,
+        longest=_expected_largest(last, attack_steps) if random.targets else last,
+        different=_expected_different(last, attack_steps) if random.targets else 1,
+        adversarial=_mean(length) if random.loss else length,
+        natural=_mean(length) if random.natural else length,
+    )
+
+
+@dataclass(frozen=True)
+class _Random:
+    """What of a training step reads random states.
+
+    Attributes:
+        loss: the loss at attacked images.
+        natural: that at natural images.
+        crafting: attacked images while they are crafted.
+        targets: natural images meanwhile.
+    """
+
+    loss: bool
+    natural: bool
+    crafting: bool
+    targets: bool
+
+    @classmethod
+    def of(cls, config: Config, model: str) -> "_Random":
+        loss = specs.MODELS[model].random_states
+        natural = loss and config.random_state.natural != "final"
+        crafting = config.random_state.in_attack
+        return cls(loss=loss, natural=natural, crafting=loss and crafting, targets=natural and crafting)
+
+
+def _mean(last: Number) -> Number:
+    """Of a draw from 1 to `last`."""
+    return (last + 1) / 2
+
+
+def _expected_largest(last: int, draws: int) -> float:
+    """The largest of some draws from 1 to `last`: a sum over n of the probability that it is at least n."""
+    return sum(1 - ((n - 1) / last) ** draws for n in range(1, last + 1))
+
+
+def _expected_different(last: int, draws: int) -> float:
+    """How many different numbers some draws from 1 to `last` are."""
+    return last * (1 - (1 - 1 / last) ** draws)
+
+
+def training_step(config: Config, model: str, states: Drawn, *, regularised: Number = 0) -> Evaluations:
+    """A training step of a DEQ; `regularised`: whether it carries the Jacobian term, or on what share of steps."""
+    random = _Random.of(config, model)
+    crafted = _state(config, states.crafting, random=random.crafting) + _made_differentiable(config, trained=False)
+    adversarial = _state(config, states.adversarial, random=random.loss) + _made_differentiable(config, trained=True)
+    step = crafted * config.training.attack.steps + adversarial
+    if specs.MODELS[model].framework == "pgd_at":
+        return step + _jacobian_term(config) * regularised
+    natural = _state(config, states.natural, random=random.natural) + _made_differentiable(config, trained=True)
+    terms = 2 if config.jacobian.trades_terms == "both" else 1
+    targets = _natural_targets(config, states, random=random.targets)
+    return step + natural + targets + _jacobian_term(config) * (terms * regularised)
+
+
+def _state(config: Config, length: Number, *, random: bool) -> Evaluations:
+    """Reaching z*, or a random state by its own rule."""
+    if not random:
+        return reached(config.solver, length)
+    return Evaluations(length + (config.random_state.pick != "iterate"))
+
+
+def _made_differentiable(config: Config, *, trained: bool) -> Evaluations:
+    """A state with gradient, to the image or also to the weights."""
+    once = TRAINED if trained else GRADIENT
+    if config.training.gradient == "exact":  # f twice; the adjoint equation's steps go through one, the rest the other
+        return once + Evaluations(forward=1, backward_input=config.training.implicit_steps)
+    return once * training_unroll(config)
+
+
+def training_unroll(config: Config) -> int:
+    """Applications of f behind a state in training."""
+    return config.training.unroll.steps + config.training.unroll.lead_step
+
+
+def _natural_targets(config: Config, states: Drawn, *, random: bool) -> Evaluations:
+    """The natural logits that TRADES' attack moves away from: one solve, and one reading of every state drawn."""
+    forward = 1 if config.training.gradient == "exact" else training_unroll(config)
+    return _state(config, states.longest, random=random) + Evaluations(states.different * forward)
+
+
+def _jacobian_term(config: Config) -> Evaluations:
+    """One application, a product per probe, and the gradient through all of them (compute/evaluations.py)."""
+    probes = config.jacobian.probes
+    return Evaluations(1, 2 * probes + 1, probes + 1)
+
+
+def pretraining_step(config: Config) -> Evaluations:
+    """A training step of the trunk."""
+    return TRAINED * config.pretrain.layers
+
+
+def pretraining_validation(config: Config) -> Evaluations:
+    """Clean accuracy of the trunk after an epoch."""
+    return Evaluations(config.pretrain.layers)
+
+
+def validation(config: Config, model: str, *, state: Number | None = None) -> Evaluations:
+    """Clean accuracy and accuracy under PGD of a DEQ after an epoch.
+
+    Args:
+        config: the experiment.
+        model: the DEQ.
+        state: the state that the attack sees on average, where it sees random ones; None: on average over all draws.
+    """
+    last, unroll = config.solver.steps, training_unroll(config)
+    random = specs.MODELS[model].random_states and config.selection.attack_random_state
+    seen = _mean(last) if random else last
+    final = reached(config.solver, last) + Evaluations(unroll)
+    crafted = _state(config, seen if state is None else state, random=random) + GRADIENT * unroll
+    return final * 2 + crafted * config.selection.attack.steps

@@ -1,0 +1,83 @@
+"""Which share of its images each of AutoAttack's attacks is run on: those that no attack before has turned.
+
+With `autoattack.mode: standard` an image leaves once the decision errs, and does not enter when it errs without an
+attack. How many do is known when the attacks have run; before that it is assumed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deqpipe import records, specs
+from deqpipe.config import Config
+from deqpipe.counts import Number
+from deqpipe.errors import UserError
+from deqpipe.planning.workflow import Job
+
+_ASSUMED: Mapping[str, float] = {"apgd_ce": 0.78, "apgd_t": 0.52, "fab_t": 0.49, "square": 0.49}
+"""Near the paper's Table 1: 78 % of the images are right when clean, 49 % under AutoAttack. Most fall to APGD-CE."""
+
+
+@dataclass(frozen=True)
+class Entering:
+    """The share of its images that each attack is run on.
+
+    Attributes:
+        shares: per attack.
+        source: whence they are known, in words.
+    """
+
+    shares: Mapping[str, Number]
+    source: str
+
+    @property
+    def everybody(self) -> bool:
+        """Whether nobody leaves."""
+        return all(share == 1 for share in self.shares.values())
+
+    @property
+    def words(self) -> str:
+        """Such as "assumed: 78 % meet APGD-CE, 52 % APGD-T"."""
+        names = {"apgd_ce": "APGD-CE", "apgd_t": "APGD-T", "fab_t": "FAB-T", "square": "Square"}
+        met = ", ".join(f"{100 * share:.0f} % {names[attack]}" for attack, share in self.shares.items())
+        return f"{self.source}: " + met.replace(" % ", " % meet ", 1)
+
+
+def entering(config: Config, jobs: Sequence[Job]) -> Entering:
+    """What the finished ones of the AutoAttack jobs say; if there is none, what is assumed."""
+    attacks = config.autoattack.attacks
+    if config.autoattack.mode == "individual":
+        return Entering(dict.fromkeys(attacks, 1), "autoattack.mode: individual")
+    planned = [job for job in jobs if job.rule == "autoattack"]
+    found = [met for job in planned if (met := _met(config, job)) is not None]
+    if not found:
+        return Entering({attack: _ASSUMED[attack] for attack in attacks}, "assumed")
+    met, exposed = np.sum(found, axis=0)
+    shares: dict[str, Number] = {attack: met[n] / exposed[n] for n, attack in enumerate(attacks) if exposed[n]}
+    return Entering(shares, f"measured in {len(found)} of {len(planned)} jobs")
+
+
+def _met(config: Config, job: Job) -> np.ndarray | None:
+    """How many images each attack was run on in a finished job, and could have been: (2, attacks)."""
+    path = Path(job.outputs[0])
+    if not path.is_file():
+        return None
+    try:
+        found = records.read(path, ("image", "attack"))
+    except UserError:
+        return None  # damaged, or of an older version: the workflow makes it again
+    if specs.fingerprint(found.provenance[0]["spec"]) != _fingerprint(config, job):
+        return None
+    clean, attacks = found["image"][found["attack"] == "clean"], config.autoattack.attacks
+    for_square = int((clean < config.autoattack.square_images).sum())
+    exposed = [for_square if attack == "square" else len(clean) for attack in attacks]
+    return np.array([[int((found["attack"] == attack).sum()) for attack in attacks], exposed])
+
+
+def _fingerprint(config: Config, job: Job) -> str:
+    wanted = job.wildcards
+    defence: specs.Defence = "entropy" if wanted["defence"] == "entropy" else "plain"
+    spec = specs.build("autoattack", config, model=wanted["model"], seed=int(wanted["seed"]), defence=defence)
+    return specs.fingerprint(spec)
