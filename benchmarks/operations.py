@@ -183,7 +183,7 @@ def counting(fn: plain.Map, counter: Counter) -> plain.Map:
 
     def f(z: Tensor) -> Tensor:
         value = fn(z)
-        counter.count(value, to_weights=False)
+        counter.count(value)
         return value
 
     return f

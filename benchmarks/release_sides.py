@@ -17,7 +17,7 @@ from benchmarks.dealt import deal, to_release
 from benchmarks.operations import METHODS, SETTINGS, Method, Operation, Shown, Side
 from benchmarks.release_code import PAPERS, Dice, Release, Shape, TradesStep, surrogate_name
 from benchmarks.world import World
-from deqpipe.compute.evaluations import Counter
+from deqpipe.compute.evaluations import Counter, Evaluations
 from deqpipe.model.release.names import names_of
 from deqpipe.solver.solve import build_solver, build_termination, solve
 from deqpipe.specs import GridPoint
@@ -72,7 +72,10 @@ def counted(world: World, folder: Path, tree: str, numbers: tuple[int, int] = PA
     found.network.load_state_dict({theirs: state[name] for theirs, name in names_of(config.model).items()})
 
     def count(module: Any, inputs: Any, values: Sequence[Tensor]) -> None:
-        found.counter.count(values[0], to_weights=found.to_weights)
+        found.counter.count(values[0])
+        if found.to_weights and values[0].requires_grad:
+            through = Evaluations(backward_weights=len(values[0]))
+            values[0].register_hook(lambda _: found.counter.add(through))
 
     found.network.fullstage.register_forward_hook(count)
     return found

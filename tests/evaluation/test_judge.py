@@ -115,7 +115,6 @@ def test_an_ordinary_network_has_the_final_state_only() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).double()
     x, y = images()
     found = NetworkJudge(network)(x, y)
-    assert NetworkJudge(network).states(x) is None
     assert {name: column.shape for name, column in found.columns.items()} == dict.fromkeys(
         ("predicted", "margin", "entropy", "residual", "deviation"), (5, 1)
     )

@@ -140,7 +140,7 @@ def test_deciding_state_has_the_class_that_it_has_among_all_and_others_are_not_c
     assert (others == records.NOT_COMPUTED).all()
     assert (whole["predicted"] >= 0).all()
     assert np.isnan(found["residual"]).all()
-    spent, all_states = (sum(entry["f_evaluations"] for entry in one.provenance) for one in (found, whole))
+    spent, all_states = (sum(entry["evaluations"]["forward"] for entry in one.provenance) for one in (found, whole))
     assert (spent < all_states) == (model != RESNET)
 
 

@@ -57,7 +57,7 @@ def test_gradients_to_inputs_and_to_weights_take_as_many_operations_as_f_does() 
     ("layers", "shape"), [([2, 2, 2, 2], (3, 32, 32)), ([1, 1, 1, 1], (1, 8, 8)), ([1, 2, 3, 1], (3, 30, 28))]
 )
 def test_operations_of_a_resnet_are_those_that_torch_counts(layers: Sequence[int], shape: tuple[int, int, int]) -> None:
-    network = resnet(layers, 7, in_channels=shape[0], seed=0).eval()
+    network = resnet(layers, 7, image_shape=shape, seed=0).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as found:
         network(torch.rand(1, *shape))
     assert found.get_total_flops() == arithmetic.resnet_operations(layers, image_shape=shape, classes=7)
