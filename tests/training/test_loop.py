@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from deqpipe.lock import StopRequest
 from deqpipe.training.forward import Draws
 from deqpipe.training.loop import Plan, Progress, Store, Validation, cosine, multistep, train
 from deqpipe.training.objectives import Batch, Loss
+from deqpipe.training.tally import Tally
 
 IMAGES, BATCH, PER_EPOCH = 10, 4, 3
 
@@ -92,10 +94,16 @@ def plan(objective: Recording, *, accuracies: Sequence[float | None] = (), **cha
 
 
 def run(
-    todo: Plan, folder: Path, *, model: nn.Module | None = None, steps: float = math.inf, interval: float = 1e9
+    todo: Plan,
+    folder: Path,
+    *,
+    model: nn.Module | None = None,
+    steps: float = math.inf,
+    interval: float = 1e9,
+    read_every: int = 50,
 ) -> tuple[nn.Module, Progress]:
     model = model or Linear()
-    store = Store(folder, {"stage": "test"}, interval=interval)
+    store = Store(folder, {"stage": "test"}, interval=interval, read_every=read_every)
     folder.mkdir(exist_ok=True)
     return model, train(todo, model, todo.optimizer(model), store=store, stop=StopAfter(steps))
 
@@ -141,8 +149,8 @@ def test_history_is_the_average_over_the_images_of_an_epoch_part(tmp_path: Path)
         loss.backward()
         optimizer.step()
     assert equal(model, replayed)
-    assert rows[0]["loss"] == pytest.approx(sum(v * n for v, n in losses[:2]) / sum(n for _, n in losses[:2]))
-    assert rows[1]["loss"] == pytest.approx(sum(v * n for v, n in losses[2:]) / sum(n for _, n in losses[2:]))
+    assert rows[0]["loss"] == sum(v * n for v, n in losses[:2]) / sum(n for _, n in losses[:2])
+    assert rows[1]["loss"] == sum(v * n for v, n in losses[2:]) / sum(n for _, n in losses[2:])
     assert rows[1]["train_accuracy"] == sum(right[2:]) / sum(n for _, n in losses[2:])
     assert rows[0]["learning_rate"] == 0.5 / 3
     assert [row["clean_accuracy"] for row in rows] == [0.5, 0.5]
@@ -195,17 +203,71 @@ def test_state_of_another_spec_is_refused(tmp_path: Path) -> None:
     assert equal(model, Linear())
 
 
+def spoiled(step: int, spoil: str, folder: Path, **how: Any) -> tuple[nn.Module, Recording, str]:
+    """The model, what it was shown and the message of a run whose loss or gradient is not finite from a step on."""
+    model, objective = Linear(), Recording(spoiled_step=step, spoil=spoil)
+    with pytest.raises(NonFiniteLossError) as caught:
+        run(plan(objective), folder, model=model, **how)
+    return model, objective, str(caught.value)
+
+
 @pytest.mark.parametrize("spoil", ["loss", "gradient"])
-def test_what_is_not_finite_stops_the_run_before_the_update(tmp_path: Path, spoil: str) -> None:
+@pytest.mark.parametrize(("interval", "read_every", "noticed_after"), [(0.0, 50, 4), (1e9, 1, 4), (1e9, 50, 5)])
+def test_what_is_not_finite_withholds_its_update_and_all_later_ones(
+    tmp_path: Path, spoil: str, interval: float, read_every: int, noticed_after: int
+) -> None:
+    """It is noticed at the next look at the device, and the first bad step is named, not the last."""
     straight, _ = run(plan(Recording()), tmp_path / "straight", steps=4)
-    model = Linear()
-    with pytest.raises(NonFiniteLossError, match=r"at step 4 of 6; last good state: .*training") as caught:
-        run(plan(Recording(spoiled_step=4, spoil=spoil)), tmp_path / "spoiled", model=model, interval=0.0)
-    assert "\n" not in str(caught.value)
+    model, objective, message = spoiled(4, spoil, tmp_path / "spoiled", interval=interval, read_every=read_every)
+    assert [step for step, _ in objective.seen] == list(range(noticed_after + 1))
+    state = tmp_path / "spoiled" / "training.safetensors"
+    told = "loss is inf" if spoil == "loss" else r"loss is 0\.\d+, its gradient not finite"
+    assert re.fullmatch(rf"{told} at step 4 of 6; last good state: {state}", message)
     assert equal(model, straight)
-    assert Store(tmp_path / "spoiled", {}).load_step() == 4
-    saved = checkpoint.read(tmp_path / "spoiled" / "training.safetensors").part("model")
-    assert all(torch.equal(tensor, saved[name]) for name, tensor in straight.state_dict().items())
+    assert Store(tmp_path / "spoiled", {"stage": "test"}).load_step() == (4 if interval == 0 else 3)
+
+
+@pytest.mark.parametrize("spoil", ["loss", "gradient"])
+def test_a_run_that_is_asked_to_stop_after_a_bad_step_saves_nothing(tmp_path: Path, spoil: str) -> None:
+    _, _, message = spoiled(4, spoil, tmp_path, steps=5)
+    assert "at step 4 of 6; last good state" in message
+    stored = checkpoint.read(tmp_path / "training.safetensors")
+    assert stored.metadata["progress"]["step"] == 3
+    assert all(tensor.isfinite().all() for tensor in stored.tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("interval", "read_every", "expected"),
+    [(1e9, 50, [3, 6, 8]), (1e9, 2, [2, 3, 4, 6, 8]), (1e9, 1, list(range(1, 9))), (0.0, 50, list(range(1, 9)))],
+)
+def test_the_device_is_looked_at_now_and_then_and_before_each_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interval: float, read_every: int, expected: list[int]
+) -> None:
+    """Three steps an epoch; a stop after eight steps, in the middle of one."""
+    at: list[int] = []
+    objective, read, save = Recording(), Tally.read, Store.save
+
+    def looked(self: Tally) -> Any:
+        at.append(len(objective.seen))
+        return read(self)
+
+    def saved(self: Store, model: nn.Module, optimizer: Any, progress: Progress) -> None:
+        assert at[-1] == progress.step
+        save(self, model, optimizer, progress)
+
+    monkeypatch.setattr(Tally, "read", looked)
+    monkeypatch.setattr(Store, "save", saved)
+    todo = plan(objective, last_step=9)
+    run(todo, tmp_path, steps=8, interval=interval, read_every=read_every)
+    assert list(dict.fromkeys(at)) == expected
+
+
+@pytest.mark.parametrize("read_every", [1, 2, 50])
+def test_how_often_the_device_is_looked_at_changes_no_number(tmp_path: Path, read_every: int) -> None:
+    straight, whole = run(plan(Recording()), tmp_path / "straight")
+    other, found = run(plan(Recording()), tmp_path / "other", read_every=read_every)
+    assert equal(straight, other)
+    assert [{**row, "seconds": 0} for row in found.history] == [{**row, "seconds": 0} for row in whole.history]
 
 
 def test_a_run_that_diverges_at_once_names_no_state(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import pytest
 import torch
@@ -13,10 +14,22 @@ from deqpipe.attack.pgd import PGD
 from deqpipe.gradient import Unrolled
 from deqpipe.model.classifier import DEQClassifier, build_classifier
 from deqpipe.seeding import Stream
+from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.fixed_point import FixedPointIteration
 from deqpipe.solver.solve import Returned, Termination
 from deqpipe.threat_model import LinfBall
-from deqpipe.training.forward import DEQForward, PlainForward, RandomStates, StateChoice, UnrolledForward, draws
+from deqpipe.training.forward import (
+    DEQForward,
+    DEQPass,
+    Draws,
+    Pass,
+    PlainForward,
+    RandomStates,
+    Reader,
+    StateChoice,
+    UnrolledForward,
+    draws,
+)
 from deqpipe.training.jacobian import JacobianRegularisation
 from deqpipe.training.objectives import (
     Batch,
@@ -38,6 +51,8 @@ STREAM = Stream(5, "training/attack")
 NEVER = JacobianRegularisation(weight=1.0, frequency=0.0, last_step=100, probes=1, length_jitter=(0, 0))
 ALWAYS = JacobianRegularisation(weight=2.0, frequency=1.0, last_step=100, probes=2, length_jitter=(1, 1))
 RANDOM = RandomStates(in_attack=True, natural="independent")
+NATURAL: tuple[Literal["final", "independent", "shared"], ...] = ("final", "independent", "shared")
+RETURNED: tuple[Returned, ...] = ("last", "lowest_sample", "lowest_batch")
 
 
 @pytest.fixture
@@ -329,6 +344,108 @@ def test_natural_logits_are_computed_once_per_state_and_not_once_per_attack_step
     used = counted(deq, lambda: objective("trades", forward())(deq, batch, draws(9, 0)))
     one_pass = (N + UNROLL) * len(batch.y)
     assert used == one_pass * (1 + STEPS) + 2 * one_pass  # natural once, each attack step, both branches of the loss
+
+
+# With random states: the natural trajectory is solved once per batch, as far as the latest state that was drawn.
+
+DRAWING = {
+    f"{natural}, {returned}": RandomStates(in_attack=True, natural=natural, returned=returned)
+    for natural in NATURAL
+    for returned in RETURNED
+}
+ATTACK_OF_MANY_STEPS = replace(ATTACK, steps=5)
+
+
+def choices(step: int, random: RandomStates, returned: Returned, count: int) -> list[tuple[StateChoice, StateChoice]]:
+    """(natural, adversarial) of the loss, then of each attack step."""
+    states = SlowStates(step, random, returned)
+    return [states() for _ in range(count + 1)]
+
+
+def evaluations(choice: StateChoice) -> int:
+    """Of reaching a state and unrolling it."""
+    return choice.steps + (choice.returned != "last") + UNROLL
+
+
+@pytest.mark.parametrize("returned", ["last", "lowest_sample"])
+@pytest.mark.parametrize("which", DRAWING)
+def test_a_step_of_trades_evaluates_f_as_often_as_the_formula_says(
+    deq: DEQClassifier, batch: Batch, which: str, returned: Returned
+) -> None:
+    """The natural solve as far as its latest state, each different natural state unrolled once, all else as drawn."""
+    random, whole = DRAWING[which], forward(random=DRAWING[which], returned=returned)
+    for step in range(2):
+        loss, *attack = choices(step, random, returned, ATTACK_OF_MANY_STEPS.steps)
+        natural = {natural for natural, _ in attack}
+        solved = max(choice.steps + (choice.returned != "last") for choice in natural)
+        expected = (
+            solved
+            + UNROLL * len(natural)
+            + sum(evaluations(adversarial) for _, adversarial in attack)
+            + sum(evaluations(choice) for choice in loss)
+        )
+        trades = replace(objective("trades", whole), attack=ATTACK_OF_MANY_STEPS)
+        used = counted(deq, lambda trades=trades, step=step: trades(deq, batch, draws(9, step)))  # type: ignore[misc]
+        assert used == expected * len(batch.y)
+
+
+@dataclass(frozen=True)
+class SolvedAnew:
+    """Each natural state by a solve of its own, at every attack step."""
+
+    forward: DEQForward
+
+    def prepare(self, model: nn.Module, sources: Draws) -> Pass:
+        passes = self.forward.prepare(model, sources)
+
+        class Anew(DEQPass):
+            def reader(self, x: Tensor) -> Reader:
+                return torch.no_grad()(lambda state: passes.crafting(x, state))
+
+        return Anew(**vars(passes))
+
+
+@pytest.mark.parametrize(
+    "termination",
+    [Termination(8), Termination(8, rtol=0.3), Termination(8, scope="batch"), Termination(8, rtol=0.3, scope="batch")],
+    ids=lambda one: f"{one.scope} {one.rtol}",
+)
+@pytest.mark.parametrize("which", [which for which in DRAWING if "final" not in which])
+def test_one_natural_solve_gives_the_bits_of_a_solve_for_each_state(
+    deq: DEQClassifier, batch: Batch, termination: Termination, which: str
+) -> None:
+    whole = replace(forward(random=DRAWING[which], returned="lowest_sample"), solver=Broyden(), termination=termination)
+    found = []
+    for way in (whole, SolvedAnew(whole)):
+        trades = replace(objective("trades", whole), forward=way, attack=ATTACK_OF_MANY_STEPS)
+        model = copy.deepcopy(deq)
+        loss = trades(model, batch, draws(9, 1))
+        found.append([loss.value.detach(), loss.logits.detach(), *gradients(model, loss.value)])
+    assert all(torch.equal(left, right) for left, right in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("returned", RETURNED)
+def test_what_a_reader_reads_has_the_bits_of_crafting(deq: DEQClassifier, batch: Batch, returned: Returned) -> None:
+    """Every state that can be drawn, in an order that goes back and forth, and again from what is known."""
+    whole = replace(forward(), solver=Broyden(), termination=Termination(8))
+    passes = whole.prepare(deq.eval(), draws(9, 0))
+    reader = passes.reader(batch.x)
+    for steps in (3, 8, 1, 5, 2, 8, 7, 6, 4, 3):
+        choice = StateChoice(steps, returned)
+        with torch.no_grad():
+            assert torch.equal(reader(choice), passes.crafting(batch.x, choice))
+    assert not reader(StateChoice(2, returned)).requires_grad
+
+
+def test_a_reader_of_an_ordinary_network_computes_its_logits_once(batch: Batch) -> None:
+    network, calls = Network().eval(), []
+    network.register_forward_hook(lambda *_: calls.append(1))
+    passes = PlainForward().prepare(network, draws(9, 0))
+    reader = passes.reader(batch.x)
+    found = [reader(passes.loss_states.natural) for _ in range(3)]
+    assert len(calls) == 1
+    assert torch.equal(found[0], network(batch.x).detach())
+    assert not found[0].requires_grad
 
 
 @pytest.mark.parametrize("kind", ["pgd_at", "trades"])
