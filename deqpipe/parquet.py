@@ -59,13 +59,27 @@ class Found:
 
     def column(self, name: str) -> np.ndarray:
         """A column as it was written."""
-        array = self.table[name].combine_chunks()
-        if pa.types.is_dictionary(array.type):
-            words: np.ndarray = np.array(array.dictionary.to_pylist(), dtype=object)[np.from_dlpack(array.indices)]
-            return words
-        nested = pa.types.is_fixed_size_list(array.type)
-        numbers: np.ndarray = np.from_dlpack(array.flatten() if nested else array)
-        return numbers.reshape(len(array), array.type.list_size) if nested else numbers
+        column = self.table[name]
+        parts = [_values(chunk) for chunk in column.chunks]
+        return parts[0] if len(parts) == 1 else np.concatenate([_nothing(column.type), *parts])
+
+
+def _values(array: pa.Array) -> np.ndarray:
+    if pa.types.is_dictionary(array.type):
+        words: np.ndarray = np.array(array.dictionary.to_pylist(), dtype=object)[np.from_dlpack(array.indices)]
+        return words
+    nested = pa.types.is_fixed_size_list(array.type)
+    numbers: np.ndarray = np.from_dlpack(array.flatten() if nested else array)
+    return numbers.reshape(len(array), array.type.list_size) if nested else numbers
+
+
+def _nothing(kind: pa.DataType) -> np.ndarray:
+    """A column without rows; files without rows have no chunks."""
+    if pa.types.is_dictionary(kind):
+        return np.empty(0, object)
+    nested = pa.types.is_fixed_size_list(kind)
+    number = (kind.value_type if nested else kind).to_pandas_dtype()  # one of numpy's
+    return np.empty((0, kind.list_size) if nested else 0, number)
 
 
 def read(path: Path, names: Sequence[str]) -> Found:

@@ -1,6 +1,7 @@
 import pickle
 import shutil
 from collections.abc import Callable
+from importlib.metadata import PathDistribution
 from pathlib import Path
 from urllib.error import URLError
 
@@ -41,6 +42,14 @@ def test_digits_are_split_by_index_and_scaled_to_bytes() -> None:
     assert np.array_equal(images[:, 0].numpy(), np.rint(raw.images * 255 / 16))
     assert (int(images.min()), int(images.max())) == (0, 255)
     assert np.array_equal(labels.numpy(), raw.target)
+
+
+def test_digits_that_scikit_learn_keeps_elsewhere_are_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PathDistribution, "locate_file", lambda self, path: tmp_path / path)
+    with pytest.raises(UserError, match=r"digits are not in .*: install the version of requirements\.txt"):
+        digits()
 
 
 def test_classes_of_the_digits_are_about_balanced_in_every_split() -> None:

@@ -1,9 +1,11 @@
 """Where images come from: scikit-learn's digits, CIFAR-10, or a folder."""
 
 from http.client import HTTPException
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
 from deqpipe.data.dataset import Dataset, Split, hold_out
@@ -39,19 +41,28 @@ def digits(*, validation: int) -> Dataset:
     others than the rest: of those sheets only the first 22 digits come earlier, inside a validation split of at least
     22. Classes are about balanced: 33 to 37 test images each, 141 to 146 of the other 1,437.
     """
-    from sklearn.datasets import load_digits
-
-    raw = load_digits()
-    # 0..16 to 0..255
-    images = (torch.from_numpy(raw.images) * (255 / 16)).round().to(torch.uint8)[:, None]
-    labels = torch.from_numpy(raw.target).to(torch.int64)
+    rows = np.loadtxt(_digits_file(), delimiter=",")  # 64 pixels of 0..16, and the digit
+    images = (torch.from_numpy(rows[:, :-1]) * (255 / 16)).round().to(torch.uint8).reshape(-1, 1, 8, 8)
+    labels = torch.from_numpy(rows[:, -1]).to(torch.int64)
     return hold_out(
         Split(images[:-DIGITS_TEST], labels[:-DIGITS_TEST]),
         Split(images[-DIGITS_TEST:], labels[-DIGITS_TEST:]),
         validation=validation,
-        classes=tuple(str(name) for name in raw.target_names),
+        classes=tuple(str(digit) for digit in range(10)),
         name="digits",
     )
+
+
+def _digits_file() -> Path:
+    """The file that sklearn.datasets.load_digits reads; importing scikit-learn takes ten times as long as reading it.
+
+    Raises:
+        UserError: this version of scikit-learn keeps it elsewhere.
+    """
+    file = Path(str(metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")))
+    if not file.exists():
+        raise UserError(f"scikit-learn's digits are not in {file}: install the version of requirements.txt")
+    return file
 
 
 def cifar10(root: Path, *, validation: int) -> Dataset:

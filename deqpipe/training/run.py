@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import Optimizer
 
 from deqpipe import checkpoint, specs
 from deqpipe.attack.pgd import PGD
@@ -59,6 +59,7 @@ from deqpipe.training.forward import (
 from deqpipe.training.jacobian import JacobianRegularisation
 from deqpipe.training.loop import HISTORY, Plan, Progress, Store, cosine, multistep, train
 from deqpipe.training.objectives import CleanUnrolled, PGDAdversarial, TradesAdversarial, TrainingObjective
+from deqpipe.training.optimizers import SGD, Adam
 from deqpipe.training.validation import Crafting, Scoring, SelectingAttack, Validator
 
 
