@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from benchmarks.dealt import Dealt
+from deqpipe.compute.evaluations import Evaluations
 from deqpipe.model.cell import NormedConv2d, PostFuse, ResidualBlock, Upsample
 from deqpipe.model.classifier import DEQClassifier
 
@@ -83,7 +84,11 @@ class PlainDEQ:
 
         def f(z: Tensor) -> Tensor:
             value = self._evaluated(z, injections, weights)
-            self.network.counter.count(value, to_weights=to_weights)
+            counter = self.network.counter
+            counter.count(value)
+            if to_weights and value.requires_grad:
+                through = Evaluations(backward_weights=len(z))
+                value.register_hook(lambda _: counter.add(through))
             return value
 
         return f
