@@ -135,6 +135,7 @@ def measured(
 def _warmed_up(sides: Sequence[Side], device: torch.device, patience: Patience) -> tuple[list[float], list[bool]]:
     """Bytes that each side needs, and whether its results are the first side's bit for bit."""
     peaks, shown = [], []
+    gc.collect()  # what was measured before shall not be freed in between
     for side in sides:
         for number in range(1, patience.warmups):
             side.run(number)
@@ -259,7 +260,6 @@ def _same_bits(one: Shown, other: Shown) -> bool:
 
 def _watched(side: Side, device: torch.device) -> tuple[float, Shown]:
     """A run, and the bytes that it needed at once beyond those that were taken before."""
-    gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

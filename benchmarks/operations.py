@@ -163,8 +163,11 @@ def _f_and_gradients(fn: plain.Map, network: DEQClassifier, x: Tensor) -> Shown:
     z = network.initial_state(x).requires_grad_()
     value = fn(fn(z))
     parameters = dict(network.cell.named_parameters())
-    gradients = torch.autograd.grad(value.square().sum(), [z, *parameters.values()])
-    return {"f": network.in_channel_order(value.detach())} | dict(zip(["z", *parameters], gradients, strict=True))
+    to_state, *gradients = torch.autograd.grad(value.square().sum(), [z, *parameters.values()])
+    states = {"f": value.detach(), "gradient to the state": to_state}
+    return {name: network.in_channel_order(each) for name, each in states.items()} | dict(
+        zip(parameters, gradients, strict=True)
+    )
 
 
 # --- the solver ------------------------------------------------------------------------------------------------------

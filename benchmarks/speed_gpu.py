@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo
 
 from benchmarks import device_checks, gpu_page, hours, operations, release_sides, speed_rows
 from benchmarks.findings import Finding, Findings, Verdict
@@ -282,9 +281,9 @@ def _of_way(operation: Operation, computed: Computed) -> Operation:
 def _measure(bench: Bench, operation: Operation, world: World) -> None:
     """Time an operation unless that was done; with half as many images where memory runs out."""
     rows = speed_rows.read(bench.table)
-    if bench.over or any(_answers(row, operation, world) for row in rows):
+    if bench.over or _is_there(rows, operation, world):
         return
-    _forget()
+    _forget(world)
     try:
         found = measured(operation, world, bench.patience, {})
     except torch.OutOfMemoryError as error:
@@ -304,19 +303,22 @@ def _measure(bench: Bench, operation: Operation, world: World) -> None:
         print(f"  {operation.name}, {row.side}, {world.computed.name}: {row.rate:.4g} images/s", flush=True)
 
 
-def _forget() -> None:
+def _forget(world: World) -> None:
     """Give back what operations before have taken: captured graphs, and compiled functions, whose number is limited."""
-    gc.collect()
-    torch._dynamo.reset()
-    if torch.cuda.is_available():
+    if world.computed.way.compiled:
+        torch.compiler.reset()
+    if world.device.type == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()
 
 
-def _answers(row: Row, operation: Operation, world: World) -> bool:
-    """Whether a row is of this operation in this world, whatever its batch was."""
+def _is_there(rows: Sequence[Row], operation: Operation, world: World) -> bool:
+    """Whether there is a row of this operation in this world, whatever its batch was."""
     held = speed_rows.conditions(world)
     same = ("device", "torch", "code", "model", "protocol", "precision", "layout", "compiled", "graphs")
-    return row.operation == operation.name and all(getattr(row, name) == held[name] for name in same)
+    return any(
+        row.operation == operation.name and all(getattr(row, name) == held[name] for name in same) for row in rows
+    )
 
 
 # --- 4 and 5 ---------------------------------------------------------------------------------------------------------

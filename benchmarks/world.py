@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -81,9 +81,9 @@ class World:
 
     @cached_property
     def config(self) -> Config:
-        """The experiment. Reading it takes longer than some of what is timed."""
+        """The experiment. To check it takes longer than some of what is timed."""
         merged: dict[str, Any] = {}
-        for layer in (*(configuration.read_yaml(ROOT / name) for name in FILES[self.model]), self.changes):
+        for layer in (*map(_read, FILES[self.model]), self.changes):
             merged = configuration.merge(merged, layer)
         merged["protocol"] = self.protocol
         if self.attack_steps is not None:
@@ -190,6 +190,12 @@ class World:
 
     def _generator(self, purpose: int) -> torch.Generator:
         return torch.Generator().manual_seed(1000 * self.seed + purpose)
+
+
+@cache
+def _read(name: str) -> Mapping[str, Any]:
+    """A configuration file of the repository."""
+    return configuration.read_yaml(ROOT / name)
 
 
 @torch.no_grad()
