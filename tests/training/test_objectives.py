@@ -400,7 +400,7 @@ class SolvedAnew:
 
         class Anew(DEQPass):
             def reader(self, x: Tensor) -> Reader:
-                return torch.no_grad()(lambda state: passes.crafting(x, state))
+                return torch.no_grad()(lambda state: passes.crafting(state)(x))
 
         return Anew(**vars(passes))
 
@@ -433,7 +433,7 @@ def test_what_a_reader_reads_has_the_bits_of_crafting(deq: DEQClassifier, batch:
     for steps in (3, 8, 1, 5, 2, 8, 7, 6, 4, 3):
         choice = StateChoice(steps, returned)
         with torch.no_grad():
-            assert torch.equal(reader(choice), passes.crafting(batch.x, choice))
+            assert torch.equal(reader(choice), passes.crafting(choice)(batch.x))
     assert not reader(StateChoice(2, returned)).requires_grad
 
 
