@@ -8,8 +8,11 @@ ZERO = 1e-12  # of this norm or less, both sides are zero up to rounding, and ha
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray, *, rows: int = 0) -> float:
-    """The largest relative difference over rows, which the first `rows` axes count; infinite for other shapes."""
-    if ours.shape != theirs.shape:
+    """The largest relative difference over rows, which the first `rows` axes count.
+
+    It is infinite where shapes differ, or where one of the numbers is not finite.
+    """
+    if ours.shape != theirs.shape or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return math.inf
     shape = (math.prod(ours.shape[:rows]), -1)
     ours, theirs = ours.reshape(shape), theirs.reshape(shape)

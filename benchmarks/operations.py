@@ -15,7 +15,7 @@ from benchmarks.dealt import deal
 from benchmarks.world import World
 from deqpipe import specs
 from deqpipe.attack.pgd import PGD, cross_entropy_objective
-from deqpipe.attack.surrogate import stacked_surrogate_of, surrogate_of
+from deqpipe.attack.surrogate import stacked_surrogate_of, surrogate_of, up_to
 from deqpipe.compute.evaluations import Counter
 from deqpipe.config import Entropy
 from deqpipe.dynamics import Dynamics
@@ -100,6 +100,7 @@ class Evaluated:
     images: int
 
 
+READ = ("predicted", "margin", "entropy")
 PLAIN, OURS, STACKED = "plain", "ours", "ours, stacked"
 SOLVER_ALONE = "solver alone, f next to free"
 
@@ -348,9 +349,9 @@ def our_scoring(world: World, setting: tuple[int, int] | None) -> Side:
     judge = DEQJudge(network, dynamics_of(world, setting), "", build_final_unroll(world.settings))
 
     def run(number: int) -> Shown:
-        columns = judge(x, y, None).columns
-        names = ("predicted", "margin", "entropy", "residual")
-        return {name: torch.from_numpy(columns[name]).T for name in names}
+        columns = {name: torch.from_numpy(column).T for name, column in judge(x, y).columns.items()}
+        # records have no residual of the final state
+        return {name: columns[name] for name in READ} | {"residual": columns["residual"][:-1]}
 
     return Side(OURS, run, len(x), network.counter)
 
@@ -368,7 +369,8 @@ def our_decision(world: World, setting: tuple[int, int] | None, *, name: str = O
 
     @torch.no_grad()
     def run(number: int) -> Shown:
-        logits = network.logits(dynamics(network, x).state(last))
+        z = up_to(dynamics, last)(network, x, last_residual=False).solution.z
+        logits = network.logits(z)
         return {"logits": logits, "classes": logits.argmax(1).cpu()}
 
     return Side(name, run, len(x), network.counter)

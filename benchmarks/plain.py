@@ -7,7 +7,7 @@ paper (`protocol: paper`) and takes its parameters, stem and head from a classif
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from benchmarks.dealt import Dealt
-from deqpipe.compute.evaluations import Evaluations
 from deqpipe.model.cell import NormedConv2d, PostFuse, ResidualBlock, Upsample
 from deqpipe.model.classifier import DEQClassifier
 
@@ -70,25 +69,17 @@ class PlainDEQ:
                 masks.append(kept.to(like.device, like.dtype) / (1 - cell.dropout))
         return Weights(blocks, post, masks)
 
-    def of(self, x: Tensor, weights: Weights, *, to_weights: bool = True) -> Map:
-        """The map z -> f(z; x).
-
-        Args:
-            x: images.
-            weights: of this pass.
-            to_weights: whether a backward pass goes to the parameters as well, for the counter.
-        """
+    def of(self, x: Tensor, weights: Weights) -> Map:
+        """The map z -> f(z; x)."""
         injections = [self.network.stem(x)]
         for channels, height, width in self.network.function.shapes[1:]:
             injections.append(x.new_zeros(len(x), channels, height, width))
 
         def f(z: Tensor) -> Tensor:
-            value = self._evaluated(z, injections, weights)
-            counter = self.network.counter
-            counter.count(value)
-            if to_weights and value.requires_grad:
-                through = Evaluations(backward_weights=len(z))
-                value.register_hook(lambda _: counter.add(through))
+            first, *others = weights.post
+            watched = self.network.counter.watched(first, images=len(z))
+            value = self._evaluated(z, injections, replace(weights, post=[watched, *others]))
+            self.network.counter.count(value)
             return value
 
         return f
@@ -327,7 +318,7 @@ def _descended(
     for _ in range(reduction.input_steps):
         now = now.detach().requires_grad_()
         with torch.enable_grad():
-            value = deq.of(now, weights, to_weights=False)(z)
+            value = deq.of(now, weights)(z)
             entropy = -(deq.logits(value).softmax(1) * deq.logits(value).log_softmax(1)).sum()
             (gradient,) = torch.autograd.grad(entropy, now)
         threat = reduction.threat
@@ -356,11 +347,10 @@ def decided(deq: PlainDEQ, x: Tensor, reduction: Reduction | None) -> Tensor:
 
 
 def scored(deq: PlainDEQ, x: Tensor, y: Tensor, reduction: Reduction | None) -> dict[str, Tensor]:
-    """Of every state and the final one, (states, batch): class, margin, entropy, relative residual."""
+    """Of every state and the final one, (states, batch): class, margin, entropy; of the states their residuals."""
     solve = course(deq, x, reduction)
     final = final_state(deq, solve)
     with torch.no_grad():
-        residuals = [*solve.residuals, relative_residual(final, solve.f(final) - final)]
         columns: dict[str, list[Tensor]] = {"predicted": [], "margin": [], "entropy": []}
         for z in (*solve.states, final):
             logits = deq.logits(z)
@@ -370,7 +360,7 @@ def scored(deq: PlainDEQ, x: Tensor, y: Tensor, reduction: Reduction | None) -> 
             columns["margin"].append(own - others)
             columns["entropy"].append(-(logits.softmax(1) * logits.log_softmax(1)).sum(1))
         return {name: torch.stack(of_states) for name, of_states in columns.items()} | {
-            "residual": torch.stack(residuals)
+            "residual": torch.stack(solve.residuals)
         }
 
 
@@ -435,8 +425,8 @@ class Step:
         adversarial = x + self.numbers.start_noise * dealt.noise
         for states in dealt.crafting:
             adversarial = adversarial.detach().requires_grad_()
-            perturbed = self._crafting(adversarial, states.adversarial.steps, to_weights=False)
-            natural = self._crafting(x, states.natural.steps, to_weights=False)
+            perturbed = self._crafting(adversarial, states.adversarial.steps)
+            natural = self._crafting(x, states.natural.steps)
             (gradient,) = torch.autograd.grad(_divergence(perturbed, natural), adversarial)
             adversarial = threat.inside(adversarial.detach() + threat.step_size * gradient.sign(), x)
         network.train()
@@ -446,10 +436,10 @@ class Step:
         loss = F.cross_entropy(natural, y) + self.numbers.inverse_lambda * robust
         return self._update(loss + natural_term + perturbed_term)
 
-    def _crafting(self, x: Tensor, length: int, *, to_weights: bool = True) -> Tensor:
+    def _crafting(self, x: Tensor, length: int) -> Tensor:
         """Logits behind z^[length], in evaluation mode."""
         deq = self.deq
-        f = deq.of(x, deq.weights(), to_weights=to_weights)
+        f = deq.of(x, deq.weights())
         states, _ = solved(f, deq.zero(x), length)
         return deq.logits(deq.unrolled(f, states[-1], steps=deq.unroll, damping=deq.damping))
 
@@ -466,12 +456,12 @@ class Step:
     def _jacobian(self, f: Map, z: Tensor, source: torch.Generator) -> Tensor:
         """Hutchinson's estimate of the squared norm of the Jacobian of f, per entry of z."""
         z = z.detach().requires_grad_()
-        value, total = f(z), z.new_zeros(())
+        value, products = f(z), list[Tensor]()
         for _ in range(self.numbers.probes):
             probe = torch.randn(z.shape, generator=source).to(z.device, z.dtype)
-            (product,) = torch.autograd.grad(value, z, probe, create_graph=True)
-            total = total + (product**2).sum()
-        return total / self.numbers.probes / z.numel()
+            products += torch.autograd.grad(value, z, probe, create_graph=True)
+        self.deq.network.counter.count_differentiated(products)
+        return torch.stack([(product**2).sum() for product in products]).sum() / len(products) / z.numel()
 
     def _update(self, loss: Tensor) -> Tensor:
         self.optimizer.zero_grad()

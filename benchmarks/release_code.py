@@ -158,7 +158,7 @@ class _Numbers(ast.NodeTransformer):
 
 @functools.cache
 def _imported(tree: Path, name: str, numbers: tuple[int, int]) -> Any:
-    """A module of a tree. The other tree has modules of the same names, so all of them are forgotten afterwards."""
+    """A module of a tree. The other one has modules of the same names: all, and stand-ins, are forgotten afterwards."""
     roots = [tree, tree / "MDEQ-Vision/lib", tree / "MDEQ-Vision/lib/models"]
     stubs = {
         "termcolor": types.SimpleNamespace(colored=lambda text, *_: text),
@@ -175,7 +175,8 @@ def _imported(tree: Path, name: str, numbers: tuple[int, int]) -> Any:
                 sys.modules["mdeq_core"] = _compiled(roots[-1] / "mdeq_core.py", numbers)
             return importlib.import_module(name)
         finally:
-            for key in [key for key in sys.modules if key.split(".")[0] in names]:
+            ours = {key for key in sys.modules if key.split(".")[0] in names} | stubs.keys() - present.keys()
+            for key in ours:
                 del sys.modules[key]
 
 

@@ -1,11 +1,9 @@
 """The authors' own code as a side of operations, and our side with the keys that make the two equal."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +24,7 @@ AUTHORS = "the authors' code"
 PAPERS_KEYS = "ours, the paper's keys"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Counted:
     """A network of the release, its evaluations of f counted.
 
@@ -35,23 +33,12 @@ class Counted:
         release: its code, of the network's type and device.
         shape: as the release was told it.
         counter: of its evaluations.
-        to_weights: whether a backward pass goes to the weights as well; nothing of the network tells.
     """
 
     network: Any
     release: Release
     shape: Shape
     counter: Counter
-    to_weights: bool = True
-
-    @contextlib.contextmanager
-    def for_images_only(self) -> Iterator[None]:
-        """A block whose gradients are taken with respect to images alone."""
-        before, self.to_weights = self.to_weights, False
-        try:
-            yield
-        finally:
-            self.to_weights = before
 
 
 def counted(world: World, folder: Path, tree: str, numbers: tuple[int, int] = PAPERS) -> Counted:
@@ -70,15 +57,24 @@ def counted(world: World, folder: Path, tree: str, numbers: tuple[int, int] = PA
     found = Counted(release.network(shape, tree, numbers), release, shape, Counter())
     state = world.network().state_dict()
     found.network.load_state_dict({theirs: state[name] for theirs, name in names_of(config.model).items()})
-
-    def count(module: Any, inputs: Any, values: Sequence[Tensor]) -> None:
-        found.counter.count(values[0])
-        if found.to_weights and values[0].requires_grad:
-            through = Evaluations(backward_weights=len(values[0]))
-            values[0].register_hook(lambda _: found.counter.add(through))
-
-    found.network.fullstage.register_forward_hook(count)
+    _watch(found.network.fullstage, found.counter)
     return found
+
+
+def _watch(f: Any, counter: Counter) -> None:
+    """Count the evaluations of the release's f as `BoundMap` counts those of ours: by its value and one weight."""
+    convolution, weights = f.post_fuse_layers[0].conv, list[Tensor]()
+
+    def before(module: Any, inputs: Any) -> None:
+        weights.append(convolution.weight)
+        convolution.weight = counter.watched(convolution.weight, images=len(inputs[0][0]))
+
+    def after(module: Any, inputs: Any, values: Sequence[Tensor]) -> None:
+        convolution.weight = weights.pop()
+        counter.count(values[0])
+
+    f.register_forward_pre_hook(before)
+    f.register_forward_hook(after)
 
 
 def their_attack(world: World, folder: Path, points: Sequence[GridPoint]) -> Side:
@@ -135,7 +131,7 @@ def their_decision(world: World, folder: Path, setting: tuple[int, int] | None) 
     network, last = theirs.network.eval(), world.config.solver.steps
 
     def run(number: int) -> Shown:
-        with theirs.release.stand_ins(), theirs.for_images_only(), torch.no_grad():
+        with theirs.release.stand_ins(), torch.no_grad():
             _, _, scales = network(x, train_step=-1, compute_jac_loss=False, for_attack=setting is None)
             logits: Tensor = network.predict(scales[last - 1])
         return {"logits": logits, "classes": logits.argmax(1).cpu()}
@@ -179,18 +175,13 @@ def _trades_step(world: World, theirs: Counted, method: Method) -> _Step:
     step = TradesStep(
         theirs.release, theirs.shape, world.ball.epsilon, numbers.step_size_255 / 255, numbers.steps, weight
     )
-    loop = theirs.release.loop("training")
+    # What goes back through the gradients of the Jacobian term, in both branches (`Counter.count_differentiated`).
+    probes = world.config.jacobian.probes
+    unseen = Evaluations(backward_input=probes + 1, backward_weights=probes) * (2 * world.batch * method.regularised)
 
     def run(images: tuple[Tensor, Tensor], optimizer: Adam, dice: Dice) -> None:
-        attack = loop.trades_adv
-
-        def for_images_only(*arguments: Any, **options: Any) -> Tensor:
-            with theirs.for_images_only():
-                made: Tensor = attack(*arguments, **options)
-            return made
-
-        with mock.patch.object(loop, "trades_adv", for_images_only):
-            step(theirs.network, images, criterion=F.cross_entropy, optimizer=optimizer, dice=dice)
+        step(theirs.network, images, criterion=F.cross_entropy, optimizer=optimizer, dice=dice)
+        theirs.counter.add(unseen)
 
     return run
 

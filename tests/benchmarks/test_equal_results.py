@@ -1,15 +1,18 @@
 """What the benchmark of speed compares gives equal results, and it notices where it does not."""
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from benchmarks import measure, operations, plain, release_sides, ways
+from benchmarks.differences import difference
 from benchmarks.operations import Operation
 from benchmarks.release_code import Release
 from benchmarks.world import SPREAD, World
@@ -114,7 +117,7 @@ def test_timed_sides_are_taken_in_turn_and_counted() -> None:
     assert order == ["plain", "ours"] * 5  # a warm-up, and four pairs
     assert (slow.side, slow.pairs, slow.ratio.median, slow.ratio.low, slow.ratio.high) == ("plain", 4, 1, 1, 1)
     assert fast.ratio.low <= fast.ratio.median <= fast.ratio.high
-    assert fast.evaluations == Evaluations(forward=WORLD.config.solver.steps + 1)
+    assert fast.evaluations == Evaluations(forward=WORLD.config.solver.steps)
     assert fast.difference == 1e-15
     assert 0 < fast.share < 1
 
@@ -144,6 +147,15 @@ def test_authors_code_gives_our_results() -> None:
     for operation in release_sides.operations(Path(RELEASE), points=3):
         apart = measure.compared(operation, world)
         assert apart["ours"] <= 1e-10, operation.name
+
+
+@pytest.mark.parametrize("lost", [math.nan, math.inf])
+def test_a_lost_number_is_a_difference(lost: float) -> None:
+    whole, damaged = np.ones((2, 3)), np.ones((2, 3))
+    damaged[1, 1] = lost
+    assert difference(whole, damaged, rows=1) == difference(damaged, whole) == difference(damaged, damaged) == math.inf
+    assert difference(whole, np.ones((3, 2))) == math.inf
+    assert difference(whole, whole) == 0
 
 
 def test_a_folder_without_the_authors_code_is_told(tmp_path: Path) -> None:
