@@ -17,6 +17,7 @@ rule strongest:
         "<logs>/benchmark/strongest/{model}/seed{seed}.tsv"
     wildcard_constraints:
         model=any_of(DEQS),
+    priority: 45
     params:
         spec=spec("strongest"),
         results=results_folder,
@@ -40,6 +41,7 @@ rule race:
         "<logs>/benchmark/race/grid/{model}/seed{seed}.tsv"
     wildcard_constraints:
         model=any_of(DEQS),
+    priority: 50
     params:
         spec=spec("race"),
         results=results_folder,
@@ -62,6 +64,7 @@ rule race_sweep:
         "<logs>/benchmark/race/sweep/{model}/seed{seed}.tsv"
     wildcard_constraints:
         model=any_of([SWEPT]),
+    priority: 40
     params:
         spec=spec("race_sweep"),
         results=results_folder,

@@ -12,6 +12,7 @@ rule clean:
         "<logs>/clean/{model}/seed{seed}.log",
     benchmark:
         "<logs>/benchmark/clean/{model}/seed{seed}.tsv"
+    priority: 30
     threads: THREADS
     resources:
         gpu=GPUS,
@@ -40,6 +41,7 @@ rule attack_grid:
         "<logs>/benchmark/attack_grid/{model}/seed{seed}/{shard}.tsv"
     wildcard_constraints:
         model=any_of(DEQS),
+    priority: 50
     threads: THREADS
     resources:
         gpu=GPUS,
@@ -71,6 +73,7 @@ rule attack_pgd:
         "<logs>/benchmark/attack_pgd/{model}/seed{seed}.tsv"
     wildcard_constraints:
         model=any_of((TRUNK, *RESNETS)),
+    priority: 30
     threads: THREADS
     resources:
         gpu=GPUS,
@@ -125,6 +128,7 @@ rule autoattack:
         "<logs>/benchmark/autoattack/{model}/seed{seed}/{defence}_images{images}.tsv"
     wildcard_constraints:
         model=any_of((*DEQS, *RESNETS)),
+    priority: 40
     threads: THREADS
     resources:
         gpu=GPUS,
@@ -155,6 +159,7 @@ rule attack_top:
         "<logs>/benchmark/attack_top/{model}/seed{seed}/images{images}.tsv"
     wildcard_constraints:
         model=any_of([SWEPT]),
+    priority: 40
     threads: THREADS
     resources:
         gpu=GPUS,
@@ -186,6 +191,7 @@ rule attack_in_loop:
         "<logs>/benchmark/attack_in_loop/{model}/seed{seed}/images{images}.tsv"
     wildcard_constraints:
         model=any_of(TRADES),
+    priority: 40
     threads: THREADS
     resources:
         gpu=GPUS,
@@ -217,6 +223,7 @@ rule attack_sweep:
         "<logs>/benchmark/attack_sweep/{model}/seed{seed}/images{images}.tsv"
     wildcard_constraints:
         model=any_of([SWEPT]),
+    priority: 40
     threads: THREADS
     resources:
         gpu=GPUS,
@@ -251,6 +258,7 @@ rule attack_example:
         "<logs>/benchmark/attack_example/{model}/seed{seed}.tsv"
     wildcard_constraints:
         model=any_of([EXAMPLE]),
+    priority: 30
     threads: THREADS
     resources:
         gpu=GPUS,

@@ -200,6 +200,10 @@ wildcard_constraints:
     images=r"\d+-\d+",
 
 
+# Priorities of rules: what has the longest way to the end starts first, so that small jobs are left to fill the gaps of
+# the cores; timing jobs, which need the whole machine, come when nothing else is left.
+
+
 # One job per GPU on this machine; a cluster counts for itself.
 resource_scopes:
     gpu="local",

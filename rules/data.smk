@@ -24,6 +24,7 @@ rule prepare_data:
         "<logs>/prepare_data.log",
     benchmark:
         "<logs>/benchmark/prepare_data.tsv"
+    priority: 90
     params:
         spec=spec("data"),
         root=lambda wildcards, output: CONFIG.data.root,

@@ -12,6 +12,7 @@ rule figure2:
         "<logs>/figures/figure2.log",
     benchmark:
         "<logs>/benchmark/figures/figure2.tsv"
+    priority: 20
     params:
         spec=specs.dumps(specs.build_product("figure", CONFIG)),
         number=number,

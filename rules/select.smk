@@ -14,6 +14,7 @@ rule select_early_state:
         "<logs>/benchmark/select_early_state/{model}/seed{seed}.tsv"
     wildcard_constraints:
         model=any_of(DEQS),
+    priority: 50
     threads: THREADS
     resources:
         gpu=GPUS,

@@ -12,6 +12,7 @@ rule table1:
         "<logs>/tables/table1.log",
     benchmark:
         "<logs>/benchmark/tables/table1.tsv"
+    priority: 20
     params:
         spec=specs.dumps(specs.build_product("table", CONFIG)),
         number=number,
@@ -127,6 +128,7 @@ use rule table1 as table9 with:
         "<logs>/tables/table9.log",
     benchmark:
         "<logs>/benchmark/tables/table9.tsv"
+    priority: 5
 
 
 use rule table1 as table10 with:
@@ -140,6 +142,7 @@ use rule table1 as table10 with:
         "<logs>/tables/table10.log",
     benchmark:
         "<logs>/benchmark/tables/table10.tsv"
+    priority: 5
 
 
 rule tables:

@@ -12,6 +12,7 @@ rule time_training:
         "<logs>/time_training/seed{seed}.log",
     benchmark:
         "<logs>/benchmark/time_training/seed{seed}.tsv"
+    priority: 10
     threads: ALL_CORES
     resources:
         gpu=GPUS,
@@ -36,6 +37,7 @@ rule time_inference:
         "<logs>/benchmark/time_inference/{model}/seed{seed}.tsv"
     wildcard_constraints:
         model=any_of([SWEPT]),
+    priority: 10
     threads: ALL_CORES
     resources:
         gpu=GPUS,

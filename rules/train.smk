@@ -14,6 +14,7 @@ rule pretrain:
         f"<logs>/pretrain/{TRUNK}/seed{{seed}}.log",
     benchmark:
         f"<logs>/benchmark/pretrain/{TRUNK}/seed{{seed}}.tsv"
+    priority: 80
     threads: THREADS
     resources:
         gpu=GPUS,
@@ -43,6 +44,7 @@ rule train_deq:
         "<logs>/benchmark/train_deq/{model}/seed{seed}.tsv"
     wildcard_constraints:
         model=any_of((*TRAINED, *OTHER_JACOBIAN)),
+    priority: 70
     threads: THREADS
     resources:
         gpu=GPUS,
@@ -70,6 +72,7 @@ rule use_imported:
         "<logs>/benchmark/use_imported/{model}/seed{seed}.tsv"
     wildcard_constraints:
         model=any_of(IMPORTED),
+    priority: 70
     params:
         spec=lambda wildcards: specs.dumps(specs.build_import(CONFIG, wildcards.model)),
     shell:
@@ -91,6 +94,7 @@ rule train_resnet:
         "<logs>/benchmark/train_resnet/{model}/seed{seed}.tsv"
     wildcard_constraints:
         model=any_of(RESNETS),
+    priority: 60
     threads: THREADS
     resources:
         gpu=GPUS,

@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
 import warnings
 from collections.abc import Mapping
@@ -31,6 +30,7 @@ set -eu
 verb=$1
 echo "$*" >> calls.txt
 echo "$verb runs"
+sleep "${FAKE_SECONDS:-0}"
 while [ $# -gt 0 ]; do
   case $1 in
     --output|--best|--last|--history) echo "$verb" > "$2" ;;
@@ -116,8 +116,8 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("environment")
     venv.EnvBuilder(with_pip=False, symlinks=True).create(folder)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    borrowed = f"{sysconfig.get_path('purelib')}\n{ROOT}\n"
-    (folder / "lib" / version / "site-packages" / "borrowed.pth").write_text(borrowed)
+    borrowed = [path for path in sys.path if path.endswith("site-packages")]
+    (folder / "lib" / version / "site-packages" / "borrowed.pth").write_text("\n".join([*borrowed, str(ROOT)]))
     fake = folder / "bin" / "deqpipe"
     fake.write_text(FAKE_DEQPIPE)
     fake.chmod(0o755)

@@ -152,7 +152,8 @@ def test_cluster_jobs_ask_for_one_gpu_each_and_stop_before_their_time_is_up(work
     jobs = {job.partition(":")[0]: job for job in result.stdout.split("\nrule ")[1:]}
     assert "gpu=1" in jobs["train_deq"]
     assert "runtime=240" in jobs["train_deq"]
-    assert "--device cuda --time-budget-minutes 235" in jobs["train_deq"]
+    assert "--device cuda" in jobs["train_deq"]
+    assert "--time-budget-minutes 235" in jobs["train_deq"]
     assert "--time-budget-minutes 235" in jobs["attack_grid"]
     assert "gpu=" not in jobs["table1"]
 
