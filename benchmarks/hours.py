@@ -12,7 +12,12 @@ from deqpipe import specs
 from deqpipe.compute.precision import PrecisionName
 from deqpipe.config import Config
 from deqpipe.data import steps_per_epoch
+from deqpipe.planning import work
+from deqpipe.planning.leavers import entering
+from deqpipe.planning.printed import Measured, Plan
+from deqpipe.planning.rates import rates as measured_rates
 from deqpipe.planning.work import Images
+from deqpipe.planning.workflow import jobs
 from deqpipe.records import write_text
 
 PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "tf32", "bf16")
@@ -59,6 +64,20 @@ def hours(part: Part, rows: Sequence[Row], precision: PrecisionName) -> float | 
 
 def _ours(rows: Sequence[Row], precision: PrecisionName) -> list[Row]:
     return [row for row in rows if row.precision == precision and row.side == "ours" and row.protocol == "paper"]
+
+
+def by_rule(config: Config, images: Images, rates: Path) -> dict[str, Mapping[PrecisionName, float]]:
+    """Hours of every computing rule, by its evaluations of f and a file of rates; no image leaves AutoAttack early.
+
+    Raises:
+        UserError: Snakemake, which knows the jobs, is not there or cannot plan.
+    """
+    everything = [job for job in jobs([], cores=1, everything=True) if work.uses_device(job.rule)]
+    nothing = Measured({}, "", cuda=True, processes=1)
+    plan = Plan(config, images, everything, (), nothing, 1, entering(config, everything), measured_rates(rates))
+    rules = dict.fromkeys(job.rule for job in everything)
+    seconds = {rule: plan.on_h100([job for job in everything if job.rule == rule]) for rule in rules}
+    return {rule: {name: float(each) / 3600 for name, each in taken.items()} for rule, taken in seconds.items()}
 
 
 def write_rates(path: Path, rows: Sequence[Row]) -> None:

@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parsed(arguments)
     logging.disable(logging.INFO)  # the authors' code reports every step
     try:
-        for model in options.model or (("MDEQ-Large",) if options.release else MODELS):
+        models: Sequence[ModelName] = options.model or (["MDEQ-Large"] if options.release else MODELS)
+        for model in models:
             world = World(model, options.batch or BATCHES[model], threads=options.threads)
             if options.release:
                 world = replace(world, protocol="release", dropout=False)
@@ -66,6 +67,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.release and (missing := Release(options.release).missing):
         parser.error(missing)
+    if options.release and "demo" in (options.model or ()):
+        parser.error("the authors' code takes colour images of 32x32, the demo's are grey: --release is for MDEQ-Large")
     return options
 
 

@@ -329,13 +329,23 @@ def tell_hours(bench: Bench) -> None:
     if bench.world.model != "MDEQ-Large":
         print("  left out: the speeds are of another model")
         return
-    rows = _current(bench)
-    hours.write_rates(bench.page.with_name("gpu-rates.csv"), rows)
+    rows, rates = _current(bench), bench.page.with_name("gpu-rates.csv")
+    hours.write_rates(rates, rows)
     for part in hours.parts(bench.world.config, bench.world.shape):
         for precision in hours.PRECISIONS:
             found = hours.hours(part, rows, precision)
             if found is not None:
                 bench.tell("hours", part.name, Computed(precision), "told", value=found, note="h")
+    try:
+        rules = hours.by_rule(bench.world.config, bench.world.shape, rates)
+    except UserError as error:
+        print(f"  left out, hours of every rule: {error}; `deqpipe plan` says them from {rates.name}")
+        return
+    measured_ones = {row.precision for row in rows}
+    for rule, taken in rules.items():
+        for precision in hours.PRECISIONS:
+            if precision in measured_ones:
+                bench.tell("hours", f"rule {rule}", Computed(precision), "told", value=taken[precision], note="h")
 
 
 def _current(bench: Bench) -> list[Row]:

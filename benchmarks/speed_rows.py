@@ -2,7 +2,6 @@
 
 import csv
 import datetime
-import functools
 import io
 import os
 from collections.abc import Iterable, Sequence
@@ -11,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Clock, Measured
 from benchmarks.operations import SOLVER_ALONE
 from benchmarks.world import World
 from deqpipe import device, timing
-from deqpipe.config import Model
 from deqpipe.errors import UserError
-from deqpipe.model.classifier import build_classifier
+from deqpipe.planning import arithmetic
 from deqpipe.provenance import code_hash
 from deqpipe.records import write_text
 
@@ -114,23 +111,8 @@ def rows_of(operation: str, found: Sequence[Measured], world: World, clock: Cloc
 
 
 def _teraflops(one: Measured, world: World) -> float:
-    return one.rate.median * float(one.evaluations.total) * operations_of_f(world) / 1e12
-
-
-def operations_of_f(world: World) -> int:
-    """Floating-point operations of one application of f to one image: a multiplication and an addition are two."""
-    return _operations_of(world.config.model, world.shape.shape)
-
-
-@functools.cache
-def _operations_of(model: Model, image_shape: tuple[int, int, int]) -> int:
-    network = build_classifier(model, image_shape=image_shape, classes=2, seed=0).eval()
-    x = torch.zeros(1, *image_shape)
-    with torch.no_grad():
-        f, z = network.bind(x), network.initial_state(x)
-        with FlopCounterMode(display=False) as counter:
-            f(z)
-    return int(counter.get_total_flops())
+    operations = arithmetic.cell_operations(world.config.model, image_shape=world.shape.shape)
+    return one.rate.median * float(one.evaluations.total) * operations / 1e12
 
 
 def conditions(world: World) -> dict[str, Any]:

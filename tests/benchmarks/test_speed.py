@@ -13,9 +13,12 @@ import torch
 
 from benchmarks import device_checks, hours, measure, plain, speed, speed_gpu, speed_page, speed_rows
 from benchmarks.findings import Finding, Findings
+from benchmarks.release_code import TREES
 from benchmarks.speed_rows import Row
 from benchmarks.world import World
 from deqpipe.errors import UserError
+from deqpipe.planning import arithmetic, work
+from deqpipe.planning.workflow import Job
 from tests import tiny
 
 ROW = Row(
@@ -95,6 +98,11 @@ def test_a_folder_that_is_no_release_is_told(page: Path, tmp_path: Path, capsys:
         run(page, "--release", tmp_path)
     assert leaving.value.code == 2
     assert f"{tmp_path} holds no input-entropy-reduction" in capsys.readouterr().err
+    for tree in TREES.values():
+        (tmp_path / tree).mkdir()
+    with pytest.raises(SystemExit):
+        run(page, "--release", tmp_path)
+    assert "--release is for MDEQ-Large" in capsys.readouterr().err
 
 
 def test_a_csv_of_another_version_is_refused(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,3 +278,19 @@ def test_rates_are_those_of_the_slowest_operation_in_its_fastest_way(tmp_path: P
         "teraflops": "30",
         "source": "a CPU, torch 2, 2026-01-01",
     }
+
+
+def test_hours_of_a_rule_are_its_evaluations_at_the_measured_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World("MDEQ-Large", batch=1)
+    wildcards = {"model": "deq_trades_base", "seed": "0"}
+    trained = Job("train_deq", wildcards, (), ())
+    monkeypatch.setattr(hours, "jobs", lambda *_, **__: [trained, trained, Job("table1", {}, (), ())])
+    rates = tmp_path / "gpu-rates.csv"
+    rates.write_text("precision,work,teraflops,source\nbf16,training,100,a GPU\nbf16,evaluation,7,a GPU\n")
+    found = hours.by_rule(world.config, world.shape, rates)
+    assert found.keys() == {"train_deq"}
+    evaluations = work.job("train_deq", wildcards, world.config, world.shape).evaluations.total
+    of_f = arithmetic.cell_operations(world.config.model, image_shape=(3, 32, 32))
+    assert found["train_deq"]["bf16"] == pytest.approx(2 * evaluations * of_f / 100e12 / 3600)
