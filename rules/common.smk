@@ -211,4 +211,7 @@ resource_scopes:
 
 # `deqpipe` is the one beside the running Snakemake, activated or not; `exec` lets a signal reach it and not a shell.
 BIN = shlex.quote(os.path.dirname(sys.executable))
-shell.prefix('set -euo pipefail; export PATH={BIN}:"$PATH"; exec ')
+# glibc would give every large block back to the system, and have it cleared page by page at the next call: of the time
+# of a small model's solve, a tenth.
+MALLOC = "MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864"
+shell.prefix('set -euo pipefail; export PATH={BIN}:"$PATH" {MALLOC}; exec ')
