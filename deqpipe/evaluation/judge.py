@@ -223,8 +223,9 @@ class NetworkJudge:
         """The same: there is one state alone."""
         return self
 
-    def states(self, x: Images) -> None:
+    def states(self, x: Images) -> StatesWithFinal | None:
         """None: there are no states."""
+        return None
 
     def __call__(self, x: Images, y: Labels, reference: StatesWithFinal | None = None) -> Judgement:
         """The judgement of images."""

@@ -25,6 +25,7 @@ from torch import Tensor
 from deqpipe import records, specs
 from deqpipe.attack.autoattack import Crafted, Flags, LibraryAttacks, LogitsOf, check, check_square, runnable
 from deqpipe.config import AttackName
+from deqpipe.device import upload
 from deqpipe.errors import UserError
 from deqpipe.evaluation.judge import Judge, Judgement, at
 from deqpipe.evaluation.pieces import Found, Part, Piece, file_of, run_pieces
@@ -186,7 +187,8 @@ class Target:
     def load(self, images: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Test images in [0, 1] and their labels."""
         split, device = self.subject.dataset.test, self.subject.job.device
-        return split.float_images(list(images), device), split.labels[list(images)].to(device)
+        where = upload(torch.tensor(list(images)), split.images.device)
+        return split.float_images(where, device), upload(split.labels[where], device)
 
     def errs(self, predicted: np.ndarray, label: np.ndarray) -> np.ndarray:
         """Whether the decision is wrong; `predicted` is (images, states) as in records."""
@@ -289,7 +291,7 @@ class Course:
         fooled = judge(found.fooled, y)
         better = ~self.target.errs(best.columns["predicted"], label)
         better &= self.target.errs(fooled.columns["predicted"], label)
-        shown = where_images(torch.from_numpy(better).to(y.device), found.fooled, found.best)
+        shown = where_images(upload(torch.from_numpy(better), y.device), found.fooled, found.best)
         return _either(better, fooled, best), shown
 
     def _seed(self, attack: AttackName, number: int) -> int:

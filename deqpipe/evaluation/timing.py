@@ -60,7 +60,7 @@ def _of_whole_batches(job: Job) -> Job:
 def _images(subject: Subject, count: int) -> Images:
     """The first test images, from the start again where there are too few."""
     split = subject.dataset.test
-    return split.float_images(torch.arange(count) % len(split), subject.job.device)
+    return split.float_images(torch.arange(count, device=split.images.device) % len(split), subject.job.device)
 
 
 def _decision(subject: Subject, dynamics: Dynamics, x: Tensor) -> Callable[[], int]:
