@@ -59,7 +59,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=positive, default=9, help="pairs, at most (%(default)s)")
     parser.add_argument("--minutes", type=float, default=12.0, help="of timing per model (%(default)s); 3 pairs anyway")
     parser.add_argument("--rows", nargs="+", metavar="WORD", help="operations whose names hold one of these")
-    parser.add_argument("--threads", type=positive, default=_cores(), help="(%(default)s)")
+    parser.add_argument("--threads", type=positive, default=cores(), help="(%(default)s)")
     parser.add_argument("--points", type=positive, default=len(SPREAD), help="of the grid: 8, or 144 for all")
     parser.add_argument("--all-settings", action="store_true", help="every T_f and R of Table 10")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: where others compute, too")
@@ -80,7 +80,8 @@ def positive(text: str) -> int:
     return number
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

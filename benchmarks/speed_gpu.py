@@ -6,9 +6,10 @@ In this order, the most valuable first, each finding in a file before the next i
 
 1. states, logits and gradients in every way, against float64 on the CPU;
 2. no host synchronisation in a solve, an attack or a training step, after a warm-up;
-3. speeds: operation by operation in each precision, way after way, the plain way beside the first;
+3. speeds in each precision, way after way, the plain way beside the first;
 4. the hours of the full reproduction, from these speeds, and the rates that `deqpipe plan` reckons with;
-5. with a checkpoint and its data: robust accuracy in tf32 and bf16 against fp32, crafted and scored in that precision.
+5. with a checkpoint and its data: robust accuracy in tf32 and bf16 against fp32, crafted and scored in that precision;
+6. the same as 1, 3 and 4 for what is compiled, and for the other operations and ways.
 
 Started again, it goes on: what this device, torch and code have answered is not asked again. On a CPU
 (`--device cpu --quick`) it shows that the script runs; what needs a GPU is left out, with a line that says so.
@@ -21,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from benchmarks.findings import Finding, Findings, Verdict
 from benchmarks.measure import Patience, measured
 from benchmarks.operations import Operation, Side
 from benchmarks.release_code import Release
-from benchmarks.speed import PAGE, positive
+from benchmarks.speed import PAGE, cores, positive
 from benchmarks.speed_rows import Row
 from benchmarks.ways import Computed
 from benchmarks.world import MODELS, ROOT, SPREAD, ModelName, World
@@ -40,17 +42,37 @@ from deqpipe.compute.precision import PrecisionName
 from deqpipe.compute.ways import PLAIN, Way
 from deqpipe.errors import UserError
 
-WAYS: tuple[Way, ...] = (
-    PLAIN,
-    Way("channels_last", graphs=True),
-    Way("channels_last", compiled=True, graphs=True),
-    Way("channels_first", graphs=True),
-    Way("channels_first", compiled=True, graphs=True),
-    Way("channels_last"),
-    Way("channels_last", compiled=True),
-    Way("channels_first", compiled=True),
+
+@dataclass(frozen=True)
+class Round:
+    """A part of the measurement.
+
+    Attributes:
+        ways: in every precision.
+        rows: beginnings of the names of the operations; none: all of them.
+    """
+
+    ways: tuple[Way, ...]
+    rows: tuple[str, ...] = ()
+
+    def computations(self) -> Iterator[Computed]:
+        """Its ways in every precision."""
+        return (Computed(precision, way) for way in self.ways for precision in PRECISIONS)
+
+
+CAPTURED = Way("channels_last", graphs=True)
+TELLING = ("attack step, mean", "training step, TRADES", "training step, PGD-AT", "scoring")
+ROUNDS = (
+    Round((PLAIN, CAPTURED), TELLING),
+    Round((replace(CAPTURED, compiled=True), Way(graphs=True)), TELLING),
+    Round((PLAIN, CAPTURED, replace(CAPTURED, compiled=True))),
+    Round((Way(compiled=True, graphs=True), Way(compiled=True)), TELLING),
+    Round((Way("channels_last"), Way("channels_last", compiled=True)), TELLING),
 )
-"""Ways, the most telling first."""
+"""What is measured, the most telling first: what compiles takes minutes, and comes after what does not."""
+QUICK = (
+    Round((PLAIN, Way("channels_last")), (TELLING[0], "training step, TRADES, Sec. 3.3", "scoring, un", "solver")),
+)
 PRECISIONS: tuple[PrecisionName, ...] = ("tf32", "bf16", "fp32")
 NAN = float("nan")
 TRIAL = ROOT / "results/bench/performance.md"
@@ -88,12 +110,6 @@ class Bench:
         """Whether its time is."""
         return time.monotonic() > self.deadline
 
-    def computations(self) -> Iterator[Computed]:
-        """Ways in every precision, the most telling first."""
-        for way in (PLAIN, Way("channels_last")) if self.quick else WAYS:
-            for precision in PRECISIONS:
-                yield Computed(precision, way)
-
     def asked(self, section: str, what: str, computed: Computed) -> tuple[str, ...]:
         """The key of a finding."""
         return self._finding(section, what, computed, "told").key
@@ -118,7 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.disable(logging.INFO)
     try:
         bench = prepared(options)
-        for title, section in sections(options):
+        for title, section in sections(bench, options):
+            if bench.over:
+                break
             print(title, flush=True)
             section(bench)
             gpu_page.write(bench.page, speed_rows.read(bench.table), list(bench.findings))
@@ -137,8 +155,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--quick", action="store_true", help="a little of everything, with the demo's model")
     parser.add_argument("--model", choices=MODELS, default=None, help="MDEQ-Large; with --quick demo")
-    parser.add_argument("--batch", type=positive, help="images at once of an evaluation (960; with --quick 4)")
+    parser.add_argument("--batch", type=positive, help="images at once of an evaluation (480; with --quick 4)")
     parser.add_argument("--repeats", type=positive, default=5, help="(%(default)s)")
+    parser.add_argument("--threads", type=positive, default=cores(), help="of the CPU (%(default)s)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="after which no further work is begun")
     parser.add_argument("--release", type=Path, metavar="FOLDER", help="work tree of the authors' code (862034f)")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a trained model, for its robust accuracy")
@@ -167,38 +186,42 @@ def prepared(options: argparse.Namespace) -> Bench:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("no CUDA device is available; --device cpu --quick shows on a CPU that the script runs")
     model: ModelName = options.model or ("demo" if options.quick else "MDEQ-Large")
-    batch, few = options.batch or (4 if options.quick else 960), 2 if options.quick else None
-    world = World(model, batch, device=torch.device(options.device), attack_steps=few)
+    batch, few = options.batch or (4 if options.quick else 480), 2 if options.quick else None
+    world = World(model, batch, device=torch.device(options.device), threads=options.threads, attack_steps=few)
     return Bench(
         world=world,
         findings=Findings(options.page.with_name(f"{options.page.stem}_gpu_checks.csv")),
         table=options.page.with_name(f"{options.page.stem}_gpu.csv"),
         page=options.page,
-        patience=Patience(3 if options.quick else options.repeats, 60.0, warmups=4 if options.device == "cuda" else 1),
+        patience=Patience(3 if options.quick else options.repeats, 20.0, warmups=4 if options.device == "cuda" else 1),
         quick=options.quick,
         deadline=time.monotonic() + 60 * options.minutes,
     )
 
 
-def sections(options: argparse.Namespace) -> list[tuple[str, Callable[[Bench], None]]]:
+Section = Callable[[Bench], None]
+
+
+def sections(bench: Bench, options: argparse.Namespace) -> Iterator[tuple[str, Section]]:
     """What is done, in order."""
-    return [
-        ("1. Against float64 on the CPU", check_numbers),
-        ("2. Waiting for the device", check_waiting),
-        ("3. Speeds", lambda bench: measure_speeds(bench, options.release)),
-        ("4. Hours of the full reproduction", tell_hours),
-        ("5. Robust accuracy in other precisions", lambda bench: compare_answers(bench, options)),
-    ]
+    for number, part in enumerate(QUICK if bench.quick else ROUNDS):
+        yield "1. Against float64 on the CPU", partial(check_numbers, part=part)
+        if number == 0:
+            yield "2. Waiting for the device", check_waiting
+        yield "3. Speeds", partial(measure_speeds, part=part, folder=options.release)
+        yield "4. Hours of the full reproduction", tell_hours
+        if number == 0:
+            yield "5. Robust accuracy in other precisions", partial(compare_answers, options=options)
 
 
 # --- 1 and 2 ---------------------------------------------------------------------------------------------------------
 
 
-def check_numbers(bench: Bench) -> None:
-    """States, logits and gradients in every way."""
+def check_numbers(bench: Bench, part: Round) -> None:
+    """States, logits and gradients in every way of a round."""
     section = "numbers"
     exact: dict[str, Any] = {}
-    for computed in bench.computations():
+    for computed in part.computations():
         if bench.over or bench.findings.has(bench.asked(section, "states", computed)):
             continue
         if missing := computed.missing(bench.world.device):
@@ -226,7 +249,7 @@ def check_waiting(bench: Bench) -> None:
         print("  left out: a CPU waits for nobody")
         return
     few = replace(bench.world, batch=min(bench.world.batch, 96))
-    for computed in (Computed("tf32"), Computed("tf32", Way("channels_last", graphs=True))):
+    for computed in (Computed("tf32"), Computed("tf32", CAPTURED)):
         world = replace(few, computed=computed)
         computed.enter(world.threads)
         for work in device_checks.works(world):
@@ -239,26 +262,25 @@ def check_waiting(bench: Bench) -> None:
 # --- 3 ---------------------------------------------------------------------------------------------------------------
 
 
-def measure_speeds(bench: Bench, folder: Path | None) -> None:
-    """Way after way in every precision; of each all operations, the plain way beside the first."""
-    for computed in bench.computations():
+def measure_speeds(bench: Bench, part: Round, folder: Path | None) -> None:
+    """Way after way in every precision; of each the operations of a round, the plain way beside the first way."""
+    for computed in part.computations():
         if missing := computed.missing(bench.world.device):
             print(f"  left out, {computed.name}: {missing}")
             continue
-        for operation in _operations(bench):
+        for operation in _operations(bench, part):
             _measure(bench, _of_way(operation, computed), replace(_sized(bench, operation), computed=computed))
-        if folder is not None and computed.way == WAYS[1]:
-            for operation in release_sides.operations(folder, points=len(SPREAD)):
-                released = replace(_sized(bench, operation), computed=computed, protocol="release", dropout=False)
-                _measure(bench, operation, released)
+        if folder is None or computed.way != CAPTURED or computed.precision == "bf16":  # the authors have no bf16
+            continue
+        for operation in release_sides.operations(folder, points=len(SPREAD)):
+            released = replace(_sized(bench, operation), computed=computed, protocol="release", dropout=False)
+            _measure(bench, operation, released)
 
 
-def _operations(bench: Bench) -> list[Operation]:
-    if not bench.quick:
-        return operations.operations(bench.world, points=len(SPREAD))
-    wanted = ("attack step, mean", "training step, TRADES, Sec. 3.3", "scoring, undefended", "solver")
-    every = operations.operations(bench.world, points=2)
-    return [one for one in every if one.name.startswith(wanted) and "Jacobian" not in one.name]
+def _operations(bench: Bench, part: Round) -> list[Operation]:
+    every = operations.operations(bench.world, points=2 if bench.quick else len(SPREAD))
+    wanted = [one for one in every if not part.rows or one.name.startswith(part.rows)]
+    return [one for one in wanted if not (bench.quick and "Jacobian" in one.name)]
 
 
 def _sized(bench: Bench, operation: Operation) -> World:

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from benchmarks import device_checks, hours, measure, plain, speed, speed_gpu, s
 from benchmarks.findings import Finding, Findings
 from benchmarks.release_code import TREES
 from benchmarks.speed_rows import Row
+from benchmarks.ways import Computed
 from benchmarks.world import World
+from deqpipe.compute.ways import Way
 from deqpipe.errors import UserError
 from deqpipe.planning import arithmetic, work
 from deqpipe.planning.workflow import Job
@@ -140,7 +143,9 @@ def test_rows_are_read_as_they_were_written(page: Path) -> None:
 
 def quick(page: Path, *arguments: object) -> int:
     """`python -m benchmarks.speed_gpu --device cpu --quick`."""
-    return speed_gpu.main([str(one) for one in ("--device", "cpu", "--quick", "--page", page, *arguments)])
+    return speed_gpu.main(
+        [str(one) for one in ("--device", "cpu", "--quick", "--threads", 1, "--page", page, *arguments)]
+    )
 
 
 @pytest.mark.slow
@@ -169,13 +174,25 @@ def test_gpu_benchmark_runs_on_a_cpu_and_goes_on_where_it_was(page: Path, capsys
     assert table.read_bytes() == before
 
 
+def test_nothing_is_begun_when_time_is_over(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert quick(page, "--minutes", 0) == 0
+    assert capsys.readouterr().out == "Time is over; started again, it goes on.\n"
+
+
+def test_rounds_measure_every_way_and_every_operation() -> None:
+    computations = {computed for part in speed_gpu.ROUNDS for computed in part.computations()}
+    ways = {Way(*one) for one in product(("channels_first", "channels_last"), (False, True), (False, True))}
+    assert computations == {Computed(precision, way) for precision in hours.PRECISIONS for way in ways}
+    assert any(not part.rows for part in speed_gpu.ROUNDS)
+
+
 def test_a_number_above_its_limit_fails_the_run(
     page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = {"states": 1e-3, "gradient to weights": 1e-3}
     monkeypatch.setattr(device_checks, "reference", lambda world: {"states": torch.zeros(1)})
     monkeypatch.setattr(device_checks, "against", lambda world, exact: found)
-    monkeypatch.setattr(speed_gpu, "_operations", lambda bench: [])
+    monkeypatch.setattr(speed_gpu, "_operations", lambda bench, part: [])
     assert quick(page) == 1
     said = capsys.readouterr().out
     assert "failed   states, fp32, channels first: 0.001 (at most 0.0001)" in said
@@ -201,8 +218,8 @@ def test_an_operation_that_fails_is_noted_and_the_others_are_measured(
         return timed(operation, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(speed_gpu, "measured", failing)
-    monkeypatch.setattr(speed_gpu, "check_numbers", lambda bench: None)
-    monkeypatch.setattr(speed_gpu, "_operations", lambda bench: few(bench)[:1] + few(bench)[2:3])
+    monkeypatch.setattr(speed_gpu, "check_numbers", lambda bench, part: None)
+    monkeypatch.setattr(speed_gpu, "_operations", lambda bench, part: few(bench, part)[:1] + few(bench, part)[2:3])
     assert quick(page) == 1
     assert "RuntimeError: a kernel is missing" in capsys.readouterr().out
     operations = {row.operation for row in speed_rows.read(page.with_name("performance_gpu.csv"))}
@@ -219,7 +236,7 @@ def test_answers_in_another_precision_are_paired_with_those_in_fp32(
     overlay = tmp_path / "tiny.yaml"
     overlay.write_text(_yaml(tiny.OVERLAY))
     for name in ("check_numbers", "measure_speeds"):
-        monkeypatch.setattr(speed_gpu, name, lambda bench, folder=None: None)
+        monkeypatch.setattr(speed_gpu, name, lambda bench, **_: None)
     files = ("--checkpoint", trained.file("deq_pgd_at_base"), "--data", trained.data, "--config", overlay)
     assert quick(page, *files) == 0
     said = capsys.readouterr().out
