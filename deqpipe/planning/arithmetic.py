@@ -4,13 +4,13 @@ A multiplication and an addition are two operations, as torch.utils.flop_counter
 as many as the application itself, one to the weights as many again.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from deqpipe.config import Config, Model
 from deqpipe.counts import Number
+from deqpipe.model.resnet import ONE_PIXEL, WIDTHS
 from deqpipe.planning.work import Images, Part
-
-_RESNET = (64, 128, 256, 512)  # channels of its stages, each at half the resolution of the one before
 
 
 def cell_operations(model: Model, *, image_shape: tuple[int, int, int]) -> int:
@@ -40,14 +40,17 @@ def _of_scale(model: Model, sizes: Sequence[int], target: int) -> Iterator[int]:
 
 def resnet_operations(layers: Sequence[int], *, image_shape: tuple[int, int, int], classes: int) -> int:
     """Of one application of a ResNet of basic blocks to one image."""
-    total, incoming = _convolution(image_shape[0], _RESNET[0], kernel=3, pixels=image_shape[1] * image_shape[2]), 64
-    for stage, (blocks, channels) in enumerate(zip(layers, _RESNET, strict=True)):
-        pixels = _halved(image_shape[1], stage) * _halved(image_shape[2], stage)
-        total += (2 * blocks - 1) * _convolution(channels, channels, kernel=3, pixels=pixels)
-        total += _convolution(incoming, channels, kernel=3, pixels=pixels)
-        if incoming != channels:  # its shortcut
-            total += _convolution(incoming, channels, kernel=1, pixels=pixels)
-        incoming = channels
+    channels, *sides = image_shape
+    total, incoming = _convolution(channels, WIDTHS[0], kernel=3, pixels=math.prod(sides)), WIDTHS[0]
+    for stage, (blocks, width) in enumerate(zip(layers, WIDTHS, strict=True)):
+        before = math.prod(_halved(side, max(stage - 1, 0)) for side in sides)
+        pixels = math.prod(_halved(side, stage) for side in sides)
+        one_pixel = stage == len(WIDTHS) - 1 and max(sides) <= ONE_PIXEL  # only taps that meet a pixel are computed
+        taps = (before, 1) if one_pixel else (9, 9)
+        total += 2 * pixels * width * (incoming * taps[0] + width * taps[1] * (2 * blocks - 1))
+        if incoming != width:  # its shortcut
+            total += _convolution(incoming, width, kernel=1, pixels=pixels)
+        incoming = width
     return total + 2 * incoming * classes
 
 

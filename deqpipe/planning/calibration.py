@@ -154,31 +154,21 @@ def _surrogate_prices(bench: Bench) -> dict[work.Part, Number]:
 
 
 def _decision_prices(bench: Bench, found: Mapping[work.Part, Number]) -> dict[work.Part, Number]:
-    """Of each decision; of Sec. 3.2's updates what it takes longer than the undefended one, per evaluation."""
+    """From two decisions: what the head takes per state, and what Sec. 3.2 takes longer, per evaluation."""
     config, model = bench.config, _deq(bench).eval().requires_grad_(False)
-    settings, expected = _settings(bench, *_EVALUATION), _expected(found)
-    wanted: tuple[specs.Defence, ...] = ("plain", "entropy", *(specs.CONTROLS if config.entropy.controls else ()))
-    names = [defence for defence in wanted if defence in ("plain", "entropy") or formulas.keys(config, defence)]
-    taken: dict[work.Part, Number] = {}
-    for defence in names:
+    settings = _settings(bench, *_EVALUATION)
+
+    def decide(defence: specs.Defence) -> float:
         judge = DEQJudge(model, build_dynamics(settings, defence), defence, build_final_unroll(settings))
+        return bench.per_image(lambda count: judge(*bench.noise(count)), most=_largest(config))
 
-        def once(count: int, judge: DEQJudge = judge) -> None:
-            judge(*bench.noise(count), None)
-
-        added = _added(config, defence)
-        if defence != "plain" and added * expected > bench.patience:
-            taken[f"decide/{defence}"] = taken["decide/plain"] + added * expected
-        else:
-            taken[f"decide/{defence}"] = bench.per_image(once, most=_largest(config))
-    added = _added(config, "entropy")
-    updates = (taken["decide/entropy"] - taken["decide/plain"]) / added if added else expected
-    return taken | {"descent": max(0.0, updates)}
-
-
-def _added(config: Config, defence: specs.Defence) -> Number:
-    """Evaluations, forward and backward, that a defence takes more than none."""
-    return (formulas.defended(config, defence) - formulas.defended(config, "plain")).total
+    plain = formulas.decision(config, "plain").total
+    added = formulas.decision(config, "entropy").total - plain
+    alone = decide("plain")
+    read = max(0.0, alone - plain * found["solve"]) / (config.solver.steps + 1)
+    if not added or added * _expected(found) > bench.patience:
+        return {"read": read, "descent": _expected(found)}
+    return {"read": read, "descent": max(0.0, decide("entropy") - alone) / added}
 
 
 def _training_prices(bench: Bench, found: Mapping[work.Part, Number]) -> dict[work.Part, Number]:

@@ -10,6 +10,7 @@ from deqpipe import specs
 from deqpipe.config import Config, Entropy, Solver
 from deqpipe.counts import Evaluations, Number
 from deqpipe.defence.entropy import control
+from deqpipe.evaluation.judge import EVERYTHING, Wanted
 
 GRADIENT = Evaluations(forward=1, backward_input=1)
 """An application of f with the gradient back through it."""
@@ -25,18 +26,30 @@ def reached(solver: Solver, steps: Number) -> Evaluations:
     return Evaluations(steps if solver.returned == "last" else steps + 1)
 
 
-def dynamics(solver: Solver, entropy: Entropy | None = None) -> Evaluations:
-    """The whole dynamics, with every residual; undefended or with Sec. 3.2."""
-    plain = Evaluations(solver.steps + 1)
+def dynamics(solver: Solver, entropy: Entropy | None = None, *, residual: bool = True) -> Evaluations:
+    """The whole dynamics, undefended or with Sec. 3.2; `residual`: with that of the last state, which z* may need."""
+    whole = Evaluations(solver.steps + (residual or solver.returned != "last"))
     if entropy is None or undefended(solver, entropy):
-        return plain
+        return whole
     due = _updates(solver.steps, entropy)
     descents = GRADIENT * (entropy.input_steps * len(due))
     if entropy.resolve == "alg1":  # the new input's residual, and a look ahead for the lowest state
-        return plain + descents + Evaluations(len(due) * (1 + (entropy.state == "lowest")))
+        return whole + descents + Evaluations(len(due) * (1 + (entropy.state == "lowest")))
     between = len([n for n in due if n < solver.steps])
     last_round_again = entropy.solver_steps + 1 if solver.steps in due else 0  # its residual and its steps
-    return plain + descents + Evaluations(between + last_round_again)
+    return whole + descents + Evaluations(between + last_round_again)
+
+
+def up_to(config: Config, entropy: Entropy | None, state: int) -> Evaluations:
+    """The dynamics as far as one state, which is read without its residual.
+
+    It is solved again where Algorithm 1 says so; the authors' keys do so with z^[N] only, if at all.
+    """
+    solver = config.solver.model_copy(update={"steps": state, "returned": "last"})
+    if entropy is not None and state < config.solver.steps:
+        last = "resolve" if entropy.resolve == "alg1" else "dead"
+        entropy = entropy.model_copy(update={"last_update": last})
+    return dynamics(solver, entropy, residual=False)
 
 
 def _updates(steps: int, entropy: Entropy) -> list[int]:
@@ -63,19 +76,18 @@ def keys(config: Config, defence: specs.Defence) -> Entropy | None:
     return None if undefended(config.solver, entropy) else entropy
 
 
-def defended(config: Config, defence: specs.Defence) -> Evaluations:
-    """The dynamics of a defence or a control."""
-    return dynamics(config.solver, keys(config, defence))
+def decision(config: Config, defence: specs.Defence, wanted: Wanted = EVERYTHING) -> Evaluations:
+    """One decision of a DEQ, as far as it is looked at."""
+    entropy = keys(config, defence)
+    if wanted.only is not None:
+        return up_to(config, entropy, wanted.only)
+    whole = dynamics(config.solver, entropy, residual=wanted.residuals)
+    return whole + final(config) if wanted.final else whole
 
 
-def behind(config: Config) -> Evaluations:
-    """What a decision computes behind z*: the final state and its residual."""
-    return Evaluations(config.evaluation.final_unroll_steps + config.attack.unroll.lead_step + 1)
-
-
-def decision(config: Config, defence: specs.Defence) -> Evaluations:
-    """One decision of a DEQ, at all states."""
-    return defended(config, defence) + behind(config)
+def final(config: Config) -> Evaluations:
+    """The final state behind z*."""
+    return Evaluations(config.evaluation.final_unroll_steps + config.attack.unroll.lead_step)
 
 
 # Attacks
@@ -92,17 +104,8 @@ def surrogate_gradient(config: Config, state: Number, steps: Number) -> Evaluati
 
 
 def through_defence(config: Config, state: int) -> Evaluations:
-    """What a surrogate takes more when its z^[state] comes from the dynamics of Sec. 3.2.
-
-    The dynamics end there, solved again where Algorithm 1 says so; the authors' keys do so with z^[N] only, if at all.
-    """
-    entropy = config.entropy
-    if undefended(config.solver, entropy):
-        return Evaluations(1)
-    if state < config.solver.steps:
-        last = "resolve" if entropy.resolve == "alg1" else "dead"
-        entropy = entropy.model_copy(update={"last_update": last})
-    return dynamics(config.solver.model_copy(update={"steps": state}), entropy) - Evaluations(state)
+    """What a surrogate takes more when its z^[state] comes from the dynamics of Sec. 3.2."""
+    return up_to(config, keys(config, "entropy"), state) - Evaluations(state)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def entering(config: Config, jobs: Sequence[Job]) -> Entering:
     if not found:
         return Entering({attack: _ASSUMED[attack] for attack in attacks}, "assumed")
     met, exposed = np.sum(found, axis=0)
-    shares: dict[str, Number] = {attack: met[n] / exposed[n] for n, attack in enumerate(attacks) if exposed[n]}
+    shares: dict[str, Number] = {attack: float(met[n] / exposed[n]) for n, attack in enumerate(attacks) if exposed[n]}
     return Entering(shares, f"measured in {len(found)} of {len(planned)} jobs")
 
 

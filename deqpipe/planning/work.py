@@ -16,11 +16,13 @@ from deqpipe.attack.autoattack import runnable
 from deqpipe.config import AttackName, Config, Entropy
 from deqpipe.counts import NO_EVALUATIONS, Evaluations, Number
 from deqpipe.defence.entropy import control
+from deqpipe.evaluation.judge import CLASSES, CLASSES_ALONG, EVERYTHING, Wanted, at
 from deqpipe.planning import formulas
 
 ASSUMED = (
     "no image leaves AutoAttack early where nothing is said of it",
     "the strongest points have the mean i and K_a of the grid",
+    "the early state is the last one, unless it is fixed",
     "every point stays in a race",
     "a solve takes all its steps, whatever solver.tolerance says",
     "downloads, and reading records for tables and figures, take no time",
@@ -30,7 +32,7 @@ ASSUMED = (
 Part: TypeAlias = str
 """start, report: jobs. pass: images through stem and head, with gradient. solve: evaluations in a solve. unroll:
 applications of f in an unroll, each with its gradient. descent: evaluations, whichever way, in Sec. 3.2's updates.
-pretrain, train/<model>: evaluations, whichever way, in training. decide/<defence>: images.
+read: states that the head reads. pretrain, train/<model>: evaluations, whichever way, in training.
 resnet/train/<framework>, resnet/gradient, resnet/decide: images."""
 
 
@@ -78,17 +80,19 @@ class Images:
 # Decisions, per image
 
 
-def decision(config: Config, defence: specs.Defence) -> Work:
-    """One decision of a DEQ on an image, at all states."""
-    return Work(formulas.decision(config, defence), {f"decide/{defence}": 1.0})
+def decision(config: Config, defence: specs.Defence, wanted: Wanted = EVERYTHING) -> Work:
+    """One decision of a DEQ on an image, as far as it is looked at."""
+    found, plain = (formulas.decision(config, one, wanted) for one in (defence, "plain"))
+    states = 1 if wanted.only is not None else config.solver.steps + wanted.final
+    return Work(plain, {"solve": plain.forward, "read": states}) + _descents(found - plain)
 
 
-def swept(config: Config, settings: Iterable[specs.EntropySetting]) -> Work:
-    """The decisions of other T_f and R: undefended ones, and what the updates add. Equal ones are computed once."""
+def swept(config: Config, settings: Iterable[specs.EntropySetting], wanted: Wanted) -> Work:
+    """The decisions of other T_f and R. Equal ones are computed once."""
     found = {_swept_keys(config, setting) for setting in settings}
     plain = formulas.dynamics(config.solver)
     added = (formulas.dynamics(config.solver, entropy) - plain for entropy in found if entropy is not None)
-    return _sum((decision(config, "plain") * len(found), *(_descents(more) for more in added)))
+    return _sum((decision(config, "plain", wanted) * len(found), *(_descents(more) for more in added)))
 
 
 def _swept_keys(config: Config, setting: specs.EntropySetting) -> Entropy | None:
@@ -104,19 +108,23 @@ def _descents(added: Evaluations) -> Work:
     return Work(added, {"descent": added.total})
 
 
-def decisions(config: Config, model: str, *, controls: bool = True) -> Work:
+def decisions(config: Config, model: str, *, controls: bool = True, wanted: Wanted = EVERYTHING) -> Work:
     """All decisions that a model's attacked images are scored on. Equal ones are computed once."""
     kind = specs.MODELS[model]
     if kind.architecture == "resnet":
         return _network({"decide": 1.0})
     names = (*kind.defences, *(kind.controls(config.entropy) if controls else ()))
     different = {formulas.keys(config, name): name for name in reversed(names)}
-    return _sum(decision(config, name) for name in different.values())
+    return _sum(decision(config, name, wanted) for name in different.values())
 
 
 def references(config: Config, model: str) -> Work:
-    """The clean states that deviations are measured from."""
-    return decisions(config, model, controls=False)
+    """The clean states that deviations are measured from; of a ResNet there are none."""
+    kind = specs.MODELS[model]
+    if kind.architecture == "resnet":
+        return Work()
+    found = _sum(decision(config, defence, CLASSES) for defence in kind.defences)
+    return Work(found.evaluations, {name: amount for name, amount in found.parts.items() if name != "read"})
 
 
 # Attacks, per image
@@ -174,8 +182,12 @@ def attacked(config: Config, model: str, defence: str, points: Sequence[specs.Gr
     return Attacked(
         gradient_pass(config, state, steps) + through,
         forward_pass(config, state, steps) + through,
-        decision(config, "entropy" if defence == "entropy" else "plain"),
+        decision(config, "entropy" if defence == "entropy" else "plain", at(_deciding(config))),
     )
+
+
+def _deciding(config: Config) -> int:
+    return config.early_state.index if config.early_state.mode == "fixed" else config.solver.steps
 
 
 def library(config: Config, attack: str, target: Attacked, *, classes: int) -> Work:
@@ -324,7 +336,7 @@ def _clean(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work
 def _select(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
     model = wildcards["model"]
     attack = point_pgd(config, specs.ready_made(config), config.selection.attack.steps)
-    return (attack + decisions(config, model, controls=False)) * _validated(config, images)
+    return (attack + decisions(config, model, controls=False, wanted=CLASSES)) * _validated(config, images)
 
 
 def _attack_pgd(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
@@ -391,7 +403,8 @@ def _library_attack(
 def _attack_in_loop(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
     model, grid = wildcards["model"], specs.grid_points(config)
     crafted = gradient_pass(config, *mean_point(grid)) + through_defence(config, grid)
-    scored = decisions(config, model, controls=False) + decisions(config, specs.other_trades(model), controls=False)
+    both = (model, specs.other_trades(model))
+    scored = _sum(decisions(config, one, controls=False, wanted=CLASSES_ALONG) for one in both)
     points = min(config.attack.in_loop_points, len(grid))
     return (crafted * config.attack.pgd.steps + scored) * (points * _count(wildcards["images"]))
 
@@ -400,13 +413,13 @@ def _attack_sweep(config: Config, images: Images, wildcards: Mapping[str, str]) 
     grid, wanted = specs.grid_points(config), config.entropy_sweep.points
     count = len(grid) if wanted == "all" else min(wanted, len(grid))
     attack = gradient_pass(config, *mean_point(grid)) * config.attack.pgd.steps
-    scored = swept(config, specs.entropy_settings(config))
+    scored = swept(config, specs.entropy_settings(config), CLASSES_ALONG)
     return (attack + scored) * (count * _count(wildcards["images"]))
 
 
 def _attack_example(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
     attack = point_pgd(config, specs.ready_made(config), config.attack.pgd.steps)
-    return (attack + decision(config, "plain")) * _example_batch(config)
+    return (attack + decision(config, "plain", CLASSES)) * _example_batch(config)
 
 
 def _example_batch(config: Config) -> int:
@@ -426,12 +439,10 @@ def _time_training(config: Config, images: Images, wildcards: Mapping[str, str])
 
 
 def _time_inference(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
-    timing, sweep = config.timing, config.entropy_sweep
+    timing, sweep, last = config.timing, config.entropy_sweep, at(config.solver.steps)
     settings = [specs.EntropySetting(every, steps) for every in sweep.solver_steps for steps in sweep.input_steps]
-    passes = (timing.warmup + timing.repeats) * timing.batch_size
-    each = _sum(swept(config, [setting]) for setting in settings) + decision(config, "plain")
-    unused = formulas.behind(config) * (len(settings) + 1)  # no final state is needed; its seconds stay reckoned with
-    return Work(each.evaluations - unused, each.parts) * passes
+    each = _sum(swept(config, [setting], last) for setting in settings) + decision(config, "plain", last)
+    return each * ((timing.warmup + timing.repeats) * timing.batch_size)
 
 
 _COMPUTING = {

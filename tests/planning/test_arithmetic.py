@@ -54,7 +54,8 @@ def test_gradients_to_inputs_and_to_weights_take_as_many_operations_as_f_does() 
 
 
 @pytest.mark.parametrize(
-    ("layers", "shape"), [([2, 2, 2, 2], (3, 32, 32)), ([1, 1, 1, 1], (1, 8, 8)), ([1, 2, 3, 1], (3, 30, 28))]
+    ("layers", "shape"),
+    [([2, 2, 2, 2], (3, 32, 32)), ([1, 1, 1, 2], (1, 8, 8)), ([1, 1, 1, 1], (3, 6, 4)), ([1, 2, 3, 1], (3, 30, 28))],
 )
 def test_operations_of_a_resnet_are_those_that_torch_counts(layers: Sequence[int], shape: tuple[int, int, int]) -> None:
     network = resnet(layers, 7, image_shape=shape, seed=0).eval()

@@ -18,7 +18,7 @@ from tests import tiny
 
 PRICES = {
     "start": 3.0, "report": 1.0, "pass": 1e-4, "solve": 1e-4, "unroll": 2e-4, "descent": 2e-4, "pretrain": 2e-4,
-    "decide/plain": 1e-3, "decide/entropy": 5e-3, "decide/entropy_restart_only": 1e-3,
+    "read": 1e-5,
     "resnet/gradient": 1e-3, "resnet/decide": 3e-4, "resnet/train/pgd_at": 5e-3, "resnet/train/trades": 6e-3,
     **{f"train/{model}": 1e-4 for model in specs.DEQS},
 }  # fmt: skip

@@ -16,7 +16,7 @@ from deqpipe.attack.pgd import PGD, cross_entropy_objective
 from deqpipe.attack.surrogate import defended_surrogate_of, surrogate_of
 from deqpipe.config import Config
 from deqpipe.counts import Evaluations
-from deqpipe.evaluation.judge import DEQJudge
+from deqpipe.evaluation.judge import CLASSES, CLASSES_ALONG, EVERYTHING, DEQJudge, Wanted, at
 from deqpipe.evaluation.subject import build_dynamics, build_final_unroll, build_plain
 from deqpipe.model.classifier import DEQClassifier, build_classifier
 from deqpipe.planning import formulas
@@ -77,23 +77,28 @@ ENTROPY = [
 ]
 
 
+WANTED = {"everything": EVERYTHING, "classes": CLASSES, "along": CLASSES_ALONG, "z^[2]": at(2), "z^[4]": at(4)}
+
+
+@pytest.mark.parametrize("wanted", WANTED.values(), ids=WANTED.keys())
 @pytest.mark.parametrize("returned", ["last", "lowest_sample", "lowest_batch"])
 @pytest.mark.parametrize("defence", ["plain", "entropy", *specs.CONTROLS])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_decision(protocol: str, defence: specs.Defence, returned: str) -> None:
+def test_a_decision(protocol: str, defence: specs.Defence, returned: str, wanted: Wanted) -> None:
     config = experiment(protocol, solver={"returned": returned}, entropy={"controls": True})
     model, built = frozen(), settings(config)
-    judge = DEQJudge(model, build_dynamics(built, defence), defence, build_final_unroll(built))
+    judge = DEQJudge(model, build_dynamics(built, defence), defence, build_final_unroll(built), wanted=wanted)
     x, y = images(COUNT).float(), torch.zeros(COUNT, dtype=torch.int64)
-    assert counted(model, lambda: judge(x, y, None)) == formulas.decision(config, defence)
+    assert counted(model, lambda: judge(x, y)) == formulas.decision(config, defence, wanted)
 
 
 @pytest.mark.parametrize("entropy", ENTROPY)
 def test_the_dynamics_of_sec_3_2(entropy: Mapping[str, Any]) -> None:
     config = experiment(PAPER, entropy=entropy)
     model, dynamics = frozen(), build_dynamics(settings(config), "entropy")
-    found = counted(model, lambda: dynamics(model, images(COUNT).float()))
-    assert found == formulas.defended(config, "entropy")
+    for residual in (True, False):
+        found = counted(model, lambda: dynamics(model, images(COUNT).float(), last_residual=residual))  # noqa: B023
+        assert found == formulas.dynamics(config.solver, config.entropy, residual=residual)
 
 
 # Attacks
