@@ -98,7 +98,6 @@ def test_crafting_waits_for_nothing(kind: Kind, protocol: str, tmp_path: Path, m
     changes: dict[str, Any] = {"protocol": protocol, "solver": {"scope": "sample"}}
     changes |= {"threat_model": {"epsilon_255": 20.0}}
     with pretended(kind) as device:
-        monkeypatch.setattr("deqpipe.attack.trial.describe", lambda device: "a device")
         subject = load_subject(job(tmp_path, device, monkeypatch, changes=changes))
         chunk, some = Chunk(subject.dataset.test, range(12)), range(2, 5)
         recipe = Pgd(steps=2, step_size_255=10.0, clamp_start=protocol == "paper")

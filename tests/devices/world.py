@@ -15,6 +15,7 @@ from deqpipe.defence.entropy import InputDescent, InputEntropyReduction, Restart
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.evaluation import subject
 from deqpipe.evaluation.subject import Job
+from deqpipe.model import architecture
 from deqpipe.model.architecture import Loaded
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.solver.anderson import Anderson
@@ -75,6 +76,14 @@ def network(device: torch.device) -> nn.Module:
     return put(layers.eval().requires_grad_(False), device)
 
 
+def _with_opinions(model: nn.Module) -> nn.Module:
+    """The model with parameters so large that its classes differ from image to image."""
+    generator = torch.Generator().manual_seed(3)
+    for parameter in model.parameters():
+        parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
 def job(
     folder: Path,
     device: torch.device,
@@ -89,13 +98,12 @@ def job(
     spec = specs.loads(specs.dumps(specs.build(stage, config, model=model, seed=0, defence="entropy")))
 
     def loaded(path: Path, where: torch.device, dtype: torch.dtype = torch.float32) -> Loaded:
-        from deqpipe.model import architecture
-
         described = architecture.describe_deq(config.model, tiny.dataset())
         made = architecture.build(described, seed=0).eval().requires_grad_(False)
-        return Loaded(put(made, where), described, {"spec": {"model": path.stem, "seed": 0}}, "weights")
+        return Loaded(put(_with_opinions(made), where), described, {"spec": {"model": path.stem, "seed": 0}}, "weights")
 
     patch.setattr(subject, "load_model", loaded)
+    (folder / model).touch()  # read by nobody, but named in provenance
     size = spec["config"].get("evaluation.batch_size", 5)
     return Job(
         spec=spec, data=tiny.data_file(folder), checkpoint=folder / model, output=folder / "out.parquet",
