@@ -22,11 +22,12 @@ def choose(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 
 def set_up(*, precision: Literal["fp32", "tf32", "bf16"], threads: int) -> None:
-    """Process-wide numerics: threads of the CPU, and whether CUDA may round to TF32."""
+    """Process-wide numerics: threads of the CPU, and whether convolutions on CUDA may round to TF32."""
     torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.fp32_precision = "ieee"  # the solver's and the head's products are never rounded
     mode = "tf32" if precision == "tf32" else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = mode
     torch.backends.cudnn.conv.fp32_precision = mode  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = True  # sizes are few: it is worth to look for the fastest convolution of each
 
 
 def upload(tensor: Tensor, device: torch.device | str) -> Tensor:

@@ -104,11 +104,11 @@ class PGD:
         """
         adversarial = start.detach()
         lost = torch.zeros(len(x), device=x.device)
-        step, key, given = self._step(objective)
         for _ in range(self.steps):
-            adversarial, lost = (
-                self.run(step, key, (adversarial, lost, x, *given)) if key else step(adversarial, lost, x)
-            )
+            drawn = objective.draw() if isinstance(objective, Drawn) else objective  # outside of what is captured
+            step, key, given = self._step(drawn)
+            inputs = (adversarial, lost, x, *given)
+            adversarial, lost = step(*inputs) if key is None else self.run(step, key, inputs)
         return Attacked(adversarial, lost / self.steps)
 
     def _step(self, objective: Objective) -> tuple[Step, Hashable | None, tuple[Tensor, ...]]:

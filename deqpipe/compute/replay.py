@@ -5,6 +5,7 @@ Python. A graph starts all of them at once. It is bound to the memory that it wa
 inputs and gives its results as tensors, and looks at nothing else that changes.
 """
 
+import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -17,10 +18,14 @@ from deqpipe.compute.evaluations import Counter, Evaluations
 Step: TypeAlias = Callable[..., tuple[Tensor, ...]]
 """Tensors to tensors, the same work every time."""
 
-WARM_UP = 3
-"""Calls before a capture: libraries choose their algorithms and allocate their workspaces in the first ones."""
-MOST = 256
-"""Graphs that are kept; the one that was used least recently makes room."""
+WARM_UP = 1
+"""Calls before a capture, beside its stream: libraries choose their algorithms and allocate their workspaces. The first
+meeting with a step was one already."""
+MOST = 32
+"""Graphs that are kept, each with the memory of its inputs; the one that was used least recently makes room."""
+
+
+_logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -64,12 +69,19 @@ class Captured:
 class Graphs:
     """Captures every step that it meets a second time, and replays it from then on."""
 
-    def __init__(self, counter: Counter, capture: "Capture | None" = None) -> None:
-        """Take a counter of evaluations of f, which a replay makes without anybody seeing."""
+    def __init__(self, counter: Counter, fresh: "Callable[[], Capture] | None" = None) -> None:
+        """Take a counter of evaluations of f, which a replay makes without anybody seeing.
+
+        Args:
+            counter: of the model that the steps compute with.
+            fresh: makes what captures; by default for the CUDA device.
+        """
         self._counter = counter
-        self._capture = capture or OnDevice()
+        self._fresh: Callable[[], Capture] = fresh or OnDevice
+        self._capture = self._fresh()
         self._captured: dict[Hashable, Captured] = {}
         self._met: set[Hashable] = set()
+        self._failed: set[Hashable] = set()
 
     def __call__(self, step: Step, key: Hashable, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """What the step makes of its inputs."""
@@ -77,20 +89,38 @@ class Graphs:
         if full not in self._met:
             self._met.add(full)  # a step that is run once is not worth a graph
             return step(*inputs)
-        return self._replayed(self._found(full, step, inputs), inputs)
+        captured = None if full in self._failed else self._found(full, step, inputs)
+        return step(*inputs) if captured is None else self._replayed(captured, inputs)
 
-    def _found(self, full: Hashable, step: Step, inputs: Sequence[Tensor]) -> Captured:
-        captured = self._captured.pop(full, None) or self._new(step, inputs)
-        self._captured[full] = captured  # the most recently used one stands last
+    def forget(self) -> None:
+        """Give back all memory that graphs hold."""
+        self._captured.clear()
+        self._met.clear()
+        self._capture = self._fresh()
+
+    def _found(self, full: Hashable, step: Step, inputs: Sequence[Tensor]) -> Captured | None:
+        captured = self._captured.pop(full, None) or self._new(full, step, inputs)
+        if captured is not None:
+            self._captured[full] = captured  # the most recently used one stands last
         if len(self._captured) > MOST:
             self._captured.pop(next(iter(self._captured)))
         return captured
 
-    def _new(self, step: Step, inputs: Sequence[Tensor]) -> Captured:
+    def _new(self, full: Hashable, step: Step, inputs: Sequence[Tensor]) -> Captured | None:
+        """The step in a graph; None, from now on, where it cannot be captured: that costs speed and nothing else."""
         before, static = self._counter.counted, tuple(one.clone() for one in inputs)
-        graph, outputs, calls = self._capture(step, static)
-        seen = self._counter.counted - before
-        self._counter.add(seen * -1)
+        seen = Evaluations()
+        try:
+            graph, outputs, calls = self._capture(step, static)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self._failed.add(full)
+            _logger.warning("an attack step cannot be captured and is called instead: %s", " ".join(str(error).split()))
+            return None
+        finally:
+            seen = self._counter.counted - before
+            self._counter.add(seen * -1)
         return Captured(graph, static, outputs, seen.shared(calls))
 
     def _replayed(self, captured: Captured, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -114,17 +144,27 @@ class OnDevice:
 
     def __init__(self) -> None:
         self._pool: Any = None
+        self._stream: Any = None
 
     def __call__(self, step: Step, inputs: tuple[Tensor, ...]) -> tuple[Any, tuple[Tensor, ...], int]:
-        """Call the step a few times beside the main stream, then capture it."""
+        """Call the step beside the main stream, then capture it there; every stream has workspaces, so one serves all.
+
+        Where the capture fails, what comes after it goes on in the stream that was current before.
+        """
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        self._stream = self._stream or torch.cuda.Stream()
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
             for _ in range(WARM_UP):
                 step(*inputs)
-        torch.cuda.current_stream().wait_stream(stream)
+        current.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            outputs = step(*inputs)
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                outputs = step(*inputs)
+        except BaseException:
+            torch.cuda.set_stream(current)
+            self._pool = None
+            raise
         return graph, outputs, WARM_UP + 1

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -30,8 +30,9 @@ its arithmetic is the same for every order of the numbers. A convolution can: it
 MARGIN = 2.0
 """A way may differ from the plain one by this many times what plain runs differ among themselves."""
 ROUNDING = 64
-"""Or by so many rounding errors, where the order of images changes nothing at all."""
+"""Or by so many rounding errors of a number, where the order of images changes nothing at all."""
 
+_UNFINISHED = "a trial did not come to its end"
 _logger = logging.getLogger(__name__)
 
 
@@ -73,6 +74,16 @@ class Asked:
     graphs: bool | None = False
     verdicts: Path | None = None
 
+    def for_solver(self, *, couples: bool) -> "Asked":
+        """What is asked where the solver may couple the images of a batch: it then waits for them, and no graph can.
+
+        Raises:
+            UserError: graphs are asked for there.
+        """
+        if couples and self.graphs is True:
+            raise UserError("graphs is true, but the solver couples the images of a batch; allowed: auto, false")
+        return replace(self, graphs=False) if couples else self
+
     @property
     def forced(self) -> Way:
         """What is to be done whatever a trial says."""
@@ -111,8 +122,13 @@ class Trial(Protocol):
         """The batch in some way."""
         ...
 
+    @property
+    def rounding(self) -> float:
+        """Relative rounding error of one convolution."""
+        ...
+
     def reordered(self, way: Way) -> tuple[Tensor, ...]:
-        """The same with the images in another order and in two parts, put back in order."""
+        """The same in another order and with images that are rounded otherwise, put back in order."""
         ...
 
 
@@ -146,8 +162,12 @@ def _remembered(asked: Asked, trial: Trial) -> Way:
         if file.exists():
             return _read(file, asked.forced)
         # A trial that takes its process down with it must not do so twice: until it ends, it has failed.
-        _write(file, Verdict(asked.forced, "a trial did not come to its end"), facts)
-        verdict = judge(asked, trial)
+        _write(file, Verdict(asked.forced, f"{_UNFINISHED}; delete {file} to try again"), facts)
+        try:
+            verdict = judge(asked, trial)
+        except BaseException:  # interrupted, or without room: that says nothing of any way
+            file.unlink(missing_ok=True)
+            raise
         _write(file, verdict, facts)
     return verdict.way
 
@@ -159,7 +179,8 @@ def _read(file: Path, fallback: Way) -> Way:
     except (OSError, ValueError, KeyError, TypeError):
         _logger.warning("verdict %s cannot be read: f is computed in the plain way (%s)", file, fallback.name)
         return fallback
-    _logger.info("f is computed %s: %s", way.name, reason)
+    level = logging.WARNING if reason.startswith(_UNFINISHED) else logging.INFO
+    _logger.log(level, "f is computed %s: %s", way.name, reason)
     return way
 
 
@@ -182,7 +203,9 @@ def judge(asked: Asked, trial: Trial) -> Verdict:
     base = asked.forced
     plain = trial.run(base)
     noise = difference(plain.values, trial.reordered(base))
-    allowed = max(MARGIN * noise, ROUNDING * torch.finfo(plain.values[0].dtype).eps)
+    if not math.isfinite(noise):
+        return Verdict(base, "the plain way gives numbers that are not finite: there is nothing to compare with")
+    allowed = max(MARGIN * noise, ROUNDING * trial.rounding)
     best, fastest, seen = base, plain.seconds, [f"{base.name}: {plain.seconds:.4f} s, noise {noise:.1e}"]
     for way in asked.candidates():
         outcome, line = _tried(trial, way, plain, allowed)

@@ -14,9 +14,15 @@ T = TypeVar("T")
 PROBE = 16
 """Images whose memory is measured."""
 SHARE = 0.5
-"""Of the free memory: captured graphs and records want theirs."""
+"""Of the free memory."""
+SHARE_WITH_GRAPHS = 0.25
+"""The same where attack steps are replayed: a graph keeps the memory of its step, beside that of called ones."""
 MOST = 4096
 _logger = logging.getLogger(__name__)
+
+
+def _nothing() -> None:
+    """Nothing is kept."""
 
 
 @dataclass
@@ -26,10 +32,14 @@ class Batching:
     Attributes:
         size: how many.
         fixed: whether the configuration names the number; otherwise it is halved when memory runs out.
+        key: of the configuration, for the message.
+        forget: gives back memory that is kept for speed alone.
     """
 
     size: int
     fixed: bool = True
+    key: str = "evaluation.batch_size"
+    forget: Callable[[], None] = _nothing
 
     def backing_off(self, compute: Callable[[], T]) -> T:
         """The result of some work, done again with half as many images when the device's memory does not hold them.
@@ -43,11 +53,12 @@ class Batching:
             except torch.OutOfMemoryError:
                 if self.fixed or self.size == 1:
                     raise UserError(
-                        f"evaluation.batch_size is {'' if self.fixed else 'auto, now '}{self.size}, but the device's "
-                        "memory does not hold as many images; allowed: fewer, or auto"
+                        f"{self.key} is {'' if self.fixed else 'auto, now '}{self.size}, but the device's memory does "
+                        "not hold as many images; allowed: fewer, or auto (evaluation.batch_size alone)"
                     ) from None
                 self.size = max(1, self.size // 2)
                 _logger.warning("out of memory: from here on %d images at once", self.size)
+            self.forget()
             torch.cuda.empty_cache()
 
 
@@ -56,12 +67,13 @@ def has_room(device: torch.device, size: int) -> bool:
     return device.type != "cuda" or 10 * size <= torch.cuda.mem_get_info(device)[0]
 
 
-def automatic(work: Callable[[int], object], device: torch.device) -> Batching:
+def automatic(work: Callable[[int], object], device: torch.device, *, share: float = SHARE) -> Batching:
     """As many images as fit into the free memory of a device, by the memory that a few of them take.
 
     Args:
         work: what is done with a number of images; the most demanding thing that a job does.
         device: where. On a CPU memory is not looked at.
+        share: of the free memory.
     """
     if device.type != "cuda":
         return Batching(DEFAULT_BATCH, fixed=False)
@@ -72,7 +84,7 @@ def automatic(work: Callable[[int], object], device: torch.device) -> Batching:
     taken = max(1, torch.cuda.max_memory_allocated(device) - before)
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
-    size = max(1, min(MOST, int(SHARE * free * PROBE / taken)))
+    size = max(1, min(MOST, int(share * free * PROBE / taken)))
     size = size // 32 * 32 or size
     _logger.info("evaluation.batch_size auto: %d images at once, %.0f MB each", size, taken / PROBE / 1e6)
     return Batching(size, fixed=False)

@@ -157,14 +157,19 @@ def _crafted_again(subject: Subject, choice: Choice) -> tuple[Tensor, Tensor]:
     x, y = chunk.load(images, subject.job.device)
     plain = next(judge for judge in subject.judges if judge.defence == "plain")
     judged = plain.restricted(CLASSES)(made, y).columns
-    _check_same(choice, {name: judged[name][where] for name in ("predicted", "margin")})
+    again = {name: judged[name][where] for name in ("predicted", "margin")}
+    _check_same(choice, again, tolerance=_TOLERANCE[subject.settings["precision"]])
     return x[where], made[where]
 
 
-def _check_same(choice: Choice, again: Mapping[str, np.ndarray]) -> None:
+_TOLERANCE = {"fp32": 1e-3, "tf32": 2e-2, "bf16": 1e-1}
+"""Of margins of images that were crafted in other batches."""
+
+
+def _check_same(choice: Choice, again: Mapping[str, np.ndarray], *, tolerance: float) -> None:
     """Refuse an image other than that of the records: it would be shown beside what was measured on another."""
     recorded = choice.shard.where(choice.shard["image"] == choice.image)
-    close = np.allclose(again["margin"], recorded["margin"][0], rtol=1e-3, atol=1e-3)
+    close = np.allclose(again["margin"], recorded["margin"][0], rtol=tolerance, atol=tolerance)
     if not close or (again["predicted"] != recorded["predicted"][0]).any():
         raise UserError(
             f"test image {choice.image}, crafted again, is classified as {again['predicted'].tolist()} along the "

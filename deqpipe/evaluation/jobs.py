@@ -43,7 +43,8 @@ SELECTION_STARTS = "selection/start"
 def clean(job: Job) -> int:
     """Judge the test images as they are; returns the exit status."""
     started, subject = time.monotonic(), load_subject(job)
-    columns = clean_rows(subject, _test_images(subject, subject.settings["evaluation.images"]))
+    chunk = _test_images(subject, subject.settings["evaluation.images"])
+    columns = subject.batching.backing_off(lambda: clean_rows(subject, chunk))
     records.write(job.output, columns, provenance=origin(subject, job.spec, started))
     return 0
 
@@ -53,7 +54,9 @@ def attack_pgd(job: Job) -> int:
     started, subject = time.monotonic(), load_subject(job)
     chunk = _test_images(subject, subject.settings["evaluation.images"])
     references = FreshReferences(subject, chunk)
-    columns = attack_rows(subject, subject.final_point(), chunk, references=references, purpose=STARTS)
+    columns = subject.batching.backing_off(
+        lambda: attack_rows(subject, subject.final_point(), chunk, references=references, purpose=STARTS)
+    )
     records.write(job.output, columns, provenance=origin(subject, job.spec, started))
     return 0
 
@@ -65,7 +68,9 @@ def attack_point(job: Job, *, point: specs.GridPoint, images: range) -> int:
     chunk = Chunk(subject.dataset.test, images)
     check_images(subject, images)
     references = FreshReferences(subject, chunk)
-    columns = attack_rows(subject, point, chunk, references=references, purpose=STARTS)
+    columns = subject.batching.backing_off(
+        lambda: attack_rows(subject, point, chunk, references=references, purpose=STARTS)
+    )
     records.write(job.output, columns, provenance=origin(subject, specs.point_spec(job.spec), started))
     _logger.info("%s", scores(columns))
     return 0
@@ -166,7 +171,8 @@ def select_early_state(job: Job) -> int:
     started, subject = time.monotonic(), load_subject(job)
     split = getattr(subject.dataset, subject.settings["selection.split"])
     chunk = Chunk(split, range(len(split)))
-    hits = {judge.defence: np.concatenate(parts) for judge, parts in _validation_hits(subject, chunk)}
+    found = subject.batching.backing_off(lambda: list(_validation_hits(subject, chunk)))
+    hits = {judge.defence: np.concatenate(parts) for judge, parts in found}
     mode = subject.settings.section("early_state", EarlyState)
     chosen: dict[str, Any] = {}
     for defence, correct in hits.items():

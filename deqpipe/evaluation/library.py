@@ -27,6 +27,7 @@ from deqpipe.attack.autoattack import Crafted, Flags, LibraryAttacks, LogitsOf, 
 from deqpipe.config import AttackName
 from deqpipe.device import upload
 from deqpipe.errors import UserError
+from deqpipe.evaluation.batching import Batching
 from deqpipe.evaluation.judge import Judge, Judgement, at
 from deqpipe.evaluation.pieces import Found, Part, Piece, file_of, run_pieces
 from deqpipe.evaluation.rows import Columns, joined, no_rows, rows
@@ -38,7 +39,7 @@ PURPOSE = "autoattack"
 
 def autoattack(job: Job, part: Part) -> int:
     """All attacks on one decision, at the strongest point against it; returns the exit status."""
-    subject = load_subject(job)
+    subject = _load(job)
     _check_images(subject, part.images)
     target, mode = _target(subject, _defence_of(job.spec)), subject.settings["autoattack.mode"]
     asked = tuple(subject.settings["autoattack.attacks"])
@@ -47,12 +48,12 @@ def autoattack(job: Job, part: Part) -> int:
     course = Course(target, part, able, _strength(subject, targets=targets), sequential=mode == "standard")
     clean: dict[str, Piece] = {"clean": course.clean}
     checks: dict[str, Piece] = {"checks": partial(course.checked, asked)}
-    return run_pieces(subject, part, clean | course.pieces() | checks, piece_spec=job.spec)
+    return run_pieces(subject, part, clean | course.pieces() | checks, piece_spec=job.spec, batching=_batching(subject))
 
 
 def attack_top(job: Job, part: Part) -> int:
     """APGD-CE and Square on the defended decision at the strongest points of damping 0.5; returns the exit status."""
-    subject = load_subject(job)
+    subject = _load(job)
     _check_images(subject, part.images)
     first, ranked = _target(subject, "entropy"), read_strongest(subject)
     points = [point for point in ranked.points["entropy"] if point.damping == specs.FINAL_DAMPING]
@@ -62,7 +63,17 @@ def attack_top(job: Job, part: Part) -> int:
     for point in points[: subject.settings["autoattack.top_points"]]:
         target, strength = replace(first, point=point), _strength(subject, targets=1)
         pieces |= Course(target, part, ("apgd_ce", "square"), strength, sequential=False).pieces()
-    return run_pieces(subject, part, pieces, piece_spec=job.spec)
+    return run_pieces(subject, part, pieces, piece_spec=job.spec, batching=_batching(subject))
+
+
+def _load(job: Job) -> Subject:
+    """The subject, f as it is called: batches shrink from attack to attack, and each size would be compiled anew."""
+    return load_subject(replace(job, ways=replace(job.ways, compiled=False)))
+
+
+def _batching(subject: Subject) -> Batching:
+    """The library's batches, which are part of its results."""
+    return Batching(subject.settings["autoattack.batch_size"], key="autoattack.batch_size")
 
 
 def _strength(subject: Subject, *, targets: int) -> LibraryAttacks:

@@ -12,6 +12,7 @@ from deqpipe import records, specs
 from deqpipe.counts import NO_EVALUATIONS, Evaluations, sum_of
 from deqpipe.device import describe
 from deqpipe.errors import UserError
+from deqpipe.evaluation.batching import Batching
 from deqpipe.evaluation.rows import Columns, no_rows
 from deqpipe.evaluation.subject import Subject
 from deqpipe.lock import EXIT_UNFINISHED, StopRequest, locked
@@ -46,11 +47,13 @@ class Groups:
         names: of all pieces.
         compute: the pieces of some names.
         size: how many at once.
+        batching: of their images; None: the subject's.
     """
 
     names: tuple[str, ...]
     compute: Callable[[Sequence[str]], Sequence[Found]]
     size: int = 1
+    batching: Batching | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,13 @@ def file_of(subject: Subject, part: Part, piece: str) -> Path:
 
 
 def run_pieces(
-    subject: Subject, part: Part, pieces: Mapping[str, Piece], *, piece_spec: Mapping[str, Any], name: str | None = None
+    subject: Subject,
+    part: Part,
+    pieces: Mapping[str, Piece],
+    *,
+    piece_spec: Mapping[str, Any],
+    name: str | None = None,
+    batching: Batching | None = None,
 ) -> int:
     """Compute the pieces that are not finished yet, one by one, then write all of them as the job's output.
 
@@ -89,6 +98,7 @@ def run_pieces(
         pieces: by name; names are file names, and stand for the same rows in every job of this state folder.
         piece_spec: what a finished piece depends on.
         name: of the part, where its images alone do not tell it from others of the state folder.
+        batching: of the images of a piece; None: the subject's.
 
     Returns:
         The exit status: 0, or that of an unfinished job.
@@ -100,7 +110,8 @@ def run_pieces(
     def compute(names: Sequence[str]) -> list[Found]:
         return [pieces[piece]() for piece in names]
 
-    return run_groups(subject, part, Groups(tuple(pieces), compute), piece_spec=piece_spec, name=name)
+    groups = Groups(tuple(pieces), compute, batching=batching)
+    return run_groups(subject, part, groups, piece_spec=piece_spec, name=name)
 
 
 def run_groups(
@@ -112,7 +123,7 @@ def run_groups(
         still_open = [piece for piece in groups.names if not _is_finished(files[piece], piece_spec, part)]
         if len(still_open) < len(files):
             _logger.info("%d of %d pieces are finished already", len(files) - len(still_open), len(files))
-        work = Groups(tuple(still_open), groups.compute, groups.size)
+        work = Groups(tuple(still_open), groups.compute, groups.size, groups.batching)
         finished = _finish(subject, work, files, piece_spec, stop)
         if finished == 0 and still_open and not stop.signalled:
             raise UserError(f"not one piece finished within {part.budget_minutes:g} minutes: allow more time")
@@ -141,7 +152,7 @@ def _finish(
             return first
         names = groups.names[first : first + groups.size]
         started, evaluations = time.monotonic(), subject.evaluations
-        found = subject.batching.backing_off(partial(groups.compute, names))
+        found = (groups.batching or subject.batching).backing_off(partial(groups.compute, names))
         shares = _shares(origin(subject, piece_spec, started, evaluations), len(names))
         for number, (name, piece, told) in enumerate(zip(names, found, shares, strict=True), first + 1):
             records.write(files[name], piece.columns, provenance=told | {"flags": list(piece.flags)})

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deqpipe import records
+from deqpipe.compute.precision import Precision
 from deqpipe.defence.entropy import prediction_entropy
 from deqpipe.device import set_up
 from deqpipe.dynamics import Trajectory
@@ -84,6 +85,7 @@ def predict(request: Request, *, checkpoint: Path, images: Path, output: Path) -
     model = load_model(checkpoint, request.device, request.dtype).model
     if not isinstance(model, DEQClassifier):
         raise UserError(f"checkpoint {checkpoint} holds a ResNet, which has no states; predict needs a DEQ")
+    model.compute_with(Precision(request.settings["precision"]))
     x, y = read_images(images, model, labelled=bool(request.surrogates))
     parts = []
     for start in range(0, len(x), request.batch_size):

@@ -164,7 +164,7 @@ def craft_together(
     start = uniform_start(x, ball=subject.ball, stream=subject.stream(purpose), images=images, clamp=pgd.clamp_start)
     ascent = PGD(subject.ball, steps=pgd.steps, step_size=pgd.step_size_255 / 255, run=subject.run)
     made: dict[int, Attacked] = {}
-    for alike in _alike(attacks):
+    for alike in _alike(attacks, subject.final_point()):
         logits_of, count = _logits_of(subject, [attacks[number] for number in alike]), len(alike)
         objective = cross_entropy_objective(logits_of, y.repeat(count))
         together = ascent(objective, x.repeat(count, 1, 1, 1), start=start.repeat(count, 1, 1, 1))
@@ -179,12 +179,15 @@ def _logits_of(subject: Subject, attacks: Sequence[Attack]) -> Callable[[Tensor]
     return subject.logits_of(attacks[0].point, through=attacks[0].through)
 
 
-def _alike(attacks: Sequence[Attack]) -> list[list[int]]:
-    """Numbers of attacks whose surrogates can be stacked, the longest unroll first."""
+def _alike(attacks: Sequence[Attack], ready_made: GridPoint | None) -> list[list[int]]:
+    """Numbers of attacks whose surrogates can be stacked, the longest unroll first.
+
+    The ready-made one stays alone: Figure 2 crafts it again, and wants the same rounding.
+    """
     groups: dict[Any, list[int]] = {}
     for number, attack in enumerate(attacks):
         point = attack.point
-        alone = point is None or attack.through != "plain"
+        alone = point == ready_made or attack.through != "plain"
         key = number if point is None or alone else (point.state, point.damping)
         groups.setdefault(key, []).append(number)
     return [sorted(group, key=lambda number: -_unroll_steps(attacks[number])) for group in groups.values()]
@@ -235,12 +238,19 @@ def attacks_rows(
 
     Args:
         subject: the model that crafts.
-        attacks: at most as many as go `together`.
+        attacks: as many as go `together`; more are taken one stack after the other.
         chunk: the images.
         panel: who judges them.
         references: where the states of the clean images come from; None: `panel.compared` is empty.
         purpose: of the random starts.
     """
+    most = together(subject, chunk)  # fewer than before, where memory has run out meanwhile
+    if len(attacks) > most:
+        stacks = [attacks[first : first + most] for first in range(0, len(attacks), most)]
+        each = (
+            attacks_rows(subject, stack, chunk, panel=panel, references=references, purpose=purpose) for stack in stacks
+        )
+        return [columns for stack in each for columns in stack]
     pgd = subject.settings.section("attack.pgd", Pgd)
     parts: list[list[Columns]] = [[] for _ in attacks]
     for images in chunk.batches(subject.batch_size):

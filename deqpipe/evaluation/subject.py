@@ -21,14 +21,14 @@ from deqpipe.attack.trial import GradientTrial
 from deqpipe.compute.precision import Precision
 from deqpipe.compute.replay import DIRECT, Graphs, Runner
 from deqpipe.compute.ways import NOTHING_ASKED, Asked, choose
-from deqpipe.config import DEFAULT_BATCH, Entropy, Solver, ThreatModel
+from deqpipe.config import DEFAULT_BATCH, Entropy, Solver, ThreatModel, couples_images
 from deqpipe.counts import Evaluations, sum_of
 from deqpipe.data import Dataset, load
 from deqpipe.defence.entropy import build_entropy_reduction, control
 from deqpipe.device import set_up
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.errors import UserError
-from deqpipe.evaluation.batching import Batching, automatic
+from deqpipe.evaluation.batching import SHARE, SHARE_WITH_GRAPHS, Batching, automatic
 from deqpipe.evaluation.judge import DEQJudge, Judge, NetworkJudge
 from deqpipe.gradient import Unrolled
 from deqpipe.model.architecture import Loaded, fitting, load_model
@@ -208,15 +208,21 @@ def _computation(model: nn.Module, settings: Settings, job: Job) -> Computation:
     known = Batching(job.batch_size or DEFAULT_BATCH, fixed=job.batch_size is not None)
     if not isinstance(model, DEQClassifier):
         return Computation(known)
+    ways = job.ways.for_solver(couples=couples_images(settings.section("solver", Solver)))
     plain, precision = build_plain(settings), Precision(settings["precision"])
     surrogate = IntermediateState(plain.termination.max_steps, Unrolled(steps=LONGEST_UNROLL, damping=0.5), plain)
     trial = GradientTrial(model, surrogate, precision, images=known.size)
-    way = choose(job.ways, job.device, lambda: trial)
+    way = choose(ways, job.device, lambda: trial)
+    model.compute_with(precision, replace(way, compiled=False))
+    if not known.fixed:  # measured as it is called: nothing is compiled for sizes that are not used again
+        share = SHARE_WITH_GRAPHS if way.graphs else SHARE
+        known = automatic(lambda count: replace(trial, images=count).once(), job.device, share=share)
     model.compute_with(precision, way)
-    run = Graphs(model.counter) if way.graphs else DIRECT
-    if known.fixed:
-        return Computation(known, run)
-    return Computation(automatic(lambda count: replace(trial, images=count).once(), job.device), run)
+    if not way.graphs:
+        return Computation(known)
+    graphs = Graphs(model.counter)
+    known.forget = graphs.forget
+    return Computation(known, graphs)
 
 
 def load_transferring(job: Job) -> Subject:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from deqpipe.compute.precision import FP32, Precision
 from deqpipe.compute.ways import Layout
+from deqpipe.device import upload
 from deqpipe.shapes import State
 
 
@@ -275,7 +276,7 @@ class Cell(nn.Module):
         keep = 1 - self.dropout
         kept = torch.rand(batch, channels, 1, 1, generator=generator) < keep
         like = next(self.parameters())
-        return kept.to(like.device, like.dtype, non_blocking=True) / keep
+        return upload(kept, like.device).to(like.dtype) / keep
 
 
 def affine(norm: nn.Module) -> Affine:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from deqpipe.attack.pgd import PGD, cross_entropy_objective, unfooled_objective
+from deqpipe.attack.pgd import PGD, Drawn, cross_entropy_objective, unfooled_objective
 from deqpipe.compute import replay
 from deqpipe.compute.evaluations import Counter, Evaluations
-from deqpipe.compute.replay import Graphs, Step
+from deqpipe.compute.replay import DIRECT, Graphs, Runner, Step
 from deqpipe.threat_model import LinfBall
 
 CALLS = 4
@@ -44,7 +44,37 @@ class Pretended:
 
 def graphs(counter: Counter | None = None) -> tuple[Graphs, Pretended]:
     device = Pretended()
-    return Graphs(counter or Counter(), device), device
+    return Graphs(counter or Counter(), lambda: device), device
+
+
+def test_step_that_cannot_be_captured_is_called_and_said_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    def refusing(step: Step, inputs: tuple[Tensor, ...]) -> tuple[PretendedGraph, tuple[Tensor, ...], int]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    run = Graphs(Counter(), lambda: refusing)
+    for number in range(4):
+        assert run(double, "double", (torch.tensor([float(number)]),))[0].item() == 2 * number
+    assert caplog.text.count("cannot be captured and is called instead") == 1
+
+
+def test_memory_that_runs_out_in_a_capture_is_told_on() -> None:
+    def full(step: Step, inputs: tuple[Tensor, ...]) -> tuple[PretendedGraph, tuple[Tensor, ...], int]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    run = Graphs(Counter(), lambda: full)
+    run(double, "double", (torch.ones(1),))
+    with pytest.raises(torch.OutOfMemoryError):
+        run(double, "double", (torch.ones(1),))
+
+
+def test_what_was_forgotten_is_captured_again() -> None:
+    run, device = graphs()
+    for _ in range(3):
+        run(double, "double", (torch.ones(1),))
+    run.forget()
+    for _ in range(3):
+        run(double, "double", (torch.ones(1),))
+    assert len(device.captured) == 2
 
 
 def double(x: Tensor) -> tuple[Tensor, ...]:
@@ -122,6 +152,26 @@ def test_attack_with_replayed_steps_makes_the_same_images_bit_for_bit(objective:
         assert torch.equal(replayed.images, called.images)
         assert torch.equal(replayed.lost_gradient, called.lost_gradient)
     assert len(device.captured) == 1
+
+
+def test_objective_that_is_drawn_anew_has_a_graph_for_every_draw_and_the_numbers_of_each() -> None:
+    """As in training with random states: what is drawn is no part of what is captured."""
+    run, device = graphs()
+    x, y = torch.rand(4, 1, 3, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
+    logits: list[Callable[[Tensor], Tensor]] = [logits_of, Flipped()]
+
+    def attacked(run: Runner) -> Tensor:
+        order = iter([0, 1, 1, 0, 0, 1])
+        drawn = Drawn(lambda: cross_entropy_objective(logits[next(order)], y))
+        return PGD(LinfBall(0.1), steps=6, step_size=0.03, run=run)(drawn, x, start=x).images
+
+    assert torch.equal(attacked(run), attacked(DIRECT))
+    assert len(device.captured) == 2
+
+
+class Flipped:
+    def __call__(self, x: Tensor) -> Tensor:
+        return logits_of(1 - x)
 
 
 def test_attacks_of_other_radius_or_logits_are_other_steps() -> None:

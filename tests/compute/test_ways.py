@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deqpipe.compute import ways
-from deqpipe.compute.ways import PLAIN, Asked, Outcome, Way, choose, difference, judge
+from deqpipe.compute.ways import PLAIN, Asked, Outcome, Verdict, Way, choose, difference, judge
 from deqpipe.errors import UserError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -29,12 +29,14 @@ class Scripted:
         away: what a way adds to the values; 0 where nothing stands.
         failing: ways that raise.
         noise: what another order of the images adds.
+        rounding: of a convolution.
     """
 
     seconds: Mapping[Way, float] = field(default_factory=dict)
     away: Mapping[Way, float] = field(default_factory=dict)
     failing: tuple[Way, ...] = ()
     noise: float = 1e-6
+    rounding: float = torch.finfo(torch.float64).eps
     ran: list[Way] = field(default_factory=list)
     card: str = "a card"
 
@@ -74,6 +76,17 @@ def test_rounding_is_forgiven_where_the_order_changes_nothing() -> None:
     eps = torch.finfo(torch.float64).eps
     assert judge(EVERYTHING, Scripted(seconds={FAST: 0.2}, away={FAST: 100 * eps}, noise=0.0)).way == FAST
     assert judge(EVERYTHING, Scripted(seconds={FAST: 0.2}, away={FAST: 1e-9}, noise=0.0)).way == PLAIN
+
+
+def test_where_the_plain_way_gives_no_numbers_there_is_nothing_to_compare_with() -> None:
+    assert judge(EVERYTHING, Scripted(seconds={FAST: 0.2}, away={PLAIN: float("nan")})).way == PLAIN
+
+
+def test_graphs_are_not_tried_where_images_are_coupled() -> None:
+    assert Asked(compiled=None, graphs=None).for_solver(couples=True) == Asked(compiled=None, graphs=False)
+    assert EVERYTHING.for_solver(couples=False) == EVERYTHING
+    with pytest.raises(UserError, match="graphs is true, but the solver couples the images of a batch"):
+        Asked(graphs=True).for_solver(couples=True)
 
 
 def test_way_that_fails_is_left_out_with_one_line(caplog: pytest.LogCaptureFixture) -> None:
@@ -137,16 +150,38 @@ def test_another_device_is_tried_anew(tmp_path: Path) -> None:
 def test_trial_that_took_its_process_down_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = Asked(compiled=None, graphs=None, verdicts=tmp_path)
 
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(ways, "judge", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
+        patch.setattr(ways, "judge", lambda *_: Verdict(FAST, "never written"))
+        patch.setattr(ways, "_write", first_of(ways._write))
         choose(asked, CUDA, Scripted)
-    monkeypatch.undo()
     again = Scripted(seconds={FAST: 0.2})
     assert choose(asked, CUDA, lambda: again) == PLAIN
     assert again.ran == []
+
+
+def first_of(write: Callable[..., None]) -> Callable[..., None]:
+    """Writes once, as a process does that is killed after that."""
+    calls: list[int] = []
+
+    def once(*arguments: Any) -> None:
+        if not calls:
+            write(*arguments)
+        calls.append(1)
+
+    return once
+
+
+def test_trial_that_was_interrupted_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Asked(compiled=None, graphs=None, verdicts=tmp_path)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ways, "judge", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            choose(asked, CUDA, Scripted)
+    assert choose(asked, CUDA, lambda: Scripted(seconds={FAST: 0.2})) == FAST
 
 
 def test_verdict_that_cannot_be_read_means_the_plain_way(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

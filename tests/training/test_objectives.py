@@ -1,7 +1,7 @@
 """The training losses against slow versions that are written straight from the formulas."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deqpipe.attack.pgd import PGD
+from deqpipe.compute.replay import Step
 from deqpipe.gradient import Unrolled
 from deqpipe.model.classifier import DEQClassifier, build_classifier
 from deqpipe.seeding import Stream
@@ -486,3 +487,23 @@ def test_training_accuracy_is_counted_on_the_natural_branch_of_trades_and_the_ad
     at = objective("pgd_at", PlainForward())(copy.deepcopy(model), batch, draws(9, 0))
     assert not torch.allclose(at.logits, copy.deepcopy(model).train()(batch.x))
     torch.testing.assert_close(F.cross_entropy(at.logits, batch.y), at.value)
+
+
+def test_every_step_of_a_training_attack_goes_through_what_runs_steps(batch: Batch) -> None:
+    """Where steps are replayed as graphs, those of training are, too, whatever states are drawn."""
+    seen: list[Hashable] = []
+
+    class Watching:
+        def __call__(self, step: Step, key: Hashable, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            seen.append(key)
+            return step(*inputs)
+
+    attack = PGD(LinfBall(0.1), steps=3, step_size=0.03, run=Watching())
+    for objective in (
+        PGDAdversarial(PlainForward(), attack, Stream(0, "training/attack")),
+        TradesAdversarial(PlainForward(), attack, Stream(0, "training/attack"), inverse_lambda=6.0, start_noise=0.001),
+    ):
+        seen.clear()
+        objective(Network(), batch, draws(0, 0))
+        assert len(seen) == 3
+        assert len(set(seen)) == 1
