@@ -26,7 +26,7 @@ from benchmarks.speed_rows import Row, rows_of
 from benchmarks.world import MODELS, ROOT, SPREAD, ModelName, World
 from deqpipe.errors import UserError
 
-BATCHES: dict[ModelName, int] = {"demo": 64, "MDEQ-Large": 8}
+BATCHES: dict[ModelName, int] = {"demo": 64, "MDEQ-Large": 4}
 PAGE = ROOT / "docs/performance.md"
 
 

@@ -18,7 +18,7 @@ from benchmarks.release_code import TREES
 from benchmarks.speed_rows import Row
 from benchmarks.ways import Computed
 from benchmarks.world import World
-from deqpipe.compute.ways import Way
+from deqpipe.compute.ways import Layout, Way
 from deqpipe.errors import UserError
 from deqpipe.planning import arithmetic, work
 from deqpipe.planning.workflow import Job
@@ -181,7 +181,8 @@ def test_nothing_is_begun_when_time_is_over(page: Path, capsys: pytest.CaptureFi
 
 def test_rounds_measure_every_way_and_every_operation() -> None:
     computations = {computed for part in speed_gpu.ROUNDS for computed in part.computations()}
-    ways = {Way(*one) for one in product(("channels_first", "channels_last"), (False, True), (False, True))}
+    layouts: tuple[Layout, ...] = ("channels_first", "channels_last")
+    ways = {Way(layout, *switches) for layout, *switches in product(layouts, (False, True), (False, True))}
     assert computations == {Computed(precision, way) for precision in hours.PRECISIONS for way in ways}
     assert any(not part.rows for part in speed_gpu.ROUNDS)
 
