@@ -4,6 +4,7 @@
 # make generate writes the generated files again (schema, configuration.md, differences.md, the diagram in README.md)
 # make bench    how fast it is, against the plain way: docs/performance.md (make bench RELEASE=FOLDER: and the authors' code)
 # make bench-gpu the same on a GPU, most telling figures first; goes on where it was stopped
+# make gpu-trial the whole workflow on a GPU in six minutes, on photographs in data/ (docs/gpu.md); goes on as well
 # make clean    removes what the demo wrote, and the environment
 #
 # Each installs what it needs into .venv the first time. Another Python: make PYTHON=python3.12 demo
@@ -15,7 +16,7 @@ INSTALLED := $(VENV)/.installed
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check generate revisions bench bench-gpu clean
+.PHONY: demo test check generate revisions bench bench-gpu gpu-trial clean
 
 demo: $(INSTALLED)
 	@$(BIN)/snakemake --logger deqpipe --configfile config/demo.yaml
@@ -47,6 +48,13 @@ bench: $(INSTALLED)
 
 bench-gpu: $(INSTALLED)
 	@$(BIN)/python -m benchmarks.speed_gpu $(if $(RELEASE),--release "$(RELEASE)") $(BENCH)
+
+# So many seconds at once, and so many jobs on the GPU.
+TRIAL_SECONDS ?= 360
+TRIAL_JOBS ?= 4
+
+gpu-trial: $(INSTALLED)
+	@$(BIN)/deqpipe trial --configfile config/gpu-trial.yaml --seconds $(TRIAL_SECONDS) --gpu-jobs $(TRIAL_JOBS)
 
 clean:
 	@rm -rf $(VENV) results/demo logs/demo state/demo

@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_reporting(commands)
     _add_predict(commands)
     _add_plan(commands)
+    _add_trial(commands)
     return parser
 
 
@@ -267,6 +268,15 @@ def _add_plan(commands: Any) -> None:
     )
     parser.add_argument("--cores", type=_positive_int, help="cores to plan for; by default all of this machine")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
+def _add_trial(commands: Any) -> None:
+    text = "Run the workflow for at most so long, and write the tables that its results allow."
+    parser = _add(commands, "trial", _trial, text)
+    overlay = "overlay of config.yaml"
+    parser.add_argument("--configfile", type=Path, action="append", default=[], metavar="F", help=overlay)
+    parser.add_argument("--seconds", type=_positive, default=math.inf, help="then it is stopped; it can go on later")
+    parser.add_argument("--gpu-jobs", type=_positive_int, default=1, metavar="N", help="jobs that share the GPU")
 
 
 def _positive_int(text: str) -> int:
@@ -522,6 +532,12 @@ def _plan(options: argparse.Namespace) -> int:
     from deqpipe import planning
 
     return planning.plan(options.configfile, cores=options.cores, device=options.device)
+
+
+def _trial(options: argparse.Namespace) -> int:
+    from deqpipe import trial
+
+    return trial.trial(options.configfile, seconds=options.seconds, gpu_jobs=options.gpu_jobs)
 
 
 def _images(options: argparse.Namespace) -> range:

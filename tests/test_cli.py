@@ -18,7 +18,7 @@ DEMO = str(tiny.ROOT / "config" / "demo.yaml")
 COMMANDS = (
     "check-config", "write-config", "spec", "prepare-data", "pretrain", "train-deq", "train-resnet",
     "select-early-state", "clean", "attack-pgd", "attack-grid", "attack-point", "table", "figure", "report",
-    "show-table", "import-checkpoint", "export-checkpoint", "use-imported", "predict",
+    "show-table", "trial", "import-checkpoint", "export-checkpoint", "use-imported", "predict",
 )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Under which conditions numbers were made, and where these are not the paper's."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from deqpipe import specs
 from deqpipe.config import PROTOCOLS, Config, Section
@@ -11,7 +12,7 @@ _PROTOCOLS = {
     "paper": "where the paper and its authors' code differ, the paper's text holds",
     "release": "where the paper and its authors' code differ, the code holds",
 }
-_SOURCES = {"digits": "scikit-learn's handwritten digits (8x8)", "cifar10": "CIFAR-10", "folder": "an image folder"}
+_SOURCES = {"digits": "scikit-learn's handwritten digits (8x8)", "cifar10": "CIFAR-10"}
 # Keys and sections whose value changes no number. Where images lie is said by data.source.
 _INERT = (
     "protocol",  # it stands resolved in every key that it sets
@@ -74,7 +75,9 @@ def _leaves(section: Section, prefix: str) -> Iterator[tuple[str, object]]:
 
 
 def data(config: Config) -> str:
-    """The data set in words."""
+    """The data set in words; image folders by their name."""
+    if config.data.source == "folder":
+        return f"the image folder {Path(config.data.root).name or config.data.root}"
     return _SOURCES[config.data.source]
 
 

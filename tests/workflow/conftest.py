@@ -110,18 +110,22 @@ def job_counts(printed: str) -> dict[str, int]:
 TARGETS = ("all", "train_all", "select_all", "attack_all", "tables", "figures", "total")
 
 
-@pytest.fixture(scope="session")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python with all packages, and a fake `deqpipe` beside it."""
-    folder = tmp_path_factory.mktemp("environment")
+def environment(folder: Path, deqpipe: str) -> Path:
+    """The Python of an environment with all packages and, beside it, a `deqpipe` of this text."""
     venv.EnvBuilder(with_pip=False, symlinks=True).create(folder)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     borrowed = [path for path in sys.path if path.endswith("site-packages")]
     (folder / "lib" / version / "site-packages" / "borrowed.pth").write_text("\n".join([*borrowed, str(ROOT)]))
-    fake = folder / "bin" / "deqpipe"
-    fake.write_text(FAKE_DEQPIPE)
-    fake.chmod(0o755)
+    command = folder / "bin" / "deqpipe"
+    command.write_text(deqpipe)
+    command.chmod(0o755)
     return folder / "bin" / "python"
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python with all packages, and a fake `deqpipe` beside it."""
+    return environment(tmp_path_factory.mktemp("environment"), FAKE_DEQPIPE)
 
 
 def copy_workflow(folder: Path, python: Path) -> Workspace:
