@@ -12,10 +12,11 @@ from deqpipe.errors import UserError
 
 @pytest.fixture
 def _settings_restored() -> Iterator[None]:
-    before = (torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = (torch.get_num_threads(), matmul.fp32_precision, conv.fp32_precision, torch.backends.cudnn.benchmark)
     yield
     torch.set_num_threads(before[0])
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before[1:]
+    matmul.fp32_precision, conv.fp32_precision, torch.backends.cudnn.benchmark = before[1:]
 
 
 @pytest.mark.parametrize(
@@ -42,11 +43,12 @@ def test_cuda_where_there_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("_settings_restored")
-@pytest.mark.parametrize(("precision", "allowed"), [("tf32", True), ("fp32", False)])
-def test_set_up_sets_precision_and_threads(precision: Any, allowed: bool) -> None:
+@pytest.mark.parametrize(("precision", "mode"), [("tf32", "tf32"), ("fp32", "ieee"), ("bf16", "ieee")])
+def test_set_up_sets_threads_and_the_precision_of_convolutions_alone(precision: Any, mode: str) -> None:
     device.set_up(precision=precision, threads=2)
     assert torch.get_num_threads() == 2
-    assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == allowed
+    assert torch.backends.cudnn.conv.fp32_precision == mode  # type: ignore[attr-defined]
+    assert torch.backends.cuda.matmul.fp32_precision == "ieee"
 
 
 def test_cpu_is_described_with_its_threads() -> None:
