@@ -155,7 +155,7 @@ def _remarks(plan: Plan) -> list[str]:
     """What the tables rest on."""
     of_f, _ = arithmetic.operations(plan.config, plan.images)
     remarks = [
-        f"f takes {of_f / 1e9:.3g} GFLOP an image, a gradient to inputs or to weights as much again. Stem, head and "
+        f"f takes {count(of_f)}FLOP an image, a gradient to inputs or to weights as much again. Stem, head and "
         f"solver are left out. Rates: {rates.words(plan.rates)}.",
         *_leavers(plan),
         f"Assumed: {'; '.join((*work.ASSUMED, 'nothing else computes on this machine'))}.",

@@ -203,6 +203,17 @@ def test_state_of_another_spec_is_refused(tmp_path: Path) -> None:
     assert equal(model, Linear())
 
 
+def test_state_that_does_not_say_what_was_counted_is_refused(tmp_path: Path) -> None:
+    run(plan(Recording()), tmp_path)
+    file = Store(tmp_path, {}).state_file
+    stored = checkpoint.read(file)
+    progress = {name: value for name, value in stored.metadata["progress"].items() if name != "evaluations"}
+    checkpoint.write(file, stored.tensors, {**stored.metadata, "progress": {**progress, "f_evaluations": 7}})
+    store, model = Store(tmp_path, stored.metadata["spec"]), Linear()
+    with pytest.raises(UserError, match="was written by an older version; delete"):
+        store.load(model, Adam(model.parameters(), fused=True))
+
+
 def spoiled(step: int, spoil: str, folder: Path, **how: Any) -> tuple[nn.Module, Recording, str]:
     """The model, what it was shown and the message of a run whose loss or gradient is not finite from a step on."""
     model, objective = Linear(), Recording(spoiled_step=step, spoil=spoil)
