@@ -70,4 +70,5 @@ $(INSTALLED): requirements.txt pyproject.toml
 	@"$(PYTHON)" -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -e .
+	@$(BIN)/python -m compileall -qq deqpipe snakemake_logger_plugin_deqpipe
 	@touch $@

@@ -68,9 +68,11 @@ def _values(array: pa.Array) -> np.ndarray:
     if pa.types.is_dictionary(array.type):
         words: np.ndarray = np.array(array.dictionary.to_pylist(), dtype=object)[np.from_dlpack(array.indices)]
         return words
-    nested = pa.types.is_fixed_size_list(array.type)
-    numbers: np.ndarray = np.from_dlpack(array.flatten() if nested else array)
-    return numbers.reshape(len(array), array.type.list_size) if nested else numbers
+    if not pa.types.is_fixed_size_list(array.type):
+        return np.from_dlpack(array)
+    rows, size = len(array), array.type.list_size
+    flat: np.ndarray = np.from_dlpack(array.values.slice(array.offset * size, rows * size))  # flatten() imports more
+    return flat.reshape(rows, size)
 
 
 def _nothing(kind: pa.DataType) -> np.ndarray:

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from deqpipe import __version__
 from deqpipe.counts import NO_EVALUATIONS, Evaluations
 from deqpipe.errors import UserError
 
@@ -67,7 +68,7 @@ def evaluations_of(told: Mapping[str, Any], path: Path) -> Evaluations:
 
 def versions() -> dict[str, str]:
     """Versions of Python, of the package and of the libraries that results depend on."""
-    found = {"python": platform.python_version(), "deqpipe": metadata.version("deqpipe")}
+    found = {"python": platform.python_version(), "deqpipe": __version__}
     return found | {name: metadata.version(name) for name in LIBRARIES}
 
 

@@ -25,9 +25,9 @@ FORBIDDEN = {
     "configuration": ("torch", *FILES, *DRAWING, *FOREIGN),
     "tables": ("torch", "PIL", *DRAWING, *FOREIGN),
     "figures": ("torch", *FOREIGN),
-    "data": (*COMPILER, *DRAWING, *FOREIGN, "pyarrow", "jinja2"),
-    "training": (*COMPILER, *DRAWING, *FOREIGN, "pyarrow", "jinja2"),
-    "evaluation": (*COMPILER, *DRAWING, *FOREIGN, "jinja2"),
+    "data": (*COMPILER, *DRAWING, *FOREIGN, *FILES),
+    "training": (*COMPILER, *DRAWING, *FOREIGN, *FILES),
+    "evaluation": (*COMPILER, *DRAWING, *FOREIGN, "jinja2", "PIL"),
 }
 """Packages that no command of a group imports."""
 

@@ -161,3 +161,23 @@ def test_outputs_can_be_read_by_others(tmp_path: Path) -> None:
     """Temporary files are private; what they become should not be."""
     records.write_text(tmp_path / "a.txt", "text")
     assert os.stat(tmp_path / "a.txt").st_mode & 0o777 == 0o644
+
+
+def test_rows_of_many_row_groups_and_words_that_change_between_them_are_read(tmp_path: Path) -> None:
+    """As Parquet keeps more than a million rows."""
+    columns = rows(list(range(10)))
+    columns["attack"] = np.array(["pgd"] * 4 + ["clean", "pgd"] * 3, object)
+    records.write(tmp_path / "a.parquet", columns, provenance=PROVENANCE)
+    pq.write_table(pq.read_table(tmp_path / "a.parquet"), tmp_path / "b.parquet", row_group_size=3)
+    read = records.read(tmp_path / "b.parquet")
+    for name in records.COLUMNS:
+        np.testing.assert_array_equal(read[name], columns[name])
+
+
+@pytest.mark.parametrize(("name", "value"), [("state", 2**15), ("label", 0.5), ("status", -129)])
+def test_a_whole_number_that_does_not_fit_its_column_is_refused(tmp_path: Path, name: str, value: float) -> None:
+    columns = rows([0, 1])
+    columns[name] = np.array([0, value])
+    with pytest.raises(ValueError, match="do not fit int"):
+        records.write(tmp_path / "a.parquet", columns, provenance=PROVENANCE)
+    assert not (tmp_path / "a.parquet").exists()

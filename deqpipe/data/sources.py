@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from deqpipe.data.dataset import Dataset, Split, hold_out
-from deqpipe.data.folder import read_folder
 from deqpipe.errors import UserError
 
 DIGITS_TEST = 360
@@ -95,6 +94,8 @@ def folder(root: Path, *, validation: int) -> Dataset:
     Raises:
         UserError: as `read_folder`.
     """
+    from deqpipe.data.folder import read_folder  # with Pillow, which nothing else needs
+
     train, test, classes = read_folder(root)
     name = f"folder {root.resolve().name}"
     return hold_out(train, test, validation=validation, classes=classes, name=name)
