@@ -143,7 +143,7 @@ def test_f_stays_on_the_device_in_every_precision_and_layout(
     kind: Kind, layout: Layout, precision: PrecisionName
 ) -> None:
     with pretended(kind) as device:
-        model, (x, _) = deq(device, precision, Way(layout=layout)), batch(device)
+        model, (x, _) = deq(device, precision, Way(layout=layout), scales=2), batch(device)
         x.requires_grad_()
         fn = model.bind(x)
         z = Unrolled(steps=1, damping=0.5)(fn, PLAIN.state(model, fn, x, index=2))

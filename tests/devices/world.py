@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from deqpipe import specs
 from deqpipe.compute.precision import Precision, PrecisionName
 from deqpipe.compute.ways import Way
+from deqpipe.config import merge
 from deqpipe.defence.entropy import InputDescent, InputEntropyReduction, RestartedEntropyReduction, Schedule
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.evaluation import subject
@@ -56,9 +57,11 @@ REDUCTIONS: dict[str, Dynamics] = {
 PLAIN = PlainDynamics(Broyden(), Termination(N))
 
 
-def deq(device: torch.device, precision: PrecisionName = "fp32", way: Way | None = None) -> DEQClassifier:
-    """A small MDEQ in float32, frozen as evaluation has it."""
-    model = tiny_model(2).float().requires_grad_(False)
+def deq(
+    device: torch.device, precision: PrecisionName = "fp32", way: Way | None = None, *, scales: int = 1
+) -> DEQClassifier:
+    """A small MDEQ in float32, frozen as evaluation has it; of one scale, as every operation takes long here."""
+    model = tiny_model(scales).float().requires_grad_(False)
     put(model, device)
     model.compute_with(Precision(precision), way or Way())
     return model
@@ -94,7 +97,7 @@ def job(
     changes: Mapping[str, Any] | None = None,
 ) -> Job:
     """An evaluation job on the tiny data set, whose model was never trained."""
-    config = tiny.settings(changes)
+    config = tiny.settings(merge({"model": {"channels": [4], "head_channels": [2]}}, changes or {}))
     spec = specs.loads(specs.dumps(specs.build(stage, config, model=model, seed=0, defence="entropy")))
 
     def loaded(path: Path, where: torch.device, dtype: torch.dtype = torch.float32) -> Loaded:
