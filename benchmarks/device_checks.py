@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -67,9 +68,13 @@ def quantities(world: World, network: DEQClassifier) -> dict[str, Tensor]:
         logits = network.trajectory_logits(states)
         flat = torch.stack([network.in_channel_order(z) for z in states])
     found = {"states": flat, "logits": logits}
+    run = world.computed.runner(network)
     for name, point in _points(world).items():
         surrogate = surrogate_of(point, dynamics=dynamics, lead_step=False)
-        found[f"gradient to images, {name}"] = _image_gradient(LogitsOf(network, surrogate), x, y)
+        step = partial(_attack_step, LogitsOf(network, surrogate))
+        for _ in range(2):  # where steps are replayed: met and captured, with other images than those that count
+            run(step, name, (x.flip(0), y.flip(0)))
+        (found[f"gradient to images, {name}"],) = run(step, name, (x, y))
     found["gradient to weights"] = _weight_gradient(world, network)
     return {name: tensor.detach().cpu().double() for name, tensor in found.items()}
 
@@ -78,6 +83,11 @@ def _points(world: World) -> dict[str, GridPoint]:
     last = world.config.solver.steps
     middle = GridPoint(damping=FINAL_DAMPING, state=min(3, last), steps=5)
     return {"(3, 5)": middle, "(N, 5)": replace(middle, state=last)}
+
+
+def _attack_step(logits_of: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    with torch.enable_grad():
+        return (_image_gradient(logits_of, x, y),)
 
 
 def _image_gradient(logits_of: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -159,13 +169,13 @@ WARM_UP = 4
 
 def waits(work: Work) -> str:
     """Where some work waits for the device, in the words of PyTorch; empty if nowhere."""
-    for _ in range(WARM_UP):
-        work.run(0)
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        for _ in range(WARM_UP):
+            work.run(0)
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
         work.run(0)
-    except RuntimeError as error:
+    except RuntimeError as error:  # out of memory and failed captures, too: the next work is tried all the same
         return " ".join(str(error).split())[:200]
     finally:
         torch.cuda.set_sync_debug_mode("default")
