@@ -69,20 +69,6 @@ def test_auto_takes_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> 
     assert device.choose("cpu") == torch.device("cpu")
 
 
-def test_set_up_sets_threads_and_precision() -> None:
-    before = torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    try:
-        for precision, allowed in (("tf32", True), ("fp32", False)):
-            device.set_up(precision=precision, threads=1)  # type: ignore[arg-type]
-            assert torch.backends.cuda.matmul.allow_tf32 is allowed
-            assert torch.backends.cudnn.allow_tf32 is allowed
-        assert torch.get_num_threads() == 1
-        assert device.describe(torch.device("cpu")).endswith("1 thread(s)")
-    finally:
-        torch.set_num_threads(before[0])
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before[1:]
-
-
 def test_settings_are_typed_again() -> None:
     settings = Settings({"training.trades": {"inverse_lambda": 6.0, "start_noise": 0.0}, "precision": "fp32"})
     assert settings.section("training.trades", Trades) == Trades(inverse_lambda=6.0, start_noise=0.0)
