@@ -6,9 +6,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from deqpipe.gradient import Unrolled
-from deqpipe.model.classifier import BoundMap, DEQClassifier
+from deqpipe.model.classifier import DEQClassifier
 from deqpipe.shapes import Images, State
-from deqpipe.solver.base import Solver
+from deqpipe.solver.base import FixedPointMap, Solver
 from deqpipe.solver.solve import Returned, Solution, Termination, reach, solve
 
 
@@ -25,7 +25,7 @@ class Trajectory:
 
     solution: Solution
     equilibrium: State
-    fn: BoundMap
+    fn: FixedPointMap
     x: Images
 
     def state(self, n: int) -> State:
@@ -86,7 +86,7 @@ class PlainDynamics:
         solution, _ = solve(self.solver, fn, start, termination=self.termination, last_residual=last_residual)
         return Trajectory(solution, solution.returned(self.returned), fn, x)
 
-    def state(self, model: DEQClassifier, fn: BoundMap, x: Images, *, index: int) -> State:
+    def state(self, model: DEQClassifier, fn: FixedPointMap, x: Images, *, index: int) -> State:
         """z^[index] alone, with `index` evaluations of f.
 
         States are causal: this is bit for bit the state that the whole solve records.

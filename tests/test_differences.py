@@ -25,6 +25,8 @@ ABSENT = "ot part of the workflow yet"
 UNNAMED = {
     "protocol",
     "device",
+    "compile",
+    "graphs",
     "pathvars.results",
     "pathvars.logs",
     "pathvars.state",

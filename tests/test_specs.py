@@ -401,7 +401,14 @@ INERT = ("solver__anderson_memory", "training__implicit_steps", "early_state__in
 def test_every_key_is_noticed_by_tables_unless_it_has_no_influence(key: str, value: object) -> None:
     """Tables state their conditions, so every key counts but for those that say how and where to compute."""
     config = changed(**{key: other(value)})
-    no_influence = key.startswith("pathvars__") or key in ("device", "evaluation__batch_size", "data__root", *INERT)
+    no_influence = key.startswith("pathvars__") or key in (
+        "device",
+        "compile",
+        "graphs",
+        "evaluation__batch_size",
+        "data__root",
+        *INERT,
+    )
     noticed = specs.build_product("table", config) != specs.build_product("table", CONFIG)
     assert noticed != no_influence
     if no_influence:

@@ -9,9 +9,9 @@ from torch import Tensor
 from deqpipe.config import PROTOCOLS
 from deqpipe.config import Entropy as EntropyConfig
 from deqpipe.dynamics import Dynamics, Trajectory
-from deqpipe.model.classifier import BoundMap, DEQClassifier
+from deqpipe.model.classifier import DEQClassifier
 from deqpipe.shapes import Images, Logits, PerImage, Scalar, State
-from deqpipe.solver.base import Solver
+from deqpipe.solver.base import FixedPointMap, Solver
 from deqpipe.solver.solve import Lowest, Returned, Solution, Status, Termination, following, lower_of, solve
 from deqpipe.specs import Defence
 from deqpipe.threat_model import LinfBall
@@ -124,7 +124,7 @@ class InputEntropyReduction:
         final = fn if self.schedule.final_updated else received
         return Trajectory(solution, solution.returned(self.returned), final, x_now)
 
-    def _provisional(self, fn: BoundMap, state: Any, lowest: Lowest | None, done: list[Solution]) -> State:
+    def _provisional(self, fn: FixedPointMap, state: Any, lowest: Lowest | None, done: list[Solution]) -> State:
         """The state that the entropy is taken at: z^[t+1] before it is solved again, or the lowest of its round."""
         if not self.schedule.lowest:
             return following(
@@ -133,7 +133,9 @@ class InputEntropyReduction:
         _, stepped = self._step(fn, state, done)
         return lower_of(lowest, stepped, self.termination.scope).z
 
-    def _step(self, fn: BoundMap, state: Any, done: list[Solution], *, residual: bool = True) -> tuple[Solution, Any]:
+    def _step(
+        self, fn: FixedPointMap, state: Any, done: list[Solution], *, residual: bool = True
+    ) -> tuple[Solution, Any]:
         one, before = replace(self.termination, max_steps=1), _grown_from(done)
         return solve(
             self.solver, fn, state, termination=one, resumed=bool(done), grown_from=before, last_residual=residual
@@ -200,13 +202,15 @@ class RestartedEntropyReduction:
         total, length = self.termination.max_steps, self.schedule.solver_steps
         return [min(length, total - start) for start in range(0, total, length)]
 
-    def _round(self, fn: BoundMap, state: Any, length: int, *, residual: bool = True) -> tuple[Solution, Any]:
+    def _round(self, fn: FixedPointMap, state: Any, length: int, *, residual: bool = True) -> tuple[Solution, Any]:
         """A solve from z^[n]: its first step uses the memory there is, the others only what the round has added."""
         first = self.solver.propose(state)
         steps = replace(self.termination, max_steps=length)
         return solve(self.solver, fn, self.solver.forget(state), termination=steps, first=first, last_residual=residual)
 
-    def _solved_again(self, previous: BoundMap, fn: BoundMap, state: Any, length: int, *, residual: bool) -> Solution:
+    def _solved_again(
+        self, previous: FixedPointMap, fn: FixedPointMap, state: Any, length: int, *, residual: bool
+    ) -> Solution:
         """The last round, whose last state is solved again from the one before, with residuals of the new input."""
         if length == 1:
             return self._round(fn, self.solver.reevaluate(fn, state), 1, residual=residual)[0]

@@ -128,9 +128,13 @@ def attack_groups(
 
     def compute(names: Sequence[str]) -> list[Found]:
         clean_states = references() if references else None
-        group = [attacks[name] for name in names]
-        parts = attacks_rows(subject, group, chunk, panel=panel, references=clean_states, purpose=STARTS)
-        return [Found(columns) for columns in parts]
+        found: list[Found] = []
+        size = together(subject, chunk)  # smaller than that of the groups where memory has run out meanwhile
+        for first in range(0, len(names), size):
+            group = [attacks[name] for name in names[first : first + size]]
+            parts = attacks_rows(subject, group, chunk, panel=panel, references=clean_states, purpose=STARTS)
+            found += [Found(columns) for columns in parts]
+        return found
 
     return Groups(tuple(attacks), compute, size=together(subject, chunk))
 

@@ -238,19 +238,12 @@ def attacks_rows(
 
     Args:
         subject: the model that crafts.
-        attacks: as many as go `together`; more are taken one stack after the other.
+        attacks: at most as many as go `together`.
         chunk: the images.
         panel: who judges them.
         references: where the states of the clean images come from; None: `panel.compared` is empty.
         purpose: of the random starts.
     """
-    most = together(subject, chunk)  # fewer than before, where memory has run out meanwhile
-    if len(attacks) > most:
-        stacks = [attacks[first : first + most] for first in range(0, len(attacks), most)]
-        each = (
-            attacks_rows(subject, stack, chunk, panel=panel, references=references, purpose=purpose) for stack in stacks
-        )
-        return [columns for stack in each for columns in stack]
     pgd = subject.settings.section("attack.pgd", Pgd)
     parts: list[list[Columns]] = [[] for _ in attacks]
     for images in chunk.batches(subject.batch_size):

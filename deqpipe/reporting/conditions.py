@@ -18,6 +18,8 @@ _INERT = (
     "protocol",  # it stands resolved in every key that it sets
     "seeds",
     "device",
+    "compile",
+    "graphs",
     "pathvars",
     "data.root",
     "attack.states_per_job",
