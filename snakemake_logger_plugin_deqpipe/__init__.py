@@ -18,14 +18,21 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 # How long a job takes, roughly and relative to the others; rules that are not named here take 1.
 WEIGHTS: Mapping[str, float] = {
-    "prepare_data": 4,
-    "pretrain": 9,
-    "train_deq": 55,
-    "train_resnet": 45,
-    "select_early_state": 7,
-    "clean": 5,
-    "attack_grid": 55,
-    "attack_pgd": 5,
+    "prepare_data": 2,
+    "pretrain": 8,
+    "train_deq": 50,
+    "train_resnet": 30,
+    "select_early_state": 4,
+    "clean": 3,
+    "attack_grid": 22,
+    "attack_pgd": 3,
+    "autoattack": 6,
+    "attack_top": 10,
+    "attack_in_loop": 9,
+    "attack_sweep": 9,
+    "attack_example": 3,
+    "time_training": 15,
+    "time_inference": 8,
 }
 BAR_WIDTH = 30
 
