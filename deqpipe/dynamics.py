@@ -77,6 +77,11 @@ class PlainDynamics:
     termination: Termination
     returned: Returned = "last"
 
+    @property
+    def couples_images(self) -> bool:
+        """Whether the states of an image depend on its batch-mates."""
+        return self.termination.scope == "batch" or self.returned == "lowest_batch"
+
     @torch.no_grad()
     def __call__(self, model: DEQClassifier, x: Images, *, last_residual: bool = True) -> Trajectory:
         """States z^[1] .. z^[N] from z^[0] = 0; N + 1 evaluations of f, without `last_residual` N."""

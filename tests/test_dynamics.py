@@ -7,6 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deqpipe.config import Solver as SolverConfig
+from deqpipe.config import couples_images
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.gradient import Unrolled
 from deqpipe.model.classifier import DEQClassifier
@@ -234,3 +236,10 @@ def test_without_the_last_residual_all_else_has_the_same_bits_for_an_evaluation_
         assert counts[0] - counts[1] == (0 if stopped else 3)
     else:
         assert counts[0] == counts[1], "z* depends on it"
+
+
+@pytest.mark.parametrize(("scope", "returned"), [("sample", "last"), ("batch", "last"), ("sample", "lowest_batch")])
+def test_dynamics_couple_images_where_the_configuration_says_so(scope: Any, returned: Any) -> None:
+    keys = {"name": "broyden", "steps": 3, "anderson_memory": 5, "tolerance": 0.0, "scope": scope, "returned": returned}
+    dynamics = PlainDynamics(Broyden(), Termination(3, scope=scope), returned)
+    assert dynamics.couples_images == couples_images(SolverConfig.model_validate(keys))

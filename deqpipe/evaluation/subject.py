@@ -21,7 +21,7 @@ from deqpipe.attack.trial import GradientTrial
 from deqpipe.compute.precision import Precision
 from deqpipe.compute.replay import DIRECT, Graphs, Runner
 from deqpipe.compute.ways import NOTHING_ASKED, Asked, choose
-from deqpipe.config import DEFAULT_BATCH, Entropy, Solver, ThreatModel, couples_images
+from deqpipe.config import DEFAULT_BATCH, Entropy, Solver, ThreatModel
 from deqpipe.counts import Evaluations, sum_of
 from deqpipe.data import Dataset, load
 from deqpipe.defence.entropy import build_entropy_reduction, control
@@ -208,11 +208,10 @@ def _computation(model: nn.Module, settings: Settings, job: Job) -> Computation:
     known = Batching(job.batch_size or DEFAULT_BATCH, fixed=job.batch_size is not None)
     if not isinstance(model, DEQClassifier):
         return Computation(known)
-    ways = job.ways.for_solver(couples=couples_images(settings.section("solver", Solver)))
     plain, precision = build_plain(settings), Precision(settings["precision"])
     surrogate = IntermediateState(plain.termination.max_steps, Unrolled(steps=LONGEST_UNROLL, damping=0.5), plain)
     trial = GradientTrial(model, surrogate, precision, images=known.size)
-    way = choose(ways, job.device, lambda: trial)
+    way = choose(job.ways.for_solver(couples=plain.couples_images), job.device, lambda: trial)
     model.compute_with(precision, replace(way, compiled=False))
     if not known.fixed:  # measured as it is called: nothing is compiled for sizes that are not used again
         share = SHARE_WITH_GRAPHS if way.graphs else SHARE

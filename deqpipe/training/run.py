@@ -164,8 +164,7 @@ def _fastest(model: nn.Module, surrogate: IntermediateState, settings: Settings,
     """Let a DEQ compute in the fastest way that has proved itself on a surrogate; what runs the steps of attacks."""
     assert isinstance(model, DEQClassifier)
     precision, images = Precision(settings["precision"]), settings["training.batch_size"]
-    termination, returned = surrogate.dynamics.termination, surrogate.dynamics.returned
-    ways = job.ways.for_solver(couples=termination.scope == "batch" or returned == "lowest_batch")
+    ways = job.ways.for_solver(couples=surrogate.dynamics.couples_images)
     way = choose(ways, job.device, lambda: GradientTrial(model, surrogate, precision, images, weights=True))
     model.compute_with(precision, way)
     return Graphs(model.counter) if way.graphs else DIRECT
