@@ -13,7 +13,6 @@ not do what it is there for.
 import argparse
 import contextlib
 import io
-import logging
 import math
 import sys
 import tempfile
@@ -29,7 +28,17 @@ import yaml
 from torch import Tensor, nn
 
 from benchmarks.differences import difference
-from benchmarks.release_code import CPU, PAPERS, Dice, Release, Shape, TradesStep, stand_ins, surrogate_name
+from benchmarks.release_code import (
+    CPU,
+    PAPERS,
+    Dice,
+    Release,
+    Shape,
+    TradesStep,
+    stand_ins,
+    surrogate_name,
+    without_progress,
+)
 from deqpipe import checkpoint, cli, config, specs
 from deqpipe.attack.pgd import PGD, cross_entropy_objective, unfooled_objective
 from deqpipe.attack.surrogate import surrogate_of
@@ -682,6 +691,7 @@ def compare(release: Release, case: Case) -> Iterator[Line]:
             yield from compare_attacks(release, ours)
 
 
+@without_progress()
 def main() -> int:
     """Print all lines; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -693,7 +703,6 @@ def main() -> int:
     if release.missing:
         parser.error(release.missing)
     torch.set_num_threads(1)
-    logging.disable(logging.INFO)
     failed = 0
     for case in CASES:
         if options.only and case.name not in options.only:

@@ -9,6 +9,7 @@ import ast
 import contextlib
 import functools
 import importlib
+import logging
 import sys
 import types
 import warnings
@@ -28,6 +29,20 @@ PAPERS = (2, 10)
 """T_f and R as they stand in the release's source."""
 TREES = {"evaluation": "input-entropy-reduction", "training": "random-intermediate-states"}
 CPU = torch.device("cpu")
+
+
+@contextlib.contextmanager
+def without_progress() -> Iterator[None]:
+    """No reports of progress: the authors' code makes one at every step, and ours would stand between the figures.
+
+    What was silent before is silent afterwards, and nothing else: others in this process may report theirs.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ the keys that make the two equal, and for the attack also as the paper has it.
 """
 
 import argparse
-import logging
 import os
 import sys
 import time
@@ -21,7 +20,7 @@ from pathlib import Path
 from benchmarks import operations, release_sides, speed_page, speed_rows
 from benchmarks.measure import Patience, UnequalError, compared, measured
 from benchmarks.operations import Operation
-from benchmarks.release_code import Release
+from benchmarks.release_code import Release, without_progress
 from benchmarks.speed_rows import Row, rows_of
 from benchmarks.world import MODELS, ROOT, SPREAD, ModelName, World
 from deqpipe.errors import UserError
@@ -30,10 +29,10 @@ BATCHES: dict[ModelName, int] = {"demo": 64, "MDEQ-Large": 4}
 PAGE = ROOT / "docs/performance.md"
 
 
+@without_progress()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, write, say what was found; returns the exit status."""
     options = parsed(arguments)
-    logging.disable(logging.INFO)  # the authors' code reports every step
     try:
         models: Sequence[ModelName] = options.model or (["MDEQ-Large"] if options.release else MODELS)
         for model in models:

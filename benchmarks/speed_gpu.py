@@ -17,7 +17,6 @@ Started again, it goes on: what this device, torch and code have answered is not
 
 import argparse
 import gc
-import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +31,7 @@ from benchmarks import device_checks, gpu_page, hours, operations, release_sides
 from benchmarks.findings import Finding, Findings, Verdict
 from benchmarks.measure import Patience, measured
 from benchmarks.operations import Operation, Side
-from benchmarks.release_code import Release
+from benchmarks.release_code import Release, without_progress
 from benchmarks.speed import PAGE, cores, positive
 from benchmarks.speed_rows import Row
 from benchmarks.ways import Computed
@@ -128,10 +127,10 @@ class Bench:
         )
 
 
+@without_progress()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check, measure, write; returns the exit status: 1 if a check failed."""
     options = parsed(arguments)
-    logging.disable(logging.INFO)
     try:
         bench = prepared(options)
         for title, section in sections(bench, options):

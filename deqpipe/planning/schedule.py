@@ -68,10 +68,12 @@ def run(jobs: Sequence[Job], seconds: Sequence[Number], machine: Machine) -> Run
     """The jobs on a machine.
 
     A job starts when the files it waits for are made and there is room: a core, the GPU where there is one, for
-    timing jobs the whole machine. Of those that could start, the first one in Snakemake's order does.
+    timing jobs the whole machine. Of those that could start, the one of the highest priority does, the first of them
+    in Snakemake's order.
     """
     waits, slots = _waits(jobs), dict[int, Slot]()
-    waiting, running, done = list(range(len(jobs))), list[tuple[Number, int]](), set[int]()
+    waiting = sorted(range(len(jobs)), key=lambda number: -jobs[number].priority)
+    running, done = list[tuple[Number, int]](), set[int]()
     now: Number = 0
     finished: int | None = None
     while waiting or running:

@@ -24,12 +24,14 @@ class Job:
         wildcards: which of the rule's jobs.
         inputs: files that it waits for.
         outputs: files that it makes.
+        priority: of its rule; of the jobs that could start, Snakemake takes one of the highest.
     """
 
     rule: str
     wildcards: Mapping[str, str]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    priority: int = 0
 
 
 def jobs(configfiles: Sequence[Path], *, cores: int, everything: bool) -> list[Job]:
@@ -97,6 +99,7 @@ def _job(rule: str, text: str) -> Job:
         wildcards={name: value for name, _, value in pairs},
         inputs=_listed(facts.get("input", "")),
         outputs=_listed(facts.get("output", "")),
+        priority=int(facts.get("priority", 0)),
     )
 
 

@@ -1,6 +1,7 @@
 """The commands of the benchmarks: what they write, and what they answer to mistakes."""
 
 import csv
+import logging
 import math
 import re
 import time
@@ -41,7 +42,9 @@ def page(tmp_path: Path) -> Path:
 def run(page: Path, *arguments: object) -> int:
     """`python -m benchmarks.speed` on a few images."""
     line = ["--model", "demo", "--batch", 2, "--threads", 1, "--repeats", 3, "--page", page, *arguments]
-    return speed.main([str(argument) for argument in line])
+    status = speed.main([str(argument) for argument in line])
+    assert logging.root.manager.disable == logging.NOTSET, "whoever runs in this process reports as before"
+    return status
 
 
 def test_a_run_writes_rows_a_page_and_a_picture(page: Path, capsys: pytest.CaptureFixture[str]) -> None:

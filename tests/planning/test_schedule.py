@@ -38,6 +38,14 @@ def test_the_chain_that_bounds_a_run_goes_by_files_and_by_room() -> None:
     assert [wide.slots[number].start for number in wide.critical] == [0, 1, 13, 18]
 
 
+def test_of_the_jobs_that_could_start_the_most_urgent_does() -> None:
+    late, urgent = workflow.Job("clean", {}, (), ("a",), 10), workflow.Job("clean", {}, (), ("b",), 90)
+    second = workflow.Job("clean", {}, (), ("c",), 90)
+    found = schedule.run([late, urgent, second], [1.0, 2.0, 4.0], machine(1))
+    assert [found.slots[number].start for number in range(3)] == [6, 0, 2]
+    assert found.critical == (1, 2, 0)
+
+
 def test_files_alone_bound_a_run_on_any_machine() -> None:
     found = schedule.unbounded(JOBS, [1.0, 10.0, 12.0, 5.0, 2.0])
     assert found.critical == (0, 2, 4)

@@ -25,6 +25,7 @@ rule clean:
     output: results/attacks/clean/a/seed0.parquet
     jobid: 2
     wildcards: model=a, seed=0
+    priority: 40
     resources: tmpdir=/tmp
 [Sun Nov 22 17:41:08 2026]
 rule clean:
@@ -46,6 +47,7 @@ def test_jobs_and_their_counts_are_read_from_a_dry_run() -> None:
     assert (prepare.rule, prepare.wildcards, prepare.inputs) == ("prepare_data", {}, ())
     assert first.wildcards == {"model": "a", "seed": "0"}
     assert first.inputs == ("results/data/dataset.safetensors", "results/models/a/seed0/best.safetensors")
+    assert [job.priority for job in (prepare, first, second)] == [0, 40, 0]
     assert second.outputs == ("results/attacks/clean/b/seed0.parquet",)
 
 
