@@ -223,6 +223,8 @@ def _indexed_state(
         shape = parameters[name].shape
         if tensor.ndim and tensor.shape != shape:
             raise UserError(f"{source}: {full_name} is {list(tensor.shape)}, but must be {list(shape)}")
-        # A copy: the optimiser changes its state in place, and the checkpoint stays what it was.
-        state.setdefault(numbers[parameters[name]], {})[key] = tensor.clone()
+        # A copy: the optimiser changes its state in place, and the checkpoint stays what it was. Its numbers lie in
+        # memory as the parameter's do: a fused optimiser on a CPU goes through both side by side, whatever their order.
+        like = torch.empty_like(parameters[name], dtype=tensor.dtype) if tensor.ndim else torch.empty_like(tensor)
+        state.setdefault(numbers[parameters[name]], {})[key] = like.copy_(tensor)
     return state

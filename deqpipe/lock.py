@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from deqpipe.errors import UserError
 
@@ -136,6 +136,26 @@ def _heartbeat(file: IO[str], seconds: float) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Be interrupted by SIGTERM as by SIGINT: with an exception, so that what has to be cleaned up is.
+
+    For what has nothing to save; what has uses `StopRequest`. Other threads than the main one get no signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 class StopRequest:

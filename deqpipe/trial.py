@@ -6,18 +6,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from deqpipe import config as configuration
 from deqpipe.errors import UserError
+from deqpipe.lock import terminable
 
 INTERRUPTED = 130
 """Exit status after SIGINT or SIGTERM."""
 SAVING_SECONDS = 60.0
 """How long jobs that were told to stop may take to save."""
+REAPING_SECONDS = 5.0
+"""How long killed processes may take to go."""
 
 
 def trial(configfiles: Sequence[Path], *, seconds: float, gpu_jobs: int) -> int:
@@ -68,7 +69,7 @@ def run_within(seconds: float, line: Sequence[str]) -> int | None:
     It gets a process group of its own: SIGINT reaches it and all that it started, as from a terminal. An interruption
     of this process is passed on.
     """
-    with _terminable(), subprocess.Popen(line, stdin=subprocess.DEVNULL, process_group=0) as process:
+    with terminable(), subprocess.Popen(line, stdin=subprocess.DEVNULL, process_group=0) as process:
         try:
             return process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -77,27 +78,18 @@ def run_within(seconds: float, line: Sequence[str]) -> int | None:
             _stop(process)
 
 
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Be interrupted by SIGTERM as by SIGINT."""
-
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process group that is not at its end, and wait until all in it have saved."""
+    """End a process group that is not at its end, and wait until all in it have saved.
+
+    Not for ever: killed processes whose parent is gone stay in the group as zombies where nobody reaps them, as in
+    containers without an init process.
+    """
     signals = {0.0: signal.SIGINT, SAVING_SECONDS: signal.SIGKILL}
     started = time.monotonic()
-    while _alive(process):
+    while _alive(process) and time.monotonic() - started < SAVING_SECONDS + REAPING_SECONDS:
         for due in [due for due in signals if time.monotonic() - started >= due]:
-            os.killpg(process.pid, signals.pop(due))
+            with suppress(ProcessLookupError):  # it ended meanwhile
+                os.killpg(process.pid, signals.pop(due))
         time.sleep(0.1)
 
 

@@ -48,6 +48,8 @@ class GradientTrial:
         return {
             "device": describe(self._device),
             "torch": torch.__version__,
+            "cudnn": torch.backends.cudnn.version(),
+            "dtype": str(next(model.parameters()).dtype),
             "precision": self.precision.name,
             "images": [self.images, *model.image_shape],
             "shapes": [list(shape) for shape in model.function.shapes],
@@ -70,7 +72,7 @@ class GradientTrial:
             values = runner(step, "trial", (x, y))
 
         def attack() -> None:
-            """As many steps as an attack has, on what has been captured by an attack before: nothing, of graphs."""
+            """As many steps as an attack has. A graph is captured anew every time: that is part of its price."""
             fresh: Runner = Graphs(Counter()) if way.graphs else DIRECT
             for _ in range(ATTACK_STEPS):
                 fresh(step, "trial", (x, y))
@@ -91,7 +93,7 @@ class GradientTrial:
     def reordered(self, way: Way) -> tuple[Tensor, ...]:
         """The same in reverse order and in two parts, of images that are rounded otherwise.
 
-        On a GPU order alone may change nothing. Gradients of weights are of the sum over images.
+        On a GPU order alone may change nothing.
         """
         model = self._copy(way)
         x, y = (tensor.flip(0) for tensor in self._batch())

@@ -109,7 +109,6 @@ class Graphs:
     def _new(self, full: Hashable, step: Step, inputs: Sequence[Tensor]) -> Captured | None:
         """The step in a graph; None, from now on, where it cannot be captured: that costs speed and nothing else."""
         before, static = self._counter.counted, tuple(one.clone() for one in inputs)
-        seen = Evaluations()
         try:
             graph, outputs, calls = self._capture(step, static)
         except torch.OutOfMemoryError:
@@ -140,7 +139,12 @@ class OnDevice:
 
     All graphs share one pool of memory for what they need in between: they are replayed one after the other, and what
     they give is copied out before the next one starts.
+
+    After one failed capture this process captures no more: PyTorch's allocator may go on to believe that a capture is
+    under way (pytorch#180395, in 2.11), and then fails at the next one.
     """
+
+    failed = False
 
     def __init__(self) -> None:
         self._pool: Any = None
@@ -151,6 +155,8 @@ class OnDevice:
 
         Where the capture fails, what comes after it goes on in the stream that was current before.
         """
+        if OnDevice.failed:
+            raise RuntimeError("an earlier capture of this process failed")
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         self._stream = self._stream or torch.cuda.Stream()
         current = torch.cuda.current_stream()
@@ -165,6 +171,6 @@ class OnDevice:
                 outputs = step(*inputs)
         except BaseException:
             torch.cuda.set_stream(current)
-            self._pool = None
+            OnDevice.failed, self._pool = True, None
             raise
         return graph, outputs, WARM_UP + 1

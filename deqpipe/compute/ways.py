@@ -3,7 +3,7 @@
 A way is how f is laid out, whether it is compiled, and whether attack steps are replayed as CUDA graphs. None of it
 changes the mathematics, but none of it is believed either: on its first use on a device it meets the plain way on one
 batch. Where the two differ by more than plain runs do among themselves when their images come in another order, where
-it fails, or where it is not faster, the plain way runs and one line says why.
+it fails, or where it is not clearly faster, the plain way runs and one line says why.
 """
 
 import json
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from deqpipe.errors import UserError
-from deqpipe.lock import locked
+from deqpipe.lock import locked, terminable
 from deqpipe.provenance import code_hash
 from deqpipe.records import write_text
 
@@ -31,6 +31,8 @@ MARGIN = 2.0
 """A way may differ from the plain one by this many times what plain runs differ among themselves."""
 ROUNDING = 64
 """Or by so many rounding errors of a number, where the order of images changes nothing at all."""
+GAIN = 1.05
+"""How many times as fast a way must be to take the place of another: a smaller gain may be a neighbour's pause."""
 
 _UNFINISHED = "a trial did not come to its end"
 _logger = logging.getLogger(__name__)
@@ -153,7 +155,7 @@ def choose(asked: Asked, device: torch.device, trial: Callable[[], Trial]) -> Wa
 
 
 def _remembered(asked: Asked, trial: Trial) -> Way:
-    facts = {**trial.facts, "code": code_hash(), "forced": asdict(asked.forced)}
+    facts = {**trial.facts, "code": code_hash(), "asked": {"compiled": asked.compiled, "graphs": asked.graphs}}
     if asked.verdicts is None:
         return judge(asked, trial).way
     key = sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -164,7 +166,8 @@ def _remembered(asked: Asked, trial: Trial) -> Way:
         # A trial that takes its process down with it must not do so twice: until it ends, it has failed.
         _write(file, Verdict(asked.forced, f"{_UNFINISHED}; delete {file} to try again"), facts)
         try:
-            verdict = judge(asked, trial)
+            with terminable():
+                verdict = judge(asked, trial)
         except BaseException:  # interrupted, or without room: that says nothing of any way
             file.unlink(missing_ok=True)
             raise
@@ -210,7 +213,7 @@ def judge(asked: Asked, trial: Trial) -> Verdict:
     for way in asked.candidates():
         outcome, line = _tried(trial, way, plain, allowed)
         seen.append(line)
-        if outcome is not None and outcome.seconds < fastest:
+        if outcome is not None and GAIN * outcome.seconds < fastest:
             best, fastest = way, outcome.seconds
     for line in seen:
         _logger.info("trial of %s", line)

@@ -250,6 +250,22 @@ def control(config: EntropyConfig, which: Defence, *, steps: int) -> EntropyConf
     return config.model_copy(update=released | change)
 
 
+def undefended(config: EntropyConfig, *, steps: int) -> bool:
+    """Whether Sec. 3.2 with these keys is the plain dynamics bit for bit, which are not computed twice.
+
+    It is where the input is never updated, and in Algorithm 1 also without descent steps. The authors' code differs in
+    restarting its solver, but a single round is the plain solve.
+
+    Args:
+        config: of the defence.
+        steps: N, solver steps of the whole solve.
+    """
+    every = config.solver_steps
+    if every > steps or (every == steps and config.last_update == "dead"):
+        return True
+    return config.resolve == "alg1" and config.input_steps == 0
+
+
 def build_entropy_reduction(
     config: EntropyConfig, *, solver: Solver[Any], termination: Termination, ball: LinfBall, returned: Returned
 ) -> Dynamics:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -59,7 +60,13 @@ class Batching:
                 self.size = max(1, self.size // 2)
                 _logger.warning("out of memory: from here on %d images at once", self.size)
             self.forget()
-            torch.cuda.empty_cache()
+            give_back()
+
+
+def give_back() -> None:
+    """Give the device memory that nobody holds, if PyTorch does: after a failed capture of a graph it may refuse."""
+    with suppress(RuntimeError):
+        torch.cuda.empty_cache()
 
 
 def has_room(device: torch.device, size: int) -> bool:
@@ -82,7 +89,7 @@ def automatic(work: Callable[[int], object], device: torch.device, *, share: flo
     before = torch.cuda.memory_allocated(device)
     work(PROBE)
     taken = max(1, torch.cuda.max_memory_allocated(device) - before)
-    torch.cuda.empty_cache()
+    give_back()
     free, _ = torch.cuda.mem_get_info(device)
     size = max(1, min(MOST, int(share * free * PROBE / taken)))
     size = size // 32 * 32 or size

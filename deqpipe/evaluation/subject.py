@@ -24,7 +24,7 @@ from deqpipe.compute.ways import NOTHING_ASKED, Asked, choose
 from deqpipe.config import DEFAULT_BATCH, Entropy, Solver, ThreatModel
 from deqpipe.counts import Evaluations, sum_of
 from deqpipe.data import Dataset, load
-from deqpipe.defence.entropy import build_entropy_reduction, control
+from deqpipe.defence.entropy import build_entropy_reduction, control, undefended
 from deqpipe.device import set_up
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.errors import UserError
@@ -220,8 +220,7 @@ def _computation(model: nn.Module, settings: Settings, job: Job) -> Computation:
     if not way.graphs:
         return Computation(known)
     graphs = Graphs(model.counter)
-    known.forget = graphs.forget
-    return Computation(known, graphs)
+    return Computation(replace(known, forget=graphs.forget), graphs)
 
 
 def load_transferring(job: Job) -> Subject:
@@ -299,15 +298,9 @@ def build_dynamics(settings: Settings, defence: specs.Defence) -> Dynamics:
 
 
 def build_defended(settings: Settings, entropy: Entropy) -> Dynamics:
-    """The dynamics of Sec. 3.2 by keys of its own; the undefended ones where these are the same bit for bit.
-
-    They are where the input is never updated, and in Algorithm 1 also without descent steps. The authors' code differs
-    in restarting its solver, but a single round is the plain solve.
-    """
+    """The dynamics of Sec. 3.2 by keys of its own; the undefended ones where these are the same bit for bit."""
     plain = build_plain(settings)
-    last = plain.termination.max_steps
-    never = entropy.solver_steps > last or (entropy.solver_steps == last and entropy.last_update == "dead")
-    if never or (entropy.resolve == "alg1" and entropy.input_steps == 0):
+    if undefended(entropy, steps=plain.termination.max_steps):
         return plain
     ball = LinfBall(settings.section("threat_model", ThreatModel).epsilon_255 / 255)
     return build_entropy_reduction(

@@ -36,6 +36,8 @@ class ResNet(nn.Module):
         # torchvision's stem, 7x7 and for three channels: its draws come first, and it is replaced below.
         self.conv1 = nn.Conv2d(3, WIDTHS[0], kernel_size=7, bias=False)
         self.bn1 = BatchNorm(WIDTHS[0])
+        if len(layers) != len(WIDTHS):
+            raise ValueError(f"layers is {list(layers)}, but a ResNet has {len(WIDTHS)} stages")
         first, second, third, fourth = layers
         self.layer1 = _stage(WIDTHS[0], WIDTHS[0], blocks=first, stride=1)
         self.layer2 = _stage(WIDTHS[0], WIDTHS[1], blocks=second)

@@ -211,9 +211,9 @@ def _training_price(bench: Bench, model: str) -> float:
 
 def _per_evaluation(bench: Bench, once: Callable[[int], None], counted: list[int], *, most: int) -> float:
     """Seconds per evaluation of the best of several calls; with random states no call is like another."""
-    size, taken = bench.sized(once, most=most, fewest=2)
-    found, spent = [taken / counted[1]], 0.0
-    while spent < bench.box and len(found) < 20:
+    size, _ = bench.sized(once, most=most, fewest=2)
+    found, spent = list[float](), 0.0
+    while not found or (spent < bench.box and len(found) < 20):
         taken = bench.seconds(once, size)
         spent += taken
         found.append(taken / counted[1])

@@ -88,11 +88,15 @@ def _calibrate(files: Sequence[Path], *, device: str, processes: int) -> list[di
         for _ in range(processes)
     ]
     found = []
-    for child in children:
-        printed, complaints = child.communicate()
-        if child.returncode:
-            raise UserError(complaint(complaints))
-        found.append(json.loads(printed.splitlines()[-1]))
+    try:
+        for child in children:
+            printed, complaints = child.communicate()
+            if child.returncode:
+                raise UserError(complaint(complaints))
+            found.append(json.loads(printed.splitlines()[-1]))
+    finally:
+        for child in children:  # where one failed, or the user stopped, the others measure for nobody
+            child.kill()
     return found
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from deqpipe import specs
 from deqpipe.config import Config, Entropy, Solver
 from deqpipe.counts import Evaluations, Number
-from deqpipe.defence.entropy import control
+from deqpipe.defence.entropy import control, undefended
 from deqpipe.evaluation.judge import EVERYTHING, Wanted
 
 GRADIENT = Evaluations(forward=1, backward_input=1)
@@ -29,7 +29,7 @@ def reached(solver: Solver, steps: Number) -> Evaluations:
 def dynamics(solver: Solver, entropy: Entropy | None = None, *, residual: bool = True) -> Evaluations:
     """The whole dynamics, undefended or with Sec. 3.2; `residual`: with that of the last state, which z* may need."""
     whole = Evaluations(solver.steps + (residual or solver.returned != "last"))
-    if entropy is None or undefended(solver, entropy):
+    if entropy is None or undefended(entropy, steps=solver.steps):
         return whole
     due = _updates(solver.steps, entropy)
     descents = GRADIENT * (entropy.input_steps * len(due))
@@ -58,14 +58,6 @@ def _updates(steps: int, entropy: Entropy) -> list[int]:
     return [n for n in range(1, steps + 1) if n % entropy.solver_steps == 0 and (n < steps or last)]
 
 
-def undefended(solver: Solver, entropy: Entropy) -> bool:
-    """Whether Sec. 3.2 with these keys is the plain dynamics bit for bit, which are not computed twice."""
-    every, last = entropy.solver_steps, solver.steps
-    if every > last or (every == last and entropy.last_update == "dead"):
-        return True
-    return entropy.resolve == "alg1" and entropy.input_steps == 0
-
-
 def keys(config: Config, defence: specs.Defence) -> Entropy | None:
     """The keys of Sec. 3.2 that a defence or a control runs with; None: the plain dynamics."""
     if defence == "plain":
@@ -73,7 +65,7 @@ def keys(config: Config, defence: specs.Defence) -> Entropy | None:
     entropy = config.entropy
     if defence != "entropy":
         entropy = control(entropy, defence, steps=config.solver.steps)
-    return None if undefended(config.solver, entropy) else entropy
+    return None if undefended(entropy, steps=config.solver.steps) else entropy
 
 
 def decision(config: Config, defence: specs.Defence, wanted: Wanted = EVERYTHING) -> Evaluations:

@@ -237,7 +237,7 @@ def _wrapped(text: str) -> list[str]:
 def count(number: Number) -> str:
     """A large number in three digits, such as 1.27 M."""
     for size, suffix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if number >= size:
+        if number >= 0.9995 * size:  # 999.6 k is 1.00 M in three digits
             return f"{number / size:#.3g}{suffix}".replace(". ", " ")
     return f"{number:.0f}" if number else "-"
 
@@ -247,5 +247,5 @@ def duration(seconds: Number) -> str:
     for size, suffix in ((2 * 86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= size:
             per = 86400 if suffix == "days" else size
-            return f"{seconds / per:,.3g} {suffix}" if seconds / per < 1000 else f"{seconds / per:,.0f} {suffix}"
+            return f"{seconds / per:,.3g} {suffix}" if seconds / per < 999.5 else f"{seconds / per:,.0f} {suffix}"
     return f"{seconds:.0f} s"

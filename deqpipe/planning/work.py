@@ -15,7 +15,7 @@ from deqpipe import specs
 from deqpipe.attack.autoattack import runnable
 from deqpipe.config import AttackName, Config, Entropy
 from deqpipe.counts import NO_EVALUATIONS, Evaluations, Number
-from deqpipe.defence.entropy import control
+from deqpipe.defence.entropy import control, undefended
 from deqpipe.evaluation.judge import CLASSES, CLASSES_ALONG, EVERYTHING, Wanted, at
 from deqpipe.planning import formulas
 
@@ -100,7 +100,7 @@ def _swept_keys(config: Config, setting: specs.EntropySetting) -> Entropy | None
     entropy = config.entropy.model_copy(update=changed)
     if setting.restart_only:
         entropy = control(entropy, "entropy_restart_only", steps=config.solver.steps)
-    return None if formulas.undefended(config.solver, entropy) else entropy
+    return None if undefended(entropy, steps=config.solver.steps) else entropy
 
 
 def _descents(added: Evaluations) -> Work:

@@ -255,8 +255,8 @@ def descend(
         tally: of the steps before; None: there were none.
 
     Returns:
-        The tally with this step. Where it found a loss or gradient that is not finite, now or before, model and
-        optimiser stayed as they were.
+        The tally with this step. Where it found a loss or gradient that is not finite, now or before,
+        parameters and optimiser stayed as they were; running means of batch norms did not, and nothing of them is kept.
     """
     tally = tally or Tally.start(batch.x.device)
     loss = plan.objective(model, batch, draws(plan.seed, step))

@@ -106,7 +106,8 @@ def pretrain(job: Job) -> int:
     settings = _set_up(job, job.spec["config"])
     described = architecture.describe_deq(settings.section("model", Model), dataset)
     model = _fresh(described, job)
-    _fastest(model, _pretraining_surrogate(settings.section("pretrain", Pretrain).layers), settings, job)
+    # Clean images are not attacked: there is no step to replay.
+    _fastest(model, _pretraining_surrogate(settings.section("pretrain", Pretrain).layers), settings, job, replay=False)
     return _run(job, Prepared(pretraining_plan(job, settings, dataset), model, described))
 
 
@@ -153,18 +154,22 @@ def prepare_deq(job: Job, dataset: Dataset) -> Prepared:
     settings = _set_up(job, {**trunk.metadata["provenance"]["spec"]["config"], **job.spec["config"]})
     described = trunk.metadata["architecture"]
     model = _fresh(described, job)
-    run = _fastest(model, _adversarial_surrogate(settings), settings, job)
-    if settings["training.gradient"] == "exact":
-        run = DIRECT  # its backward pass is a solve: nobody has tried to capture it
+    # An exact gradient's backward pass is a solve: nobody has tried to capture it.
+    replay = settings["training.gradient"] != "exact"
+    run = _fastest(model, _adversarial_surrogate(settings), settings, job, replay=replay)
     plan = adversarial_plan(job, settings, dataset, first_step=trunk.metadata["step"], run=run)
     return Prepared(plan, model, described, trunk)
 
 
-def _fastest(model: nn.Module, surrogate: IntermediateState, settings: Settings, job: Job) -> Runner:
-    """Let a DEQ compute in the fastest way that has proved itself on a surrogate; what runs the steps of attacks."""
+def _fastest(model: nn.Module, surrogate: IntermediateState, settings: Settings, job: Job, *, replay: bool) -> Runner:
+    """Let a DEQ compute in the fastest way that has proved itself on a surrogate; what runs the steps of attacks.
+
+    Without `replay` nothing is captured: ways are compared as they are called.
+    """
     assert isinstance(model, DEQClassifier)
     precision, images = Precision(settings["precision"]), settings["training.batch_size"]
     ways = job.ways.for_solver(couples=surrogate.dynamics.couples_images)
+    ways = ways if replay else replace(ways, graphs=False)
     way = choose(ways, job.device, lambda: GradientTrial(model, surrogate, precision, images, weights=True))
     model.compute_with(precision, way)
     return Graphs(model.counter) if way.graphs else DIRECT

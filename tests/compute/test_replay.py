@@ -57,6 +57,13 @@ def test_step_that_cannot_be_captured_is_called_and_said_so_once(caplog: pytest.
     assert caplog.text.count("cannot be captured and is called instead") == 1
 
 
+def test_after_a_failed_capture_nothing_is_captured_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay.OnDevice, "failed", True)
+    run = Graphs(Counter())
+    for number in range(3):  # a device is not even asked for
+        assert run(double, "double", (torch.tensor([float(number)]),))[0].item() == 2 * number
+
+
 def test_memory_that_runs_out_in_a_capture_is_told_on() -> None:
     def full(step: Step, inputs: tuple[Tensor, ...]) -> tuple[PretendedGraph, tuple[Tensor, ...], int]:
         raise torch.OutOfMemoryError("CUDA out of memory")

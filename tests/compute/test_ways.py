@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -199,3 +200,34 @@ def test_difference_is_relative_to_the_largest_number_and_the_worst_of_all() -> 
     assert difference(one, (torch.tensor([100.0, 2.0]), torch.tensor([2.0, 0.5]))) == pytest.approx(0.25)
     assert difference((torch.zeros(2),), (torch.full((2,), 0.1),)) == pytest.approx(0.1)
     assert difference((torch.zeros(2),), (torch.tensor([0.0, torch.nan]),)) == float("inf")
+
+
+def test_a_verdict_holds_for_what_was_open_alone(tmp_path: Path) -> None:
+    fastest = {FAST: 0.2, Way("channels_last", graphs=True): 0.3, SECOND: 0.4}
+    for compiled, graphs, way in (
+        (None, None, FAST),
+        (False, None, Way("channels_last", graphs=True)),
+        (None, False, SECOND),
+        (None, None, FAST),
+    ):
+        asked = Asked(compiled=compiled, graphs=graphs, verdicts=tmp_path)
+        assert choose(asked, CUDA, lambda: Scripted(seconds=fastest)) == way
+    assert len(list(tmp_path.glob("*.json"))) == 3
+
+
+def test_a_gain_within_the_noise_of_a_clock_is_none() -> None:
+    assert choose(EVERYTHING, CUDA, lambda: Scripted(seconds={FAST: 0.97})) == PLAIN
+    assert choose(EVERYTHING, CUDA, lambda: Scripted(seconds={FAST: 0.94})) == FAST
+
+
+def test_a_trial_that_is_terminated_says_nothing_of_any_way(tmp_path: Path) -> None:
+    class Terminated(Scripted):
+        def run(self, way: Way) -> Outcome:
+            signal.raise_signal(signal.SIGTERM)
+            return super().run(way)
+
+    asked = Asked(compiled=None, graphs=None, verdicts=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        choose(asked, CUDA, Terminated)
+    assert list(tmp_path.glob("*.json")) == []
+    assert choose(asked, CUDA, lambda: Scripted(seconds={FAST: 0.2})) == FAST

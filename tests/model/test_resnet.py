@@ -116,5 +116,5 @@ def test_initialisation_depends_on_the_seed_alone_and_leaves_the_global_generato
 
 @pytest.mark.parametrize("layers", [[1, 1], [1, 1, 1, 1, 1]])
 def test_number_of_stages_must_be_four(layers: list[int]) -> None:
-    with pytest.raises(ValueError, match="unpack"):
+    with pytest.raises(ValueError, match=r"layers is \[.*\], but a ResNet has 4 stages"):
         resnet(layers, 10, image_shape=(3, 32, 32), seed=0)

@@ -148,10 +148,18 @@ def test_the_plan_fits_a_screen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(3.2, "3 s"), (90, "1.5 min"), (7200, "2 h"), (1e6, "11.6 days"), (1e9, "11,574 days")]
+    ("seconds", "words"),
+    [(3.2, "3 s"), (90, "1.5 min"), (7200, "2 h"), (1e6, "11.6 days"), (86.37e6, "1,000 days"), (1e9, "11,574 days")],
 )
 def test_durations_are_readable(seconds: float, words: str) -> None:
     assert printed.duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(0, "-"), (999, "999"), (1000, "1.00 k"), (999_400, "999 k"), (999_600, "1.00 M")]
+)
+def test_large_numbers_have_three_digits(number: float, words: str) -> None:
+    assert printed.count(number) == words
 
 
 def test_a_plan_needs_the_folder_of_the_workflow(
