@@ -39,13 +39,14 @@ from benchmarks.release_code import (
     surrogate_name,
     without_progress,
 )
-from deqpipe import checkpoint, cli, config, specs
+from deqpipe import cli, config
 from deqpipe.attack.pgd import PGD, cross_entropy_objective, unfooled_objective
 from deqpipe.attack.surrogate import surrogate_of
-from deqpipe.evaluation.subject import build_dynamics, build_plain
+from deqpipe.evaluation.evaluated_model import build_dynamics, build_plain
 from deqpipe.gradient import Unrolled
 from deqpipe.model.architecture import load_model
 from deqpipe.model.classifier import DEQClassifier
+from deqpipe.results import checkpoint
 from deqpipe.seeding import Stream
 from deqpipe.settings import Settings
 from deqpipe.solver.solve import build_solver, build_termination, lowest_of
@@ -62,6 +63,7 @@ from deqpipe.training.forward import (
 )
 from deqpipe.training.jacobian import JacobianRegularisation
 from deqpipe.training.objectives import Batch, TradesAdversarial
+from deqpipe.workflow import specs
 
 VALUES, GRADIENTS = 1e-8, 1e-6
 """Limits of relative differences: of what a forward pass gives; of gradients and of all that comes after them."""

@@ -16,12 +16,14 @@ from pathlib import Path
 import pyautoattack
 import torch
 
-from deqpipe import config, records, specs
+from deqpipe import config
 from deqpipe.attack.autoattack import runnable
 from deqpipe.config import Config
-from deqpipe.evaluation.library import autoattack
-from deqpipe.evaluation.pieces import Part
-from deqpipe.evaluation.subject import Job, Subject, load_subject
+from deqpipe.evaluation.autoattack import autoattack
+from deqpipe.evaluation.evaluated_model import Job, Subject, load_subject
+from deqpipe.evaluation.resumable import Part
+from deqpipe.results import records
+from deqpipe.workflow import specs
 
 
 def main() -> None:

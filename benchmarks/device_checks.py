@@ -14,19 +14,19 @@ from torch import Tensor
 from benchmarks.operations import METHODS, Method
 from benchmarks.ways import Computed
 from benchmarks.world import World
-from deqpipe import statistics
 from deqpipe.attack.pgd import PGD, cross_entropy_objective, uniform_start
 from deqpipe.attack.surrogate import surrogate_of
 from deqpipe.compute.precision import PrecisionName
 from deqpipe.data import load
-from deqpipe.evaluation.subject import LogitsOf, build_dynamics, build_plain
+from deqpipe.evaluation.evaluated_model import LogitsOf, build_dynamics, build_plain
 from deqpipe.gradient import Unrolled
 from deqpipe.model.architecture import load_model
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.seeding import Stream
-from deqpipe.specs import FINAL_DAMPING, GridPoint
+from deqpipe.statistics import intervals
 from deqpipe.training.loop import descend
 from deqpipe.training.objectives import Batch
+from deqpipe.workflow.specs import FINAL_DAMPING, GridPoint
 
 
 @dataclass(frozen=True)
@@ -241,8 +241,8 @@ class Attacked:
         return predicted
 
 
-def paired(rounded: Answers, exact: Answers) -> tuple[statistics.Estimate, int]:
+def paired(rounded: Answers, exact: Answers) -> tuple[intervals.Estimate, int]:
     """Robust accuracy of one precision minus that of another on the same images, and how many answers changed."""
-    bootstrap = statistics.Bootstrap(resamples=2000, confidence=0.95, seed=0)
-    apart = statistics.minimum_difference(rounded.correct[None], exact.correct[None], bootstrap)
+    bootstrap = intervals.Bootstrap(resamples=2000, confidence=0.95, seed=0)
+    apart = intervals.minimum_difference(rounded.correct[None], exact.correct[None], bootstrap)
     return apart, int((rounded.predicted != exact.predicted).sum())

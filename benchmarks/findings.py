@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from deqpipe.errors import UserError
-from deqpipe.records import write_text
+from deqpipe.results.records import write_text
 
 Verdict: TypeAlias = Literal["passed", "failed", "told", "left out"]
 

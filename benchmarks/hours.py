@@ -8,17 +8,17 @@ from pathlib import Path
 
 from benchmarks.operations import METHODS
 from benchmarks.speed_rows import Row
-from deqpipe import specs
 from deqpipe.compute.precision import PrecisionName
 from deqpipe.config import Config
 from deqpipe.data import steps_per_epoch
-from deqpipe.planning import work
+from deqpipe.planning import cost
+from deqpipe.planning.cost import Images
+from deqpipe.planning.dry_run import jobs
 from deqpipe.planning.leavers import entering
 from deqpipe.planning.printed import Measured, Plan
 from deqpipe.planning.rates import rates as measured_rates
-from deqpipe.planning.work import Images
-from deqpipe.planning.workflow import jobs
-from deqpipe.records import write_text
+from deqpipe.results.records import write_text
+from deqpipe.workflow import specs
 
 PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "tf32", "bf16")
 GRID, SCORING = "attack step, mean over the grid", "scoring, "
@@ -72,7 +72,7 @@ def by_rule(config: Config, images: Images, rates: Path) -> dict[str, Mapping[Pr
     Raises:
         UserError: Snakemake, which knows the jobs, is not there or cannot plan.
     """
-    everything = [job for job in jobs([], cores=1, everything=True) if work.uses_device(job.rule)]
+    everything = [job for job in jobs([], cores=1, everything=True) if cost.uses_device(job.rule)]
     nothing = Measured({}, "", cuda=True, processes=1)
     plan = Plan(config, images, everything, (), nothing, 1, entering(config, everything), measured_rates(rates))
     rules = dict.fromkeys(job.rule for job in everything)

@@ -17,8 +17,8 @@ from torch import Tensor
 from benchmarks.differences import difference
 from benchmarks.operations import Evaluated, Operation, Prices, Shown, Side
 from benchmarks.world import World
-from deqpipe import timing
 from deqpipe.compute.evaluations import Evaluations
+from deqpipe.machine import stopwatch
 
 LIMIT = 1e-10
 """Of relative differences between two sides in float64."""
@@ -51,7 +51,7 @@ class Patience:
     def seconds_of(self, work: Callable[[], object], device: torch.device) -> float:
         """How long some work takes."""
         if self.clock == "wall":
-            return timing.seconds(work, device)
+            return stopwatch.seconds(work, device)
         started = time.process_time()
         work()
         return time.process_time() - started

@@ -13,20 +13,20 @@ from torch.optim import Adam
 from benchmarks import plain
 from benchmarks.dealt import deal
 from benchmarks.world import World
-from deqpipe import specs
 from deqpipe.attack.pgd import PGD, cross_entropy_objective
 from deqpipe.attack.surrogate import stacked_surrogate_of, surrogate_of, up_to
 from deqpipe.compute.evaluations import Counter
 from deqpipe.config import Entropy
 from deqpipe.dynamics import Dynamics
+from deqpipe.evaluation.evaluated_model import LogitsOf, build_defended, build_final_unroll, build_plain
 from deqpipe.evaluation.judge import DEQJudge
-from deqpipe.evaluation.subject import LogitsOf, build_defended, build_final_unroll, build_plain
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.solver.solve import build_solver, build_termination, solve
-from deqpipe.specs import GridPoint
 from deqpipe.training.forward import DEQForward
 from deqpipe.training.loop import Plan, descend
 from deqpipe.training.objectives import Batch, PGDAdversarial, TradesAdversarial
+from deqpipe.workflow import specs
+from deqpipe.workflow.specs import GridPoint
 
 Shown: TypeAlias = Mapping[str, Tensor]
 """What came out, by name."""

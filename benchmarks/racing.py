@@ -16,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from deqpipe import racing, records, specs
+from deqpipe.results import records
+from deqpipe.statistics import racing
+from deqpipe.workflow import specs
 
 ATTACKS, IMAGES, FIRST, RACES = 145, 10_000, 1_000, 40
 CONFIDENCES = (0.8, 0.99)

@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deqpipe import config, specs
+from deqpipe import config
 from deqpipe.attack.autoattack import Flags, LibraryAttacks
 from deqpipe.config import AttackName, Config
+from deqpipe.evaluation.evaluated_model import Job, Subject, load_subject
 from deqpipe.evaluation.rows import Chunk, attack_rows
-from deqpipe.evaluation.subject import Job, Subject, load_subject
+from deqpipe.workflow import specs
 
 EPSILONS_255 = (0.0, 8.0, 19.0, 38.0, 57.0, 76.0, 102.0, 128.0, 255.0)
 MORE_STEPS = (7, 20, 50)

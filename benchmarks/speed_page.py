@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.speed_rows import Row
 from deqpipe.errors import UserError
-from deqpipe.records import write_text
-from deqpipe.reporting.plotting import BLUE, GREY, ORANGE
+from deqpipe.reporting.figures.plotting import BLUE, GREY, ORANGE
+from deqpipe.results.records import write_text
 
 HEADER = (
     "| operation | | times as fast | images/s | f-evaluations per image | MiB | share of f | if f alone took time "

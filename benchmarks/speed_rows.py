@@ -14,11 +14,11 @@ import torch
 from benchmarks.measure import Clock, Measured
 from benchmarks.operations import SOLVER_ALONE
 from benchmarks.world import World
-from deqpipe import device, timing
 from deqpipe.errors import UserError
+from deqpipe.machine import device, stopwatch
 from deqpipe.planning import arithmetic
-from deqpipe.provenance import code_hash
-from deqpipe.records import write_text
+from deqpipe.results.provenance import code_hash
+from deqpipe.results.records import write_text
 
 CPU_NAMES = Path("/proc/cpuinfo")
 
@@ -123,7 +123,7 @@ def conditions(world: World) -> dict[str, Any]:
         "torch": torch.__version__,
         "date": datetime.date.today().isoformat(),
         "code": code_hash(),
-        "load": timing.load()[0],
+        "load": stopwatch.load()[0],
         "model": world.model,
         "protocol": world.protocol,
         "batch": world.batch,

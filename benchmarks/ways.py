@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from deqpipe import device
 from deqpipe.compute.precision import Precision, PrecisionName
 from deqpipe.compute.replay import DIRECT, Graphs, Runner
 from deqpipe.compute.ways import PLAIN, Way
+from deqpipe.machine import device
 from deqpipe.model.classifier import DEQClassifier
 
 

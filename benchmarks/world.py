@@ -12,19 +12,19 @@ from torch import Tensor
 
 from benchmarks.ways import Computed
 from deqpipe import config as configuration
-from deqpipe import specs
 from deqpipe.compute.replay import DIRECT, Runner
 from deqpipe.config import Config
 from deqpipe.data import Dataset, Split
 from deqpipe.model import architecture
 from deqpipe.model.classifier import DEQClassifier
-from deqpipe.planning import work
+from deqpipe.planning import cost
 from deqpipe.planning.sources import images_of
 from deqpipe.settings import Settings
-from deqpipe.specs import GridPoint
 from deqpipe.threat_model import LinfBall
 from deqpipe.training import run
 from deqpipe.training.loop import Plan
+from deqpipe.workflow import specs
+from deqpipe.workflow.specs import GridPoint
 
 ROOT = Path(__file__).parents[1]
 ModelName: TypeAlias = Literal["demo", "MDEQ-Large"]
@@ -93,7 +93,7 @@ class World:
         return configuration.parse(merged)
 
     @cached_property
-    def shape(self) -> work.Images:
+    def shape(self) -> cost.Images:
         """How many images the experiment has, and of which shape."""
         return images_of(self.config)
 

@@ -16,8 +16,10 @@ from typing import Any, NoReturn
 
 import yaml
 
-from deqpipe import __version__, config, records, specs
+from deqpipe import __version__, config
 from deqpipe.errors import NonFiniteLossError, UserError
+from deqpipe.results import records
+from deqpipe.workflow import specs
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -382,7 +384,7 @@ def _print_spec(options: argparse.Namespace) -> int:
 
 def _prepare_data(options: argparse.Namespace) -> int:
     from deqpipe import data
-    from deqpipe.provenance import provenance
+    from deqpipe.results.provenance import provenance
 
     settings = options.spec["config"]
     dataset = data.prepare(settings["data.source"], options.root, validation=settings["data.validation"])
@@ -392,7 +394,7 @@ def _prepare_data(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from deqpipe import device
+    from deqpipe.machine import device
     from deqpipe.training import run
 
     inputs = {name: getattr(options, name) for name in ("data", "trunk") if hasattr(options, name)}
@@ -444,18 +446,18 @@ def _use_imported(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from deqpipe.evaluation import jobs, library, pieces, sweep, timing, transfer
+    from deqpipe.evaluation import autoattack, jobs, resumable, sweep, timing, transfer
 
     job = _job(options)
     if options.verb in _PARTS:
-        part = pieces.Part(_images(options), options.state, options.time_budget_minutes)
+        part = resumable.Part(_images(options), options.state, options.time_budget_minutes)
         if options.verb == "attack-grid":
             return jobs.attack_grid(job, jobs.GridShard(options.states, part, options.race))
         if options.verb == "attack-sweep":
             return sweep.attack_sweep(job, part, race=options.race)
         parts = {
-            "autoattack": library.autoattack,
-            "attack-top": library.attack_top,
+            "autoattack": autoattack.autoattack,
+            "attack-top": autoattack.attack_top,
             "attack-in-loop": transfer.attack_in_loop,
         }
         return parts[options.verb](job, part)
@@ -469,8 +471,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _job(options: argparse.Namespace) -> Any:
-    from deqpipe import device
-    from deqpipe.evaluation.subject import Job
+    from deqpipe.evaluation.evaluated_model import Job
+    from deqpipe.machine import device
 
     return Job(
         spec=options.spec,
@@ -495,7 +497,7 @@ def _example(options: argparse.Namespace) -> int:
 
 
 def _time_training(options: argparse.Namespace) -> int:
-    from deqpipe import device
+    from deqpipe.machine import device
     from deqpipe.training import timing
 
     job = timing.Job(
@@ -511,17 +513,17 @@ def _time_training(options: argparse.Namespace) -> int:
 
 
 def _strongest(options: argparse.Namespace) -> int:
-    from deqpipe.reporting import strongest
-    from deqpipe.reporting.decisions import Tree
+    from deqpipe.analysis import ranking
+    from deqpipe.analysis.decisions import Tree
 
     tree = Tree(options.results, config.parse(options.configuration), options.seed)
-    strongest.write(tree, options.model, output=options.output)
+    ranking.write(tree, options.model, output=options.output)
     return 0
 
 
 def _race(options: argparse.Namespace) -> int:
-    from deqpipe.reporting import race
-    from deqpipe.reporting.decisions import Tree
+    from deqpipe.analysis import race
+    from deqpipe.analysis.decisions import Tree
 
     tree = Tree(options.results, config.parse(options.configuration), options.seed)
     race.write(tree, options.model, of=options.of, output=options.output)
@@ -548,8 +550,8 @@ def _images(options: argparse.Namespace) -> range:
 def _predict(options: argparse.Namespace) -> int:
     import torch
 
-    from deqpipe import device
     from deqpipe.evaluation.predict import Request, predict
+    from deqpipe.machine import device
     from deqpipe.settings import Settings
 
     settings = _prediction_settings(options)
@@ -573,38 +575,38 @@ def _images_at_once(options: argparse.Namespace, configured: int | str) -> int:
 
 def _prediction_settings(options: argparse.Namespace) -> dict[str, Any]:
     """What predictions depend on: the paper's settings, or those of config files, under the protocol asked for."""
-    from deqpipe.reporting import paper
+    from deqpipe.reporting.paper import experiment
 
     keys = ("solver", "entropy", "threat_model", "attack.unroll", "evaluation.final_unroll_steps",
             "evaluation.batch_size", "precision")  # fmt: skip
     if options.config:
         return specs.pick(config.load(options.config, protocol=options.protocol).model_dump(mode="json"), *keys)
-    return specs.pick(paper.nested(options.protocol or "paper"), *keys)
+    return specs.pick(experiment.nested(options.protocol or "paper"), *keys)
 
 
 def _table(options: argparse.Namespace) -> int:
-    from deqpipe.reporting import tables
+    from deqpipe.reporting.tables import tables
 
     tables.write(options.number, config.load([options.config]), options.results, output_stem=options.output_stem)
     return 0
 
 
 def _figure(options: argparse.Namespace) -> int:
-    from deqpipe.reporting import figures
+    from deqpipe.reporting.figures import figures
 
     figures.write(options.number, config.load([options.config]), options.results, output_stem=options.output_stem)
     return 0
 
 
 def _report(options: argparse.Namespace) -> int:
-    from deqpipe.reporting import report
+    from deqpipe.reporting.report import report
 
     report.write(config.load([options.config]), options.results, options.output)
     return 0
 
 
 def _show_table(options: argparse.Namespace) -> int:
-    from deqpipe.reporting import tables
+    from deqpipe.reporting.tables import tables
 
     print(tables.text(options.number, options.results))
     return 0

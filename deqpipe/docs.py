@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from deqpipe import config, records
+from deqpipe import config
 from deqpipe.differences import DIFFERENCES, FINDINGS, NO_RESULT, Difference
+from deqpipe.results import records
 
 SCHEMA = Path("schemas/config.schema.json")
 PAGE = Path("docs/configuration.md")

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 from deqpipe import config as configuration
-from deqpipe import hardware, specs
 from deqpipe.errors import UserError
+from deqpipe.machine import hardware
+from deqpipe.workflow import specs
 
 try:
     CONFIG = configuration.parse(config)

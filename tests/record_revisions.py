@@ -1,6 +1,7 @@
 """The code of every stage, as one number each, in tests/golden/revisions.json.
 
-Snakemake compares specs, not code: without a raised REVISION (deqpipe/specs.py) a change of code runs nothing again.
+Snakemake compares specs, not code: without a raised REVISION (deqpipe/workflow/specs.py) a change of code runs nothing
+again.
 tests/test_revisions.py therefore fails when a stage's code is not the recorded one. Then either
 
     raise the stage's REVISION, if results can change, and record with `make revisions`; or
@@ -16,7 +17,8 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
-from deqpipe import records, specs
+from deqpipe.results import records
+from deqpipe.workflow import specs
 
 ROOT = Path(__file__).parents[1]
 RECORDED = ROOT / "tests" / "golden" / "revisions.json"
@@ -91,8 +93,9 @@ def complaints(recorded: Recorded, now: Recorded) -> list[str]:
             found.append(f"{stage}: the revision is new: record it with `make revisions`")
         else:
             found.append(
-                f"{stage}: the code changed and REVISION is still {after['revision']}: raise it in deqpipe/specs.py if "
-                "results can change, then record with `make revisions`; only record if they cannot"
+                f"{stage}: the code changed and REVISION is still {after['revision']}: raise it in "
+                "deqpipe/workflow/specs.py if results can change, then record with `make revisions`; "
+                "only record if they cannot"
             )
     return found
 

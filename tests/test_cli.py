@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deqpipe import cli, config, records, specs
+from deqpipe import cli, config
+from deqpipe.results import records
+from deqpipe.workflow import specs
 from tests import tiny
 from tests.tiny import Trained
 

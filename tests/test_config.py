@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from snakemake.utils import update_config
 
-from deqpipe import checkpoint, config, data
+from deqpipe import config, data
 from deqpipe.errors import UserError
+from deqpipe.results import checkpoint
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = config.read_yaml(ROOT / "config.yaml")

@@ -15,10 +15,11 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision.datasets import CIFAR10, cifar
 
-from deqpipe import checkpoint, data
+from deqpipe import data
 from deqpipe.data import folder
 from deqpipe.data.augment import PADDING
 from deqpipe.errors import UserError
+from deqpipe.results import checkpoint
 from deqpipe.seeding import Stream
 
 ANYWHERE = Path("unused")

@@ -12,7 +12,8 @@ import pytest
 from deqpipe import config
 from deqpipe.config import PROTOCOLS
 from deqpipe.differences import DIFFERENCES, FINDINGS, NO_RESULT, Difference
-from deqpipe.reporting import described, tables
+from deqpipe.reporting.figures import described
+from deqpipe.reporting.tables import tables
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = config.read_yaml(ROOT / "config.yaml")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deqpipe import specs
 from deqpipe.config import Config
+from deqpipe.workflow import specs
 from tests import tiny
 from tests.evaluation import commands
 from tests.reporting import fabricate
@@ -95,7 +95,7 @@ def test_figures_need_no_torch(results: Path, tmp_path: Path) -> None:
 
 
 def test_the_report_reads_figures_and_draws_none() -> None:
-    script = "import sys, deqpipe.cli, deqpipe.reporting.report; print(*sys.modules)"
+    script = "import sys, deqpipe.cli, deqpipe.reporting.report.report; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert not sorted(set(done.stdout.split()) & set(FORBIDDEN["tables"]))
 

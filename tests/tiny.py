@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from deqpipe import cli, config, specs
+from deqpipe import cli, config
 from deqpipe.config import Config
 from deqpipe.data import Dataset, Split, save
+from deqpipe.workflow import specs
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("rows", "columns", "checks")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deqpipe.compute.replay import DIRECT, Runner, Step
-from deqpipe.device import upload
+from deqpipe.machine.device import upload
 from deqpipe.seeding import Stream
 from deqpipe.shapes import Images, Labels, Logits, PerImage, Scalar
 from deqpipe.threat_model import LinfBall

@@ -10,7 +10,7 @@ from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.gradient import StateGradient, Unrolled
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.shapes import Images, Logits, State
-from deqpipe.specs import GridPoint
+from deqpipe.workflow.specs import GridPoint
 
 
 @dataclass(frozen=True)

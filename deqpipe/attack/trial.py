@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deqpipe import timing
 from deqpipe.attack.surrogate import IntermediateState
 from deqpipe.compute.evaluations import Counter
 from deqpipe.compute.precision import Precision
 from deqpipe.compute.replay import DIRECT, Graphs, Runner
 from deqpipe.compute.ways import Outcome, Way
-from deqpipe.device import describe
+from deqpipe.machine import stopwatch
+from deqpipe.machine.device import describe
 from deqpipe.model.classifier import DEQClassifier
 
 ATTACK_STEPS, REPEATS = 10, 3
@@ -77,7 +77,7 @@ class GradientTrial:
             for _ in range(ATTACK_STEPS):
                 fresh(step, "trial", (x, y))
 
-        taken = [timing.seconds(attack, self._device) / ATTACK_STEPS for _ in range(REPEATS)]
+        taken = [stopwatch.seconds(attack, self._device) / ATTACK_STEPS for _ in range(REPEATS)]
         return Outcome((*values, *self._of_weights(model, x, y)), min(taken))
 
     @property

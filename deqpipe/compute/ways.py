@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from deqpipe.errors import UserError
-from deqpipe.lock import locked, terminable
-from deqpipe.provenance import code_hash
-from deqpipe.records import write_text
+from deqpipe.results.lock import locked, terminable
+from deqpipe.results.provenance import code_hash
+from deqpipe.results.records import write_text
 
 Layout: TypeAlias = Literal["channels_first", "channels_last"]
 """How the numbers of one scale lie within a state: channel, row, column, or row, column, channel. No solver can tell:

@@ -8,7 +8,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 from torch.nn import functional
 
-from deqpipe.device import upload
+from deqpipe.machine.device import upload
 
 AnyImages: TypeAlias = Shaped[Tensor, "batch channels height width"]
 """Images as stored or in [0, 1]."""

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deqpipe import checkpoint
-from deqpipe.device import upload
 from deqpipe.errors import UserError
+from deqpipe.machine.device import upload
+from deqpipe.results import checkpoint
 from deqpipe.shapes import Images, Labels, Pixels
 
 _KIND = "dataset"

@@ -13,8 +13,8 @@ from deqpipe.model.classifier import DEQClassifier
 from deqpipe.shapes import Images, Logits, PerImage, Scalar, State
 from deqpipe.solver.base import FixedPointMap, Solver
 from deqpipe.solver.solve import Lowest, Returned, Solution, Status, Termination, following, lower_of, solve
-from deqpipe.specs import Defence
 from deqpipe.threat_model import LinfBall
+from deqpipe.workflow.specs import Defence
 
 
 def prediction_entropy(logits: Logits) -> PerImage:

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from deqpipe import records, specs
 from deqpipe.config import Pgd
 from deqpipe.errors import UserError
+from deqpipe.evaluation.evaluated_model import Job, Subject, load_subject
 from deqpipe.evaluation.jobs import STARTS
 from deqpipe.evaluation.judge import CLASSES
-from deqpipe.evaluation.pieces import origin
+from deqpipe.evaluation.resumable import origin
 from deqpipe.evaluation.rows import Attack, Chunk, craft
-from deqpipe.evaluation.subject import Job, Subject, load_subject
-from deqpipe.records import Records
+from deqpipe.results import records
+from deqpipe.results.records import Records
+from deqpipe.workflow import specs
 
 _COLUMNS = ("image", "label", "model", "defence", "state", "steps", "damping", "predicted", "margin")
 

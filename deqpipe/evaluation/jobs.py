@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from deqpipe import records, specs
 from deqpipe.config import EarlyState, Pgd, TrainingAttack
 from deqpipe.defence.early_state import best_state
 from deqpipe.errors import UserError
+from deqpipe.evaluation.evaluated_model import Job, Subject, load_subject, load_transferring
 from deqpipe.evaluation.judge import CLASSES
-from deqpipe.evaluation.pieces import Found, Groups, Part, origin, run_groups, scores
 from deqpipe.evaluation.race import left_in_race
+from deqpipe.evaluation.resumable import Found, Groups, Part, origin, run_groups, scores
 from deqpipe.evaluation.rows import (
     Attack,
     Chunk,
@@ -31,8 +31,9 @@ from deqpipe.evaluation.rows import (
     panel_of,
     together,
 )
-from deqpipe.evaluation.subject import Job, Subject, load_subject, load_transferring
 from deqpipe.lazy import Lazy
+from deqpipe.results import records
+from deqpipe.workflow import specs
 
 _logger = logging.getLogger(__name__)
 

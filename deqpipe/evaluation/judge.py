@@ -18,7 +18,7 @@ from deqpipe.defence.entropy import prediction_entropy
 from deqpipe.dynamics import Dynamics, Trajectory
 from deqpipe.gradient import Unrolled
 from deqpipe.model.classifier import DEQClassifier
-from deqpipe.records import NOT_COMPUTED, PER_STATE
+from deqpipe.results.records import NOT_COMPUTED, PER_STATE
 from deqpipe.shapes import Images, Labels
 
 StatesWithFinal = Float[Tensor, "states batch state"]

@@ -13,20 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deqpipe import records
 from deqpipe.compute.precision import Precision
 from deqpipe.defence.entropy import prediction_entropy
-from deqpipe.device import set_up
 from deqpipe.dynamics import Trajectory
 from deqpipe.errors import UserError
-from deqpipe.evaluation.subject import build_dynamics, build_final_unroll, build_plain
+from deqpipe.evaluation.evaluated_model import build_dynamics, build_final_unroll, build_plain
 from deqpipe.gradient import Unrolled
+from deqpipe.machine.device import set_up
 from deqpipe.model.architecture import load_model
 from deqpipe.model.classifier import DEQClassifier
+from deqpipe.results import records
 from deqpipe.settings import Settings
 from deqpipe.shapes import Images, Labels
 from deqpipe.solver.solve import Status
-from deqpipe.specs import GridPoint
+from deqpipe.workflow.specs import GridPoint
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 _ALONG_STATES = ("state_logits", "relative_residual", "entropy", "states")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deqpipe.errors import UserError
-from deqpipe.evaluation.subject import Subject
-from deqpipe.specs import GridPoint
+from deqpipe.evaluation.evaluated_model import Subject
+from deqpipe.workflow.specs import GridPoint
 
 
 def left_in_race(

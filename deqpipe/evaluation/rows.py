@@ -14,11 +14,11 @@ from deqpipe.compute.host import to_host
 from deqpipe.config import Pgd
 from deqpipe.data import Split
 from deqpipe.evaluation.batching import has_room
+from deqpipe.evaluation.evaluated_model import Subject
 from deqpipe.evaluation.judge import Judge, Judgement, StatesWithFinal
-from deqpipe.evaluation.subject import Subject
-from deqpipe.records import PER_STATE, SCALARS
+from deqpipe.results.records import PER_STATE, SCALARS
 from deqpipe.shapes import Images, Labels
-from deqpipe.specs import GridPoint
+from deqpipe.workflow.specs import GridPoint
 
 Columns = dict[str, np.ndarray]
 

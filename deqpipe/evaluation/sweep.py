@@ -3,18 +3,18 @@
 from dataclasses import replace
 from pathlib import Path
 
-from deqpipe import specs
 from deqpipe.config import Entropy, EntropySweep
 from deqpipe.defence.entropy import control
 from deqpipe.errors import UserError
+from deqpipe.evaluation.autoattack import read_strongest
+from deqpipe.evaluation.evaluated_model import Job, Subject, build_defended, build_final_unroll, load_subject
 from deqpipe.evaluation.jobs import attack_groups, check_images, grid_points
 from deqpipe.evaluation.judge import CLASSES_ALONG, DEQJudge
-from deqpipe.evaluation.library import read_strongest
-from deqpipe.evaluation.pieces import Part, run_groups
 from deqpipe.evaluation.race import left_in_race
+from deqpipe.evaluation.resumable import Part, run_groups
 from deqpipe.evaluation.rows import Attack, Chunk, Panel
-from deqpipe.evaluation.subject import Job, Subject, build_defended, build_final_unroll, load_subject
 from deqpipe.model.classifier import DEQClassifier
+from deqpipe.workflow import specs
 
 
 def attack_sweep(job: Job, part: Part, *, race: Path | None) -> int:

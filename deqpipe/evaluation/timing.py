@@ -10,30 +10,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deqpipe import records, timing
 from deqpipe.attack.surrogate import up_to
 from deqpipe.config import Entropy, Timing
-from deqpipe.device import describe
 from deqpipe.dynamics import Dynamics
-from deqpipe.evaluation.pieces import origin
-from deqpipe.evaluation.subject import Job, Subject, build_defended, build_plain, load_subject
+from deqpipe.evaluation.evaluated_model import Job, Subject, build_defended, build_plain, load_subject
+from deqpipe.evaluation.resumable import origin
+from deqpipe.machine import stopwatch
+from deqpipe.machine.device import describe
 from deqpipe.model.classifier import DEQClassifier
+from deqpipe.results import records
 from deqpipe.settings import Settings
 from deqpipe.shapes import Images
-from deqpipe.specs import EntropySetting, swept
+from deqpipe.workflow.specs import EntropySetting, swept
 
 _logger = logging.getLogger(__name__)
 
 
 def time_inference(job: Job) -> int:
     """Time decisions on clean test images, without Sec. 3.2 and with every T_f and R; returns the exit status."""
-    started, before = time.monotonic(), timing.load()
+    started, before = time.monotonic(), stopwatch.load()
     subject = load_subject(_of_whole_batches(job))
     config = subject.settings.section("timing", Timing)
     x = _images(subject, config.batch_size)
     passes = {name: _decision(subject, dynamics, x) for name, dynamics in _dynamics(subject.settings).items()}
-    repeats = timing.Repeats(warmup=config.warmup, timed=config.repeats)
-    found = timing.in_turn(passes, repeats=repeats, device=job.device)
+    repeats = stopwatch.Repeats(warmup=config.warmup, timed=config.repeats)
+    found = stopwatch.in_turn(passes, repeats=repeats, device=job.device)
     for name, speed in found.items():
         _logger.info("%s: %.1f images/s", name, speed["median"])
     facts = {
@@ -44,7 +45,7 @@ def time_inference(job: Job) -> int:
         "precision": subject.settings["precision"],
         "device": describe(job.device),
         "threads": job.threads,
-        "load": {"before": before, "after": timing.load()},
+        "load": {"before": before, "after": stopwatch.load()},
         "provenance": origin(subject, job.spec, started),
     }
     records.write_text(job.output, json.dumps(facts, indent=1, sort_keys=True) + "\n")

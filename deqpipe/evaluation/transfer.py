@@ -1,11 +1,11 @@
 """Table 3's second block: the strongest points of a TRADES DEQ, crafted again through Sec. 3.2."""
 
+from deqpipe.evaluation.autoattack import read_strongest
+from deqpipe.evaluation.evaluated_model import Job, load_transferring
 from deqpipe.evaluation.jobs import attack_groups, check_images
 from deqpipe.evaluation.judge import CLASSES_ALONG
-from deqpipe.evaluation.library import read_strongest
-from deqpipe.evaluation.pieces import Part, run_groups
+from deqpipe.evaluation.resumable import Part, run_groups
 from deqpipe.evaluation.rows import Attack, Chunk, Panel
-from deqpipe.evaluation.subject import Job, load_transferring
 
 IN_LOOP = "pgd_in_loop"  # the attack's name in records
 

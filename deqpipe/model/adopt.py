@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from deqpipe import checkpoint
 from deqpipe.config import Model
 from deqpipe.data import Dataset
 from deqpipe.errors import UserError
 from deqpipe.model import architecture
+from deqpipe.results import checkpoint
 
 _TRAINING_ONLY = ("dropout", "init")  # of no influence on a model that is trained already
 

@@ -9,12 +9,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from deqpipe import checkpoint
 from deqpipe.config import Count, Model
 from deqpipe.data import Dataset
 from deqpipe.errors import UserError
 from deqpipe.model.classifier import build_classifier
 from deqpipe.model.resnet import resnet
+from deqpipe.results import checkpoint
 
 KIND = "model"
 

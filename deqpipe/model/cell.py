@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from deqpipe.compute.precision import FP32, Precision
 from deqpipe.compute.ways import Layout
-from deqpipe.device import upload
+from deqpipe.machine.device import upload
 from deqpipe.shapes import State
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from deqpipe import checkpoint, records
 from deqpipe.config import Model
 from deqpipe.errors import UserError
 from deqpipe.model import architecture
@@ -23,7 +22,8 @@ from deqpipe.model.release import inference, reader
 from deqpipe.model.release.inference import Told
 from deqpipe.model.release.names import Spelling, WeightNormNames, names_of, read_spelling
 from deqpipe.model.release.reader import FormName
-from deqpipe.provenance import file_hash, provenance
+from deqpipe.results import checkpoint, records
+from deqpipe.results.provenance import file_hash, provenance
 
 REVISION = 1  # of what an import writes
 

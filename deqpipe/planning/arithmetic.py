@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from deqpipe.config import Config, Model
 from deqpipe.counts import Number
 from deqpipe.model.resnet import ONE_PIXEL, WIDTHS
-from deqpipe.planning.work import Images, Part
+from deqpipe.planning.cost import Images, Part
 
 
 def cell_operations(model: Model, *, image_shape: tuple[int, int, int]) -> int:

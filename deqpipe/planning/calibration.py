@@ -17,26 +17,27 @@ from typing import Any
 import torch
 
 from deqpipe import config as configuration
-from deqpipe import device, specs, timing
 from deqpipe.attack.pgd import PGD, cross_entropy_objective
 from deqpipe.attack.surrogate import surrogate_of
 from deqpipe.config import Config
 from deqpipe.counts import Number
 from deqpipe.data import Dataset, Split
 from deqpipe.errors import UserError
+from deqpipe.evaluation.evaluated_model import build_dynamics, build_final_unroll, build_plain
 from deqpipe.evaluation.judge import DEQJudge
-from deqpipe.evaluation.subject import build_dynamics, build_final_unroll, build_plain
+from deqpipe.machine import device, stopwatch
 from deqpipe.model import architecture
 from deqpipe.model.classifier import DEQClassifier
-from deqpipe.planning import formulas, work
+from deqpipe.planning import cost, formulas
 from deqpipe.planning.sources import images_of
 from deqpipe.settings import Settings
 from deqpipe.shapes import Images, Labels
-from deqpipe.specs import GridPoint
 from deqpipe.threat_model import LinfBall
 from deqpipe.training import run
 from deqpipe.training.loop import Plan, descend
 from deqpipe.training.objectives import Batch
+from deqpipe.workflow import specs
+from deqpipe.workflow.specs import GridPoint
 
 BOX, PATIENCE = 0.7, 4.0  # seconds, for some twenty pieces
 
@@ -54,7 +55,7 @@ class Bench:
     """
 
     config: Config
-    images: work.Images
+    images: cost.Images
     where: torch.device
     box: float = BOX
     patience: float = PATIENCE
@@ -68,7 +69,7 @@ class Bench:
     def seconds(self, once: Callable[[int], object], size: int) -> float:
         """How long a piece takes on so many images; on a CPU only the time that it computes, whoever else does here."""
         if self.where.type == "cuda":
-            return timing.seconds(lambda: once(size), self.where)
+            return stopwatch.seconds(lambda: once(size), self.where)
         started = time.process_time()
         once(size)
         return time.process_time() - started
@@ -94,7 +95,7 @@ class Bench:
         return size, taken
 
 
-def prices(bench: Bench) -> dict[work.Part, Number]:
+def prices(bench: Bench) -> dict[cost.Part, Number]:
     """Seconds per unit of every part but the start of jobs."""
     device.set_up(precision=bench.config.precision, threads=1)
     found = _surrogate_prices(bench)
@@ -113,7 +114,7 @@ def _deq(bench: Bench) -> DEQClassifier:
     return model
 
 
-def _names(images: work.Images) -> tuple[str, ...]:
+def _names(images: cost.Images) -> tuple[str, ...]:
     return tuple(str(number) for number in range(images.classes))
 
 
@@ -125,10 +126,10 @@ _EVALUATION = ("solver", "entropy", "threat_model", "attack.unroll", "evaluation
 
 
 def _largest(config: Config) -> int:
-    return min(work.batch_size(config), config.attack.images_per_job)
+    return min(cost.batch_size(config), config.attack.images_per_job)
 
 
-def _surrogate_prices(bench: Bench) -> dict[work.Part, Number]:
+def _surrogate_prices(bench: Bench) -> dict[cost.Part, Number]:
     """From three surrogates: what a state more, an unroll step more, and all the rest of an attack step take."""
     config, model = bench.config, _deq(bench).eval().requires_grad_(False)
     settings, last, most = _settings(bench, *_EVALUATION), config.solver.steps, _largest(config)
@@ -153,7 +154,7 @@ def _surrogate_prices(bench: Bench) -> dict[work.Part, Number]:
     return {"solve": solve, "unroll": unroll, "pass": rest}
 
 
-def _decision_prices(bench: Bench, found: Mapping[work.Part, Number]) -> dict[work.Part, Number]:
+def _decision_prices(bench: Bench, found: Mapping[cost.Part, Number]) -> dict[cost.Part, Number]:
     """From two decisions: what the head takes per state, and what Sec. 3.2 takes longer, per evaluation."""
     config, model = bench.config, _deq(bench).eval().requires_grad_(False)
     settings = _settings(bench, *_EVALUATION)
@@ -171,12 +172,12 @@ def _decision_prices(bench: Bench, found: Mapping[work.Part, Number]) -> dict[wo
     return {"read": read, "descent": max(0.0, decide("entropy") - alone) / added}
 
 
-def _training_prices(bench: Bench, found: Mapping[work.Part, Number]) -> dict[work.Part, Number]:
+def _training_prices(bench: Bench, found: Mapping[cost.Part, Number]) -> dict[cost.Part, Number]:
     """Of training steps, per evaluation, whichever way."""
-    config, taken, expected = bench.config, dict[work.Part, Number](), _expected(found)
-    jobs: dict[work.Part, tuple[str, Number, Number]]
+    config, taken, expected = bench.config, dict[cost.Part, Number](), _expected(found)
+    jobs: dict[cost.Part, tuple[str, Number, Number]]
     jobs = {"pretrain": (specs.TRUNK, formulas.pretraining_step(config).total, found["unroll"] / 2)}
-    jobs |= {f"train/{model}": (model, work.training_step(config, model).total, expected) for model in specs.DEQS}
+    jobs |= {f"train/{model}": (model, cost.training_step(config, model).total, expected) for model in specs.DEQS}
     for part, (model, evaluations, price) in jobs.items():
         if 2 * evaluations * price > bench.patience:
             taken[part] = price
@@ -185,7 +186,7 @@ def _training_prices(bench: Bench, found: Mapping[work.Part, Number]) -> dict[wo
     return taken
 
 
-def _expected(found: Mapping[work.Part, Number]) -> Number:
+def _expected(found: Mapping[cost.Part, Number]) -> Number:
     """Seconds per evaluation where none was measured: half of a solve, half of an unroll with its gradients."""
     return (found["solve"] + found["unroll"] / 2) / 2
 
@@ -253,7 +254,7 @@ def _dataset(bench: Bench) -> Dataset:
     return Dataset(train, validation, test, classes=_names(images), name="noise")
 
 
-def _resnet_prices(bench: Bench) -> dict[work.Part, Number]:
+def _resnet_prices(bench: Bench) -> dict[cost.Part, Number]:
     """Per image: of training steps, of an attack's gradient, of a decision."""
     most = bench.config.resnet.training.batch_size
     described = architecture.describe_resnet(bench.config.resnet.layers, _dataset(bench))

@@ -12,18 +12,18 @@ from typing import Any, Literal, TypeAlias
 
 from deqpipe import config as configuration
 from deqpipe.errors import UserError
-from deqpipe.hardware import gpus_per_job
+from deqpipe.machine.hardware import gpus_per_job
+from deqpipe.planning.dry_run import complaint, jobs
 from deqpipe.planning.leavers import entering
 from deqpipe.planning.printed import Measured, Plan, text
 from deqpipe.planning.rates import rates
 from deqpipe.planning.sources import images_of
-from deqpipe.planning.workflow import complaint, jobs
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 SIDE_BY_SIDE = 2
 """Processes that calibrate at once where jobs run side by side on a CPU: they slow each other as jobs do."""
 _REPORT_JOB = (
-    "import deqpipe.cli, deqpipe.reporting.figures, deqpipe.reporting.tables, io, matplotlib.figure;"
+    "import deqpipe.cli, deqpipe.reporting.figures.figures, deqpipe.reporting.tables.tables, io, matplotlib.figure;"
     "[matplotlib.figure.Figure().subplots(1, 2)[0].figure.savefig(io.BytesIO(), format=f) for f in ('png', 'pdf')]"
 )
 

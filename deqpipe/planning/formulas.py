@@ -6,11 +6,11 @@ the counter of a real one says.
 
 from dataclasses import dataclass
 
-from deqpipe import specs
 from deqpipe.config import Config, Entropy, Solver
 from deqpipe.counts import Evaluations, Number
 from deqpipe.defence.entropy import control, undefended
 from deqpipe.evaluation.judge import EVERYTHING, Wanted
+from deqpipe.workflow import specs
 
 GRADIENT = Evaluations(forward=1, backward_input=1)
 """An application of f with the gradient back through it."""

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from deqpipe import records, specs
 from deqpipe.config import Config
 from deqpipe.counts import Number
 from deqpipe.errors import UserError
-from deqpipe.planning.workflow import Job
+from deqpipe.planning.dry_run import Job
+from deqpipe.results import records
+from deqpipe.workflow import specs
 
 _ASSUMED: Mapping[str, float] = {"apgd_ce": 0.78, "apgd_t": 0.52, "fab_t": 0.49, "square": 0.49}
 """Near the paper's Table 1: 78 % of the images are right when clean, 49 % under AutoAttack. Most fall to APGD-CE."""

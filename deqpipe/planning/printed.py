@@ -7,11 +7,11 @@ from textwrap import wrap
 
 from deqpipe.config import Config
 from deqpipe.counts import Number, sum_of
-from deqpipe.planning import arithmetic, rates, work
+from deqpipe.planning import arithmetic, cost, rates
+from deqpipe.planning.dry_run import Job
 from deqpipe.planning.leavers import Entering
 from deqpipe.planning.rates import PRECISIONS, Precision, Rates
 from deqpipe.planning.schedule import Machine, Run, run, unbounded
-from deqpipe.planning.workflow import Job
 
 WIDTH = 100
 NAME = 26
@@ -34,7 +34,7 @@ class Measured:
         processes: how many measured at once.
     """
 
-    prices: Mapping[work.Part, Number]
+    prices: Mapping[cost.Part, Number]
     device: str
     cuda: bool
     processes: int
@@ -56,7 +56,7 @@ class Plan:
     """
 
     config: Config
-    images: work.Images
+    images: cost.Images
     everything: Sequence[Job]
     left: Sequence[Job]
     measured: Measured
@@ -64,10 +64,10 @@ class Plan:
     entering: Entering
     rates: Rates
 
-    def work_of(self, job: Job, *, leaving: bool = False) -> work.Work:
+    def work_of(self, job: Job, *, leaving: bool = False) -> cost.Work:
         """What a job computes; `leaving`: images leave AutoAttack early."""
         entering = self.entering.shares if leaving else {}
-        return work.job(job.rule, job.wildcards, self.config, self.images, entering=entering)
+        return cost.job(job.rule, job.wildcards, self.config, self.images, entering=entering)
 
     def seconds(self, jobs: Iterable[Job], *, leaving: bool = False) -> list[Number]:
         """How long each job takes on one core or GPU."""
@@ -83,11 +83,11 @@ class Plan:
         for job in jobs:
             amount = self._operations_of(self.work_of(job, leaving=leaving))
             for precision in PRECISIONS:
-                rate = self.rates[precision, "training" if work.trains(job.rule) else "evaluation"]
+                rate = self.rates[precision, "training" if cost.trains(job.rule) else "evaluation"]
                 total[precision] += amount / (1e12 * rate.teraflops)
         return total
 
-    def _operations_of(self, found: work.Work) -> Number:
+    def _operations_of(self, found: cost.Work) -> Number:
         of_f, of_resnet = arithmetic.operations(self.config, self.images)
         return found.evaluations.total * of_f + arithmetic.resnet_passes(self.config, found.parts) * of_resnet
 
@@ -117,7 +117,7 @@ def _unit(plan: Plan) -> str:
 
 
 def _here_row(plan: Plan, name: str, everything: Sequence[Job], left: Sequence[Job]) -> str:
-    images = sum(work.taken(job.rule, job.wildcards, plan.config, plan.images) for job in everything)
+    images = sum(cost.taken(job.rule, job.wildcards, plan.config, plan.images) for job in everything)
     total, rest = (duration(sum(plan.seconds(jobs))) for jobs in (everything, left))
     return f"{name:<{NAME}}{len(everything):>6}{len(left):>6}{count(images):>10}{total:>12}{rest:>12}"
 
@@ -126,7 +126,7 @@ def _gpu(plan: Plan) -> list[str]:
     """What one H100 would need by the counts, rule by rule."""
     columns = "".join(f"{precision:>11}" for precision in PRECISIONS)
     title = f"{'one H100, by the counts':<{NAME}}{'forward':>10}{'to inputs':>11}{'to weights':>12}{columns}"
-    jobs = [job for job in plan.everything if work.uses_device(job.rule)]
+    jobs = [job for job in plan.everything if cost.uses_device(job.rule)]
     rows = [_gpu_row(plan, row, of_row) for row, of_row in _by_row(jobs).items()]
     lines = [title, "-" * len(title), *rows, "-" * len(title), _gpu_row(plan, "all", jobs)]
     attacks = [job for job in jobs if job.rule == "autoattack"]
@@ -158,7 +158,7 @@ def _remarks(plan: Plan) -> list[str]:
         f"f takes {count(of_f)}FLOP an image, a gradient to inputs or to weights as much again. Stem, head and "
         f"solver are left out. Rates: {rates.words(plan.rates)}.",
         *_leavers(plan),
-        f"Assumed: {'; '.join((*work.ASSUMED, 'nothing else computes on this machine'))}.",
+        f"Assumed: {'; '.join((*cost.ASSUMED, 'nothing else computes on this machine'))}.",
     ]
     return [line for remark in remarks for line in _wrapped(remark)]
 
@@ -225,7 +225,7 @@ def _by_row(jobs: Iterable[Job]) -> dict[str, list[Job]]:
 
 
 def _row(rule: str) -> str:
-    if not (work.uses_device(rule) or rule in ("prepare_data", "use_imported")):
+    if not (cost.uses_device(rule) or rule in ("prepare_data", "use_imported")):
         return OTHERS
     return f"{rule} (Table {_TABLES[rule]})" if rule in _TABLES else rule
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deqpipe.counts import Number
-from deqpipe.planning.work import runs_alone, uses_device
-from deqpipe.planning.workflow import Job
+from deqpipe.planning.cost import runs_alone, uses_device
+from deqpipe.planning.dry_run import Job
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from PIL import Image
 
 from deqpipe.config import KNOWN_IMAGES, Config, check_image_folder
 from deqpipe.errors import UserError
-from deqpipe.planning.work import Images
+from deqpipe.planning.cost import Images
 
 
 def images_of(config: Config) -> Images:

@@ -5,10 +5,10 @@ Their files exist all the same, so that targets do, and the report says why ther
 
 from collections.abc import Mapping, Sequence
 
-from deqpipe import specs
+from deqpipe.analysis.decisions import Evaluation
 from deqpipe.config import Config
-from deqpipe.reporting.decisions import Evaluation
-from deqpipe.reporting.formats import Cell, Table
+from deqpipe.reporting.tables.formats import Cell, Table
+from deqpipe.workflow import specs
 
 TABLES = (8,)
 """The strongest attack per damping and state. Tables 6 and 7 keep their rows, Table 1 loses columns."""

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting import figures, tables
-from deqpipe.reporting.described import FIGURES
-from deqpipe.reporting.tables import TABLES
+from deqpipe.reporting.figures import figures
+from deqpipe.reporting.figures.described import FIGURES
+from deqpipe.reporting.tables import tables
+from deqpipe.reporting.tables.tables import TABLES
 
 
 @dataclass(frozen=True)

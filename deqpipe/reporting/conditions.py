@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from deqpipe import specs
 from deqpipe.config import PROTOCOLS, Config, Section
-from deqpipe.reporting import paper
+from deqpipe.reporting.paper import experiment
+from deqpipe.workflow import specs
 
 _MDEQ_LARGE = ("model.channels", "model.head_channels", "model.final_channels", "model.expansion")
 _PROTOCOLS = {
@@ -49,8 +49,8 @@ def differences(config: Config) -> tuple[tuple[str, str, str], ...]:
     """What differs from the paper's experiment: (what, here, paper)."""
     here = dict(settings(config))
     return tuple(
-        (paper.NAMES.get(key, key), _written(here[key]), _written(value))
-        for key, value in paper.SETTINGS.items()
+        (experiment.NAMES.get(key, key), _written(here[key]), _written(value))
+        for key, value in experiment.SETTINGS.items()
         if here[key] != value and (key not in _USED_IF or _USED_IF[key](config))
     )
 
@@ -88,7 +88,7 @@ def architecture(config: Config, method: str) -> str:
     if method == "ResNet":
         return f"ResNet-{2 * sum(config.resnet.layers) + 2}"
     here = dict(settings(config))
-    large = all(here[key] == paper.SETTINGS[key] for key in _MDEQ_LARGE)
+    large = all(here[key] == experiment.SETTINGS[key] for key in _MDEQ_LARGE)
     return "DEQ-Large" if large else "small DEQ"
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from deqpipe.data import Augmentation, Split, order, steps_per_epoch, to_float
-from deqpipe.device import upload
+from deqpipe.machine.device import upload
 from deqpipe.seeding import Stream
 from deqpipe.training.objectives import Batch
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from deqpipe.compute.evaluations import Counter
-from deqpipe.device import upload
+from deqpipe.machine.device import upload
 from deqpipe.model.classifier import eager
 from deqpipe.shapes import Scalar, State
 from deqpipe.solver.base import FixedPointMap

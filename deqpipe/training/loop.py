@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from deqpipe import checkpoint
 from deqpipe.counts import NO_EVALUATIONS, Evaluations
 from deqpipe.data import Augmentation, Split, steps_per_epoch
 from deqpipe.errors import NonFiniteLossError, UserError
-from deqpipe.lock import StopRequest
 from deqpipe.model.classifier import DEQClassifier
+from deqpipe.results import checkpoint
+from deqpipe.results.lock import StopRequest
 from deqpipe.training.feed import Feed
 from deqpipe.training.forward import draws
 from deqpipe.training.objectives import Batch, TrainingObjective

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from deqpipe.attack.pgd import PGD, Drawn, Objective, Repeatable, cross_entropy_objective
-from deqpipe.device import upload
+from deqpipe.machine.device import upload
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.seeding import Stream
 from deqpipe.shapes import Images, Labels, Logits, Scalar

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from deqpipe import checkpoint, specs
 from deqpipe.attack.pgd import PGD
 from deqpipe.attack.surrogate import IntermediateState
 from deqpipe.attack.trial import GradientTrial
@@ -32,15 +31,16 @@ from deqpipe.config import (
     Unroll,
 )
 from deqpipe.data import Dataset, Split, augmentation, load, steps_per_epoch
-from deqpipe.device import describe, set_up
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.errors import UserError
 from deqpipe.gradient import Implicit, StateGradient, Unrolled
-from deqpipe.lock import EXIT_UNFINISHED, StopRequest, locked
+from deqpipe.machine.device import describe, set_up
 from deqpipe.model import architecture
 from deqpipe.model.classifier import DEQClassifier
-from deqpipe.provenance import provenance
-from deqpipe.records import write_text
+from deqpipe.results import checkpoint
+from deqpipe.results.lock import EXIT_UNFINISHED, StopRequest, locked
+from deqpipe.results.provenance import provenance
+from deqpipe.results.records import write_text
 from deqpipe.seeding import Stream
 from deqpipe.settings import Settings
 from deqpipe.shapes import Logits
@@ -61,6 +61,7 @@ from deqpipe.training.loop import HISTORY, Plan, Progress, Store, cosine, multis
 from deqpipe.training.objectives import CleanUnrolled, PGDAdversarial, TradesAdversarial, TrainingObjective
 from deqpipe.training.optimizers import SGD, Adam
 from deqpipe.training.validation import Crafting, Scoring, SelectingAttack, Validator
+from deqpipe.workflow import specs
 
 
 @dataclass(frozen=True)

@@ -11,20 +11,22 @@ from typing import Any
 
 import torch
 
-from deqpipe import records, specs, timing
 from deqpipe.compute.ways import NOTHING_ASKED, Asked
 from deqpipe.config import Timing
 from deqpipe.counts import sum_of
 from deqpipe.data import Dataset, Split, load
-from deqpipe.device import describe
 from deqpipe.errors import UserError
+from deqpipe.machine import stopwatch
+from deqpipe.machine.device import describe
 from deqpipe.model.classifier import DEQClassifier
-from deqpipe.provenance import provenance
+from deqpipe.results import records
+from deqpipe.results.provenance import provenance
 from deqpipe.settings import Settings
 from deqpipe.training import run
 from deqpipe.training.loop import check, descend
 from deqpipe.training.objectives import Batch
 from deqpipe.training.tally import Tally
+from deqpipe.workflow import specs
 
 _logger = logging.getLogger(__name__)
 
@@ -114,13 +116,13 @@ def time_training(job: Job) -> int:
 
     A step is the attack, the loss, its gradient and the optimiser's step; images are on the device already.
     """
-    started, before = time.monotonic(), timing.load()
+    started, before = time.monotonic(), stopwatch.load()
     settings, dataset = Settings(job.spec["config"]), load(job.data)
     config = settings.section("timing", Timing)
     methods = {model: Method(job, dataset, model) for model in specs.DEQS}
-    repeats = timing.Repeats(warmup=config.warmup, timed=config.repeats)
+    repeats = stopwatch.Repeats(warmup=config.warmup, timed=config.repeats)
     warmups = {model: method.one_step for model, method in methods.items()}
-    found = timing.in_turn(methods, repeats=repeats, device=job.device, warmups=warmups)
+    found = stopwatch.in_turn(methods, repeats=repeats, device=job.device, warmups=warmups)
     for model, speed in found.items():
         speed["evaluations_per_image"] = methods[model].evaluations_per_image
         _logger.info("%s: %.1f images/s", model, speed["median"])
@@ -134,7 +136,7 @@ def time_training(job: Job) -> int:
         "precision": settings["precision"],
         "device": describe(job.device),
         "threads": job.threads,
-        "load": {"before": before, "after": timing.load()},
+        "load": {"before": before, "after": stopwatch.load()},
         "provenance": provenance(
             job.spec,
             device=describe(job.device),

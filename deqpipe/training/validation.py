@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deqpipe.attack.pgd import PGD, Drawn, Objective, cross_entropy_objective, unfooled_objective, uniform_start
 from deqpipe.data import Split
-from deqpipe.device import upload
+from deqpipe.machine.device import upload
 from deqpipe.seeding import Stream
 from deqpipe.shapes import Images, Labels, Logits
 from deqpipe.training.forward import LogitsOf

@@ -21,8 +21,8 @@ from deqpipe.gradient import Unrolled
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.solve import Termination
-from deqpipe.specs import GridPoint
 from deqpipe.threat_model import LinfBall
+from deqpipe.workflow.specs import GridPoint
 from tests.reference import slow_mdeq, textbook
 from tests.reference.tiny import images, tiny_model
 

@@ -16,9 +16,9 @@ from benchmarks.differences import difference
 from benchmarks.operations import Operation
 from benchmarks.release_code import Release
 from benchmarks.world import SPREAD, World
-from deqpipe import specs
 from deqpipe.compute.evaluations import Evaluations
 from deqpipe.compute.ways import Way
+from deqpipe.workflow import specs
 from tests import tiny
 
 WORLD = World("demo", batch=2, changes=tiny.OVERLAY)

@@ -21,8 +21,8 @@ from benchmarks.ways import Computed
 from benchmarks.world import World
 from deqpipe.compute.ways import Layout, Way
 from deqpipe.errors import UserError
-from deqpipe.planning import arithmetic, work
-from deqpipe.planning.workflow import Job
+from deqpipe.planning import arithmetic, cost
+from deqpipe.planning.dry_run import Job
 from tests import tiny
 
 ROW = Row(
@@ -312,6 +312,6 @@ def test_hours_of_a_rule_are_its_evaluations_at_the_measured_rate(
     rates.write_text("precision,work,teraflops,source\nbf16,training,100,a GPU\nbf16,evaluation,7,a GPU\n")
     found = hours.by_rule(world.config, world.shape, rates)
     assert found.keys() == {"train_deq"}
-    evaluations = work.job("train_deq", wildcards, world.config, world.shape).evaluations.total
+    evaluations = cost.job("train_deq", wildcards, world.config, world.shape).evaluations.total
     of_f = arithmetic.cell_operations(world.config.model, image_shape=(3, 32, 32))
     assert found["train_deq"]["bf16"] == pytest.approx(2 * evaluations * of_f / 100e12 / 3600)

@@ -15,14 +15,14 @@ from deqpipe.attack.pgd import PGD, Drawn, Objective, cross_entropy_objective, u
 from deqpipe.attack.surrogate import defended_surrogate_of, stacked_surrogate_of, surrogate_of
 from deqpipe.config import Pgd
 from deqpipe.dynamics import PlainDynamics
+from deqpipe.evaluation.evaluated_model import load_subject
 from deqpipe.evaluation.rows import Attack, Chunk, craft, craft_together
-from deqpipe.evaluation.subject import load_subject
 from deqpipe.seeding import Stream
 from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.solve import Termination
-from deqpipe.specs import GridPoint
 from deqpipe.threat_model import LinfBall
 from deqpipe.training.objectives import divergence
+from deqpipe.workflow.specs import GridPoint
 from tests.devices.world import BALL, KINDS, PLAIN, REDUCTIONS, N, batch, both, deq, job, network
 from tests.pretend import HostSynchronisation, Kind, WrongDevice, pretended
 

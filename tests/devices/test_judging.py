@@ -11,9 +11,10 @@ from torch import Tensor
 from deqpipe.attack.autoattack import Crafted, LibraryAttacks
 from deqpipe.compute.precision import PrecisionName
 from deqpipe.dynamics import Dynamics
-from deqpipe.evaluation import jobs, judge, library, timing
+from deqpipe.evaluation import autoattack, jobs, judge, timing
+from deqpipe.evaluation.evaluated_model import load_subject
 from deqpipe.evaluation.judge import CLASSES, CLASSES_ALONG, DEQJudge, NetworkJudge, Wanted, at
-from deqpipe.evaluation.pieces import Part
+from deqpipe.evaluation.resumable import Part
 from deqpipe.evaluation.rows import (
     Attack,
     Chunk,
@@ -23,9 +24,8 @@ from deqpipe.evaluation.rows import (
     clean_rows,
     panel_of,
 )
-from deqpipe.evaluation.subject import load_subject
 from deqpipe.gradient import Unrolled
-from deqpipe.specs import GridPoint
+from deqpipe.workflow.specs import GridPoint
 from tests.devices.world import BALL, PLAIN, REDUCTIONS, batch, both, deq, job, network
 from tests.pretend import HostSynchronisation, Kind, WrongDevice, pretended
 
@@ -170,9 +170,9 @@ def test_scoring_autoattack_waits_for_labels_judgements_and_distances(
     with pretended(kind, reads=4) as device:
         subject = load_subject(job(tmp_path, device, monkeypatch, stage="autoattack", changes=changes))
         defended = subject.judges[1].restricted(at(2))
-        target = library.Target(subject, defended, GridPoint(0.5, 1, 1), 2)
+        target = autoattack.Target(subject, defended, GridPoint(0.5, 1, 1), 2)
         part = Part(range(12), tmp_path / "state", 1.0)
-        course = library.Course(target, part, ("apgd_ce",), Untouched(BALL, iterations=1), sequential=False)
+        course = autoattack.Course(target, part, ("apgd_ce",), Untouched(BALL, iterations=1), sequential=False)
         found = course._attacked("apgd_ce", 1)
         assert len(found.columns["image"]) == 6
         refuse_another(device)

@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from deqpipe import records, specs
 from deqpipe.attack.autoattack import Flags, LibraryAttacks, check
 from deqpipe.config import AttackName
-from deqpipe.evaluation import jobs, library, sweep
-from deqpipe.evaluation.pieces import Part
-from deqpipe.evaluation.subject import Job
+from deqpipe.evaluation import autoattack, jobs, sweep
+from deqpipe.evaluation.evaluated_model import Job
+from deqpipe.evaluation.resumable import Part
+from deqpipe.results import records
+from deqpipe.workflow import specs
 from tests.devices import world
 from tests.devices.elsewhere import DEVICE, elsewhere
 from tests.pretend import WrongDevice, put
@@ -89,7 +90,7 @@ RUNS: Mapping[str, tuple[specs.Stage, Run]] = {
     "clean": ("clean", lambda job, folder: jobs.clean(job)),
     "grid": ("attack_grid", lambda job, folder: jobs.attack_grid(job, jobs.GridShard((1, 4), part(folder)))),
     "select": ("select", lambda job, folder: jobs.select_early_state(job)),
-    "AutoAttack": ("autoattack", lambda job, folder: library.autoattack(job, part(folder))),
+    "AutoAttack": ("autoattack", lambda job, folder: autoattack.autoattack(job, part(folder))),
     "sweep": ("attack_sweep", lambda job, folder: sweep.attack_sweep(job, part(folder), race=None)),
 }
 

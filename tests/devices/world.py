@@ -8,14 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deqpipe import specs
 from deqpipe.compute.precision import Precision, PrecisionName
 from deqpipe.compute.ways import Way
 from deqpipe.config import merge
 from deqpipe.defence.entropy import InputDescent, InputEntropyReduction, RestartedEntropyReduction, Schedule
 from deqpipe.dynamics import Dynamics, PlainDynamics
-from deqpipe.evaluation import subject
-from deqpipe.evaluation.subject import Job
+from deqpipe.evaluation import evaluated_model
+from deqpipe.evaluation.evaluated_model import Job
 from deqpipe.model import architecture
 from deqpipe.model.architecture import Loaded
 from deqpipe.model.classifier import DEQClassifier
@@ -25,6 +24,7 @@ from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.fixed_point import FixedPointIteration
 from deqpipe.solver.solve import Termination
 from deqpipe.threat_model import LinfBall
+from deqpipe.workflow import specs
 from tests import tiny
 from tests.pretend import Kind, put
 from tests.reference.tiny import CLASSES, tiny_model
@@ -105,7 +105,7 @@ def job(
         made = architecture.build(described, seed=0).eval().requires_grad_(False)
         return Loaded(put(_with_opinions(made), where), described, {"spec": {"model": path.stem, "seed": 0}}, "weights")
 
-    patch.setattr(subject, "load_model", loaded)
+    patch.setattr(evaluated_model, "load_model", loaded)
     (folder / model).touch()  # read by nobody, but named in provenance
     size = spec["config"].get("evaluation.batch_size", 5)
     return Job(

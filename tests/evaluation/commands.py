@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from deqpipe import checkpoint, records, specs
-from deqpipe.lock import StopRequest
-from deqpipe.records import Records
+from deqpipe.results import checkpoint, records
+from deqpipe.results.lock import StopRequest
+from deqpipe.results.records import Records
+from deqpipe.workflow import specs
 from tests import tiny
 from tests.tiny import Trained
 

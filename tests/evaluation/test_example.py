@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deqpipe import records
-from deqpipe.records import Records
+from deqpipe.results import records
+from deqpipe.results.records import Records
 from tests import tiny
 from tests.evaluation.commands import BASE, call, grid
 from tests.tiny import Trained

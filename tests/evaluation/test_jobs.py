@@ -16,20 +16,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deqpipe import checkpoint, records, specs
 from deqpipe.attack.pgd import PGD
 from deqpipe.data import save
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.evaluation import jobs, rows
-from deqpipe.lock import EXIT_UNFINISHED
 from deqpipe.model import architecture
 from deqpipe.model.classifier import DEQClassifier
-from deqpipe.provenance import file_hash
-from deqpipe.records import Records
+from deqpipe.results import checkpoint, records
+from deqpipe.results.lock import EXIT_UNFINISHED
+from deqpipe.results.provenance import file_hash
+from deqpipe.results.records import Records
 from deqpipe.seeding import Stream
 from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.solve import Termination, build_solver, build_termination
 from deqpipe.threat_model import LinfBall
+from deqpipe.workflow import specs
 from tests import tiny
 from tests.evaluation.commands import BASE, RANDOM, OnePiece, assert_same_rows, call, grid, in_order
 from tests.tiny import Trained
@@ -244,7 +245,7 @@ def test_points_judged_at_once_share_their_cost_and_are_kept_one_by_one(
 ) -> None:
     counting = Counting(monkeypatch)
     with monkeypatch.context() as patched:
-        patched.setattr("deqpipe.evaluation.pieces.StopRequest", OnePiece)
+        patched.setattr("deqpipe.evaluation.resumable.StopRequest", OnePiece)
         assert tiny.run(*grid(trained, tmp_path, images="0-3", batch_size=17)) == EXIT_UNFINISHED
     kept = sorted(tmp_path.glob("state/points/*/*.parquet"))
     assert len(kept) == len(counting.crafted) == 17 // 4
@@ -287,7 +288,7 @@ def test_attempts_with_a_budget_compute_each_point_once(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: Records
 ) -> None:
     counting = Counting(monkeypatch)
-    monkeypatch.setattr("deqpipe.evaluation.pieces.StopRequest", OnePiece)
+    monkeypatch.setattr("deqpipe.evaluation.resumable.StopRequest", OnePiece)
     statuses = [tiny.run(*grid(trained, tmp_path)) for _ in range(9)]
     assert statuses == [*[EXIT_UNFINISHED] * 8, 0]
     assert len(counting.crafted) == len(set(counting.crafted)) == 9
@@ -298,7 +299,7 @@ def test_an_attempt_without_progress_is_answered_even_when_points_are_there(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("deqpipe.evaluation.pieces.StopRequest", OnePiece)
+        patched.setattr("deqpipe.evaluation.resumable.StopRequest", OnePiece)
         assert tiny.run(*grid(trained, tmp_path, images="0-1")) == EXIT_UNFINISHED
     assert tiny.run(*grid(trained, tmp_path, images="0-1"), "--time-budget-minutes", "1e-9") == 2
     assert "not one piece finished within 1e-09 minutes: allow more time" in capsys.readouterr().err
@@ -578,7 +579,7 @@ def test_a_resumed_shard_and_a_single_point_have_the_bits_of_the_whole_under_rel
 ) -> None:
     """As long as the same images meet."""
     with monkeypatch.context() as patched:
-        patched.setattr("deqpipe.evaluation.pieces.StopRequest", OnePiece)
+        patched.setattr("deqpipe.evaluation.resumable.StopRequest", OnePiece)
         statuses = [tiny.run(*grid(trained, tmp_path, images="5-11", **RELEASE)) for _ in range(2)]
     assert statuses == [EXIT_UNFINISHED, 0]
     part = records.read(tmp_path / "grid.parquet")

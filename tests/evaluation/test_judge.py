@@ -20,7 +20,7 @@ from deqpipe.evaluation.judge import (
 )
 from deqpipe.gradient import Unrolled
 from deqpipe.model.classifier import DEQClassifier, build_classifier
-from deqpipe.records import NOT_COMPUTED
+from deqpipe.results.records import NOT_COMPUTED
 from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.fixed_point import FixedPointIteration
 from deqpipe.solver.solve import Termination

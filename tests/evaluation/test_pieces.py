@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deqpipe import records
-from deqpipe.evaluation import pieces
-from deqpipe.evaluation.pieces import flags_of
+from deqpipe.evaluation import resumable
+from deqpipe.evaluation.resumable import flags_of
 from deqpipe.evaluation.rows import no_rows
-from deqpipe.records import Records
+from deqpipe.results import records
+from deqpipe.results.records import Records
 
 
 def test_flags_are_told_once_and_in_order() -> None:
@@ -21,7 +21,7 @@ def test_flags_are_told_once_and_in_order() -> None:
 @pytest.mark.parametrize(("cost", "count"), [(17, 5), (3, 3), (2, 4), (0, 2)])
 def test_the_cost_of_a_group_is_divided_without_a_rest(cost: int, count: int) -> None:
     evaluations = {"forward": cost, "backward_input": 2 * cost + 1, "backward_weights": 0}
-    shares = pieces._shares({"evaluations": evaluations, "seconds": 2.0, "seed": 3}, count)
+    shares = resumable._shares({"evaluations": evaluations, "seconds": 2.0, "seed": 3}, count)
     assert len(shares) == count
     for way, number in evaluations.items():
         assert sum(share["evaluations"][way] for share in shares) == number

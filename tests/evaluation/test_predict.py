@@ -14,13 +14,13 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deqpipe import checkpoint
 from deqpipe.config import Entropy, Solver
 from deqpipe.defence.entropy import build_entropy_reduction, prediction_entropy
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.gradient import Unrolled
 from deqpipe.model.architecture import KIND, build, describe_resnet
-from deqpipe.reporting import paper
+from deqpipe.reporting.paper import experiment
+from deqpipe.results import checkpoint
 from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.solve import Termination, build_termination
 from deqpipe.threat_model import LinfBall
@@ -65,7 +65,7 @@ def predict(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Predi
 
 
 def section(name: str, protocol: str) -> Any:
-    return paper.nested(protocol)[name]
+    return experiment.nested(protocol)[name]
 
 
 def dynamics(defence: str, protocol: str) -> Dynamics:

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from deqpipe import records, specs
 from deqpipe.config import Entropy
 from deqpipe.defence.entropy import build_entropy_reduction, control
 from deqpipe.evaluation import sweep
-from deqpipe.evaluation.subject import Job, Subject, build_defended, build_plain, load_subject
-from deqpipe.lock import EXIT_UNFINISHED
-from deqpipe.records import Records
-from deqpipe.specs import EntropySetting, GridPoint
+from deqpipe.evaluation.evaluated_model import Job, Subject, build_defended, build_plain, load_subject
+from deqpipe.results import records
+from deqpipe.results.lock import EXIT_UNFINISHED
+from deqpipe.results.records import Records
 from deqpipe.threat_model import LinfBall
+from deqpipe.workflow import specs
+from deqpipe.workflow.specs import EntropySetting, GridPoint
 from tests import tiny
 from tests.evaluation.commands import OTHER, RANDOM, OnePiece, assert_same_rows, call, grid, in_order, race, strongest
 from tests.tiny import Trained
@@ -156,7 +157,7 @@ def test_behind_a_race_only_the_points_left_are_scored(trained: Trained, tmp_pat
 def test_a_sweep_goes_on_behind_its_finished_points(
     trained: Trained, tmp_path: Path, swept: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deqpipe.evaluation.pieces.StopRequest", OnePiece)
+    monkeypatch.setattr("deqpipe.evaluation.resumable.StopRequest", OnePiece)
     assert [tiny.run(*line(trained, tmp_path, **GRID)) for _ in range(3)] == [EXIT_UNFINISHED, EXIT_UNFINISHED, 0]
     assert_same_rows(records.read(tmp_path / "sweep.parquet"), swept, exact=True)
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from deqpipe import specs
 from deqpipe.counts import Evaluations
 from deqpipe.errors import UserError
 from deqpipe.evaluation import timing
-from deqpipe.evaluation.subject import Job, load_subject
+from deqpipe.evaluation.evaluated_model import Job, load_subject
 from deqpipe.model.classifier import DEQClassifier
+from deqpipe.workflow import specs
 from tests import tiny
 from tests.tiny import Trained
 

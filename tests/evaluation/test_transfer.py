@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from deqpipe import records
 from deqpipe.attack.surrogate import defended_surrogate_of
-from deqpipe.evaluation.subject import Job, Subject, build_dynamics, load_subject
-from deqpipe.lock import EXIT_UNFINISHED
+from deqpipe.evaluation.evaluated_model import Job, Subject, build_dynamics, load_subject
 from deqpipe.model.classifier import DEQClassifier
-from deqpipe.records import Records
+from deqpipe.results import records
+from deqpipe.results.lock import EXIT_UNFINISHED
+from deqpipe.results.records import Records
 from deqpipe.seeding import Stream
-from deqpipe.specs import GridPoint
+from deqpipe.workflow.specs import GridPoint
 from tests import tiny
 from tests.evaluation.commands import (
     OTHER,
@@ -177,7 +177,7 @@ def test_an_in_loop_job_goes_on_behind_its_finished_points(
     options = ("--other", other, "--strongest", strongest(tmp_path, POINTS))
     line = in_loop(trained, tmp_path, *options, images="0-6", **TRANSFER)
     with monkeypatch.context() as patched:
-        patched.setattr("deqpipe.evaluation.pieces.StopRequest", OnePiece)
+        patched.setattr("deqpipe.evaluation.resumable.StopRequest", OnePiece)
         assert [tiny.run(*line) for _ in range(2)] == [EXIT_UNFINISHED, 0]
     interrupted = records.read(tmp_path / "loop.parquet")
     whole = tmp_path / "whole"

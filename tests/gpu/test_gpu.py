@@ -16,17 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deqpipe import specs
 from deqpipe.attack.pgd import PGD, cross_entropy_objective
 from deqpipe.attack.surrogate import IntermediateState
 from deqpipe.compute.precision import Precision, PrecisionName
 from deqpipe.compute.replay import DIRECT, Graphs
 from deqpipe.compute.ways import Layout, Way
 from deqpipe.defence.entropy import InputDescent, InputEntropyReduction, RestartedEntropyReduction, Schedule
-from deqpipe.device import set_up
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.evaluation.judge import DEQJudge
 from deqpipe.gradient import Implicit, Unrolled
+from deqpipe.machine.device import set_up
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.solver.anderson import Anderson
 from deqpipe.solver.broyden import Broyden
@@ -34,6 +33,7 @@ from deqpipe.solver.fixed_point import FixedPointIteration
 from deqpipe.solver.solve import Termination
 from deqpipe.threat_model import LinfBall
 from deqpipe.training.loop import descend
+from deqpipe.workflow import specs
 from tests.reference.tiny import CLASSES, images, tiny_model
 from tests.training.test_device import world
 

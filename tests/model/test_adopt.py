@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from deqpipe import checkpoint, specs
 from deqpipe.config import Config, DeqName
 from deqpipe.errors import UserError
 from deqpipe.model import adopt, architecture
 from deqpipe.model.classifier import DEQClassifier
+from deqpipe.results import checkpoint
+from deqpipe.workflow import specs
 from tests import tiny
 
 MODEL: DeqName = "deq_trades_base"

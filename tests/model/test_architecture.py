@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from deqpipe import checkpoint
 from deqpipe.data import Dataset
 from deqpipe.data.dataset import Split
 from deqpipe.errors import UserError
 from deqpipe.model.architecture import KIND, build, deq_for, describe_deq, describe_resnet, fitting, load_model
 from deqpipe.model.classifier import DEQClassifier
+from deqpipe.results import checkpoint
 from tests.reference.tiny import CLASSES, architecture
 
 CPU = torch.device("cpu")

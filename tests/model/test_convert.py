@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from deqpipe import checkpoint, records, specs
 from deqpipe.config import Model
 from deqpipe.model import architecture, convert
 from deqpipe.model.cell import NormedConv2d
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.model.release.names import Spelling
-from deqpipe.provenance import file_hash
+from deqpipe.results import checkpoint, records
+from deqpipe.results.provenance import file_hash
+from deqpipe.workflow import specs
 from tests import tiny
 from tests.reference import tiny as small
 from tests.reference.released import (

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from deqpipe import specs
 from deqpipe.planning import calibration
+from deqpipe.workflow import specs
 from tests import tiny
+from tests.planning.test_cost import CONTROLS, IMAGES
 from tests.planning.test_estimate import PRICES
-from tests.planning.test_work import CONTROLS, IMAGES
 
 
 def test_every_part_of_every_rule_has_a_price(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deqpipe import config, planning, specs
+from deqpipe import config, planning
 from deqpipe.errors import UserError
-from deqpipe.planning import arithmetic, estimate, printed, rates, sources, work, workflow
+from deqpipe.planning import arithmetic, cost, dry_run, estimate, printed, rates, sources
 from deqpipe.planning.leavers import Entering
 from deqpipe.planning.printed import Measured, Plan
+from deqpipe.workflow import specs
 from tests import tiny
 
 PRICES = {
@@ -32,13 +33,13 @@ def demo() -> config.Config:
 MODEL = {"model": "deq_trades_base", "seed": "0"}
 ATTACKED = MODEL | {"defence": "plain", "images": "0-47"}
 JOBS = [
-    workflow.Job("prepare_data", {}, (), ("data",)),
-    workflow.Job("train_deq", MODEL, ("data",), ("weights",)),
-    workflow.Job("train_deq", MODEL | {"model": "deq_pgd_at_base"}, ("data",), ("other",)),
-    workflow.Job("clean", MODEL, ("weights",), ("clean",)),
-    workflow.Job("autoattack", ATTACKED, ("weights",), ("attacked",)),
-    workflow.Job("table1", {}, ("clean", "attacked"), ("table",)),
-    workflow.Job("report", {}, ("table",), ("report",)),
+    dry_run.Job("prepare_data", {}, (), ("data",)),
+    dry_run.Job("train_deq", MODEL, ("data",), ("weights",)),
+    dry_run.Job("train_deq", MODEL | {"model": "deq_pgd_at_base"}, ("data",), ("other",)),
+    dry_run.Job("clean", MODEL, ("weights",), ("clean",)),
+    dry_run.Job("autoattack", ATTACKED, ("weights",), ("attacked",)),
+    dry_run.Job("table1", {}, ("clean", "attacked"), ("table",)),
+    dry_run.Job("report", {}, ("table",), ("report",)),
 ]
 ENTERING = Entering({"apgd_ce": 0.5, "apgd_t": 0.0, "fab_t": 0.0, "square": 0.0}, "assumed")
 
@@ -129,7 +130,7 @@ def test_the_plan_shows_the_critical_path_and_both_totals() -> None:
     assert lines[0] == "Measured on a processor, 2 processes side by side; 2 core(s) to plan for."
     whole, left = (printed.duration(one.run(jobs).seconds) for jobs in (JOBS, JOBS[2:]))
     assert lines[-1] == f"Estimated time of the whole run: {whole}; of what is left to do: {left}."
-    assert all(assumption in text for assumption in work.ASSUMED)
+    assert all(assumption in text for assumption in cost.ASSUMED)
     assert "for room" not in text
 
 
@@ -196,11 +197,11 @@ def test_a_folder_of_images_is_counted_without_reading_them(tmp_path: Path) -> N
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(path)
     folder = tiny.settings({"data": {"source": "folder", "root": str(tmp_path)}})
-    assert sources.images_of(folder) == work.Images(3, 9, 3, (3, 8, 8), classes=3)
+    assert sources.images_of(folder) == cost.Images(3, 9, 3, (3, 8, 8), classes=3)
     with pytest.raises(UserError, match="must hold more than 12"):
         sources.images_of(tiny.settings({"data": {"source": "folder", "root": str(tmp_path), "validation": 12}}))
 
 
 def test_known_sources_need_no_images() -> None:
-    assert sources.images_of(demo()) == work.Images(1337, 100, 360, (1, 8, 8), classes=10)
+    assert sources.images_of(demo()) == cost.Images(1337, 100, 360, (1, 8, 8), classes=10)
     assert planning.plan is estimate.plan

@@ -10,24 +10,24 @@ import torch
 from torch import Tensor
 
 from deqpipe import config as configuration
-from deqpipe import specs
 from deqpipe.attack.autoattack import Flags, LibraryAttacks, check
 from deqpipe.attack.pgd import PGD, cross_entropy_objective
 from deqpipe.attack.surrogate import defended_surrogate_of, surrogate_of
 from deqpipe.config import Config
 from deqpipe.counts import Evaluations
+from deqpipe.evaluation.evaluated_model import build_dynamics, build_final_unroll, build_plain
 from deqpipe.evaluation.judge import CLASSES, CLASSES_ALONG, EVERYTHING, DEQJudge, Wanted, at
-from deqpipe.evaluation.subject import build_dynamics, build_final_unroll, build_plain
 from deqpipe.model.classifier import DEQClassifier, build_classifier
 from deqpipe.planning import formulas
 from deqpipe.planning.calibration import Bench, _plan
-from deqpipe.planning.work import Images
+from deqpipe.planning.cost import Images
 from deqpipe.settings import Settings
-from deqpipe.specs import GridPoint
 from deqpipe.threat_model import LinfBall
 from deqpipe.training.forward import DEQForward, StateChoice, draws
 from deqpipe.training.loop import Plan, descend
 from deqpipe.training.objectives import Batch, PGDAdversarial, TradesAdversarial
+from deqpipe.workflow import specs
+from deqpipe.workflow.specs import GridPoint
 from tests import tiny
 from tests.reference.tiny import images, tiny_model
 

@@ -6,16 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deqpipe import records, specs
-from deqpipe.planning import leavers, workflow
+from deqpipe.planning import dry_run, leavers
+from deqpipe.results import records
+from deqpipe.workflow import specs
 from tests import tiny
 
 SMALL: dict[str, Any] = {"autoattack": {"attacks": ["apgd_ce", "fab_t", "square"], "square_images": 3}}
 WILDCARDS = {"model": "deq_trades_base", "defence": "plain", "seed": "0", "images": "0-4"}
 
 
-def job(path: Path) -> workflow.Job:
-    return workflow.Job("autoattack", WILDCARDS, (), (str(path),))
+def job(path: Path) -> dry_run.Job:
+    return dry_run.Job("autoattack", WILDCARDS, (), (str(path),))
 
 
 def written(path: Path, met: dict[str, list[int]], **spec: Any) -> Path:

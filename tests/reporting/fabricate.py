@@ -10,9 +10,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from deqpipe import config as configuration
-from deqpipe import records, specs
 from deqpipe.config import Config
-from deqpipe.specs import Defence, GridPoint
+from deqpipe.results import records
+from deqpipe.workflow import specs
+from deqpipe.workflow.specs import Defence, GridPoint
 
 ROOT = Path(__file__).parents[2]
 CLASSES = 10

@@ -2,11 +2,11 @@
 
 import pytest
 
+from deqpipe.analysis.decisions import eight
 from deqpipe.config import Config
-from deqpipe.reporting import claims
-from deqpipe.reporting.claims import Claim, Sign
-from deqpipe.reporting.decisions import eight
-from deqpipe.reporting.formats import Cell
+from deqpipe.reporting.report import claims
+from deqpipe.reporting.report.claims import Claim, Sign
+from deqpipe.reporting.tables.formats import Cell
 from tests.reporting import fabricate
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from deqpipe.config import PROTOCOLS, read_yaml
-from deqpipe.reporting import conditions, paper
+from deqpipe.reporting import conditions
+from deqpipe.reporting.paper import experiment
 from tests.reporting import fabricate
 
 FULL = ("config.yaml",)
@@ -78,8 +79,8 @@ def test_the_full_configuration_is_the_papers_experiment() -> None:
 def test_any_reduction_makes_a_run_not_comparable_and_is_listed(overlay: dict[str, Any]) -> None:
     config = fabricate.config(overlay, base=FULL)
     assert not conditions.comparable(config)
-    ((what, here, paper),) = conditions.differences(config)
-    assert f"{what}: {here} ({paper})" in " ".join(conditions.against_paper(config))
+    ((what, here, experiment),) = conditions.differences(config)
+    assert f"{what}: {here} ({experiment})" in " ".join(conditions.against_paper(config))
 
 
 def test_what_changes_no_result_leaves_a_run_comparable() -> None:
@@ -119,14 +120,14 @@ def test_a_key_counts_where_another_one_puts_it_to_use(overlay: dict[str, Any], 
 
 
 def test_the_papers_settings_are_those_of_the_full_configuration() -> None:
-    assert dict(conditions.settings(fabricate.config(base=FULL))) == dict(paper.SETTINGS)
-    assert set(paper.NAMES) <= set(paper.SETTINGS)
-    assert len(set(paper.NAMES.values())) == len(paper.NAMES)
+    assert dict(conditions.settings(fabricate.config(base=FULL))) == dict(experiment.SETTINGS)
+    assert set(experiment.NAMES) <= set(experiment.SETTINGS)
+    assert len(set(experiment.NAMES.values())) == len(experiment.NAMES)
 
 
 def test_the_demo_lists_what_it_reduces() -> None:
     config = fabricate.config()
-    listed = {what: (here, paper) for what, here, paper in conditions.differences(config)}
+    listed = {what: (here, experiment) for what, here, experiment in conditions.differences(config)}
     assert listed["data"] == ("digits", "cifar10")
     assert listed["test images"] == (str(config.evaluation.images), "10,000")
     assert listed["unroll steps K_a"] == ("1, 5, 9", "1 to 9")
@@ -204,6 +205,6 @@ def test_the_demo_says_what_it_sets_of_the_protocol() -> None:
 
 def test_release_is_not_comparable_and_lists_every_key_of_the_protocol() -> None:
     config = fabricate.config({"protocol": "release"}, base=FULL)
-    names = {paper.NAMES.get(key, key) for key in PROTOCOLS["release"]}
+    names = {experiment.NAMES.get(key, key) for key in PROTOCOLS["release"]}
     assert {what for what, _, _ in conditions.differences(config)} == names
     assert not conditions.comparable(config)

@@ -6,13 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deqpipe import records, specs, statistics
+from deqpipe.analysis.decisions import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting import conditions, published, tables
-from deqpipe.reporting.decisions import Tree
-from deqpipe.reporting.formats import Cell
-from deqpipe.statistics import Bootstrap
+from deqpipe.reporting import conditions
+from deqpipe.reporting.paper import published
+from deqpipe.reporting.tables import tables
+from deqpipe.reporting.tables.formats import Cell
+from deqpipe.results import records
+from deqpipe.statistics import intervals
+from deqpipe.statistics.intervals import Bootstrap
+from deqpipe.workflow import specs
 from tests.reference.reporting import frame
 from tests.reporting import fabricate
 
@@ -137,7 +141,7 @@ def test_intervals_over_attacks_equal_resampling_image_by_image() -> None:
     for _ in range(BOOTSTRAP.resamples):
         images = np.repeat(np.arange(30), generator.multinomial(30, np.full(30, 1 / 30)))
         draws.append([np.nanmean(row[images]) for row in values])
-    found = statistics.over_attacks(values, BOOTSTRAP)
+    found = intervals.over_attacks(values, BOOTSTRAP)
     means = np.nanmean(values, axis=1)
     for estimate, over in ((found.average, np.mean), (found.lowest, np.min), (found.highest, np.max)):
         value = float(over(means))
@@ -150,8 +154,8 @@ def test_intervals_over_attacks_equal_resampling_image_by_image() -> None:
 
 def test_shares_over_attacks_agree_with_the_minimum_of_accuracies() -> None:
     correct = np.random.default_rng(1).random((5, 40)) < 0.7
-    found = statistics.over_attacks(correct.astype(float), BOOTSTRAP, shares=True).lowest
-    expected = statistics.minimum(correct, BOOTSTRAP)
+    found = intervals.over_attacks(correct.astype(float), BOOTSTRAP, shares=True).lowest
+    expected = intervals.minimum(correct, BOOTSTRAP)
     assert (found.value, found.low, found.high) == pytest.approx(
         (expected.value, expected.low, expected.high), abs=1e-6
     )
@@ -159,4 +163,4 @@ def test_shares_over_attacks_agree_with_the_minimum_of_accuracies() -> None:
 
 def test_an_attack_without_images_has_no_mean() -> None:
     with pytest.raises(ValueError, match="an image for every attack is needed"):
-        statistics.over_attacks(np.array([[1.0, 2.0], [np.nan, np.nan]]), BOOTSTRAP)
+        intervals.over_attacks(np.array([[1.0, 2.0], [np.nan, np.nan]]), BOOTSTRAP)

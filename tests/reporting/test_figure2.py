@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deqpipe import records, specs
+from deqpipe.analysis.decisions import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting import described, figures
-from deqpipe.reporting.decisions import Tree
+from deqpipe.reporting.figures import described, figures
+from deqpipe.results import records
+from deqpipe.workflow import specs
 from tests.reference import reporting as slow
 from tests.reporting import fabricate
 

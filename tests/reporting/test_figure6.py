@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from deqpipe.analysis.decisions import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting import described, figures
-from deqpipe.reporting.decisions import Tree
+from deqpipe.reporting.figures import described, figures
 from tests.reporting import fabricate
 
 ROWS = {

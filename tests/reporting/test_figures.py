@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deqpipe.analysis.decisions import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting import conditions, described, figure5, figures, history, plotting
-from deqpipe.reporting.decisions import Tree
+from deqpipe.reporting import conditions
+from deqpipe.reporting.figures import described, figure5, figures, plotting
+from deqpipe.results import history
 from tests.reference import reporting as slow
 from tests.reporting import fabricate
 

@@ -6,9 +6,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from deqpipe.reporting import formats
-from deqpipe.reporting.formats import DASH, EMPTY, MINUS, Block, Cell, Line, Shown, Table
-from deqpipe.statistics import Estimate
+from deqpipe.reporting.tables import formats
+from deqpipe.reporting.tables.formats import DASH, EMPTY, MINUS, Block, Cell, Line, Shown, Table
+from deqpipe.statistics.intervals import Estimate
 
 NASTY = "a_b & 50 % <i>$x$</i>"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deqpipe.reporting import published
+from deqpipe.reporting.paper import published
 
 # A second reading of the paper, column by column where published.py goes row by row; not generated from it.
 SECOND_READING = Path(__file__).parents[1] / "golden" / "published.csv"

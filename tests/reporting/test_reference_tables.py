@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from deqpipe import records
 from deqpipe.config import Config
-from deqpipe.reporting import tables
+from deqpipe.reporting.tables import tables
+from deqpipe.results import records
 from tests.reference import tables as slow
 from tests.reporting import fabricate
 

@@ -14,14 +14,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from deqpipe import specs
+from deqpipe.analysis.decisions import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting import described, figures, history, report, summary, tables
-from deqpipe.reporting.decisions import Tree
-from deqpipe.reporting.formats import Table
-from deqpipe.reporting.html import page
-from tests.reporting import fabricate, test_race
+from deqpipe.reporting.figures import described, figures
+from deqpipe.reporting.pages import page
+from deqpipe.reporting.report import report, summary
+from deqpipe.reporting.tables import tables
+from deqpipe.reporting.tables.formats import Table
+from deqpipe.results import history
+from deqpipe.workflow import specs
+from tests.analysis import test_race
+from tests.reporting import fabricate
 
 VOID = {"meta", "link", "img", "br"}
 

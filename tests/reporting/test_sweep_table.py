@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deqpipe import records, specs
+from deqpipe.analysis import sweep
+from deqpipe.analysis.decisions import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting import published, sweeps, table5, tables
-from deqpipe.reporting.decisions import Tree
-from deqpipe.reporting.formats import Cell
+from deqpipe.reporting.paper import published
+from deqpipe.reporting.tables import table5, tables
+from deqpipe.reporting.tables.formats import Cell
+from deqpipe.results import records
+from deqpipe.workflow import specs
 from tests.reference.reporting import frame
 from tests.reporting import fabricate
 
@@ -62,7 +65,7 @@ def test_controls_stand_left_and_are_never_bold(finished: Path, config: Config) 
 
 
 def test_the_gain_is_the_difference_of_two_cells_and_stands_in_their_notes(finished: Path, config: Config) -> None:
-    swept, found = sweeps.sweep(Tree(finished, config, 0)), cells(config, finished)
+    swept, found = sweep.sweep(Tree(finished, config, 0)), cells(config, finished)
     for setting in swept.by_setting:
         row, column = table5.row_name(setting), table5.column_name(setting)
         zero, here = found[row, "R = 0"].here, found[row, column].here
@@ -88,14 +91,14 @@ def test_a_gain_is_over_the_r_0_of_the_same_t_f(results: Path, config: Config) -
         wrong = columns["defence"] == "entropy_every4_steps0"
         columns["predicted"][wrong] = columns["label"][wrong, None] + 1
         fabricate.write(path, columns, config, "attack_sweep", specs.SWEPT, 0)
-    swept = sweeps.sweep(Tree(results, config, 0))
+    swept = sweep.sweep(Tree(results, config, 0))
     setting = specs.EntropySetting(4, 5)
     assert swept.gain(setting).value == pytest.approx(swept.by_setting[setting].right.mean(axis=1).min())
 
 
 def test_notes_say_attacks_state_and_controls(finished: Path, config: Config) -> None:
     notes = tables.build(5, config, finished).table.notes
-    points = sweeps.sweep(Tree(finished, config, 0)).by_setting[specs.EntropySetting(1, 0)].points
+    points = sweep.sweep(Tree(finished, config, 0)).by_setting[specs.EntropySetting(1, 0)].points
     assert len(points) == 2
     assert all(f"({point.state}, {point.steps}, {point.damping:g})" in notes[0] for point in points)
     assert "bounds that over the grid from above" in notes[0]

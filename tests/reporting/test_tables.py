@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from deqpipe import specs
+from deqpipe.analysis.decisions import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting import conditions, formats, published, table1, tables, wording
-from deqpipe.reporting.decisions import Tree
-from deqpipe.reporting.formats import Cell
+from deqpipe.reporting import conditions, phrases
+from deqpipe.reporting.paper import published
+from deqpipe.reporting.tables import formats, table1, tables
+from deqpipe.reporting.tables.formats import Cell
+from deqpipe.workflow import specs
 from tests.reference import reporting as slow
 from tests.reporting import fabricate
 
@@ -145,7 +147,7 @@ def test_table_1_says_what_the_controls_are(finished: Path, config: Config) -> N
     assert "they decide at its early state" in note
     assert "without descent steps, which is the undefended solve." in note
     assert "The other two have the entropy keys of the authors' code, whatever runs here." in note
-    released = wording.controls(fabricate.config({"protocol": "release"}))
+    released = phrases.controls(fabricate.config({"protocol": "release"}))
     assert "without descent steps, so its restarts alone. The other two" in released
     assert "undefended solve" not in released
 

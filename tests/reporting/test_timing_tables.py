@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from deqpipe import specs
+from deqpipe.analysis.decisions import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting import conditions, published, tables
-from deqpipe.reporting.decisions import Tree
-from deqpipe.reporting.formats import Cell
+from deqpipe.reporting import conditions
+from deqpipe.reporting.paper import published
+from deqpipe.reporting.tables import tables
+from deqpipe.reporting.tables.formats import Cell
+from deqpipe.workflow import specs
 from tests.reporting import fabricate
 
 ROWS = {

@@ -9,12 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deqpipe import records, specs
+from deqpipe.analysis.decisions import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting import conditions, published, tables
-from deqpipe.reporting.decisions import Tree
-from deqpipe.reporting.formats import Cell
+from deqpipe.reporting import conditions
+from deqpipe.reporting.paper import published
+from deqpipe.reporting.tables import tables
+from deqpipe.reporting.tables.formats import Cell
+from deqpipe.results import records
+from deqpipe.workflow import specs
 from tests.reference.reporting import METHODS, frame
 from tests.reporting import fabricate
 

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from deqpipe import checkpoint, config, specs
+from deqpipe import config
 from deqpipe.attack.pgd import PGD, unfooled_objective
 from deqpipe.config import Model
 from deqpipe.data import crop_flip, steps_per_epoch
 from deqpipe.gradient import Implicit
 from deqpipe.model import architecture
+from deqpipe.results import checkpoint
 from deqpipe.settings import Settings
 from deqpipe.threat_model import LinfBall
 from deqpipe.training import run
@@ -26,6 +27,7 @@ from deqpipe.training.loop import Plan, descend
 from deqpipe.training.objectives import Batch, Loss, TrainingObjective
 from deqpipe.training.tally import Tally
 from deqpipe.training.validation import Validator
+from deqpipe.workflow import specs
 from tests import tiny
 from tests.pretend import HostSynchronisation, Kind, WrongDevice, pretended, put
 

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
 
-from deqpipe import checkpoint
 from deqpipe.data import Split, none
 from deqpipe.errors import NonFiniteLossError, UserError
-from deqpipe.lock import StopRequest
+from deqpipe.results import checkpoint
+from deqpipe.results.lock import StopRequest
 from deqpipe.training.forward import Draws
 from deqpipe.training.loop import Plan, Progress, Store, Validation, cosine, multistep, train
 from deqpipe.training.objectives import Batch, Loss

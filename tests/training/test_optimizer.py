@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
-from deqpipe import checkpoint
+from deqpipe.results import checkpoint
 
 Make = Callable[..., Optimizer]
 

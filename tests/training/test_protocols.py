@@ -11,17 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deqpipe import checkpoint, config, specs
+from deqpipe import config
 from deqpipe.attack.pgd import uniform_start
 from deqpipe.gradient import Implicit, Unrolled
-from deqpipe.lock import EXIT_UNFINISHED
 from deqpipe.model import architecture
 from deqpipe.model.classifier import DEQClassifier
+from deqpipe.results import checkpoint
+from deqpipe.results.lock import EXIT_UNFINISHED
 from deqpipe.seeding import Stream
 from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.solve import Termination, solve
 from deqpipe.threat_model import LinfBall
 from deqpipe.training import loop
+from deqpipe.workflow import specs
 from tests import tiny
 from tests.tiny import Trained, Training
 from tests.training.slow_states import slow_batch_residuals, slow_returned

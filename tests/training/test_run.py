@@ -17,14 +17,14 @@ import torch
 from torch import nn
 from torch.optim import Adam
 
-from deqpipe import checkpoint, specs
 from deqpipe.data import batches, crop_flip, to_float
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.gradient import Unrolled
-from deqpipe.lock import EXIT_UNFINISHED, StopRequest
 from deqpipe.model import architecture
 from deqpipe.model.classifier import DEQClassifier
-from deqpipe.provenance import file_hash
+from deqpipe.results import checkpoint
+from deqpipe.results.lock import EXIT_UNFINISHED, StopRequest
+from deqpipe.results.provenance import file_hash
 from deqpipe.seeding import Stream
 from deqpipe.solver.solve import build_solver, build_termination
 from deqpipe.training import loop
@@ -32,6 +32,7 @@ from deqpipe.training import run as training_jobs
 from deqpipe.training.feed import Feed
 from deqpipe.training.forward import Draws, UnrolledForward, draws
 from deqpipe.training.objectives import Batch, CleanUnrolled, Loss, PGDAdversarial, TradesAdversarial
+from deqpipe.workflow import specs
 from tests import tiny
 from tests.tiny import Trained, Training
 

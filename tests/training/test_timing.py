@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from deqpipe import data, specs, timing
+from deqpipe import data
 from deqpipe.counts import Evaluations
+from deqpipe.machine import stopwatch
 from deqpipe.training import run
 from deqpipe.training import timing as training_timing
+from deqpipe.workflow import specs
 from tests import tiny
 from tests.tiny import Trained
 
@@ -108,15 +110,15 @@ def test_a_trunk_that_is_none_is_refused(trained: Trained, tmp_path: Path, capsy
 def test_kinds_take_turns_so_that_a_change_of_the_machine_reaches_all() -> None:
     order: list[str] = []
 
-    def work(name: str) -> timing.Pass:
+    def work(name: str) -> stopwatch.Pass:
         def once() -> int:
             order.append(name)
             return 5
 
         return once
 
-    found = timing.in_turn(
-        {"a": work("a"), "b": work("b")}, repeats=timing.Repeats(warmup=1, timed=3), device=torch.device("cpu")
+    found = stopwatch.in_turn(
+        {"a": work("a"), "b": work("b")}, repeats=stopwatch.Repeats(warmup=1, timed=3), device=torch.device("cpu")
     )
     assert "".join(order) == "ab" + "ababab"
     assert [len(speed["images_per_second"]) for speed in found.values()] == [3, 3]

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from deqpipe import checkpoint, config, specs
+from deqpipe import config
+from deqpipe.results import checkpoint
+from deqpipe.workflow import specs
 from tests.workflow.conftest import DEMO, Workspace
 
 # What Snakemake says of itself before it reads the Snakefile.

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from deqpipe.reporting import described, figures, tables
+from deqpipe.reporting.figures import described, figures
+from deqpipe.reporting.tables import tables
 from tests.reporting import fabricate
 from tests.workflow.conftest import DEMO, Workspace
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from deqpipe import specs
+from deqpipe.workflow import specs
 from tests.workflow.conftest import DEMO, Workspace
 
 TABLES = dict.fromkeys((f"table{number}" for number in range(1, 11)), 1)

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from deqpipe.planning import workflow
+from deqpipe.planning import dry_run
 from tests.workflow.conftest import DEMO, Workspace
 
 
@@ -11,7 +11,7 @@ def test_what_has_the_longer_way_to_the_end_has_no_lower_priority(workspace: Wor
     printed = workspace.dry_run(*DEMO, "--forceall")
     blocks = re.findall(r"^(?:local)?rule (\w+):\n((?: +[^\n]*\n)*)", printed, re.MULTILINE)
     priorities = {rule: int(found[1]) if (found := re.search(r"priority: (\d+)", text)) else 0 for rule, text in blocks}
-    jobs = workflow.parse_jobs(printed)
+    jobs = dry_run.parse_jobs(printed)
     makers = {output: job.rule for job in jobs for output in job.outputs}
     wrong = {
         (makers[name], job.rule)

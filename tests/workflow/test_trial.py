@@ -13,10 +13,11 @@ import yaml
 from PIL import Image
 
 from benchmarks import first_images
-from deqpipe import checkpoint, config, trial
-from deqpipe.planning import arithmetic, work, workflow
-from deqpipe.planning.work import Images
+from deqpipe import config, trial
+from deqpipe.planning import arithmetic, cost, dry_run
+from deqpipe.planning.cost import Images
 from deqpipe.reporting import conditions
+from deqpipe.results import checkpoint
 from tests.reporting import fabricate
 from tests.workflow.conftest import ROOT, Workspace, copy_workflow, environment
 
@@ -49,18 +50,18 @@ def test_the_trial_is_of_the_size_that_its_comment_says(workspace: Workspace, tm
     settings = config.load([ROOT / "config.yaml", ROOT / "config" / "gpu-trial.yaml"])
     images = Images(train=7500, validation=500, test=2000, shape=(3, 32, 32), classes=10)
     overlay = workspace.overlay({"data.root": str(photographs(tmp_path / "photos"))})
-    jobs = workflow.parse_jobs(workspace.dry_run(*TRIAL, overlay))
-    trained = sum(found(job, settings, images) for job in jobs if work.trains(job.rule))
-    evaluated = sum(found(job, settings, images) for job in jobs if not work.trains(job.rule))
+    jobs = dry_run.parse_jobs(workspace.dry_run(*TRIAL, overlay))
+    trained = sum(found(job, settings, images) for job in jobs if cost.trains(job.rule))
+    evaluated = sum(found(job, settings, images) for job in jobs if not cost.trains(job.rule))
     assert trained == pytest.approx(12.8e6, rel=0.05)
     assert evaluated == pytest.approx(20.9e6, rel=0.05)
     assert arithmetic.operations(settings, images)[0] == pytest.approx(0.066e9, rel=0.01)
-    assert sum(work.uses_device(job.rule) for job in jobs) == 42
+    assert sum(cost.uses_device(job.rule) for job in jobs) == 42
 
 
-def found(job: workflow.Job, settings: config.Config, images: Images) -> float:
+def found(job: dry_run.Job, settings: config.Config, images: Images) -> float:
     """Evaluations of f of a job, gradients counted as such."""
-    return float(work.job(job.rule, job.wildcards, settings, images).evaluations.total)
+    return float(cost.job(job.rule, job.wildcards, settings, images).evaluations.total)
 
 
 def test_the_first_steps_of_the_trial_run_on_a_cpu(tmp_path: Path) -> None:

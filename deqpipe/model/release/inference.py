@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deqpipe import specs
 from deqpipe.config import KNOWN_IMAGES, Model
 from deqpipe.errors import UserError
 from deqpipe.model.architecture import deq_for
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.model.release.names import count_scales, has_weight_norm, names_of
+from deqpipe.workflow import specs
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGENET_CLASSES = 1000

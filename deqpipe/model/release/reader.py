@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from deqpipe import checkpoint
 from deqpipe.errors import UserError
+from deqpipe.results import checkpoint
 
 FormName = Literal["checkpoint", "state_dict"]
 

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from deqpipe import checkpoint
 from deqpipe.errors import UserError
 from deqpipe.model.release import reader
 from deqpipe.model.release.reader import Contents
+from deqpipe.results import checkpoint
 
 SCALAR: Any = np.float64(1).__reduce__()[0]  # what numpy pickles its numbers with
 RECONSTRUCT: Any = np.ones(1).__reduce__()[0]  # and its arrays

@@ -1,0 +1,292 @@
+"""What the records of AutoAttack's attacks say, checked to be complete before anything is counted."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deqpipe.analysis.decisions import Decision, Evaluation, Source, Tree, refuse_uncomputed
+from deqpipe.config import AttackName, Config
+from deqpipe.errors import UserError
+from deqpipe.results import records
+from deqpipe.results.records import Records
+from deqpipe.statistics.intervals import Correct
+from deqpipe.workflow import specs
+from deqpipe.workflow.specs import GridPoint
+
+CLEAN = "clean"
+NAMES: Mapping[AttackName, str] = {"apgd_ce": "APGD-CE", "apgd_t": "APGD-T", "fab_t": "FAB-T", "square": "Square"}
+_COLUMNS = (
+    "image", "label", "model", "defence", "attack", "crafted_on", "state", "steps", "damping", "predicted",
+    "perturbation",
+)  # fmt: skip
+
+_Images = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What one attack did to the images that it saw.
+
+    Attributes:
+        images: (seen,) their indices, rising.
+        right: (seen,) whether the decision was right all the same.
+        untouched: how many it handed back as they were.
+    """
+
+    images: _Images
+    right: Correct
+    untouched: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """AutoAttack on one decision.
+
+    Attributes:
+        evaluation: of the same decision on the grid.
+        alone: each attack, in the order in which they ran; one that saw no image is left out.
+        rows: (attacks, images), whose lowest accuracy is that under AutoAttack. Mode standard: one row, right under
+            everything that an image met. Mode individual: one row per attack that saw every image.
+        survived: (images,) right in every row of the files, the clean one included.
+        flags: what the library's checks said, with the number of jobs that they said it in.
+        jobs: how many there were.
+        sources: the files behind it.
+    """
+
+    evaluation: Evaluation
+    alone: Mapping[AttackName, Alone]
+    rows: Correct
+    survived: Correct
+    flags: Mapping[str, int]
+    jobs: int
+    sources: tuple[Source, ...]
+
+    @property
+    def decision(self) -> Decision:
+        """Whose answers."""
+        return self.evaluation.decision
+
+    @property
+    def with_grid(self) -> Correct:
+        """(attacks, images): the grid's attacks, or ready-made PGD, and AutoAttack below them."""
+        stacked: Correct = np.concatenate([self.evaluation.right, self.rows])
+        return stacked
+
+
+def outcome(tree: Tree, evaluation: Evaluation) -> Outcome:
+    """AutoAttack on the decision of an evaluation.
+
+    Raises:
+        UserError: records are missing, incomplete, doubled, of another configuration or of another point than the
+            strongest; or, in mode standard, hold an image that an earlier attack had turned.
+    """
+    decision, config = evaluation.decision, tree.config
+    where = f"AutoAttack records of {decision.row}"
+    spec = specs.build("autoattack", config, model=decision.model, seed=tree.seed, defence=decision.defence)
+    paths = tree.autoattack(decision)
+    found, sources = load(tree, paths, spec)
+    _check_subject(found, evaluation, where)
+    clean = _alone(found, CLEAN, evaluation.state, where)
+    _check_images(clean.images, np.arange(config.evaluation.images), f"{where} on clean images")
+    _check_labels(found, where)
+    alone = _attacks(found, clean, evaluation.state, config, where)
+    survived = _survived(clean, alone.values())
+    return Outcome(
+        evaluation=evaluation,
+        alone={name: one for name, one in alone.items() if len(one.images)},
+        rows=_rows(alone, survived, config, where),
+        survived=survived,
+        flags=_flags(found),
+        jobs=len(paths),
+        sources=sources,
+    )
+
+
+def load(tree: Tree, paths: Sequence[Path], spec: Mapping[str, Any]) -> tuple[Records, tuple[Source, ...]]:
+    """The records of several files of one spec as one, and where they come from.
+
+    Raises:
+        UserError: a file is missing or of another spec, or the files hold an image twice.
+    """
+    parts = [records.read(path, _COLUMNS) for path in paths]
+    entries = [part.provenance[0] for part in parts]
+    for path, entry in zip(paths, entries, strict=True):
+        if specs.dumps(entry["spec"]) != specs.dumps(spec):
+            raise UserError(
+                f"{path} was made by spec {specs.fingerprint(entry['spec'])}, but the configuration asks for "
+                f"{specs.fingerprint(spec)}; run the workflow again"
+            )
+    named = zip(paths, entries, strict=True)
+    return records.merge(parts), tuple(tree.source(path, entry) for path, entry in named)
+
+
+def top(tree: Tree, evaluation: Evaluation, points: Sequence[GridPoint]) -> tuple["Top", tuple[Source, ...]]:
+    """Right and wrong answers of the decision under APGD-CE and Square at these points (Table 4).
+
+    Raises:
+        UserError: records are missing, incomplete, doubled, or of another configuration, decision or point.
+    """
+    decision, config = evaluation.decision, tree.config
+    where = f"records of the top points of {decision.row}"
+    spec = specs.build("attack_top", config, model=decision.model, seed=tree.seed)
+    found, sources = load(tree, tree.top(decision.model), spec)
+    _check_decision(found, decision, where)
+    _check_labels(found, where)
+    _refuse(found, ~np.isin(found["attack"], ("apgd_ce", "square")), where)
+    _refuse(found, ~np.any([found.under(point) for point in points], axis=0), where)
+    full, part = config.evaluation.images, square_images(config)
+    return Top(
+        apgd=_at_points(found, evaluation, points, attack="apgd_ce", images=full, where=where),
+        square=_at_points(found, evaluation, points, attack="square", images=part, where=where),
+    ), sources
+
+
+@dataclass(frozen=True)
+class Top:
+    """Right and wrong answers at the top points.
+
+    Attributes:
+        apgd: (points, images).
+        square: (points, the first images).
+    """
+
+    apgd: Correct
+    square: Correct
+
+
+def square_images(config: Config) -> int:
+    """How many of the first test images Square attacks."""
+    return min(config.autoattack.square_images, config.evaluation.images)
+
+
+def _at_points(
+    found: Records, evaluation: Evaluation, points: Sequence[GridPoint], *, attack: AttackName, images: int, where: str
+) -> Correct:
+    rows = []
+    for point in points:
+        said = f"{where} under {NAMES[attack]} at {point.name}"
+        one = _alone(found.where(found.under(point)), attack, evaluation.state, said)
+        _check_images(one.images, np.arange(images), said)
+        rows.append(one.right)
+    stacked: Correct = np.stack(rows)
+    return stacked
+
+
+def _check_decision(found: Records, decision: Decision, where: str) -> None:
+    other = (found["model"] != decision.model) | (found["defence"] != decision.defence)
+    other |= (found["attack"] != CLEAN) & (found["crafted_on"] != decision.model)
+    if other.any():
+        row = int(np.argmax(other))
+        raise UserError(
+            f"{where} hold answers of {found['model'][row]} with defence {found['defence'][row]} to images crafted on "
+            f"{found['crafted_on'][row] or 'no model'}, but must be of {decision.model} with {decision.defence}"
+        )
+
+
+def _check_subject(found: Records, evaluation: Evaluation, where: str) -> None:
+    """Whose answers these are, and whether every attack was made at the strongest point."""
+    _check_decision(found, evaluation.decision, where)
+    point = evaluation.points[evaluation.strongest]
+    if evaluation.decision.model not in specs.DEQS:
+        point = GridPoint(damping=0.0, state=0, steps=0)
+    elsewhere = (found["attack"] != CLEAN) & ~found.under(point)
+    if elsewhere.any():
+        row = int(np.argmax(elsewhere))
+        raise UserError(f"{where} hold an attack at {_point(found, row)}, but the strongest point is {point.name}")
+
+
+def _refuse(found: Records, foreign: NDArray[np.bool_], where: str) -> None:
+    if foreign.any():
+        row = int(np.argmax(foreign))
+        raise UserError(
+            f"{where} hold the attack {found['attack'][row]} at {_point(found, row)}, which is not asked for"
+        )
+
+
+def _point(found: Records, row: int) -> str:
+    return GridPoint(float(found["damping"][row]), int(found["state"][row]), int(found["steps"][row])).name
+
+
+def _check_labels(found: Records, where: str) -> None:
+    _, first, back = np.unique(found["image"], return_index=True, return_inverse=True)
+    differ = found["label"] != found["label"][first][back]
+    if differ.any():
+        raise UserError(f"{where} give image {found['image'][differ][0]} different labels")
+
+
+def _alone(found: Records, attack: str, state: int, where: str) -> Alone:
+    rows = found.where(found["attack"] == attack)
+    order = np.argsort(rows["image"], kind="stable")
+    images: _Images = rows["image"][order].astype(np.int64)
+    twice = images[1:][images[1:] == images[:-1]]
+    if len(twice):
+        raise UserError(f"{where} hold image {twice[0]} under {attack} twice")
+    refuse_uncomputed(rows["predicted"], state, where)
+    right: Correct = (rows["predicted"][:, state - 1] == rows["label"])[order]
+    return Alone(images, right, int((rows["perturbation"] == 0).sum()))
+
+
+def _check_images(images: _Images, expected: _Images, where: str) -> None:
+    lacking, extra = np.setdiff1d(expected, images), np.setdiff1d(images, expected)
+    if len(lacking):
+        raise UserError(f"{where} lack {len(lacking)} of {len(expected)} images, the first of them {lacking[0]}")
+    if len(extra):
+        raise UserError(
+            f"{where} hold image {extra[0]}, which is not among the {len(expected)} images that it had to attack"
+        )
+
+
+def _attacks(found: Records, clean: Alone, state: int, config: Config, where: str) -> dict[AttackName, Alone]:
+    """Each attack with the images that it saw, which must be the ones that it had to."""
+    settings = config.autoattack
+    attacks = _run(found, settings.attacks)
+    _refuse(found, ~np.isin(found["attack"], (CLEAN, *attacks)), where)
+    standard = settings.mode == "standard"
+    alive = clean.images[clean.right] if standard else clean.images
+    alone: dict[AttackName, Alone] = {}
+    for attack in attacks:
+        said = f"{where} under {NAMES[attack]}"
+        one = _alone(found, attack, state, where)
+        due = alive[alive < settings.square_images] if attack == "square" else alive
+        _check_images(one.images, due, said)
+        alive = np.setdiff1d(alive, one.images[~one.right]) if standard else alive
+        alone[attack] = one
+    return alone
+
+
+def _run(found: Records, attacks: Sequence[AttackName]) -> tuple[AttackName, ...]:
+    """The attacks that were run: some need more classes than there are, and the flags say so."""
+    said = _flags(found)
+    return tuple(name for name in attacks if not any(flag.startswith(f"{NAMES[name]} is left out") for flag in said))
+
+
+def _survived(clean: Alone, attacks: Iterable[Alone]) -> Correct:
+    survived = clean.right.copy()
+    for one in attacks:
+        survived[one.images] &= one.right
+    return survived
+
+
+def _rows(alone: Mapping[AttackName, Alone], survived: Correct, config: Config, where: str) -> Correct:
+    if config.autoattack.mode == "standard":
+        return survived[None]
+    whole = [one.right for one in alone.values() if len(one.images) == len(survived)]
+    if not whole:
+        raise UserError(f"{where} have no attack on every image: autoattack.attacks must name one beside square")
+    stacked: Correct = np.stack(whole)
+    return stacked
+
+
+def _flags(found: Records) -> dict[str, int]:
+    said = [flag for entry in found.provenance for flag in dict.fromkeys(map(_uncounted, entry.get("flags", ())))]
+    return {flag: said.count(flag) for flag in dict.fromkeys(said)}
+
+
+def _uncounted(flag: str) -> str:
+    """A flag without how often a job met it."""
+    return re.sub(r" \(first of \d+ such warnings\)$", "", flag)

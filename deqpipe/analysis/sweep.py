@@ -1,0 +1,73 @@
+"""What Sec. 3.2 with every T_f and R says of the same attacked images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from deqpipe.analysis import attack_answers
+from deqpipe.analysis.attack_answers import Scored
+from deqpipe.analysis.decisions import Source, Tree, attacks, early_states, selection_source
+from deqpipe.errors import UserError
+from deqpipe.statistics import intervals
+from deqpipe.statistics.intervals import Bootstrap, Estimate
+from deqpipe.workflow import specs
+from deqpipe.workflow.specs import EntropySetting
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Every T_f and R, and their controls, on the same images.
+
+    Attributes:
+        by_setting: the answers with each.
+        state: that all of them decide at: the early state of the default T_f and R.
+        bootstrap: how intervals are made.
+        dropped: how many attacks of the grid lost a race.
+        sources: the files behind it.
+    """
+
+    by_setting: Mapping[EntropySetting, Scored]
+    state: int
+    bootstrap: Bootstrap
+    dropped: int
+    sources: tuple[Source, ...]
+
+    @property
+    def best(self) -> tuple[EntropySetting, ...]:
+        """The T_f and R with the highest minimum; controls are none. Several where these are equal."""
+        lowest = {one: found.right.sum(axis=1).min() for one, found in self.by_setting.items() if one.input_steps}
+        return tuple(one for one, correct in lowest.items() if correct == max(lowest.values()))
+
+    def gain(self, setting: EntropySetting) -> Estimate:
+        """Minimum with a setting minus that with R = 0 and the same T_f, paired by image."""
+        zero = self.by_setting[EntropySetting(setting.solver_steps, 0)]
+        return intervals.minimum_difference(self.by_setting[setting].right, zero.right, self.bootstrap)
+
+
+def sweep(tree: Tree) -> Sweep:
+    """The records of Table 5.
+
+    Raises:
+        UserError: they are missing, incomplete, doubled, or of another configuration.
+    """
+    paths, where = tree.sweep(specs.SWEPT), "records of T_f and R"
+    rows = attack_answers.read(tree, "attack_sweep", specs.SWEPT, paths)
+    settings = specs.entropy_settings(tree.config)
+    foreign = sorted(set(rows["defence"]) - {setting.defence for setting in settings})
+    if foreign:
+        raise UserError(f"{where} hold the setting {foreign[0]}, which the configuration does not ask for")
+    most = tree.config.entropy_sweep.points
+    ran = (
+        attacks(tree, specs.SWEPT, "sweep")
+        if most == "all"
+        else attack_answers.few(rows, most, tree.config, where=where)
+    )
+    state = early_states(tree, specs.SWEPT)["entropy"].state
+    by_setting = {
+        one: attack_answers.score(
+            rows.where(rows["defence"] == one.defence), ran, state=state, config=tree.config,
+            where=f"{where}, of {one.defence},",
+        )
+        for one in settings
+    }  # fmt: skip
+    behind = (*attack_answers.sources(tree, paths, rows), selection_source(tree, specs.SWEPT), *ran.sources)
+    return Sweep(by_setting, state, tree.bootstrap, len(ran.dropped), behind)

@@ -1,0 +1,363 @@
+"""The jobs that run AutoAttack's attacks: all of them on one decision (Table 1), two of them at many points (Table 4).
+
+The library attacks logits with a gradient: an ordinary network, or the surrogate at a point of the grid. What counts is
+the true decision, the class at the early state. With `keep: best_loss` it is shown the image of highest loss, and where
+it withstands that one the image that fools the logits, if there is one. In standard mode an image leaves when the true
+decision errs.
+
+A piece is one attack on one batch: `autoattack.batch_size` of the images that are left, in order. Where the solver
+couples the images of a batch, logits and decision are those of the images that the library's batch is left with at a
+time, and `evaluation.batch_size` has no say. The library draws one random stream per batch; its seed is keyed by the
+job's seed, the attack, the part's first image and the batch's number: a job started again draws the same numbers.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deqpipe.attack.autoattack import Crafted, Flags, LibraryAttacks, LogitsOf, check, check_square, runnable
+from deqpipe.config import AttackName
+from deqpipe.errors import UserError
+from deqpipe.evaluation.batching import Batching
+from deqpipe.evaluation.evaluated_model import Job, Subject, load_subject
+from deqpipe.evaluation.judge import Judge, Judgement, at
+from deqpipe.evaluation.resumable import Found, Part, Piece, file_of, run_pieces
+from deqpipe.evaluation.rows import Columns, joined, no_rows, rows
+from deqpipe.machine.device import upload
+from deqpipe.results import records
+from deqpipe.solver.base import where_images
+from deqpipe.workflow import specs
+
+PURPOSE = "autoattack"
+
+
+def autoattack(job: Job, part: Part) -> int:
+    """All attacks on one decision, at the strongest point against it; returns the exit status."""
+    subject = _load(job)
+    _check_images(subject, part.images)
+    target, mode = _target(subject, _defence_of(job.spec)), subject.settings["autoattack.mode"]
+    asked = tuple(subject.settings["autoattack.attacks"])
+    able = runnable(asked, classes=len(subject.dataset.classes))
+    targets = subject.settings["autoattack.targets"]
+    course = Course(target, part, able, _strength(subject, targets=targets), sequential=mode == "standard")
+    clean: dict[str, Piece] = {"clean": course.clean}
+    checks: dict[str, Piece] = {"checks": partial(course.checked, asked)}
+    return run_pieces(subject, part, clean | course.pieces() | checks, piece_spec=job.spec, batching=_batching(subject))
+
+
+def attack_top(job: Job, part: Part) -> int:
+    """APGD-CE and Square on the defended decision at the strongest points of damping 0.5; returns the exit status."""
+    subject = _load(job)
+    _check_images(subject, part.images)
+    first, ranked = _target(subject, "entropy"), read_strongest(subject)
+    points = [point for point in ranked.points["entropy"] if point.damping == specs.FINAL_DAMPING]
+    if not points:
+        raise UserError(f"{subject.job.strongest} ranks no point of damping {specs.FINAL_DAMPING}")
+    pieces: dict[str, Piece] = {}
+    for point in points[: subject.settings["autoattack.top_points"]]:
+        target, strength = replace(first, point=point), _strength(subject, targets=1)
+        pieces |= Course(target, part, ("apgd_ce", "square"), strength, sequential=False).pieces()
+    return run_pieces(subject, part, pieces, piece_spec=job.spec, batching=_batching(subject))
+
+
+def _load(job: Job) -> Subject:
+    """The subject, f as it is called: batches shrink from attack to attack, and each size would be compiled anew."""
+    return load_subject(replace(job, ways=replace(job.ways, compiled=False)))
+
+
+def _batching(subject: Subject) -> Batching:
+    """The library's batches, which are part of its results."""
+    return Batching(subject.settings["autoattack.batch_size"], key="autoattack.batch_size")
+
+
+def _strength(subject: Subject, *, targets: int) -> LibraryAttacks:
+    settings = subject.settings
+    return LibraryAttacks(
+        subject.ball,
+        iterations=settings["autoattack.iterations"],
+        restarts=settings["autoattack.restarts"],
+        targets=targets,
+        queries=settings["autoattack.queries"],
+        misclassified=settings["autoattack.keep"] == "best_loss",
+    )
+
+
+def _defence_of(spec: Mapping[str, Any]) -> Literal["plain", "entropy"]:
+    allowed = specs.MODELS[spec["model"]].defences
+    found = spec.get("defence")
+    if found not in allowed:
+        raise UserError(f"spec has defence {found!r}, but must have one of {', '.join(allowed)} for {spec['model']}")
+    return "entropy" if found == "entropy" else "plain"
+
+
+def _check_images(subject: Subject, images: range) -> None:
+    there = len(subject.dataset.test)
+    if not 0 <= images.start < images.stop <= there:
+        raise UserError(
+            f"test images {images.start} to {images.stop - 1} were asked for, but {subject.dataset.name} has "
+            f"images 0 to {there - 1} (evaluation.images may be at most {there})"
+        )
+
+
+@dataclass(frozen=True)
+class Strongest:
+    """What `deqpipe strongest` found.
+
+    Attributes:
+        early: the state that decides, per defence.
+        points: of the grid, per defence, the strongest first.
+    """
+
+    early: Mapping[str, int]
+    points: Mapping[str, tuple[specs.GridPoint, ...]]
+
+
+def read_strongest(subject: Subject) -> Strongest:
+    """The ranked points of a job's model.
+
+    Raises:
+        UserError: the file is not named, missing, no such file, or of another model or seed.
+    """
+    path = subject.job.strongest
+    if path is None:
+        raise UserError(f"--strongest is missing, but {subject.name} is attacked at the strongest point of its grid")
+    ranked = _parsed(path)
+    _check_same_model(path, ranked.pop("provenance"), subject.job.spec)
+    last = subject.settings["solver"]["steps"]
+    found = Strongest(ranked.pop("early"), ranked)
+    states = [*found.early.values(), *(point.state for points in found.points.values() for point in points)]
+    if not all(1 <= state <= last for state in states):
+        raise UserError(f"{path} has states {min(states)} to {max(states)}, but the solver has states 1 to {last}")
+    for point in (point for points in found.points.values() for point in points):
+        if point.steps < 1 or not 0 < point.damping <= 1:
+            raise UserError(f"{path} ranks {point.name}, but steps are at least 1 and damping is in (0, 1]")
+    return found
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+        points = {name: tuple(_point(entry) for entry in read[name]) for name in ("plain", "entropy")}
+        early = {name: int(read["early"][name]) for name in ("plain", "entropy")}
+        spec = read["provenance"]["spec"]
+        told = {"model": spec["model"], "seed": spec["seed"]}
+    except OSError as error:
+        raise UserError(f"strongest points {path} cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path} holds no strongest points: not written by `deqpipe strongest`") from None
+    if not all(points.values()):
+        raise UserError(f"{path} ranks no point: its grid is empty")
+    return {**points, "early": early, "provenance": told}
+
+
+def _point(entry: Mapping[str, Any]) -> specs.GridPoint:
+    return specs.GridPoint(damping=float(entry["damping"]), state=int(entry["state"]), steps=int(entry["steps"]))
+
+
+def _check_same_model(path: Path, told: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
+    if (told["model"], told["seed"]) != (spec["model"], spec["seed"]):
+        raise UserError(
+            f"{path} is of {told['model']} of seed {told['seed']}, but the spec is of {spec['model']} "
+            f"of seed {spec['seed']}"
+        )
+
+
+@dataclass(frozen=True)
+class Target:
+    """A decision, and the logits that are attacked in its stead.
+
+    Attributes:
+        subject: the model.
+        judge: of the decision's defence; it looks at the deciding state alone.
+        point: of the grid, whose surrogate has the logits; None: the ordinary network itself.
+        state: that decides, counted from 1.
+    """
+
+    subject: Subject
+    judge: Judge
+    point: specs.GridPoint | None
+    state: int
+
+    @property
+    def name(self) -> str:
+        """Part of a file's name: a finished piece stands for the point and the decision that it was made at."""
+        return f"{self.point.name}_early{self.state}" if self.point else "network"
+
+    @property
+    def logits_of(self) -> LogitsOf:
+        """The attacked logits; with Sec. 3.2 those of the defended states, unrolled at the received input."""
+        through: Literal["plain", "entropy"] = "entropy" if self.judge.defence == "entropy" else "plain"
+        return self.subject.logits_of(self.point, through=through)
+
+    def load(self, images: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Test images in [0, 1] and their labels."""
+        split, device = self.subject.dataset.test, self.subject.job.device
+        where = upload(torch.tensor(list(images)), split.images.device)
+        return split.float_images(where, device), upload(split.labels[where], device)
+
+    def errs(self, predicted: np.ndarray, label: np.ndarray) -> np.ndarray:
+        """Whether the decision is wrong; `predicted` is (images, states) as in records."""
+        return np.asarray(predicted[:, self.state - 1] != label)
+
+    def facts(self, attack: str, perturbation: np.ndarray) -> dict[str, Any]:
+        """What the rows of an attack have in common."""
+        point = self.point if attack != "clean" else None
+        return {
+            "attack": attack,
+            "crafted_on": self.subject.name if attack != "clean" else "",
+            "state": point.state if point else 0,
+            "steps": point.steps if point else 0,
+            "damping": point.damping if point else 0.0,
+            "perturbation": perturbation,
+            "lost_gradient": np.nan,
+        }
+
+
+def _target(subject: Subject, defence: Literal["plain", "entropy"]) -> Target:
+    judge = next(judge for judge in subject.judges if judge.defence == defence)
+    if not subject.is_deq:
+        return Target(subject, judge, None, 1)
+    ranked = read_strongest(subject)
+    state = ranked.early[defence]
+    return Target(subject, judge.restricted(at(state)), ranked.points[defence][0], state)
+
+
+@dataclass(frozen=True)
+class Course:
+    """Attacks on a part of the images, one after the other, each batch by batch.
+
+    Attributes:
+        target: what is attacked.
+        part: which images.
+        attacks: in order.
+        strength: how they are run.
+        sequential: an image leaves once the decision errs, and does not enter when it errs without an attack.
+    """
+
+    target: Target
+    part: Part
+    attacks: tuple[AttackName, ...]
+    strength: LibraryAttacks
+    sequential: bool
+
+    @property
+    def _size(self) -> int:
+        size: int = self.target.subject.settings["autoattack.batch_size"]
+        return size
+
+    def pieces(self) -> dict[str, Piece]:
+        """Each batch of each attack. Which images it takes is known once the attacks before are done."""
+        return {
+            self._name(attack, number): partial(self._attacked, attack, number)
+            for attack in self.attacks
+            for number in range(self._batches(attack))
+        }
+
+    def clean(self) -> Found:
+        """Rows of the images as they are."""
+        parts = []
+        for first in range(self.part.images.start, self.part.images.stop, self._size):
+            images = range(first, min(first + self._size, self.part.images.stop))
+            x, y = self.target.load(images)
+            facts = self.target.facts("clean", np.zeros(len(images)))
+            label = y.cpu().numpy()
+            parts.append(rows(self.target.judge, self.target.judge(x, y), images, label, facts))
+        return Found(joined(parts))
+
+    def checked(self, asked: Sequence[AttackName]) -> Found:
+        """No rows, but what the library's checks say of the logits, and of Square beside the other attacks."""
+        flags, images = Flags(), self.part.images
+        x, y = self.target.load(images[: self._size])
+        check(self.target.logits_of, x, y, attacks=asked, flags=flags)
+        if "square" in self.attacks and self._exposed("square"):
+            check_square(self._accuracy(self._exposed("square")), flags=flags)
+        return Found(self._no_rows(), flags.lines)
+
+    def _attacked(self, attack: AttackName, number: int) -> Found:
+        images = self._open(attack)[number * self._size : (number + 1) * self._size]
+        if not images:
+            return Found(self._no_rows())
+        x, y = self.target.load(images)
+        flags, seed = Flags(), self._seed(attack, number)
+        found = self.strength(attack, self.target.logits_of, x, y, seed=seed, flags=flags)
+        label = y.cpu().numpy()
+        judged, shown = self._judged(found, y, label)
+        facts = self.target.facts(attack, self.target.subject.ball.distance(shown, x).cpu().numpy())
+        return Found(rows(self.target.judge, judged, images, label, facts), flags.lines)
+
+    def _judged(self, found: Crafted, y: Tensor, label: np.ndarray) -> tuple[Judgement, Tensor]:
+        """The judgement of each image that counts, and these images."""
+        judge = self.target.judge
+        if self.target.subject.settings["autoattack.keep"] == "success":
+            return judge(found.fooled, y), found.fooled
+        best = judge(found.best, y)
+        if self.target.errs(best.columns["predicted"], label).all():
+            return best, found.best
+        fooled = judge(found.fooled, y)
+        better = ~self.target.errs(best.columns["predicted"], label)
+        better &= self.target.errs(fooled.columns["predicted"], label)
+        shown = where_images(upload(torch.from_numpy(better), y.device), found.fooled, found.best)
+        return _either(better, fooled, best), shown
+
+    def _seed(self, attack: AttackName, number: int) -> int:
+        """Of the library's draws on a batch; points and defences share it."""
+        stream = self.target.subject.stream(f"{PURPOSE}/{attack}")
+        return stream.generator(self.part.images.start, number).initial_seed()
+
+    def _open(self, attack: AttackName) -> list[int]:
+        """The images that an attack is run on, in order."""
+        before = self.attacks[: self.attacks.index(attack)]
+        earlier = ["clean", *(name for other in before for name in self._names(other))]
+        fallen = self._fallen(earlier) if self.sequential else set()
+        return [image for image in self._exposed(attack) if image not in fallen]
+
+    def _exposed(self, attack: AttackName) -> range:
+        """The images that an attack may be run on: Square tests the first ones only."""
+        first, stop = self.part.images.start, self.part.images.stop
+        few: int = self.target.subject.settings["autoattack.square_images"]
+        return range(first, min(stop, max(first, few))) if attack == "square" else range(first, stop)
+
+    def _batches(self, attack: AttackName) -> int:
+        """As many as there can be; some may be without images."""
+        return -(-len(self._exposed(attack)) // self._size)
+
+    def _name(self, attack: AttackName, number: int) -> str:
+        return f"{attack}_{self.target.name}_batch{number}"
+
+    def _names(self, attack: AttackName) -> list[str]:
+        return [self._name(attack, number) for number in range(self._batches(attack))]
+
+    def _fallen(self, pieces: Iterable[str]) -> set[int]:
+        """Images that the decision errs on in finished pieces."""
+        fallen: set[int] = set()
+        for piece in pieces:
+            path = file_of(self.target.subject, self.part, piece)
+            found = records.read(path, ("image", "label", "predicted"))
+            fallen |= set(found["image"][self.target.errs(found["predicted"], found["label"])].tolist())
+        return fallen
+
+    def _accuracy(self, images: range) -> dict[AttackName, float]:
+        """After each attack (in individual mode: under each) on some images."""
+        fallen = self._fallen(["clean"]) if self.sequential else set()
+        accuracy: dict[AttackName, float] = {}
+        for attack in self.attacks:
+            fallen = self._fallen(self._names(attack)) | (fallen if self.sequential else set())
+            accuracy[attack] = 1 - len(fallen & set(images)) / len(images)
+        return accuracy
+
+    def _no_rows(self) -> Columns:
+        final = self.target.subject.final_point()
+        return no_rows(final.state if final else 0)
+
+
+def _either(mask: np.ndarray, one: Judgement, other: Judgement) -> Judgement:
+    """The judgement of `one` for the images of a mask, of `other` for the rest."""
+    columns = {name: np.where(mask[:, None], one.columns[name], other.columns[name]) for name in one.columns}
+    return Judgement(columns, np.where(mask, one.status, other.status))

@@ -1,0 +1,335 @@
+"""The model under evaluation with everything that a job needs of it, built from checkpoint and spec."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from deqpipe.attack.surrogate import (
+    DefendedState,
+    IntermediateState,
+    StackedStates,
+    defended_surrogate_of,
+    stacked_surrogate_of,
+    surrogate_of,
+)
+from deqpipe.attack.trial import GradientTrial
+from deqpipe.compute.precision import Precision
+from deqpipe.compute.replay import DIRECT, Graphs, Runner
+from deqpipe.compute.ways import NOTHING_ASKED, Asked, choose
+from deqpipe.config import DEFAULT_BATCH, Entropy, Solver, ThreatModel
+from deqpipe.counts import Evaluations, sum_of
+from deqpipe.data import Dataset, load
+from deqpipe.defence.entropy import build_entropy_reduction, control, undefended
+from deqpipe.dynamics import Dynamics, PlainDynamics
+from deqpipe.errors import UserError
+from deqpipe.evaluation.batching import SHARE, SHARE_WITH_GRAPHS, Batching, automatic
+from deqpipe.evaluation.judge import DEQJudge, Judge, NetworkJudge
+from deqpipe.gradient import Unrolled
+from deqpipe.machine.device import set_up
+from deqpipe.model.architecture import Loaded, fitting, load_model
+from deqpipe.model.classifier import DEQClassifier
+from deqpipe.seeding import Stream
+from deqpipe.settings import Settings
+from deqpipe.shapes import Logits
+from deqpipe.solver.solve import build_solver, build_termination
+from deqpipe.threat_model import LinfBall
+from deqpipe.workflow import specs
+
+LONGEST_UNROLL = 9
+"""Steps of the unroll that memory is measured with: the paper's largest K_a."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What an evaluation command was called with.
+
+    Attributes:
+        spec: of the job.
+        data: prepared dataset.
+        checkpoint: trained model.
+        output: file to write.
+        device: where it computes.
+        threads: of the CPU.
+        batch_size: images at once, or None: as many as fit; no influence on results, unless the solver couples them.
+        ways: faster ways to the same numbers that may be taken.
+        other: trained model whose decisions the images are transferred to.
+        strongest: ranked points of the grid, as `reporting.strongest` writes them.
+        results: earlier results that it reads beside, by name.
+    """
+
+    spec: Mapping[str, Any]
+    data: Path
+    checkpoint: Path
+    output: Path
+    device: torch.device
+    threads: int
+    batch_size: int | None
+    ways: Asked = NOTHING_ASKED
+    other: Path | None = None
+    strongest: Path | None = None
+    results: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> dict[str, Path]:
+        """Files that it reads."""
+        named = {"data": self.data, "checkpoint": self.checkpoint, "other": self.other, "strongest": self.strongest}
+        return {name: path for name, path in named.items() if path is not None} | dict(self.results)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained model under evaluation.
+
+    Attributes:
+        name: in `specs.MODELS`.
+        loaded: the model.
+        dataset: what it is evaluated on.
+        settings: of the job.
+        judges: one per test-time defence.
+        controls: the decisions that Sec. 3.2 is to be compared with, beside the undefended one.
+        job: the call.
+        batching: images at once.
+        run: runs attack steps.
+        other: another trained model, whose decisions attacked images are transferred to; None: no transfer.
+        transferred: its judges.
+    """
+
+    name: str
+    loaded: Loaded
+    dataset: Dataset
+    settings: Settings
+    judges: tuple[Judge, ...]
+    controls: tuple[Judge, ...]
+    job: Job
+    batching: Batching
+    run: Runner = DIRECT
+    other: Loaded | None = None
+    transferred: tuple[Judge, ...] = ()
+
+    @property
+    def evaluations(self) -> Evaluations:
+        """Evaluations of f so far; none for a ResNet."""
+        models = [loaded.model for loaded in (self.loaded, self.other) if loaded]
+        return sum_of(model.counter.counted for model in models if isinstance(model, DEQClassifier))
+
+    @property
+    def weights(self) -> str:
+        """Digest of all models that have a say in the results."""
+        return "-".join(loaded.weights for loaded in (self.loaded, self.other) if loaded)
+
+    @property
+    def ball(self) -> LinfBall:
+        """The threat model."""
+        return LinfBall(self.settings.section("threat_model", ThreatModel).epsilon_255 / 255)
+
+    @property
+    def batch_size(self) -> int:
+        """Images at once, at this moment."""
+        return self.batching.size
+
+    @property
+    def is_deq(self) -> bool:
+        """Whether there are states to attack."""
+        return isinstance(self.loaded.model, DEQClassifier)
+
+    def stream(self, purpose: str) -> Stream:
+        """Random numbers for a purpose, of the job's seed."""
+        return Stream(self.job.spec["seed"], purpose)
+
+    def final_point(self) -> specs.GridPoint | None:
+        """The ready-made attack: the final state of a DEQ; None for an ordinary network."""
+        if not self.is_deq:
+            return None
+        solver, steps = self.settings.section("solver", Solver), self.settings["evaluation.final_unroll_steps"]
+        return specs.GridPoint(damping=specs.FINAL_DAMPING, state=solver.steps, steps=steps)
+
+    def logits_of(
+        self, point: specs.GridPoint | None, *, through: Literal["plain", "entropy"] = "plain"
+    ) -> Callable[[Tensor], Logits]:
+        """Differentiable logits: the surrogate of a point, or an ordinary network itself.
+
+        Args:
+            point: the surrogate; None for an ordinary network.
+            through: the defence whose states the surrogate starts from; plain: the undefended ones.
+        """
+        model = self.loaded.model
+        if point is None:
+            return model
+        assert isinstance(model, DEQClassifier)
+        lead_step: bool = self.settings["attack.unroll"]["lead_step"]
+        if through == "plain":
+            return LogitsOf(model, surrogate_of(point, dynamics=build_plain(self.settings), lead_step=lead_step))
+        dynamics = build_dynamics(self.settings, through)
+        return LogitsOf(model, defended_surrogate_of(point, dynamics=dynamics, lead_step=lead_step))
+
+    def logits_of_several(self, points: Sequence[specs.GridPoint]) -> Callable[[Tensor], Logits]:
+        """Differentiable logits of several surrogates with one i and one lambda, each on its part of the batch.
+
+        Args:
+            points: the largest K_a first.
+        """
+        model, lead_step = self.loaded.model, self.settings["attack.unroll"]["lead_step"]
+        assert isinstance(model, DEQClassifier), "only DEQs have surrogates"
+        return LogitsOf(model, stacked_surrogate_of(points, dynamics=build_plain(self.settings), lead_step=lead_step))
+
+
+def load_subject(job: Job) -> Subject:
+    """The subject of a job.
+
+    Raises:
+        UserError: checkpoint or data are missing, damaged, or do not fit each other.
+    """
+    settings, name = Settings(job.spec["config"]), job.spec["model"]
+    set_up(precision=settings["precision"], threads=job.threads)
+    dataset = load(job.data).evaluated_on(job.device)
+    loaded = fitting(load_model(job.checkpoint, job.device), dataset, path=job.checkpoint)
+    _check_origin(loaded, job.checkpoint, job.spec, name)
+    _check_batch_size(settings, job)
+    computation = _computation(loaded.model, settings, job)
+    judges = tuple(_judge(loaded, settings, name, defence) for defence in specs.MODELS[name].defences)
+    controls = tuple(_judge(loaded, settings, name, defence) for defence in _controls(settings, name))
+    return Subject(name, loaded, dataset, settings, judges, controls, job, computation.batching, computation.run)
+
+
+@dataclass(frozen=True)
+class Computation:
+    """How a model computes on a device: images at once, and what runs attack steps."""
+
+    batching: Batching
+    run: Runner = DIRECT
+
+
+def _computation(model: nn.Module, settings: Settings, job: Job) -> Computation:
+    """Let a DEQ take the fastest way that has proved itself, and find out how many images fit."""
+    known = Batching(job.batch_size or DEFAULT_BATCH, fixed=job.batch_size is not None)
+    if not isinstance(model, DEQClassifier):
+        return Computation(known)
+    plain, precision = build_plain(settings), Precision(settings["precision"])
+    surrogate = IntermediateState(plain.termination.max_steps, Unrolled(steps=LONGEST_UNROLL, damping=0.5), plain)
+    trial = GradientTrial(model, surrogate, precision, images=known.size)
+    way = choose(job.ways.for_solver(couples=plain.couples_images), job.device, lambda: trial)
+    model.compute_with(precision, replace(way, compiled=False))
+    if not known.fixed:  # measured as it is called: nothing is compiled for sizes that are not used again
+        share = SHARE_WITH_GRAPHS if way.graphs else SHARE
+        known = automatic(lambda count: replace(trial, images=count).once(), job.device, share=share)
+    model.compute_with(precision, way)
+    if not way.graphs:
+        return Computation(known)
+    graphs = Graphs(model.counter)
+    return Computation(replace(known, forget=graphs.forget), graphs)
+
+
+def load_transferring(job: Job) -> Subject:
+    """The subject of a job, with the model that its attacks are transferred to where the spec says so.
+
+    Raises:
+        UserError: as `load_subject`; or a model to transfer to is missing, not asked for, or another one.
+    """
+    asked = "transfer" in job.spec["upstream"]
+    if asked and job.other is None:
+        other = specs.other_trades(job.spec["model"])
+        raise UserError(f"--other is missing, but the spec transfers the attacks on {job.spec['model']} to {other}")
+    if job.other is not None and not asked:
+        raise UserError(f"--other is {job.other}, but the spec transfers the attacks on {job.spec['model']} nowhere")
+    subject = load_subject(job)
+    return subject if job.other is None else _transferring(subject, job.other)
+
+
+def _transferring(subject: Subject, path: Path) -> Subject:
+    name, settings = specs.other_trades(subject.name), subject.settings
+    other = fitting(load_model(path, subject.job.device), subject.dataset, path=path)
+    _computation(other.model, settings, subject.job)
+    _check_origin(other, path, subject.job.spec, name)
+    judges = tuple(_judge(other, settings, name, defence) for defence in specs.MODELS[name].defences)
+    return replace(subject, other=other, transferred=judges)
+
+
+def _controls(settings: Settings, name: str) -> tuple[specs.Defence, ...]:
+    if "entropy" not in settings:
+        return ()
+    return specs.MODELS[name].controls(settings.section("entropy", Entropy))
+
+
+def _check_batch_size(settings: Settings, job: Job) -> None:
+    if "evaluation.batch_size" in settings and settings["evaluation.batch_size"] != job.batch_size:
+        raise UserError(
+            f"--batch-size is {job.batch_size}, but the spec has evaluation.batch_size "
+            f"{settings['evaluation.batch_size']}, and its solver couples the images of a batch"
+        )
+
+
+def _check_origin(loaded: Loaded, path: Path, spec: Mapping[str, Any], model: str) -> None:
+    """Refuse what is not this model of the spec's seed."""
+    trained = loaded.provenance["spec"]
+    if trained.get("stage") == "import" and trained["model"] is None:
+        raise UserError(
+            f"checkpoint {path} was imported without --model and --seed, "
+            f"but the spec is of {model} of seed {spec['seed']}: import it again with both"
+        )
+    there = (trained.get("model", specs.TRUNK), trained["seed"])
+    wanted = (model, spec["seed"])
+    if there != wanted:
+        asks = "is of" if model == spec["model"] else "transfers to"
+        raise UserError(
+            f"checkpoint {path} is {there[0]} of seed {there[1]}, but the spec {asks} {wanted[0]} of seed {wanted[1]}"
+        )
+
+
+def _judge(loaded: Loaded, settings: Settings, name: str, defence: specs.Defence) -> Judge:
+    model = loaded.model
+    if not isinstance(model, DEQClassifier):
+        return NetworkJudge(model, name)
+    return DEQJudge(model, build_dynamics(settings, defence), defence, build_final_unroll(settings), name)
+
+
+def build_dynamics(settings: Settings, defence: specs.Defence) -> Dynamics:
+    """The dynamics of a defence, or of a control of Sec. 3.2, that settings describe."""
+    plain = build_plain(settings)
+    if defence == "plain":
+        return plain
+    entropy = settings.section("entropy", Entropy)
+    if defence != "entropy":
+        entropy = control(entropy, defence, steps=plain.termination.max_steps)
+    return build_defended(settings, entropy)
+
+
+def build_defended(settings: Settings, entropy: Entropy) -> Dynamics:
+    """The dynamics of Sec. 3.2 by keys of its own; the undefended ones where these are the same bit for bit."""
+    plain = build_plain(settings)
+    if undefended(entropy, steps=plain.termination.max_steps):
+        return plain
+    ball = LinfBall(settings.section("threat_model", ThreatModel).epsilon_255 / 255)
+    return build_entropy_reduction(
+        entropy, solver=plain.solver, termination=plain.termination, ball=ball, returned=plain.returned
+    )
+
+
+@dataclass(frozen=True)
+class LogitsOf:
+    """Images to the logits of a surrogate; equal for equal surrogates of one model."""
+
+    model: DEQClassifier
+    surrogate: IntermediateState | StackedStates | DefendedState
+
+    def __call__(self, x: Tensor) -> Logits:
+        """The logits, differentiable."""
+        return self.surrogate(self.model, x)
+
+
+def build_plain(settings: Settings) -> PlainDynamics:
+    """The undefended dynamics that settings describe."""
+    solver = settings.section("solver", Solver)
+    return PlainDynamics(build_solver(solver), build_termination(solver), solver.returned)
+
+
+def build_final_unroll(settings: Settings) -> Unrolled:
+    """The unroll from z* to the final state that settings describe."""
+    return Unrolled(
+        steps=settings["evaluation.final_unroll_steps"],
+        damping=specs.FINAL_DAMPING,
+        lead_step=settings["attack.unroll"]["lead_step"],
+    )

@@ -1,0 +1,216 @@
+"""Work in pieces that outlive their job: what is finished is kept, and a job started again goes on behind it."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from deqpipe.counts import NO_EVALUATIONS, Evaluations, sum_of
+from deqpipe.errors import UserError
+from deqpipe.evaluation.batching import Batching
+from deqpipe.evaluation.evaluated_model import Subject
+from deqpipe.evaluation.rows import Columns, no_rows
+from deqpipe.machine.device import describe
+from deqpipe.results import records
+from deqpipe.results.lock import EXIT_UNFINISHED, StopRequest, locked
+from deqpipe.results.provenance import evaluations_of, provenance
+from deqpipe.results.records import Records
+from deqpipe.workflow import specs
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a piece came to.
+
+    Attributes:
+        columns: its rows.
+        flags: what a reader of the results must be told, such as the warnings of a library.
+    """
+
+    columns: Columns
+    flags: tuple[str, ...] = ()
+
+
+Piece: TypeAlias = Callable[[], Found]
+"""Computes one piece."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Pieces that are cheaper to compute several at once.
+
+    Attributes:
+        names: of all pieces.
+        compute: the pieces of some names.
+        size: how many at once.
+        batching: of their images; None: the subject's.
+    """
+
+    names: tuple[str, ...]
+    compute: Callable[[Sequence[str]], Sequence[Found]]
+    size: int = 1
+    batching: Batching | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of a stage that one job takes.
+
+    Attributes:
+        images: test images.
+        state: folder of finished pieces.
+        budget_minutes: the job leaves, with its finished pieces kept, when they are over.
+    """
+
+    images: range
+    state: Path
+    budget_minutes: float
+
+    @property
+    def name(self) -> str:
+        """Such as images0-959."""
+        return f"images{self.images.start}-{self.images.stop - 1}"
+
+
+def file_of(subject: Subject, part: Part, piece: str) -> Path:
+    """Where a piece is kept once it is finished, for pieces that follow from others."""
+    return part.state / "points" / subject.weights / f"{piece}_{part.name}.parquet"
+
+
+def run_pieces(
+    subject: Subject,
+    part: Part,
+    pieces: Mapping[str, Piece],
+    *,
+    piece_spec: Mapping[str, Any],
+    name: str | None = None,
+    batching: Batching | None = None,
+) -> int:
+    """Compute the pieces that are not finished yet, one by one, then write all of them as the job's output.
+
+    Args:
+        subject: the model under evaluation, with the call that it was loaded for.
+        part: which images, and where finished pieces are kept.
+        pieces: by name; names are file names, and stand for the same rows in every job of this state folder.
+        piece_spec: what a finished piece depends on.
+        name: of the part, where its images alone do not tell it from others of the state folder.
+        batching: of the images of a piece; None: the subject's.
+
+    Returns:
+        The exit status: 0, or that of an unfinished job.
+
+    Raises:
+        UserError: the time was over before one piece was finished, or the state folder holds pieces of another spec.
+    """
+
+    def compute(names: Sequence[str]) -> list[Found]:
+        return [pieces[piece]() for piece in names]
+
+    groups = Groups(tuple(pieces), compute, batching=batching)
+    return run_groups(subject, part, groups, piece_spec=piece_spec, name=name)
+
+
+def run_groups(
+    subject: Subject, part: Part, groups: Groups, *, piece_spec: Mapping[str, Any], name: str | None = None
+) -> int:
+    """The same for pieces that are computed several at once; those that are finished leave their groups."""
+    files = {piece: file_of(subject, part, piece) for piece in groups.names}
+    with locked(part.state / "locks" / (name or part.name)), StopRequest(part.budget_minutes) as stop:
+        still_open = [piece for piece in groups.names if not _is_finished(files[piece], piece_spec, part)]
+        if len(still_open) < len(files):
+            _logger.info("%d of %d pieces are finished already", len(files) - len(still_open), len(files))
+        work = Groups(tuple(still_open), groups.compute, groups.size, groups.batching)
+        finished = _finish(subject, work, files, piece_spec, stop)
+        if finished == 0 and still_open and not stop.signalled:
+            raise UserError(f"not one piece finished within {part.budget_minutes:g} minutes: allow more time")
+    if finished < len(still_open):
+        return EXIT_UNFINISHED
+    _publish(subject, list(files.values()))
+    return 0
+
+
+def _is_finished(file: Path, piece_spec: Mapping[str, Any], part: Part) -> bool:
+    if not file.exists():
+        return False
+    found = records.read(file, ("image",)).provenance[0]["spec"]
+    if specs.dumps(found) != specs.dumps(piece_spec):
+        raise UserError(f"finished piece {file} belongs to another spec; delete {part.state}")
+    return True
+
+
+def _finish(
+    subject: Subject, groups: Groups, files: Mapping[str, Path], piece_spec: Mapping[str, Any], stop: StopRequest
+) -> int:
+    """Compute pieces until asked to stop; how many were computed."""
+    total = len(groups.names)
+    for first in range(0, total, groups.size):
+        if stop.should_stop():
+            return first
+        names = groups.names[first : first + groups.size]
+        started, evaluations = time.monotonic(), subject.evaluations
+        found = (groups.batching or subject.batching).backing_off(partial(groups.compute, names))
+        shares = _shares(origin(subject, piece_spec, started, evaluations), len(names))
+        for number, (name, piece, told) in enumerate(zip(names, found, shares, strict=True), first + 1):
+            records.write(files[name], piece.columns, provenance=told | {"flags": list(piece.flags)})
+            _logger.info("%d/%d %s: %s", number, total, name, scores(piece.columns))
+    return total
+
+
+def _shares(told: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """The provenance of each of `count` pieces computed at once: their cost is divided among them."""
+    seconds = round(told["seconds"] / count, 3)
+    shares = Evaluations(**told["evaluations"]).divided(count)
+    return [told | {"seconds": seconds, "evaluations": asdict(share)} for share in shares]
+
+
+def _publish(subject: Subject, files: list[Path]) -> None:
+    merged = records.merge([records.read(file) for file in files]) if files else _nothing(subject)
+    whole = provenance(
+        subject.job.spec,
+        device=describe(subject.job.device),
+        inputs=subject.job.inputs,
+        weights=subject.weights,
+        seconds=sum((part["seconds"] for part in merged.provenance), start=0.0),
+        evaluations=sum_of(evaluations_of(part, files[0].parent) for part in merged.provenance),
+    )
+    records.write(subject.job.output, merged.columns, provenance=whole | {"flags": list(flags_of(merged))})
+
+
+def _nothing(subject: Subject) -> Records:
+    """No rows: a race may leave a job without any point."""
+    final = subject.final_point()
+    return Records(no_rows(final.state if final else 0), ())
+
+
+def flags_of(merged: Records) -> tuple[str, ...]:
+    """What the pieces told beside their rows: every different line once, in order."""
+    return tuple(dict.fromkeys(flag for entry in merged.provenance for flag in entry.get("flags", ())))
+
+
+def origin(
+    subject: Subject, spec: Mapping[str, Any], started: float, evaluations: Evaluations = NO_EVALUATIONS
+) -> dict[str, Any]:
+    """Provenance of what was computed since `started` (of `time.monotonic`), after so many evaluations of f."""
+    return provenance(
+        spec,
+        device=describe(subject.job.device),
+        inputs=subject.job.inputs,
+        weights=subject.weights,
+        seconds=time.monotonic() - started,
+        evaluations=subject.evaluations - evaluations,
+    )
+
+
+def scores(columns: Columns) -> str:
+    """Accuracy at z^[N] per defence, or at the one state that was computed, for the log."""
+    predicted = columns["predicted"]
+    last = max(predicted.shape[1] - 2, 0)
+    there = (predicted != records.NOT_COMPUTED).any(0)
+    correct = predicted[:, last if there[last] else there.argmax()] == columns["label"]
+    names = [name for name in ("plain", "entropy") if name in columns["defence"]]
+    return ", ".join(f"{name} {correct[columns['defence'] == name].mean():.1%}" for name in names)

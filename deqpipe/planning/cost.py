@@ -1,0 +1,500 @@
+"""How much a job computes, from the configuration alone: evaluations of f, and the parts that a machine takes time for.
+
+Evaluations are counted per image, forward and backward, as provenance has them (`formulas`). A part is a kind of work
+whose price per evaluation (or per image, or per job) is measured. Where work depends on results, it is assumed:
+`ASSUMED`.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from typing import TypeAlias
+
+from deqpipe.attack.autoattack import runnable
+from deqpipe.config import AttackName, Config, Entropy
+from deqpipe.counts import NO_EVALUATIONS, Evaluations, Number
+from deqpipe.defence.entropy import control, undefended
+from deqpipe.evaluation.judge import CLASSES, CLASSES_ALONG, EVERYTHING, Wanted, at
+from deqpipe.planning import formulas
+from deqpipe.workflow import specs
+
+ASSUMED = (
+    "no image leaves AutoAttack early where nothing is said of it",
+    "the strongest points have the mean i and K_a of the grid",
+    "the early state is the last one, unless it is fixed",
+    "every point stays in a race",
+    "a solve takes all its steps, whatever solver.tolerance says",
+    "downloads, and reading records for tables and figures, take no time",
+)
+"""What the work of jobs is reckoned with where it depends on results."""
+
+Part: TypeAlias = str
+"""start, report: jobs. pass: images through stem and head, with gradient. solve: evaluations in a solve. unroll:
+applications of f in an unroll, each with its gradient. descent: evaluations, whichever way, in Sec. 3.2's updates.
+read: states that the head reads. pretrain, train/<model>: evaluations, whichever way, in training.
+resnet/train/<framework>, resnet/gradient, resnet/decide: images."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be computed: evaluations of f, and how much of each part."""
+
+    evaluations: Evaluations = NO_EVALUATIONS
+    parts: Mapping[Part, Number] = field(default_factory=dict)
+
+    def __add__(self, other: "Work") -> "Work":
+        """Both."""
+        names = {**self.parts, **other.parts}
+        parts = {name: self.parts.get(name, 0.0) + other.parts.get(name, 0.0) for name in names}
+        return Work(self.evaluations + other.evaluations, parts)
+
+    def __mul__(self, times: Number) -> "Work":
+        """The same so many times."""
+        return Work(self.evaluations * times, {name: times * amount for name, amount in self.parts.items()})
+
+    def seconds(self, prices: Mapping[Part, Number]) -> Number:
+        """How long it takes with these seconds per unit of each part."""
+        return sum(amount * prices[name] for name, amount in self.parts.items())
+
+
+@dataclass(frozen=True)
+class Images:
+    """How many images a source has, and of which shape.
+
+    Attributes:
+        train: those that are trained on.
+        validation: held out.
+        test: test images.
+        shape: channels, height, width.
+        classes: how many.
+    """
+
+    train: int
+    validation: int
+    test: int
+    shape: tuple[int, int, int]
+    classes: int
+
+
+# Decisions, per image
+
+
+def decision(config: Config, defence: specs.Defence, wanted: Wanted = EVERYTHING) -> Work:
+    """One decision of a DEQ on an image, as far as it is looked at."""
+    found, plain = (formulas.decision(config, one, wanted) for one in (defence, "plain"))
+    states = 1 if wanted.only is not None else config.solver.steps + wanted.final
+    return Work(plain, {"solve": plain.forward, "read": states}) + _descents(found - plain)
+
+
+def swept(config: Config, settings: Iterable[specs.EntropySetting], wanted: Wanted) -> Work:
+    """The decisions of other T_f and R. Equal ones are computed once."""
+    found = {_swept_keys(config, setting) for setting in settings}
+    plain = formulas.dynamics(config.solver)
+    added = (formulas.dynamics(config.solver, entropy) - plain for entropy in found if entropy is not None)
+    return _sum((decision(config, "plain", wanted) * len(found), *(_descents(more) for more in added)))
+
+
+def _swept_keys(config: Config, setting: specs.EntropySetting) -> Entropy | None:
+    changed = {"solver_steps": setting.solver_steps, "input_steps": setting.input_steps}
+    entropy = config.entropy.model_copy(update=changed)
+    if setting.restart_only:
+        entropy = control(entropy, "entropy_restart_only", steps=config.solver.steps)
+    return None if undefended(entropy, steps=config.solver.steps) else entropy
+
+
+def _descents(added: Evaluations) -> Work:
+    """What Sec. 3.2 takes more."""
+    return Work(added, {"descent": added.total})
+
+
+def decisions(config: Config, model: str, *, controls: bool = True, wanted: Wanted = EVERYTHING) -> Work:
+    """All decisions that a model's attacked images are scored on. Equal ones are computed once."""
+    kind = specs.MODELS[model]
+    if kind.architecture == "resnet":
+        return _network({"decide": 1.0})
+    names = (*kind.defences, *(kind.controls(config.entropy) if controls else ()))
+    different = {formulas.keys(config, name): name for name in reversed(names)}
+    return _sum(decision(config, name, wanted) for name in different.values())
+
+
+def references(config: Config, model: str) -> Work:
+    """The clean states that deviations are measured from; of a ResNet there are none."""
+    kind = specs.MODELS[model]
+    if kind.architecture == "resnet":
+        return Work()
+    found = _sum(decision(config, defence, CLASSES) for defence in kind.defences)
+    return Work(found.evaluations, {name: amount for name, amount in found.parts.items() if name != "read"})
+
+
+# Attacks, per image
+
+
+def gradient_pass(config: Config, state: Number, steps: Number) -> Work:
+    """One gradient of the surrogate of z^[state], unrolled `steps` times."""
+    unroll = steps + config.attack.unroll.lead_step
+    evaluations = formulas.surrogate_gradient(config, state, steps)
+    return Work(evaluations, {"pass": 1.0, "solve": state, "unroll": unroll})
+
+
+def forward_pass(config: Config, state: Number, steps: Number) -> Work:
+    """The surrogate's logits alone."""
+    evaluations = formulas.surrogate(config, state, steps)
+    return Work(evaluations, {"pass": 1.0, "solve": evaluations.forward})
+
+
+def through_defence(config: Config, points: Sequence[specs.GridPoint]) -> Work:
+    """What a pass takes more when its state comes from the dynamics of Sec. 3.2, on average over some points."""
+    return _sum(_descents(formulas.through_defence(config, point.state)) for point in points) * (1 / len(points))
+
+
+def point_pgd(config: Config, point: specs.GridPoint, steps: int) -> Work:
+    """PGD on the surrogate of a point."""
+    return gradient_pass(config, point.state, point.steps) * steps
+
+
+def mean_point(points: Sequence[specs.GridPoint]) -> tuple[Number, Number]:
+    """Mean i and K_a of some points."""
+    return sum(point.state for point in points) / len(points), sum(point.steps for point in points) / len(points)
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What AutoAttack attacks in place of a decision.
+
+    Attributes:
+        gradient: a pass with gradient.
+        forward: one without.
+        decision: the decision itself, at all states.
+    """
+
+    gradient: Work
+    forward: Work
+    decision: Work
+
+
+def attacked(config: Config, model: str, defence: str, points: Sequence[specs.GridPoint]) -> Attacked:
+    """A decision and its surrogates at some points, on average; of a ResNet the network itself."""
+    if specs.MODELS[model].architecture == "resnet":
+        return Attacked(_network({"gradient": 1.0}), _network({"decide": 1.0}), _network({"decide": 1.0}))
+    state, steps = mean_point(points)
+    through = through_defence(config, points) if defence == "entropy" else Work()
+    return Attacked(
+        gradient_pass(config, state, steps) + through,
+        forward_pass(config, state, steps) + through,
+        decision(config, "entropy" if defence == "entropy" else "plain", at(_deciding(config))),
+    )
+
+
+def _deciding(config: Config) -> int:
+    return config.early_state.index if config.early_state.mode == "fixed" else config.solver.steps
+
+
+def library(config: Config, attack: str, target: Attacked, *, classes: int) -> Work:
+    """One of AutoAttack's attacks on an image that nothing fools, and what decides about it.
+
+    With `keep: best_loss` the image that fools the surrogate is shown to the decision, too, where it withstands the
+    other one.
+    """
+    passes = formulas.library_passes(config, attack, classes=classes)
+    shown = 2 if config.autoattack.keep == "best_loss" else 1
+    return target.gradient * passes.gradients + target.forward * passes.forwards + target.decision * shown
+
+
+def _network(amounts: Mapping[str, Number]) -> Work:
+    """Work of a ResNet, which has no f."""
+    return Work(parts={f"resnet/{name}": amount for name, amount in amounts.items()})
+
+
+# Jobs
+
+
+def job(
+    rule: str,
+    wildcards: Mapping[str, str],
+    config: Config,
+    images: Images,
+    *,
+    entering: Mapping[str, Number] | None = None,
+) -> Work:
+    """The work of one of Snakemake's jobs.
+
+    Args:
+        rule: its rule.
+        wildcards: which of the rule's jobs.
+        config: the experiment.
+        images: of its source.
+        entering: the share of its images that each of AutoAttack's attacks is run on; of those it does not name, all.
+    """
+    if rule == "autoattack":
+        return Work(parts={"start": 1.0}) + _autoattack(config, images, wildcards, entering or {})
+    if rule in _COMPUTING:
+        return Work(parts={"start": 1.0}) + _COMPUTING[rule](config, images, wildcards)
+    return Work(parts={"start" if rule in ("prepare_data", "use_imported") else "report": 1.0})
+
+
+def taken(rule: str, wildcards: Mapping[str, str], config: Config, images: Images) -> int:
+    """Images that a job takes: of a training all that its steps see, otherwise those that it judges or times."""
+    first = config.pretrain.steps
+    match rule:
+        case "pretrain":
+            return _seen(config, images, first)
+        case "train_deq":
+            last = config.training.epochs * _per_epoch(config, images)
+            return _seen(config, images, last) - _seen(config, images, first)
+        case "train_resnet":
+            return config.resnet.training.epochs * images.train
+        case "select_early_state":
+            return _validated(config, images)
+        case "time_training" | "time_inference":
+            return config.timing.batch_size
+        case "clean" | "attack_pgd":
+            return config.evaluation.images
+        case "attack_example":
+            return _example_batch(config)
+    return _count(wildcards.get("images") or wildcards["shard"].partition("images")[2]) if uses_device(rule) else 0
+
+
+def uses_device(rule: str) -> bool:
+    """Whether jobs of a rule train or evaluate."""
+    return rule in _COMPUTING or rule == "autoattack"
+
+
+def trains(rule: str) -> bool:
+    """Whether jobs of a rule spend their time on training steps."""
+    return rule in ("pretrain", "train_deq", "train_resnet", "time_training")
+
+
+def runs_alone(rule: str) -> bool:
+    """Whether jobs of a rule want the whole machine."""
+    return rule in ("time_training", "time_inference")
+
+
+def _pretrain(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
+    steps = config.pretrain.steps
+    epochs = ceil(steps / _per_epoch(config, images))
+    trained = formulas.pretraining_step(config) * _seen(config, images, steps)
+    validated = formulas.pretraining_validation(config) * (epochs * images.validation)
+    return _trained(trained + validated, "pretrain")
+
+
+def _train_deq(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
+    model, per_epoch = wildcards["model"], _per_epoch(config, images)
+    first, last = config.pretrain.steps, config.training.epochs * per_epoch
+    stop = min(max(config.jacobian.stop_epoch * per_epoch, first), last) if _weight(config, model) else first
+    with_term = _seen(config, images, stop) - _seen(config, images, first)
+    without = _seen(config, images, last) - _seen(config, images, stop)
+    epochs = config.training.epochs - first // per_epoch
+    total = (
+        training_step(config, model, regularised=config.jacobian.frequency) * with_term
+        + training_step(config, model) * without
+        + formulas.validation(config, model) * (epochs * _validated(config, images))
+    )
+    return _trained(total, f"train/{_priced_as(model)}")
+
+
+def training_step(config: Config, model: str, *, regularised: Number = 0) -> Evaluations:
+    """A training step of a DEQ on average, per image; `regularised`: the share of steps with the Jacobian term."""
+    extra = regularised * sum(config.jacobian.length_jitter) / 2
+    states = formulas.drawn(config, model, extra=extra)
+    return formulas.training_step(config, model, states, regularised=regularised)
+
+
+def _priced_as(model: str) -> str:
+    """The method whose steps are timed; the models of Figure 6 differ in a weight only."""
+    kind = specs.MODELS[model]
+    return next(
+        name
+        for name in specs.DEQS
+        if (specs.MODELS[name].framework, specs.MODELS[name].random_states) == (kind.framework, kind.random_states)
+    )
+
+
+def _weight(config: Config, model: str) -> Number:
+    kind = specs.MODELS[model]
+    weights = config.jacobian.other_weight if kind.other_jacobian else config.jacobian.weight
+    found: Number = getattr(weights, kind.framework or "")
+    return found
+
+
+def _train_resnet(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
+    kind, epochs = specs.MODELS[wildcards["model"]], config.resnet.training.epochs
+    validated = epochs * _validated(config, images)
+    return _network(
+        {
+            f"train/{kind.framework}": float(epochs * images.train),
+            "decide": 2.0 * validated,
+            "gradient": float(validated * config.selection.attack.steps),
+        }
+    )
+
+
+def _clean(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
+    return decisions(config, wildcards["model"]) * config.evaluation.images
+
+
+def _select(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
+    model = wildcards["model"]
+    attack = point_pgd(config, specs.ready_made(config), config.selection.attack.steps)
+    return (attack + decisions(config, model, controls=False, wanted=CLASSES)) * _validated(config, images)
+
+
+def _attack_pgd(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
+    model, steps = wildcards["model"], config.attack.pgd.steps
+    if specs.MODELS[model].architecture == "resnet":
+        attack = _network({"gradient": float(steps)})
+    else:
+        attack = point_pgd(config, specs.ready_made(config), steps)
+    return (attack + references(config, model) + decisions(config, model)) * config.evaluation.images
+
+
+def _attack_grid(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
+    first, last = _range(wildcards["shard"], "states")
+    points = [point for point in specs.grid_points(config) if first <= point.state <= last]
+    other = specs.transfers_to(config, wildcards["model"])
+    return _grid_points(config, wildcards["model"], points, other=other) * _count(wildcards["shard"], "images")
+
+
+def _attack_point(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
+    point = specs.GridPoint.parse(wildcards["point"])
+    return _grid_points(config, wildcards["model"], [point], other=None) * _count(wildcards["images"])
+
+
+def _grid_points(config: Config, model: str, points: list[specs.GridPoint], *, other: str | None) -> Work:
+    """Points of the grid, scored on every decision of the model and of the one that images are transferred to."""
+    scored = decisions(config, model)
+    if other is not None:
+        scored += decisions(config, other, controls=False)  # which have nothing to be compared with
+    return references(config, model) + _sum(
+        point_pgd(config, point, config.attack.pgd.steps) + scored for point in points
+    )
+
+
+def _autoattack(config: Config, images: Images, wildcards: Mapping[str, str], entering: Mapping[str, Number]) -> Work:
+    target = attacked(config, wildcards["model"], wildcards["defence"], specs.grid_points(config))
+    attacks = runnable(config.autoattack.attacks, classes=images.classes)
+    count = _count(wildcards["images"])
+    checked = target.forward * (formulas.CHECKS * min(config.autoattack.batch_size, count))
+    return (
+        _sum(_library_attack(config, images, wildcards, attack, target) * entering.get(attack, 1) for attack in attacks)
+        + target.decision * count
+        + checked
+    )
+
+
+def _attack_top(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
+    points = [point for point in specs.grid_points(config) if point.damping == specs.FINAL_DAMPING]
+    target = attacked(config, wildcards["model"], "entropy", points)
+    attacks: tuple[AttackName, ...] = ("apgd_ce", "square")
+    once = _sum(_library_attack(config, images, wildcards, attack, target) for attack in attacks)
+    return once * min(config.autoattack.top_points, len(points))
+
+
+def _library_attack(
+    config: Config, images: Images, wildcards: Mapping[str, str], attack: AttackName, target: Attacked
+) -> Work:
+    """One of the library's attacks on all images of a job that it is run on."""
+    first, last = _range(wildcards["images"])
+    for_square = max(0, min(last + 1, config.autoattack.square_images) - first)
+    exposed = for_square if attack == "square" else last + 1 - first
+    return library(config, attack, target, classes=images.classes) * exposed
+
+
+def _attack_in_loop(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
+    model, grid = wildcards["model"], specs.grid_points(config)
+    crafted = gradient_pass(config, *mean_point(grid)) + through_defence(config, grid)
+    both = (model, specs.other_trades(model))
+    scored = _sum(decisions(config, one, controls=False, wanted=CLASSES_ALONG) for one in both)
+    points = min(config.attack.in_loop_points, len(grid))
+    return (crafted * config.attack.pgd.steps + scored) * (points * _count(wildcards["images"]))
+
+
+def _attack_sweep(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
+    grid, wanted = specs.grid_points(config), config.entropy_sweep.points
+    count = len(grid) if wanted == "all" else min(wanted, len(grid))
+    attack = gradient_pass(config, *mean_point(grid)) * config.attack.pgd.steps
+    scored = swept(config, specs.entropy_settings(config), CLASSES_ALONG)
+    return (attack + scored) * (count * _count(wildcards["images"]))
+
+
+def _attack_example(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
+    attack = point_pgd(config, specs.ready_made(config), config.attack.pgd.steps)
+    return (attack + decision(config, "plain", CLASSES)) * _example_batch(config)
+
+
+def _example_batch(config: Config) -> int:
+    """The images that the one of Figure 2 is crafted again with."""
+    return min(batch_size(config), config.attack.images_per_job)
+
+
+def batch_size(config: Config) -> int:
+    """Images at once in evaluation, as far as the configuration tells."""
+    return min(config.evaluation.expected_batch_size, config.evaluation.images)
+
+
+def _time_training(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
+    timing = config.timing
+    seen = (timing.warmup + timing.repeats * config.solver.steps) * timing.batch_size
+    return _sum(_trained(training_step(config, model) * seen, f"train/{model}") for model in specs.DEQS)
+
+
+def _time_inference(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
+    timing, sweep, last = config.timing, config.entropy_sweep, at(config.solver.steps)
+    settings = [specs.EntropySetting(every, steps) for every in sweep.solver_steps for steps in sweep.input_steps]
+    each = _sum(swept(config, [setting], last) for setting in settings) + decision(config, "plain", last)
+    return each * ((timing.warmup + timing.repeats) * timing.batch_size)
+
+
+_COMPUTING = {
+    "pretrain": _pretrain,
+    "train_deq": _train_deq,
+    "train_resnet": _train_resnet,
+    "select_early_state": _select,
+    "clean": _clean,
+    "attack_grid": _attack_grid,
+    "attack_pgd": _attack_pgd,
+    "attack_point": _attack_point,
+    "attack_top": _attack_top,
+    "attack_in_loop": _attack_in_loop,
+    "attack_sweep": _attack_sweep,
+    "attack_example": _attack_example,
+    "time_training": _time_training,
+    "time_inference": _time_inference,
+}
+
+
+def _trained(evaluations: Evaluations, part: Part) -> Work:
+    return Work(evaluations, {part: evaluations.total})
+
+
+def _sum(works: Iterable[Work]) -> Work:
+    total = Work()
+    for work in works:
+        total += work
+    return total
+
+
+def _per_epoch(config: Config, images: Images) -> int:
+    return ceil(images.train / config.training.batch_size)
+
+
+def _seen(config: Config, images: Images, steps: int) -> int:
+    """Images in the first so many training steps; the last batch of an epoch may be smaller."""
+    epochs, rest = divmod(steps, _per_epoch(config, images))
+    return epochs * images.train + min(rest * config.training.batch_size, images.train)
+
+
+def _validated(config: Config, images: Images) -> int:
+    """Images that epochs and early states are chosen by."""
+    return images.validation if config.selection.split == "validation" else images.test
+
+
+def _range(text: str, name: str = "") -> tuple[int, int]:
+    match = re.search(rf"{name}(\d+)-(\d+)", text)
+    assert match is not None, f"{text} names no {name or 'range'}"
+    return int(match[1]), int(match[2])
+
+
+def _count(text: str, name: str = "") -> int:
+    first, last = _range(text, name)
+    return last + 1 - first

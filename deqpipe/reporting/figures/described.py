@@ -1,0 +1,31 @@
+"""The words of a figure, in the sidecar beside its picture; to read them draws nothing and imports no matplotlib."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deqpipe.reporting.sidecar import Origin, read_sidecar
+
+FIGURES = (2, 3, 4, 5, 6)
+"""Their numbers in the paper."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """What stands in a figure's sidecar."""
+
+    number: int
+    title: str
+    caption: str
+    alt: str
+    notes: tuple[str, ...]
+    conditions: tuple[str, ...]
+    origin: Origin
+
+
+def read(path: Path) -> Described:
+    """The words of a figure from its sidecar.
+
+    Raises:
+        UserError: the file is missing or no sidecar.
+    """
+    return read_sidecar(path, Described, what="figure")

@@ -1,0 +1,1 @@
+"""The paper's numbers, and its experiment as settings."""

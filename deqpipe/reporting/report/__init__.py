@@ -1,0 +1,1 @@
+"""The report: one page with all tables and figures, and what they amount to."""

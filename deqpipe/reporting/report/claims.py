@@ -1,0 +1,361 @@
+"""What the paper claims at each table and figure, and whether the numbers of this run show it.
+
+A claim is taken apart into comparisons. One of them shows it if its interval excludes the opposite: that of a paired
+difference where a table has one, otherwise two intervals that do not overlap, which asks for more. A claim is shown if
+every comparison shows it, contradicted if any shows the opposite, and otherwise open.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from deqpipe.analysis.decisions import Decision, eight
+from deqpipe.config import Config
+from deqpipe.reporting.paper import published
+from deqpipe.reporting.tables import table1, table8
+from deqpipe.reporting.tables.formats import Cell
+from deqpipe.workflow import specs
+
+Verdict: TypeAlias = Literal["shown", "contradicted", "open", "not comparable"]
+Sign: TypeAlias = Literal[-1, 0, 1]
+"""Of one comparison: it shows the claim (1), the opposite (-1), or neither."""
+Cells: TypeAlias = Mapping[tuple[str, str], Cell]
+"""Of one table, by row and column."""
+Rows: TypeAlias = Sequence[Mapping[str, str]]
+"""Of one figure's csv."""
+
+_PAIRS = (
+    ("deq_pgd_at_base", "deq_pgd_at_random_states"),
+    ("deq_trades_base", "deq_trades_random_states"),
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What numbers say of a claim.
+
+    Attributes:
+        paper: the claim, in short.
+        signs: of its comparisons; None where a number or its interval is absent.
+        compared: what the comparisons are.
+        aside: what else must be known.
+    """
+
+    paper: str
+    signs: tuple[Sign | None, ...]
+    compared: str
+    aside: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One line of the overview: a table or figure, the paper's claim there, and what becomes of it."""
+
+    name: str
+    paper: str
+    verdict: Verdict
+    here: str
+
+    @property
+    def anchor(self) -> str:
+        """Where the table or figure stands in the report."""
+        return "".join(self.name.lower().split()[:2])
+
+
+def judge(name: str, found: Found) -> Claim:
+    """The verdict on a claim, with the count of comparisons behind it."""
+    known = [sign for sign in found.signs if sign is not None]
+    counts = _counted(known, found.compared, absent=len(found.signs) - len(known))
+    return Claim(name, found.paper, _verdict(known), " ".join(filter(None, (counts, found.aside))))
+
+
+def _verdict(signs: Sequence[Sign]) -> Verdict:
+    if not signs:
+        return "not comparable"
+    if any(sign < 0 for sign in signs):
+        return "contradicted"
+    return "shown" if all(sign > 0 for sign in signs) else "open"
+
+
+def _counted(signs: Sequence[Sign], compared: str, *, absent: int) -> str:
+    if not signs:
+        return f"Compared would be {compared}, but numbers or their intervals are absent."
+    said = [f"{signs.count(1)} of {len(signs)} show it"]
+    said += [f"{signs.count(-1)} the opposite"] if -1 in signs else []
+    said += [f"{signs.count(0)} leave it open"] if 0 in signs else []
+    said += [f"{absent} more are absent"] if absent else []
+    return f"Compared: {compared}. {', '.join(said)}."
+
+
+def above(high: Cell | None, low: Cell | None) -> Sign | None:
+    """Whether a number lies above another: their intervals do not overlap."""
+    ends = (_interval(high), _interval(low))
+    if ends[0] is None or ends[1] is None:
+        return None
+    return 1 if ends[0][0] > ends[1][1] else -1 if ends[0][1] < ends[1][0] else 0
+
+
+def beyond(cell: Cell | None, bound: float) -> Sign | None:
+    """Whether a number lies above a bound: its interval does not reach it."""
+    ends = _interval(cell)
+    return None if ends is None else 1 if ends[0] > bound else -1 if ends[1] < bound else 0
+
+
+def below(cell: Cell | None, bound: float) -> Sign | None:
+    """Whether a number lies below a bound: its interval does not reach it."""
+    found = beyond(cell, bound)
+    return None if found is None else 1 if found < 0 else -1 if found > 0 else 0
+
+
+def _interval(cell: Cell | None) -> tuple[float, float] | None:
+    if cell is None or cell.low is None or cell.high is None:
+        return None
+    return cell.low, cell.high
+
+
+def of_table1(cells: Cells, config: Config) -> Found:
+    """Each method is above its baseline."""
+    rows = [one.row for one in eight("pgd_at", "trades") if Decision(one.model, one.defence).method != "baseline"]
+    theirs = [published.value(1, row, table1.PGD) for row in rows]
+    base = [published.value(1, f"{row.split(' + ')[0]} baseline", table1.PGD) for row in rows]
+    up = sum(a is not None and b is not None and a > b for a, b in zip(theirs, base, strict=True))
+    return Found(
+        paper="Secs. 3.2 and 3.3 raise robustness over adversarial training alone.",
+        signs=tuple(beyond(cells.get((row, table1.GAIN)), 0.0) for row in rows),
+        compared="each method with its baseline under PGD, paired by image",
+        aside=f"In the paper's own Table 1, {up} of {len(rows)} are above.",
+    )
+
+
+def of_table2(cells: Cells, config: Config) -> Found:
+    """Intermediate-state attacks are stronger than the ready-made one."""
+    return Found(
+        paper="Attacks on intermediate states are always stronger than the ready-made attack.",
+        signs=tuple(beyond(cells.get((one.row, "DIFF")), 0.0) for one in eight("pgd_at", "trades")),
+        compared="FINAL with INTER, paired by image",
+        aside="The opposite cannot come out: INTER is a minimum that contains FINAL.",
+    )
+
+
+def of_table3(cells: Cells, config: Config) -> Found:
+    """Nothing is stronger against a method than attacks on its own weights."""
+    base, random = (Decision(model, "plain").row for model in specs.TRADES)
+    other = {specs.TRADES[0]: random, specs.TRADES[1]: base}
+    own = {specs.TRADES[0]: base, specs.TRADES[1]: random}
+    return Found(
+        paper="Each method is hurt most by the attacks that were crafted on it.",
+        signs=tuple(
+            above(cells.get((one.row, f"from {other[one.model]}")), cells.get((one.row, f"from {own[one.model]}")))
+            for one in eight("trades")
+        ),
+        compared="images crafted on a method's own weights with those of the other TRADES model",
+        aside="Baseline and + Sec. 3.2 share weights and images here: the paper tells them apart.",
+    )
+
+
+def of_table4(cells: Cells, config: Config) -> Found:
+    """APGD is at least as strong as PGD, and Square weaker."""
+    columns = dict.fromkeys(column for row, column in cells if row == "PGD")
+    few = "PGD on Square's images"
+    apgd = [above(cells.get(("PGD", column)), cells.get(("APGD", column))) for column in columns]
+    square = [
+        above(cells.get(("SQUARE", column)), cells.get((few, column), cells.get(("PGD", column)))) for column in columns
+    ]
+    return Found(
+        paper="APGD-CE is stronger than PGD, and Square is weaker.",
+        signs=(*apgd, *square),
+        compared="APGD-CE, and Square on its images, with PGD at every point",
+        aside="The points are those where PGD is lowest, which favours PGD a little.",
+    )
+
+
+def of_table5(cells: Cells, config: Config) -> Found:
+    """A larger T_f is less robust."""
+    least, most = min(config.entropy_sweep.solver_steps), max(config.entropy_sweep.solver_steps)
+    columns = [f"R = {steps}" for steps in config.entropy_sweep.input_steps]
+    pairs = [(cells.get((f"T_f = {least}", name)), cells.get((f"T_f = {most}", name))) for name in columns]
+    return Found(
+        paper="A larger T_f, so descent less often, lowers robustness.",
+        signs=tuple(above(*pair) for pair in pairs if least != most),
+        compared=f"T_f = {least} with T_f = {most} for every R",
+    )
+
+
+def of_table6(cells: Cells, config: Config) -> Found:
+    """Under all attacks, most clean images have the lower entropy."""
+    return Found(
+        paper="Under every attack, most clean images have a lower entropy than their attacked ones (P > 50 %).",
+        signs=tuple(beyond(cells.get((row, "MIN")), 50.0) for row in _undefended()),
+        compared="the lowest P over all attacks with 50 %, for each model",
+    )
+
+
+def of_table7(cells: Cells, config: Config) -> Found:
+    """Under all attacks, clean entropy is lower on average."""
+    return Found(
+        paper="Under every attack, the mean entropy of clean images is lower (Delta H < 0).",
+        signs=tuple(below(cells.get((row, "MAX")), 0.0) for row in _undefended()),
+        compared="the highest Delta H over all attacks with 0, for each model",
+    )
+
+
+def _undefended() -> tuple[str, ...]:
+    return tuple(Decision(model, "plain").row for model in specs.DEQS)
+
+
+def of_table8(cells: Cells, config: Config) -> Found:
+    """Half damping makes the stronger attacks."""
+    rows = tuple(table8.row_names(damping)[1] for damping in (1.0, 0.5))
+    columns = [table8.column_name(state) for state in config.attack.grid.states]
+    return Found(
+        paper="lambda = 0.5 makes stronger attacks than lambda = 1 at every state.",
+        signs=tuple(above(cells.get((rows[0], name)), cells.get((rows[1], name))) for name in columns),
+        compared="lambda = 1 with 0.5 at every attacked state",
+    )
+
+
+def of_table9(cells: Cells, config: Config) -> Found:
+    """Random states make training faster."""
+    rows = [tuple(Decision(model, "plain").row for model in pair) for pair in _PAIRS]
+    return Found(
+        paper="Training with Sec. 3.3 is faster, as its solver stops early.",
+        signs=tuple(above(cells.get((fast, "images/s")), cells.get((slow, "images/s"))) for slow, fast in rows),
+        compared="images per second with and without, by the range of the repeats (no interval)",
+    )
+
+
+def of_table10(cells: Cells, config: Config) -> Found:
+    """More descent steps cost more, seldom ones less."""
+    often, descents = sorted(config.entropy_sweep.solver_steps), sorted(config.entropy_sweep.input_steps)
+    by_steps = [
+        above(_speed(cells, every, descents[0]), _speed(cells, every, descents[-1]))
+        for every in often
+        if len(descents) > 1
+    ]
+    by_often = [
+        above(_speed(cells, often[-1], steps), _speed(cells, often[0], steps)) for steps in descents if len(often) > 1
+    ]
+    return Found(
+        paper="The cost of Sec. 3.2 grows with R and falls with T_f.",
+        signs=(*by_steps, *by_often),
+        compared="smallest with largest R and T_f, by the range of the repeats (no interval)",
+    )
+
+
+def _speed(cells: Cells, solver_steps: int, input_steps: int) -> Cell | None:
+    return cells.get((f"T_f = {solver_steps}", f"R = {input_steps}"))
+
+
+def of_figure2(rows: Rows, config: Config) -> Found:
+    """Attacked images have the higher entropy."""
+    quantity = "prediction entropy: median of the paired difference (nats)"
+    found = [_cell(row, "value") for row in rows if row.get("quantity") == quantity]
+    return Found(
+        paper="Attacked images have a higher prediction entropy at the last state than clean ones.",
+        signs=tuple(beyond(cell, 0.0) for cell in found),
+        compared="the median of attacked minus clean with 0, paired by image",
+    )
+
+
+def of_figure3b(rows: Rows, config: Config) -> Found:
+    """Sec. 3.2 lowers the entropy along the states."""
+    first, kind = config.entropy.solver_steps, "entropy with minus without (nats): quantile 0.5"
+    found = [_cell(row, "value") for row in rows if row.get("kind") == kind and int(row["state"]) >= first]
+    return Found(
+        paper="Sec. 3.2 lowers the prediction entropy at every state after the first.",
+        signs=tuple(below(cell, 0.0) for cell in found),
+        compared=f"the median of with minus without with 0, paired by image, at every state from {first} (T_f) on",
+        aside="Lower entropy alone is no robustness: see the controls.",
+    )
+
+
+def of_figure3c(rows: Rows, config: Config) -> Found:
+    """Random states keep attacked dynamics closer to clean ones."""
+    row_of = {
+        (row["row"], int(row["state"])): _cell(row, "value")
+        for row in rows
+        if row.get("kind") == "mean relative deviation"
+    }
+    slow, fast = (Decision(model, "plain").row for model in _PAIRS[1])
+    states = range(1, config.solver.steps + 1)
+    return Found(
+        paper="With Sec. 3.3, attacked states deviate less from clean ones than with the TRADES baseline.",
+        signs=tuple(above(row_of.get((slow, state)), row_of.get((fast, state))) for state in states),
+        compared="the baseline's mean relative deviation with that of + Sec. 3.3, at every state",
+    )
+
+
+def of_figure4(rows: Rows, config: Config) -> Found:
+    """Random states are above the baseline while training."""
+    pairs = [tuple(Decision(model, "plain").row for model in pair) for pair in _PAIRS]
+    said = [_epochs(rows, better, worse) for worse, better in pairs]
+    return Found(
+        paper="Throughout training, Sec. 3.3 lies above the baseline.",
+        signs=tuple(above(_kept(rows, better), _kept(rows, worse)) for worse, better in pairs),
+        compared="validation accuracies under PGD at the kept epochs",
+        aside=" ".join([*filter(None, said), "One training run per curve."]),
+    )
+
+
+def _epochs(rows: Rows, better: str, worse: str) -> str:
+    """In how many epochs one curve lies above another, whatever the intervals."""
+    one, other = (
+        {row["epoch"]: float(row["accuracy"]) for row in rows if row.get("row") == name} for name in (better, worse)
+    )
+    both = [epoch for epoch in one if epoch in other]
+    return f"{better} is above in {sum(one[e] > other[e] for e in both)} of {len(both)} epochs." if both else ""
+
+
+def of_figure5(rows: Rows, config: Config) -> Found:
+    """As Table 8."""
+    cells = {
+        (table8.row_names(float(row["damping"]))[1], table8.column_name(int(row["state"]))): _cell(row, "accuracy")
+        for row in rows
+        if "damping" in row
+    }
+    return of_table8(cells, config)
+
+
+def of_figure6(rows: Rows, config: Config) -> Found:
+    """PGD-AT needs the larger Jacobian weight."""
+    usual, other = config.jacobian.weight.pgd_at, config.jacobian.other_weight.pgd_at
+    names = [f"PGD-AT, Jacobian weight {weight:g}" for weight in sorted((usual, other))]
+    return Found(
+        paper="PGD-AT needs the larger weight of the Jacobian term; with TRADES the weight matters little.",
+        signs=(above(_kept(rows, names[1]), _kept(rows, names[0])),) if usual != other else (),
+        compared=f"weight {max(usual, other):g} with {min(usual, other):g} under PGD-AT, at the kept epochs",
+        aside="That a weight matters little is nothing that an interval can show. One training run per curve.",
+    )
+
+
+def _kept(rows: Rows, name: str) -> Cell | None:
+    """The epoch whose weights were kept."""
+    return next((_cell(row, "accuracy") for row in rows if row.get("row") == name and row["chosen"] == "True"), None)
+
+
+def _cell(row: Mapping[str, str], column: str) -> Cell:
+    here, low, high = (float(row[name]) if row[name] else None for name in (column, "low", "high"))
+    return Cell("", column, here=here, low=low, high=high)
+
+
+Tabular: TypeAlias = Callable[[Cells, Config], Found]
+Graphic: TypeAlias = Callable[[Rows, Config], Found]
+OF_TABLES: Mapping[int, Tabular] = {
+    1: of_table1, 2: of_table2, 3: of_table3, 4: of_table4, 5: of_table5,
+    6: of_table6, 7: of_table7, 8: of_table8, 9: of_table9, 10: of_table10,
+}  # fmt: skip
+OF_FIGURES: Mapping[int, Mapping[str, Graphic]] = {
+    2: {"Figure 2": of_figure2},
+    3: {"Figure 3 (b)": of_figure3b, "Figure 3 (c)": of_figure3c},
+    4: {"Figure 4": of_figure4},
+    5: {"Figure 5": of_figure5},
+    6: {"Figure 6": of_figure6},
+}
+
+
+def overview(tables: Mapping[int, Iterable[Cell]], figures: Mapping[int, Rows], config: Config) -> tuple[Claim, ...]:
+    """One line per claim, by table and figure; the figures' rows are those of their csv, none where one is absent."""
+    by_name = {number: {(cell.row, cell.column): cell for cell in cells} for number, cells in tables.items()}
+    said = [judge(f"Table {number}", OF_TABLES[number](cells, config)) for number, cells in by_name.items()]
+    graphics = [(name, claim, rows) for number, rows in figures.items() for name, claim in OF_FIGURES[number].items()]
+    return (*said, *(judge(name, claim(rows, config)) for name, claim, rows in graphics))

@@ -1,0 +1,246 @@
+"""report.html: one file with everything in it. It reads finished tables and figures, not records."""
+
+import base64
+import csv
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+from markupsafe import Markup
+
+from deqpipe.analysis.decisions import Decision, EarlyState, Tree, early_states, eight
+from deqpipe.config import Config
+from deqpipe.counts import sum_of
+from deqpipe.errors import UserError
+from deqpipe.reporting import conditions, pages
+from deqpipe.reporting.figures import described
+from deqpipe.reporting.figures.described import FIGURES, Described
+from deqpipe.reporting.report import claims, summary
+from deqpipe.reporting.sidecar import Input, Origin
+from deqpipe.reporting.tables import formats, tables
+from deqpipe.reporting.tables.formats import Table
+from deqpipe.reporting.tables.tables import TABLES
+from deqpipe.results import history, records, weights
+from deqpipe.workflow import specs
+
+_KINDS = {
+    "csv": "text/csv;charset=utf-8",
+    "md": "text/markdown;charset=utf-8",
+    "tex": "text/x-tex;charset=utf-8",
+    "pdf": "application/pdf",
+    "png": "image/png",
+}
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that is part of the report: its address is its content, so that it is found wherever the report lies."""
+
+    name: str
+    kind: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Tabled:
+    """A table, its blocks as HTML, and its files."""
+
+    table: Table
+    body: Markup
+    files: tuple[File, ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with its image as an address; without words it is absent, for a reason, and made by a command."""
+
+    number: int
+    words: Described | None = None
+    image: str = ""
+    files: tuple[File, ...] = ()
+    rows: tuple[dict[str, str], ...] = ()
+    reason: str = ""
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How one model was trained, as text."""
+
+    name: str
+    epochs: int
+    chosen: int
+    clean: str
+    robust: str
+    minutes: str
+    parameters: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The early state of one decision."""
+
+    row: str
+    early: EarlyState
+
+    @property
+    def accuracies(self) -> tuple[str, ...]:
+        """Validation accuracies (%) of the states 1 .. N and, last, of the final state."""
+        return tuple(f"{100 * accuracy:.1f}" for accuracy in (*self.early.accuracy, self.early.final))
+
+
+@dataclass(frozen=True)
+class Made:
+    """What everything in the report was made with."""
+
+    inputs: tuple[Input, ...]
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """Hashes of the package that made the inputs."""
+        return tuple(sorted({one.code for one in self.inputs}))
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Where they were computed."""
+        return tuple(sorted({one.device for one in self.inputs}))
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of everything that records its version; several where inputs differ."""
+        names = sorted({name for one in self.inputs for name in one.versions})
+        found = {name: sorted({one.versions.get(name) or "none" for one in self.inputs}) for name in names}
+        return {name: ", ".join(values) for name, values in found.items()}
+
+    @property
+    def minutes(self) -> str:
+        """Computing time of all inputs together."""
+        return _minutes(sum(one.seconds for one in self.inputs))
+
+    @property
+    def evaluations(self) -> dict[str, str]:
+        """Evaluations of f in all inputs together: forward, backward to inputs, backward to weights."""
+        return {way: f"{number:,}" for way, number in asdict(sum_of(one.evaluations for one in self.inputs)).items()}
+
+
+def write(config: Config, results: Path, output: Path) -> None:
+    """Write the report of a results folder whose tables and figures are finished.
+
+    Raises:
+        UserError: a table, figure, history or early state is missing.
+    """
+    written = {number: tables.read(results / "tables" / f"table{number}.json") for number in TABLES}
+    pictures = [_picture(number, config, results) for number in FIGURES]
+    tree = Tree(results, config, config.seeds[0])
+    origins = [one.origin for one in written.values()]
+    origins += [picture.words.origin for picture in pictures if picture.words]
+    page = pages.template("report.html").render(
+        config=config,
+        data=conditions.data(config),
+        points=len(specs.grid_points(config)),
+        differences=conditions.differences(config),
+        setup=conditions.setup(config, seed=tree.seed),
+        summary=summary.sentences({number: one.table for number, one in written.items()}, config),
+        claims=claims.overview(
+            {number: one.table.cells for number, one in written.items()},
+            {picture.number: picture.rows for picture in pictures},
+            config,
+        ),
+        tables=[_tabled(one.table, results) for one in written.values()],
+        figures=pictures,
+        trainings=[_training(tree, model) for model in _trained(config)],
+        choices=[_choice(tree, decision) for decision in eight("pgd_at", "trades")],
+        made=_made(origins),
+        settings=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100),
+    )
+    records.write_text(output, page)
+
+
+def _trained(config: Config) -> tuple[str, ...]:
+    """The models that were trained here, those of Figure 6 last."""
+    others = specs.OTHER_JACOBIAN if config.figures.jacobian else ()
+    return (*(model for model in specs.EVALUATED if model not in config.imported), *others)
+
+
+def _tabled(table: Table, results: Path) -> Tabled:
+    stem = results / "tables" / f"table{table.number}"
+    return Tabled(table, pages.body(table), tuple(_file(stem.with_suffix(f".{kind}")) for kind in ("csv", "md", "tex")))
+
+
+def _picture(number: int, config: Config, results: Path) -> Picture:
+    if number == 6 and not config.figures.jacobian:
+        return _without_jacobian(number, results)
+    stem = results / "figures" / f"figure{number}"
+    image, *files = (_file(stem.with_suffix(f".{kind}")) for kind in ("png", "pdf", "csv"))
+    with stem.with_suffix(".csv").open(newline="", encoding="utf-8") as file:
+        rows = tuple(csv.DictReader(file))
+    return Picture(number, described.read(stem.with_suffix(".json")), image.address, (image, *files), rows)
+
+
+def _without_jacobian(number: int, results: Path) -> Picture:
+    return Picture(
+        number,
+        reason="figures.jacobian is false: the figure needs two trainings of its own. This makes them and the figure "
+        "(with the --configfile of this run, if it had one); with figures.jacobian: true it is part of the report.",
+        command=f"snakemake --cores all {shlex.quote(str(results / 'figures' / f'figure{number}.png'))}",
+    )
+
+
+def _file(path: Path) -> File:
+    """A file as a data: URI.
+
+    Raises:
+        UserError: it is missing.
+    """
+    kind = path.suffix.removeprefix(".")
+    what = "table" if path.parent.name == "tables" else "figure"
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{what} {path} does not exist") from None
+    return File(path.name, kind, f"data:{_KINDS[kind]};base64,{base64.b64encode(content).decode('ascii')}")
+
+
+def _training(tree: Tree, model: str) -> Training:
+    epochs = history.read(tree.history(model))
+    file = weights.read(tree.weights(model))
+    if file.epoch is None:
+        raise UserError(f"weights {tree.weights(model)} do not say of which epoch they are")
+    kept = history.at(tree.history(model), file.epoch)
+    return Training(
+        name=_name(model, tree.config),
+        epochs=epochs[-1].epoch,
+        chosen=kept.epoch,
+        clean=_percent(kept.clean),
+        robust=_percent(kept.robust),
+        minutes=_minutes(epochs[-1].seconds),
+        parameters=f"{file.parameters:,}",
+    )
+
+
+def _name(model: str, config: Config) -> str:
+    """The row of a trained model; of Figure 6's two with what sets them apart."""
+    row, kind = Decision(model, "plain").row, specs.MODELS[model]
+    if not kind.other_jacobian or kind.framework is None:
+        return row
+    return f"{row}, Jacobian weight {getattr(config.jacobian.other_weight, kind.framework):g}"
+
+
+def _percent(accuracy: float | None) -> str:
+    return formats.DASH if accuracy is None else f"{100 * accuracy:.1f}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _choice(tree: Tree, decision: Decision) -> Choice:
+    return Choice(decision.row, early_states(tree, decision.model)[decision.defence])
+
+
+def _made(origins: Sequence[Origin]) -> Made:
+    """The inputs of all tables and figures; a file stands twice if it was made again between two of them."""
+    unique = {(one.path, one.spec, one.code): one for origin in origins for one in origin.inputs}
+    return Made(tuple(unique[key] for key in sorted(unique)))

@@ -1,0 +1,92 @@
+"""Where a table or figure comes from: the sidecar that stands beside it."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from deqpipe.analysis.decisions import Source
+from deqpipe.config import Config
+from deqpipe.counts import Evaluations
+from deqpipe.errors import UserError
+from deqpipe.results.provenance import evaluations_of
+from deqpipe.workflow import specs
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Input:
+    """A records file that was counted."""
+
+    path: str
+    spec: str
+    """Fingerprint of its spec."""
+    code: str
+    """Hash of the package that made it."""
+    device: str
+    versions: dict[str, str | None]
+    seconds: float
+    evaluations: Evaluations
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a product was made from."""
+
+    config: str
+    """Fingerprint of the resolved configuration."""
+    revision: int
+    """Of the stage that made it."""
+    inputs: tuple[Input, ...]
+
+
+def origin(config: Config, stage: Literal["table", "figure", "report"], sources: Iterable[Source]) -> Origin:
+    """The origin of a product made from these files; a file that was read twice stands once."""
+    unique = {source.path: source for source in sources}
+    inputs = tuple(_input(unique[path]) for path in sorted(unique))
+    return Origin(config=config_fingerprint(config), revision=specs.REVISION[stage], inputs=inputs)
+
+
+def config_fingerprint(config: Config) -> str:
+    """Sixteen hexadecimal digits that stand for a resolved configuration."""
+    text = json.dumps(config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _input(source: Source) -> Input:
+    entry: dict[str, Any] = source.provenance
+    return Input(
+        path=source.path,
+        spec=specs.fingerprint(entry["spec"]),
+        code=str(entry.get("code", "unknown")),
+        device=str(entry.get("device", "unknown")),
+        versions={
+            str(name): None if value is None else str(value) for name, value in entry.get("versions", {}).items()
+        },
+        seconds=float(entry.get("seconds", 0)),
+        evaluations=evaluations_of(entry, Path(source.path)),
+    )
+
+
+def sidecar_text(product: Any) -> str:
+    """The JSON that stands beside a table or figure: all of its dataclass."""
+    return json.dumps(asdict(product), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def read_sidecar(path: Path, kind: type[T], *, what: str) -> T:
+    """A table or figure from its sidecar.
+
+    Raises:
+        UserError: the file is missing or no sidecar.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{what} {path} does not exist") from None
+    except ValidationError:
+        raise UserError(f"{what} {path} is no sidecar of a {what}") from None

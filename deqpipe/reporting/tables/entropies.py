@@ -1,0 +1,194 @@
+"""Tables 6 and 7: entropy of clean images against that of attacked ones (Eqs. (12) and (13)), on undefended DEQs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deqpipe.analysis.decisions import Decision, Source, Tree, check_specs, ordered
+from deqpipe.config import Config
+from deqpipe.reporting.paper import published
+from deqpipe.reporting.tables import formats
+from deqpipe.reporting.tables.formats import Block, Cell, Digits, Line
+from deqpipe.results import records
+from deqpipe.results.records import Records
+from deqpipe.statistics import intervals
+from deqpipe.statistics.intervals import Bootstrap, OverAttacks, Values
+from deqpipe.workflow import specs
+from deqpipe.workflow.specs import GridPoint
+
+_COLUMNS = ("image", "model", "defence", "state", "steps", "damping", "entropy")
+_DECISIONS = tuple(Decision(model, "plain") for model in specs.DEQS)
+_STATISTICS = ("AVG", "MIN", "MAX")
+_RACED = "absent: racing is enabled, so that not every attack met every image"
+_SUFFIXES = ("", ", final state")  # z^[N], which the paper's columns are read as; and the unrolled state
+
+
+@dataclass(frozen=True)
+class Entropies:
+    """Prediction entropies of one undefended DEQ, in nats, at z^[N] and at the final state.
+
+    Attributes:
+        clean: (images, 2).
+        attacked: (attacks, images, 2).
+    """
+
+    clean: Values
+    attacked: Values
+
+    @property
+    def difference(self) -> Values:
+        """Clean minus attacked (attacks, images, 2); NaN where either is not finite."""
+        with np.errstate(invalid="ignore"):  # inf minus inf
+            found: Values = self.clean[None] - self.attacked
+        return np.where(np.isfinite(found), found, np.nan)
+
+    @property
+    def left_out(self) -> int:
+        """Pairs of a clean and an attacked image, at one of the two states, that are not finite."""
+        return int(np.isnan(self.difference).sum())
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The four undefended DEQs; none with racing."""
+
+    by_decision: Mapping[Decision, Entropies]
+    sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is measured of the differences of entropies, clean minus attacked.
+
+    Attributes:
+        table: which table it fills.
+        of: differences (attacks, images) to what is averaged over images.
+        shares: whether that is 0 or 1.
+        digits: how it is printed; None: as percent.
+    """
+
+    table: int
+    of: Callable[[Values], Values]
+    shares: bool
+    digits: Digits | None
+
+    def cells(self, gathered: Gathered, tree: Tree) -> tuple[Cell, ...]:
+        """Average, minimum and maximum over attacks, for both states."""
+        return tuple(
+            cell
+            for decision in _DECISIONS
+            for index, suffix in enumerate(_SUFFIXES)
+            for cell in self._row(decision.row, gathered.by_decision.get(decision), index, suffix, tree.bootstrap)
+        )
+
+    def _row(
+        self, row: str, found: Entropies | None, index: int, suffix: str, bootstrap: Bootstrap
+    ) -> tuple[Cell, ...]:
+        columns = [f"{name}{suffix}" for name in _STATISTICS]
+        paper = [published.value(self.table, row, column) for column in columns]
+        if found is None:
+            return tuple(Cell(row, name, paper=one, note=_RACED) for name, one in zip(columns, paper, strict=True))
+        values = self.of(found.difference[:, :, index])
+        if np.isnan(values).all(axis=1).any():
+            why = "absent: an attack left no image whose entropies are finite"
+            return tuple(Cell(row, name, paper=one, note=why) for name, one in zip(columns, paper, strict=True))
+        over: OverAttacks = intervals.over_attacks(values, bootstrap, shares=self.shares)
+        estimates = (over.average, over.lowest, over.highest)
+        form = formats.percent if self.shares else formats.number
+        return tuple(
+            form(row, name, one, paper=theirs)
+            for name, one, theirs in zip(columns, estimates, paper, strict=True)
+        )  # fmt: skip
+
+    def blocks(self, cells: Mapping[tuple[str, str], Cell]) -> tuple[Block, ...]:
+        """As in the paper for z^[N]; below it the final state."""
+        return tuple(
+            Block(
+                ("Training", "Method"),
+                tuple(f"{name}{suffix or ', z^[N]'}" for name in _STATISTICS),
+                tuple(
+                    Line(
+                        (decision.framework, decision.method),
+                        tuple(
+                            formats.show(
+                                cells[decision.row, f"{name}{suffix}"], signed=not self.shares, digits=self.digits
+                            )
+                            for name in _STATISTICS
+                        ),
+                    )
+                    for decision in _DECISIONS
+                ),
+            )
+            for suffix in _SUFFIXES
+        )
+
+
+def lower(difference: Values) -> Values:
+    """Whether the clean image has the lower entropy (Eq. (12)), strictly: 0 or 1, NaN where it is unknown."""
+    return np.where(np.isnan(difference), np.nan, difference < 0)
+
+
+P = Measure(table=6, of=lower, shares=True, digits=None)
+DELTA = Measure(table=7, of=lambda difference: difference, shares=False, digits=Digits(4, 3, 4))
+
+
+def gather(tree: Tree) -> Gathered:
+    """The entropies of the four undefended DEQs; none with racing, where not every attack met every image.
+
+    Raises:
+        UserError: records are missing, incomplete, doubled, or of another configuration.
+    """
+    if specs.races(tree.config):
+        return Gathered({}, ())
+    found = {decision: _entropies(tree, decision.model) for decision in _DECISIONS}
+    sources = tuple(source for _, behind in found.values() for source in behind)
+    return Gathered({decision: entropies for decision, (entropies, _) in found.items()}, sources)
+
+
+def _entropies(tree: Tree, model: str) -> tuple[Entropies, tuple[Source, ...]]:
+    clean, behind = _rows(tree, "clean", model, (tree.clean(model),))
+    attacked, more = _rows(tree, "attack_grid", model, tree.attacked(model))
+    alone = _ordered(clean, None, tree.config, where=f"clean records of {model}")[0]
+    grid = _ordered(attacked, specs.grid_points(tree.config), tree.config, where=f"attack records of {model}")
+    return Entropies(alone, grid), (*behind, *more)
+
+
+def _rows(tree: Tree, stage: specs.Stage, model: str, paths: Sequence[Path]) -> tuple[Records, tuple[Source, ...]]:
+    """The undefended rows of one model, file by file: controls and transferred rows never stand in memory together."""
+    parts, behind = [], []
+    for path in paths:
+        found = records.read(path, _COLUMNS)
+        check_specs(tree, stage, model, found.provenance, path)
+        parts.append(found.where((found["model"] == model) & (found["defence"] == "plain")))
+        behind += [tree.source(path, entry) for entry in found.provenance]
+    return records.merge(parts), tuple(behind)
+
+
+def _ordered(rows: Records, points: tuple[GridPoint, ...] | None, config: Config, *, where: str) -> Values:
+    """Entropies (attacks, images, 2) at z^[N] and at the final state."""
+    images = config.evaluation.images
+    order = ordered(rows, points, images=images, where=where)
+    found: Values = rows["entropy"][order, -2:].astype(np.float64).reshape(-1, images, 2)
+    return found
+
+
+def complete(tree: Tree) -> bool:
+    """Whether the four DEQs have all records, clean ones included."""
+    return tree.complete(specs.DEQS, clean=True)
+
+
+def notes(gathered: Gathered, config: Config) -> tuple[str, ...]:
+    """What the states are, what is left out, and when nothing can be said."""
+    if not gathered.by_decision:
+        return ("Absent: racing is enabled, so that not every attack met every image.",)
+    said = "; ".join(f"{one.row} {found.left_out:,}" for one, found in gathered.by_decision.items() if found.left_out)
+    total = len(specs.grid_points(config)) * config.evaluation.images * len(_SUFFIXES)
+    return (
+        f"z^[N] is state {config.solver.steps}, which the paper's z* is read as here; it could as well be the final "
+        "(unrolled) state of the second block. Entropies are those of the undefended model, in nats, of a clean image "
+        "and of what an attack made of it. Average, minimum and maximum are over the attacks of the grid, and taken "
+        "inside each resample of the images.",
+        f"Pairs with an entropy that is not finite, left out (of {total:,} for each model): {said or 'none'}.",
+    )

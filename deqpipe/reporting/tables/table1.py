@@ -1,0 +1,300 @@
+"""Table 1: robustness of all methods, clean, under the strongest attack of the grid, and under AutoAttack."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from deqpipe.analysis import autoattack_outcomes
+from deqpipe.analysis.autoattack_outcomes import Outcome
+from deqpipe.analysis.decisions import Decision, Evaluation, Source, Tree, controls, eight, evaluate_all
+from deqpipe.config import Config
+from deqpipe.reporting import absent, conditions, phrases
+from deqpipe.reporting.paper import published
+from deqpipe.reporting.tables import formats
+from deqpipe.reporting.tables.formats import EMPTY, Block, Cell, Line, Shown
+from deqpipe.statistics import intervals
+from deqpipe.statistics.intervals import Bootstrap
+from deqpipe.workflow import specs
+
+TITLE = "Robustness of ResNets and DEQs in two adversarial training frameworks."
+COMPARABLE = True
+CLEAN, PGD, AA, ALL = "Clean", "PGD", "AA", "ALL"
+PER_IMAGE, ALL_PER_IMAGE, GAIN = "PGD per image", "ALL per image", "PGD gain"
+COLUMNS = (CLEAN, PGD, AA, ALL, PER_IMAGE, ALL_PER_IMAGE, GAIN)
+TRUNK = Decision(specs.TRUNK, "plain")
+# Rows in the paper's order: the ResNet of a framework, then its four DEQs, the baseline first.
+_FRAMEWORKS = tuple(
+    (Decision(resnet, "plain"), eight(framework))
+    for resnet in specs.RESNETS
+    if (framework := specs.MODELS[resnet].framework)
+)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What one seed's numbers are made of.
+
+    Attributes:
+        evaluations: of every decision, controls and trunk included.
+        outcomes: AutoAttack on the paper's decisions and on the ResNets.
+        bootstrap: how intervals are made.
+    """
+
+    evaluations: Mapping[Decision, Evaluation]
+    outcomes: Mapping[Decision, Outcome]
+    bootstrap: Bootstrap
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The files behind it."""
+        graded = tuple(source for one in self.evaluations.values() for source in one.sources)
+        return (*graded, *(source for one in self.outcomes.values() for source in one.sources))
+
+
+def complete(tree: Tree) -> bool:
+    """Whether all records and early states exist."""
+    library_files = [path for decision in _attacked() for path in tree.autoattack(decision)]
+    return tree.complete(specs.EVALUATED, clean=True) and all(path.exists() for path in library_files)
+
+
+def gather(tree: Tree) -> Gathered:
+    """Every decision on clean images, under PGD, and under AutoAttack.
+
+    Raises:
+        UserError: records are missing, incomplete, doubled, of another configuration, or of another point than the
+            strongest.
+    """
+    evaluations = evaluate_all(tree, specs.EVALUATED)
+    outcomes = {decision: autoattack_outcomes.outcome(tree, evaluations[decision]) for decision in _attacked()}
+    return Gathered(evaluations, outcomes, tree.bootstrap)
+
+
+def _attacked() -> tuple[Decision, ...]:
+    """The decisions that AutoAttack is run on, in the order of the rows."""
+    return tuple(decision for resnet, decisions in _FRAMEWORKS for decision in (resnet, *decisions))
+
+
+def caption(config: Config) -> str:
+    """What the columns are."""
+    return (
+        f"Accuracy (%) of {conditions.data(config)}. PGD: minimum over the grid of mean accuracies (ResNets: "
+        f"PGD-{config.attack.pgd.steps} alone). AA: AutoAttack, for DEQs on the surrogate at the strongest point of "
+        "the grid. ALL: minimum of the two. Per image: right under every attack of the grid; ALL: and when "
+        "clean and under every attack of AutoAttack. Gain: points of PGD over the baseline of the same framework."
+    )
+
+
+def cells(gathered: Gathered, tree: Tree) -> tuple[Cell, ...]:
+    """Seven columns for every decision, three for a control; the trunk with a column of its own."""
+    rows: list[Cell] = []
+    for resnet, (baseline, *others) in _FRAMEWORKS:
+        rows += [*_single(gathered.evaluations[resnet], tree, PGD), *_autoattack(gathered.outcomes[resnet], tree)]
+        rows += _published_only() if resnet.framework == "PGD-AT" else []
+        rows += _method(gathered, baseline, tree)
+        for decision in others:
+            gain = _gain(gathered.evaluations[decision], gathered.evaluations[baseline], tree)
+            rows += [*_method(gathered, decision, tree), gain]
+    rows += [cell for control in controls(tree.config) for cell in _deq(gathered.evaluations[control], tree)]
+    return (*rows, *_single(gathered.evaluations[TRUNK], tree, final_column(tree.config)))
+
+
+def _method(gathered: Gathered, decision: Decision, tree: Tree) -> list[Cell]:
+    return [*_deq(gathered.evaluations[decision], tree), *_autoattack(gathered.outcomes[decision], tree)]
+
+
+def _autoattack(outcome: Outcome, tree: Tree) -> list[Cell]:
+    """AutoAttack alone, with PGD, and what withstands every image of both."""
+    row, config = outcome.decision.row, tree.config
+    confidence = config.statistics.confidence
+    if config.autoattack.mode == "standard":
+        alone = intervals.accuracy(outcome.survived, confidence=confidence)
+    else:
+        alone = intervals.minimum(outcome.rows, tree.bootstrap)
+    found = [
+        _percent(row, AA, alone, note=f"mode {config.autoattack.mode}"),
+        _percent(row, ALL, intervals.minimum(outcome.with_grid, tree.bootstrap), note=f"{_lower(outcome)} is lower"),
+    ]
+    if not phrases.every_attack_on_every_image(config):
+        return found
+    both = intervals.worst_case(outcome.evaluation.right) & outcome.survived
+    return [*found, _percent(row, ALL_PER_IMAGE, intervals.accuracy(both, confidence=confidence))]
+
+
+def _lower(outcome: Outcome) -> str:
+    """Which of the two is the minimum; PGD where they are equal."""
+    return PGD if intervals.strongest(outcome.with_grid) < len(outcome.evaluation.right) else AA
+
+
+def final_column(config: Config) -> str:
+    """Name of the trunk's own column."""
+    return f"PGD-{config.attack.pgd.steps}, final state"
+
+
+def _published_only() -> list[Cell]:
+    row = published.AS_PUBLISHED
+    return [Cell(row, column, paper=published.value(1, row, column)) for column in (CLEAN, PGD, AA, ALL)]
+
+
+def _single(evaluation: Evaluation, tree: Tree, column: str) -> list[Cell]:
+    """A model under one attack, at its final state."""
+    confidence, row = tree.config.statistics.confidence, evaluation.decision.row
+    return [
+        _percent(row, CLEAN, intervals.accuracy(evaluation.right_when_clean, confidence=confidence)),
+        _percent(row, column, intervals.accuracy(evaluation.right[0], confidence=confidence), note="one attack"),
+    ]
+
+
+def _deq(evaluation: Evaluation, tree: Tree) -> list[Cell]:
+    confidence, row = tree.config.statistics.confidence, evaluation.decision.row
+    found = [
+        _percent(row, CLEAN, intervals.accuracy(evaluation.right_when_clean, confidence=confidence)),
+        _percent(
+            row,
+            PGD,
+            intervals.minimum(evaluation.right, tree.bootstrap),
+            note=f"strongest at {phrases.strongest(evaluation)}",
+        ),
+    ]
+    if not phrases.every_attack_on_every_image(tree.config):
+        return found
+    survived = intervals.accuracy(intervals.worst_case(evaluation.right), confidence=confidence)
+    return [*found, _percent(row, PER_IMAGE, survived)]
+
+
+def _gain(evaluation: Evaluation, baseline: Evaluation, tree: Tree) -> Cell:
+    gain = intervals.minimum_difference(evaluation.right, baseline.right, tree.bootstrap)
+    return _percent(evaluation.decision.row, GAIN, gain, note=f"over {baseline.decision.row}")
+
+
+def _percent(row: str, column: str, estimate: intervals.Estimate, *, note: str = "") -> Cell:
+    return formats.percent(row, column, estimate, paper=published.value(1, row, column), note=note)
+
+
+def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
+    """The paper's eleven rows; the controls of Sec. 3.2 and the trunk apart."""
+    best = most_robust(cells).row
+    lines: list[Line] = []
+    for resnet, decisions in _FRAMEWORKS:
+        lines.append(_line(resnet, "Pang et al. (2021)", cells, config))
+        lines += [_as_published(cells, config)] if resnet.framework == "PGD-AT" else []
+        lines += [_line(one, one.method, cells, config, strong=one.row == best) for one in decisions]
+    final = final_column(config)
+    shown = tuple(formats.show(cells[TRUNK.row, column]) for column in (CLEAN, final))
+    trunk = Line(("clean", conditions.architecture(config, TRUNK.method), TRUNK.method), shown)
+    stub = ("Training", "Model", "Method")
+    main = Block(stub, _columns(COLUMNS, config), tuple(lines))
+    return main, *_control_block(stub, cells, config), Block(stub, (CLEAN, final), (trunk,))
+
+
+def _control_block(stub: tuple[str, ...], cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
+    columns = _columns((CLEAN, PGD, PER_IMAGE), config)
+    lines = tuple(_line(one, one.method, cells, config, columns=columns) for one in controls(config))
+    return (Block(stub, columns, lines),) if lines else ()
+
+
+def _columns(names: tuple[str, ...], config: Config) -> tuple[str, ...]:
+    """Those of the columns that there are: with racing, not every attack meets every image."""
+    absent = () if phrases.every_attack_on_every_image(config) else (PER_IMAGE, ALL_PER_IMAGE)
+    return tuple(name for name in names if name not in absent)
+
+
+def most_robust(cells: Mapping[tuple[str, str], Cell]) -> Decision:
+    """The DEQ decision with the highest accuracy under its strongest attack; of equal ones the first."""
+    return max(eight("pgd_at", "trades"), key=lambda decision: cells[decision.row, PGD].here or 0.0)
+
+
+def _line(
+    decision: Decision,
+    method: str,
+    cells: Mapping[tuple[str, str], Cell],
+    config: Config,
+    *,
+    strong: bool = False,
+    columns: tuple[str, ...] = COLUMNS,
+) -> Line:
+    shown = tuple(
+        formats.show(cells[decision.row, column], signed=column == GAIN, strong=strong and column == PGD)
+        if (decision.row, column) in cells
+        else EMPTY
+        for column in _columns(columns, config)
+    )
+    return Line((decision.framework, conditions.architecture(config, decision.method), method), shown)
+
+
+def _as_published(cells: Mapping[tuple[str, str], Cell], config: Config) -> Line:
+    shown: tuple[Shown, ...] = tuple(
+        formats.show(cells[published.AS_PUBLISHED, column]) if (published.AS_PUBLISHED, column) in cells else EMPTY
+        for column in _columns(COLUMNS, config)
+    )
+    return Line(("PGD-AT", "DEQ-Large", "Yang et al. (2022)"), shown)
+
+
+def notes(gathered: Gathered, config: Config) -> tuple[str, ...]:
+    """What is absent, what is not the same attack, and which states decide."""
+    judged = [gathered.evaluations[decision] for decision in eight("pgd_at", "trades")]
+    outcomes = tuple(gathered.outcomes.values())
+    return (
+        f"Of PGD, ResNets and trunk face PGD-{config.attack.pgd.steps} alone; they answer at their final state. DEQs "
+        "face the whole grid (Table 2 says where its minimum is attained) and answer at their early state. The row of "
+        "Yang et al. (2022) is published only.",
+        _absent(config),
+        *autoattack_notes(outcomes, gathered.bootstrap, config),
+        f"PGD: {phrases.blind()}",
+        *([phrases.controls(config)] if controls(config) else []),
+        phrases.early_states(judged),
+        phrases.attack_checks(list(gathered.evaluations.values())),
+        *absent.raced(judged, config),
+    )
+
+
+def _absent(config: Config) -> str:
+    """Why cells or columns are empty."""
+    said = "Dashes: a baseline has no gain over itself; a ResNet faces one attack of PGD, which is its worst case"
+    rows = "control rows and the trunk" if controls(config) else "the trunk"
+    said += f". AA and ALL are absent from {rows}: AutoAttack is run on the paper's decisions only."
+    if not phrases.every_attack_on_every_image(config):
+        said += " Columns per image are absent: with racing, not every attack meets every image."
+    return said
+
+
+def autoattack_notes(outcomes: tuple[Outcome, ...], bootstrap: Bootstrap, config: Config) -> tuple[str, ...]:
+    """How AutoAttack was run, what its attacks did, and what the library said."""
+    return (
+        f"AutoAttack: {phrases.budget(config.autoattack.attacks, config)}. {phrases.mode(config)}",
+        phrases.kept(config),
+        f"Points of AutoAttack: {_points(outcomes)}. With Sec. 3.2 the surrogate goes through the defended states, and "
+        "its gradient is that of the unroll at the input as received.",
+        phrases.met(outcomes, config),
+        *phrases.against_pgd(outcomes, bootstrap),
+        *([phrases.square_against_apgd(outcomes, bootstrap)] if _square_compares(config) else []),
+        phrases.flags(outcomes),
+        *_above_pgd(outcomes),
+    )
+
+
+def _points(outcomes: tuple[Outcome, ...]) -> str:
+    deqs = [one for one in outcomes if one.decision.model in specs.DEQS]
+    return "; ".join(f"{one.decision.row} {phrases.strongest(one.evaluation)}" for one in deqs)
+
+
+def _square_compares(config: Config) -> bool:
+    """Whether Square and APGD-CE met the same images; in standard mode Square meets what is left."""
+    return config.autoattack.mode == "individual" and {"square", "apgd_ce"} <= set(config.autoattack.attacks)
+
+
+def _above_pgd(outcomes: tuple[Outcome, ...]) -> list[str]:
+    """Where AutoAttack is the weaker of the two, and why that can be."""
+    rows = [one.decision.row for one in outcomes if _accuracy(one) > _pgd(one)]
+    if not rows:
+        return []
+    return [
+        f"AA is higher than PGD for {'; '.join(rows)}: AutoAttack optimises a surrogate at one point within its "
+        "budget, while PGD is a minimum over all points (ResNets: one attack, crafted on the decision itself)."
+    ]
+
+
+def _accuracy(outcome: Outcome) -> float:
+    return float(outcome.rows.mean(axis=1).min())
+
+
+def _pgd(outcome: Outcome) -> float:
+    return float(outcome.evaluation.right.mean(axis=1).min())

@@ -1,0 +1,76 @@
+"""Table 2: the ready-made attack at the final state against the strongest intermediate-state attack."""
+
+from collections.abc import Mapping
+
+from deqpipe.analysis.decisions import Decision, Evaluation, Tree, eight
+from deqpipe.config import Config
+from deqpipe.reporting import conditions, phrases
+from deqpipe.reporting.paper import published
+from deqpipe.reporting.tables import formats
+from deqpipe.reporting.tables.formats import Block, Cell, Line, Shown
+from deqpipe.statistics import intervals
+from deqpipe.workflow import specs
+
+TITLE = "Ready-made against intermediate-state attacks."
+MODELS = specs.DEQS
+CLEAN_RECORDS = False
+FINAL, INTER, DIFF = "FINAL", "INTER", "DIFF"
+POINT = "(i, K_a, lambda)"
+_DECISIONS = eight("pgd_at", "trades")
+
+
+def caption(config: Config) -> str:
+    """What the columns are."""
+    return (
+        f"Accuracy (%) of {conditions.data(config)} under PGD-{config.attack.pgd.steps}, same decision in all columns. "
+        "FINAL: ready-made attack at the final state; INTER: minimum over the grid, which contains it, attained at the "
+        "(i, K_a, lambda) of the last column; DIFF: FINAL minus INTER in points, paired by image."
+    )
+
+
+def cells(evaluations: Mapping[Decision, Evaluation], tree: Tree) -> tuple[Cell, ...]:
+    """Three columns for each of the eight decisions."""
+    return tuple(cell for decision in _DECISIONS for cell in _row(evaluations[decision], tree))
+
+
+def _row(evaluation: Evaluation, tree: Tree) -> tuple[Cell, ...]:
+    ready = evaluation.points.index(specs.ready_made(tree.config))
+    confidence, row = tree.config.statistics.confidence, evaluation.decision.row
+    estimates = {
+        FINAL: intervals.accuracy(evaluation.right[ready], confidence=confidence),
+        INTER: intervals.minimum(evaluation.right, tree.bootstrap),
+        DIFF: intervals.excess(evaluation.right, ready, tree.bootstrap),
+    }
+    words = {FINAL: evaluation.points[ready].triple, INTER: phrases.strongest(evaluation), DIFF: ""}
+    return tuple(
+        formats.percent(row, column, estimate, paper=published.value(2, row, column), note=words[column])
+        for column, estimate in estimates.items()
+    )
+
+
+def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
+    """The paper's eight rows."""
+    lines = tuple(
+        Line(
+            (decision.framework, decision.method),
+            (
+                *(formats.show(cells[decision.row, column], signed=column == DIFF) for column in (FINAL, INTER, DIFF)),
+                Shown(cells[decision.row, INTER].note),
+            ),
+        )
+        for decision in _DECISIONS
+    )
+    return (Block(("Training", "Method"), (FINAL, INTER, DIFF, POINT), lines),)
+
+
+def notes(evaluations: Mapping[Decision, Evaluation], config: Config) -> tuple[str, ...]:
+    """Which states decide and which attacks are strongest."""
+    judged = [evaluations[decision] for decision in _DECISIONS]
+    return (
+        "DIFF cannot be negative, as the ready-made attack is a point of the grid: an interval that begins at 0 leaves "
+        "open whether intermediate-state attacks are stronger at all. Only its lower end is reflected, and the "
+        "interval is at least Wilson's.",
+        phrases.blind(),
+        phrases.early_states(judged),
+        phrases.attack_checks(judged),
+    )

@@ -1,0 +1,291 @@
+"""The tables: built from the records, written in every format, read again for the terminal and the report."""
+
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from deqpipe.analysis.decisions import Decision, Evaluation, Source, Tree, evaluate_all
+from deqpipe.config import Config
+from deqpipe.errors import UserError
+from deqpipe.reporting import absent, conditions, pages
+from deqpipe.reporting.sidecar import Origin, origin, read_sidecar, sidecar_text
+from deqpipe.reporting.tables import (
+    formats,
+    table1,
+    table2,
+    table3,
+    table4,
+    table5,
+    table6,
+    table7,
+    table8,
+    table9,
+    table10,
+)
+from deqpipe.reporting.tables.formats import Block, Cell, Table
+from deqpipe.results import records
+
+G = TypeVar("G", bound="Gathered")
+
+
+@runtime_checkable
+class Gathered(Protocol):
+    """What a table is made of, for one seed, and where it comes from."""
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The files behind it."""
+
+
+@runtime_checkable
+class Maker(Protocol[G]):
+    """What a module that makes one table offers."""
+
+    @property
+    def TITLE(self) -> str:
+        """The headline."""
+
+    @property
+    def COMPARABLE(self) -> bool:
+        """Whether its numbers may be compared with the paper's where the settings are the paper's; speeds may not."""
+
+    def complete(self, tree: Tree) -> bool:
+        """Whether all files that it needs exist: a further seed without them is left out."""
+
+    def gather(self, tree: Tree) -> G:
+        """What one seed's numbers are made of, read and checked."""
+
+    def caption(self, config: Config) -> str:
+        """One or two sentences under the title."""
+
+    def cells(self, gathered: G, tree: Tree) -> tuple[Cell, ...]:
+        """Every number, with the paper's beside it."""
+
+    def blocks(self, cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
+        """The layout."""
+
+    def notes(self, gathered: G, config: Config) -> tuple[str, ...]:
+        """What must be said with these numbers alone."""
+
+
+@runtime_checkable
+class Evaluating(Protocol):
+    """What a module offers whose table needs nothing but evaluations of whole models."""
+
+    TITLE: str
+    MODELS: tuple[str, ...]
+    """Whose records it needs."""
+    CLEAN_RECORDS: bool
+    """Whether it needs those on clean images, too."""
+
+    def caption(self, config: Config) -> str:
+        """As of `Maker`."""
+
+    def cells(self, evaluations: Mapping[Decision, Evaluation], tree: Tree) -> tuple[Cell, ...]:
+        """As of `Maker`."""
+
+    def blocks(self, cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
+        """As of `Maker`."""
+
+    def notes(self, evaluations: Mapping[Decision, Evaluation], config: Config) -> tuple[str, ...]:
+        """As of `Maker`."""
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """The evaluations of whole models."""
+
+    by_decision: Mapping[Decision, Evaluation]
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The files behind them."""
+        return tuple(source for one in self.by_decision.values() for source in one.sources)
+
+
+@dataclass(frozen=True)
+class OfEvaluations:
+    """The maker of a table that needs nothing but evaluations of whole models."""
+
+    module: Evaluating
+    COMPARABLE: bool = True
+
+    @property
+    def TITLE(self) -> str:
+        """That of the module."""
+        return self.module.TITLE
+
+    def complete(self, tree: Tree) -> bool:
+        """Whether records and early states of the models exist."""
+        return tree.complete(self.module.MODELS, clean=self.module.CLEAN_RECORDS)
+
+    def gather(self, tree: Tree) -> Evaluations:
+        """The evaluations of the models."""
+        return Evaluations(evaluate_all(tree, self.module.MODELS, clean=self.module.CLEAN_RECORDS))
+
+    def caption(self, config: Config) -> str:
+        """That of the module."""
+        return self.module.caption(config)
+
+    def cells(self, gathered: Evaluations, tree: Tree) -> tuple[Cell, ...]:
+        """Those of the module."""
+        return self.module.cells(gathered.by_decision, tree)
+
+    def blocks(self, cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
+        """Those of the module."""
+        return self.module.blocks(cells, config)
+
+    def notes(self, gathered: Evaluations, config: Config) -> tuple[str, ...]:
+        """Those of the module."""
+        raced = absent.raced(list(gathered.by_decision.values()), config)
+        return (*self.module.notes(gathered.by_decision, config), *raced)
+
+
+_MAKERS: Mapping[int, Maker[Any]] = {
+    1: table1,
+    2: OfEvaluations(table2),
+    3: table3,
+    4: table4,
+    5: table5,
+    6: table6,
+    7: table7,
+    8: OfEvaluations(table8),
+    9: table9,
+    10: table10,
+}
+TABLES = tuple(_MAKERS)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What stands in a table's sidecar: all of the table, and its origin."""
+
+    table: Table
+    origin: Origin
+
+
+def write(number: int, config: Config, results: Path, *, output_stem: Path) -> None:
+    """Write a table at `output_stem`: csv, md, tex, html, and json with all of it and its origin.
+
+    Raises:
+        UserError: there is no such table, or records are missing, incomplete, or of another configuration.
+    """
+    written = build(number, config, results)
+    sidecar = sidecar_text(written)
+    for ending, text in (
+        (".csv", formats.to_csv(written.table)),
+        (".md", formats.to_markdown(written.table)),
+        (".tex", formats.to_latex(written.table)),
+        (".html", pages.page(written.table)),
+        (".json", sidecar),
+    ):
+        records.write_text(output_stem.with_suffix(ending), text)
+
+
+def read(path: Path) -> Written:
+    """A table from its sidecar.
+
+    Raises:
+        UserError: the file is missing or no sidecar.
+    """
+    return read_sidecar(path, Written, what="table")
+
+
+def text(number: int, results: Path, *, width: int = 118) -> str:
+    """A table that was written before, for a terminal: its lines folded, its rows left as they are.
+
+    Raises:
+        UserError: it was not written.
+    """
+    path = results / "tables" / f"table{number}.md"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"table {path} does not exist") from None
+    return "\n".join(_terminal_line(line, width) for line in lines)
+
+
+def _terminal_line(line: str, width: int) -> str:
+    if line.startswith("|"):
+        return re.sub(r"\*\*([^*]*)\*\*([^|]*)", r"\1\2    ", line)  # blanks for the stars: columns stay aligned
+    indent = "  " if line.startswith("- ") else ""
+    return textwrap.fill(line.replace("**", ""), width, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def build(number: int, config: Config, results: Path) -> Written:
+    """A table of the first seed, with the spread over all seeds that the tree holds.
+
+    Raises:
+        UserError: as `write`.
+    """
+    if number not in _MAKERS:
+        raise UserError(f"table is {number}, but must be one of {', '.join(map(str, TABLES))}")
+    maker = _MAKERS[number]
+    if number in absent.TABLES and absent.reason(config) is not None:
+        nothing = absent.table(number, maker.TITLE, config, conditions=_shared(config))
+        return Written(nothing, origin(config, "table", ()))
+    trees = available(maker, config, results)
+    gathered = [maker.gather(tree) for tree in trees]
+    cells = _spread([maker.cells(one, tree) for one, tree in zip(gathered, trees, strict=True)])
+    if maker.COMPARABLE and conditions.comparable(config):
+        cells = tuple(_compared(cell) for cell in cells)
+    table = Table(
+        number=number,
+        title=maker.TITLE,
+        caption=maker.caption(config),
+        blocks=maker.blocks({(cell.row, cell.column): cell for cell in cells}, config),
+        cells=cells,
+        notes=maker.notes(gathered[0], config),
+        conditions=_conditions(config, [tree.seed for tree in trees], comparable=maker.COMPARABLE),
+    )
+    return Written(table, origin(config, "table", [source for one in gathered for source in one.sources]))
+
+
+def available(maker: Maker[Any], config: Config, results: Path) -> list[Tree]:
+    """The first seed, and every further one whose files are all there."""
+    first, *others = (Tree(results, config, seed) for seed in config.seeds)
+    return [first, *(tree for tree in others if maker.complete(tree))]
+
+
+def _spread(seeds: Sequence[Sequence[Cell]]) -> tuple[Cell, ...]:
+    """The cells of the first seed, each with its lowest and highest value over the seeds that have it."""
+    if len(seeds) == 1:
+        return tuple(seeds[0])
+    found: dict[tuple[str, str], list[float]] = {}
+    for cell in (cell for cells in seeds for cell in cells):
+        found.setdefault((cell.row, cell.column), []).extend([] if cell.here is None else [cell.here])
+    return tuple(_spread_of(cell, found[cell.row, cell.column]) for cell in seeds[0])
+
+
+def _spread_of(cell: Cell, values: Sequence[float]) -> Cell:
+    if cell.here is None or len(values) < 2:
+        return cell
+    return replace(cell, spread=(min(values), max(values)))
+
+
+def _compared(cell: Cell) -> Cell:
+    if cell.here is None or cell.paper is None or cell.low is None:  # a K_a is no accuracy
+        return cell
+    return replace(cell, difference=cell.here - cell.paper)
+
+
+def _conditions(config: Config, seeds: Sequence[int], *, comparable: bool) -> tuple[str, ...]:
+    """What a table was made under; tables that compare nothing with the paper are those of speeds."""
+    shared = _shared(config) if comparable else _of_speed(config)
+    if len(config.seeds) == 1 or not comparable:  # speeds are measured for the first seed
+        return shared
+    said = [f"Spread in braces: lowest and highest value over seeds {', '.join(map(str, seeds))}"] * (len(seeds) > 1)
+    lacking = [str(seed) for seed in config.seeds if seed not in seeds]
+    said += [f"Seeds without complete records: {', '.join(lacking)}"] if lacking else []
+    return (*shared, *(f"{sentence}." for sentence in said))
+
+
+def _of_speed(config: Config) -> tuple[str, ...]:
+    return (*conditions.of_speed(config, seed=config.seeds[0]), *conditions.against_paper(config))
+
+
+def _shared(config: Config) -> tuple[str, ...]:
+    return (*conditions.setup(config, seed=config.seeds[0]), *conditions.against_paper(config))

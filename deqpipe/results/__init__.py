@@ -1,0 +1,1 @@
+"""One module per kind of file: how it is written whole, and read again."""

@@ -1,0 +1,188 @@
+"""Per-image records of an evaluation, and the provenance that travels in the same file. No torch.
+
+One row is one image under one attack, judged by one decision. Columns are `COLUMNS`; the columns of `PER_STATE` hold
+one value for every state z^[1] .. z^[N] and, last, for the final (unrolled) state; a ResNet has the final state only.
+
+What nobody reads is not computed: the residual of the final state; residuals and the final state where attacks are
+scored for one table (pgd_in_loop, and other T_f and R); all states but the deciding one under AutoAttack's attacks.
+There the class is `NOT_COMPUTED` and numbers are NaN.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deqpipe.errors import UserError
+from deqpipe.workflow.specs import GridPoint
+
+SCALARS: Mapping[str, type[np.generic] | type[str]] = {
+    "image": np.int32,  # index in the split, counted from 0
+    "label": np.int16,
+    "model": str,  # whose weights decide
+    "defence": str,  # specs.Defence
+    "attack": str,  # clean | pgd | pgd_in_loop | config.AttackName
+    "crafted_on": str,  # whose gradients made the image; "" for clean ones
+    "state": np.int16,  # i of the surrogate; 0: no surrogate of Eq. (11)
+    "steps": np.int16,  # K_a
+    "damping": np.float32,  # lambda
+    "perturbation": np.float32,  # largest change of a pixel, in units of the pixel range
+    "lost_gradient": np.float32,  # share of attack steps whose gradient was zero, or no number, in every pixel
+    "status": np.int8,  # how the solve ended, as solver.solve.Status: 1 converged, 2 all steps, 3 not finite; 0: none
+}
+PER_STATE: Mapping[str, type[np.generic]] = {
+    "predicted": np.int16,  # class; -1: logits that are not finite; NOT_COMPUTED
+    "margin": np.float32,  # logit of the label minus the largest other logit
+    "entropy": np.float32,  # of the softmax, in nats
+    "residual": np.float32,  # norm(f(z) - z) / norm(f(z)); NaN for a ResNet and the final state
+    "deviation": np.float32,  # norm(z - z_clean) / norm(z_clean); NaN for clean images and controls
+}
+COLUMNS = (*SCALARS, *PER_STATE)
+NOT_COMPUTED = -2
+"""The class at a state that was not computed."""
+METADATA_KEY = b"deqpipe"
+
+
+@dataclass(frozen=True)
+class Records:
+    """Rows as arrays: scalars of shape (rows,), per-state columns of shape (rows, states)."""
+
+    columns: Mapping[str, np.ndarray]
+    provenance: tuple[Mapping[str, Any], ...]
+
+    def __len__(self) -> int:
+        return len(self.columns["image"])
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.columns[name]
+
+    def under(self, point: GridPoint) -> NDArray[np.bool_]:
+        """Which rows are of one attack of the grid; records keep its damping in single precision."""
+        same: NDArray[np.bool_] = (self["state"] == point.state) & (self["steps"] == point.steps)
+        same &= self["damping"] == np.float32(point.damping)
+        return same
+
+    def where(self, mask: np.ndarray) -> "Records":
+        """The rows that a boolean mask selects."""
+        return Records({name: column[mask] for name, column in self.columns.items()}, self.provenance)
+
+
+def write(path: Path, columns: Mapping[str, np.ndarray], *, provenance: Mapping[str, Any]) -> None:
+    """Write records whole: under a temporary name, then renamed. `provenance` goes into the file's metadata.
+
+    Raises:
+        ValueError: a whole number does not fit its column.
+    """
+    from deqpipe.results import parquet
+
+    metadata = {METADATA_KEY: json.dumps(provenance, sort_keys=True).encode()}
+    with atomic(path) as temporary:
+        parquet.write(temporary, {name: columns[name] for name in COLUMNS}, {**SCALARS, **PER_STATE}, metadata)
+
+
+def read(path: Path, columns: Sequence[str] = COLUMNS) -> Records:
+    """Records from one file.
+
+    Raises:
+        UserError: the file is missing, is not a records file, is cut short, or lacks a column.
+    """
+    from deqpipe.results import parquet
+
+    try:
+        found = parquet.read(path, columns)
+    except FileNotFoundError:
+        raise UserError(f"records {path} do not exist") from None
+    except OSError as error:
+        raise UserError(f"records {path} cannot be read: {' '.join(str(error).split())}") from None
+    if METADATA_KEY not in found.metadata:
+        raise UserError(f"records {path} carry no provenance: not written by deqpipe")
+    lacking = [name for name in columns if name not in found.names]
+    if lacking:
+        raise UserError(f"records {path} lack {', '.join(lacking)}: an older revision wrote them; delete the file")
+    provenance = json.loads(found.metadata[METADATA_KEY])
+    return Records({name: found.column(name) for name in columns}, (provenance,))
+
+
+def merge(parts: Sequence[Records]) -> Records:
+    """Records of several shards of one spec as one.
+
+    Raises:
+        UserError: the shards come from different specs or from different weights, or an image stands twice under the
+            same attack and decision.
+    """
+    provenance = tuple(entry for part in parts for entry in part.provenance)
+    specs = {json.dumps(entry["spec"], sort_keys=True) for entry in provenance}
+    if len(specs) > 1:
+        raise UserError(f"records of {len(specs)} different specs cannot be put together; delete the older ones")
+    weights = {entry.get("weights") for entry in provenance}
+    if len(weights) > 1:
+        raise UserError(f"records of {len(weights)} differently trained models of one spec cannot be put together")
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0].columns}
+    merged = Records(columns, provenance)
+    _refuse_duplicates(merged)
+    return merged
+
+
+def _refuse_duplicates(records: Records) -> None:
+    names = ("model", "defence", "attack", "crafted_on", "state", "steps", "damping", "image")
+    keys = np.zeros(len(records), np.int64)  # one number per row, made of the number of its value in every column
+    for name in names:
+        if name in records.columns:
+            values, numbers = np.unique(_sortable(records[name]), return_inverse=True)
+            keys = keys * len(values) + numbers
+    unique = len(np.unique(keys))
+    if unique != len(keys):
+        raise UserError(f"{len(keys) - unique} images stand twice in records that should be put together")
+
+
+def _sortable(values: np.ndarray) -> np.ndarray:
+    """Numbers in place of words: words by the million take seconds to sort."""
+    if values.dtype != object:
+        return values
+    listed = values.tolist()
+    numbers = {word: number for number, word in enumerate(dict.fromkeys(listed))}
+    return np.array([numbers[word] for word in listed])
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path in the same folder that becomes `path` when the block ends without an exception.
+
+    Raises:
+        UserError: `path` is a folder, or its folder cannot be made or written to.
+    """
+    with _told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with _told(path):
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {' '.join(str(error).split())}") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

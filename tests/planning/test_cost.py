@@ -1,0 +1,352 @@
+"""What each of Snakemake's jobs computes, against what real jobs count, to the last evaluation."""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from deqpipe import config, data
+from deqpipe.counts import Evaluations, sum_of
+from deqpipe.evaluation import autoattack, example, jobs, sweep, timing, transfer
+from deqpipe.evaluation.evaluated_model import Job, load_subject
+from deqpipe.evaluation.resumable import Part
+from deqpipe.planning import cost, dry_run, leavers
+from deqpipe.results import checkpoint, records
+from deqpipe.training import timing as training_timing
+from deqpipe.workflow import specs
+from deqpipe.workflow.specs import GridPoint
+from tests import tiny
+from tests.evaluation.commands import BASE, OTHER, RANDOM, other_trades, strongest
+from tests.tiny import Trained
+
+IMAGES = cost.Images(tiny.TRAIN, tiny.VALIDATION, tiny.TEST, (1, 8, 8), classes=len(tiny.CLASSES))
+CONTROLS = {"entropy": {"controls": True}, "attack": {"transfer": False}}
+RELEASE: dict[str, Any] = {"protocol": "release", "solver": {"tolerance": 0.0}}
+BY_PROTOCOL = {"paper": {}, "release": RELEASE}
+protocols = pytest.mark.parametrize("protocol", BY_PROTOCOL.values(), ids=BY_PROTOCOL.keys())
+
+
+def expected(rule: str, changes: Mapping[str, Any] | None = None, **wildcards: str) -> Evaluations:
+    return cost.job(rule, wildcards, tiny.settings(changes), IMAGES).evaluations
+
+
+def counted(path: Path) -> Evaluations:
+    """What the provenance of a file says."""
+    told = json.loads(path.read_text())["provenance"] if path.suffix == ".json" else records.read(path).provenance[0]
+    return Evaluations(**told["evaluations"])
+
+
+def evaluated(
+    trained: Trained,
+    folder: Path,
+    stage: str,
+    model: str,
+    changes: Mapping[str, Any],
+    *,
+    name: str = "out",
+    **more: Any,
+) -> Job:
+    """An evaluation job of a tiny model."""
+    spec = json.loads(tiny.spec(stage, changes, model=model))
+    return Job(
+        spec=spec, data=trained.data, checkpoint=trained.file(model), output=folder / name, batch_size=5,
+        device=torch.device("cpu"), threads=1, **more,
+    )  # fmt: skip
+
+
+def part(folder: Path, images: range = range(tiny.TEST)) -> Part:
+    return Part(images, folder / "state", 1e9)
+
+
+ALL = f"0-{tiny.TEST - 1}"
+
+# Trainings
+
+
+def test_pretraining_counts_what_its_job_counts(trained: Trained) -> None:
+    told = checkpoint.read_metadata(trained.file(specs.TRUNK))["provenance"]["evaluations"]
+    assert expected("pretrain") == Evaluations(**told)
+
+
+@pytest.mark.parametrize("model", [BASE, RANDOM])
+def test_a_training_counts_what_its_job_counts_up_to_what_is_drawn(trained: Trained, model: str) -> None:
+    told = checkpoint.read_metadata(trained.file(model))["provenance"]["evaluations"]
+    with trained.trainings[model].outputs["history"].open() as file:
+        last = list(csv.DictReader(file))[-1]
+    assert {way: int(last[f"f_{way}"]) for way in told} == told
+    found = expected("train_deq", model=model)
+    for way, number in told.items():
+        assert getattr(found, way) == pytest.approx(number, rel=0.05), way
+
+
+def test_a_training_without_anything_drawn_counts_what_its_job_counts(trained: Trained, tmp_path: Path) -> None:
+    changes = {"jacobian": {"frequency": 0.0}}
+    spec, trunk = tiny.spec("train_deq", changes, model=OTHER), trained.file(specs.TRUNK, "handoff")
+    training = tiny.Training("train-deq", spec, trained.data, tmp_path, trunk=trunk)
+    assert training.run() == 0
+    told = checkpoint.read_metadata(training.outputs["last"])["provenance"]["evaluations"]
+    assert expected("train_deq", changes, model=OTHER) == Evaluations(**told)
+
+
+def test_timed_training_counts_what_its_job_counts_up_to_what_is_drawn(trained: Trained, tmp_path: Path) -> None:
+    changes = {"timing": {"batch_size": 4, "warmup": 1, "repeats": 3}}
+    spec = json.loads(tiny.spec("time_training", changes))
+    output = tmp_path / "out.json"
+    job = training_timing.Job(
+        spec, trained.data, trained.file(specs.TRUNK, "handoff"), output, torch.device("cpu"), threads=1
+    )
+    assert training_timing.time_training(job) == 0
+    found, told = expected("time_training", changes), counted(output)
+    assert found.forward == pytest.approx(told.forward, rel=0.1)
+    assert (found.backward_input, found.backward_weights) == (told.backward_input, told.backward_weights)
+
+
+# Decisions and attacks
+
+ENTROPY = {
+    "paper": {},
+    "lowest": {"entropy": {"state": "lowest"}},
+    "released": {"entropy": {"resolve": "quasi_newton", "solver_steps": 3, "last_update": "resolve"}},
+    "dead": {"entropy": {"resolve": "quasi_newton", "last_update": "dead"}, "attack": {"unroll": {"lead_step": True}}},
+    "every step": {"entropy": {"resolve": "quasi_newton", "solver_steps": 1, "last_update": "resolve"}},
+    "release": RELEASE,
+}
+
+
+@pytest.mark.parametrize("changes", ENTROPY.values(), ids=ENTROPY.keys())
+def test_decisions_count_what_their_job_counts(trained: Trained, tmp_path: Path, changes: dict[str, Any]) -> None:
+    merged = config.merge(CONTROLS, changes)
+    job = evaluated(trained, tmp_path, "clean", BASE, merged)
+    assert jobs.clean(job) == 0
+    assert expected("clean", merged, model=BASE) == counted(job.output)
+
+
+@protocols
+def test_an_attack_grid_counts_what_its_job_counts(trained: Trained, tmp_path: Path, protocol: dict[str, Any]) -> None:
+    merged = config.merge(CONTROLS, protocol)
+    job = evaluated(trained, tmp_path, "attack_grid", BASE, merged)
+    assert jobs.attack_grid(job, jobs.GridShard((1, 3), part(tmp_path, range(10)))) == 0
+    assert expected("attack_grid", merged, model=BASE, shard="states1-3_images0-9") == counted(job.output)
+
+
+def test_a_transferred_grid_counts_what_its_job_counts(trained: Trained, tmp_path: Path) -> None:
+    job = evaluated(trained, tmp_path, "attack_grid", RANDOM, {}, other=other_trades(trained, tmp_path))
+    assert jobs.attack_grid(job, jobs.GridShard((4, 4), part(tmp_path))) == 0
+    assert expected("attack_grid", model=RANDOM, shard=f"states4-4_images{ALL}") == counted(job.output)
+
+
+def test_a_single_point_counts_what_its_job_counts(trained: Trained, tmp_path: Path) -> None:
+    job, point = evaluated(trained, tmp_path, "attack_grid", RANDOM, {}), GridPoint(1.0, 3, 2)
+    assert jobs.attack_point(job, point=point, images=range(4)) == 0
+    assert expected("attack_point", model=RANDOM, point=point.name, images="0-3") == counted(job.output)
+
+
+@pytest.mark.parametrize("model", [specs.TRUNK, "resnet18_pgd_at"])
+def test_ready_made_attacks_count_what_their_job_counts(trained: Trained, tmp_path: Path, model: str) -> None:
+    job = evaluated(trained, tmp_path, "attack_pgd", model, {})
+    assert jobs.attack_pgd(job) == 0
+    assert expected("attack_pgd", model=model) == counted(job.output)
+
+
+@protocols
+def test_early_state_selection_counts_what_its_job_counts(
+    trained: Trained, tmp_path: Path, protocol: dict[str, Any]
+) -> None:
+    job = evaluated(trained, tmp_path, "select", BASE, protocol, name="out.json")
+    assert jobs.select_early_state(job) == 0
+    assert expected("select_early_state", protocol, model=BASE) == counted(job.output)
+
+
+def test_timed_inference_counts_what_its_job_counts(trained: Trained, tmp_path: Path) -> None:
+    changes = {"timing": {"batch_size": 4, "warmup": 1, "repeats": 3}}
+    job = evaluated(trained, tmp_path, "time_inference", specs.SWEPT, changes, name="out.json")
+    assert timing.time_inference(job) == 0
+    assert expected("time_inference", changes, model=specs.SWEPT) == counted(job.output)
+
+
+GRID = {"grid": {"states": [1, 3], "steps": [1], "damping": [0.5]}}  # and the ready-made point
+
+
+@protocols
+def test_the_sweep_counts_what_its_job_counts(trained: Trained, tmp_path: Path, protocol: dict[str, Any]) -> None:
+    few = {"attack": GRID, "entropy_sweep": {"solver_steps": [1, 4], "input_steps": [1, 2]}}
+    changes = config.merge(few, protocol)
+    job = evaluated(trained, tmp_path, "attack_sweep", specs.SWEPT, changes)
+    assert sweep.attack_sweep(job, part(tmp_path), race=None) == 0
+    assert expected("attack_sweep", changes, model=specs.SWEPT, images=ALL) == counted(job.output)
+
+
+@protocols
+def test_attacks_through_sec_3_2_count_what_their_job_counts(
+    trained: Trained, tmp_path: Path, protocol: dict[str, Any]
+) -> None:
+    changes = config.merge({"attack": {**GRID, "in_loop_points": 9}}, protocol)
+    points = list(specs.grid_points(tiny.settings(changes)))
+    files: dict[str, Any] = {"other": other_trades(trained, tmp_path), "strongest": strongest(tmp_path, points)}
+    job = evaluated(trained, tmp_path, "attack_in_loop", RANDOM, changes, **files)
+    assert transfer.attack_in_loop(job, part(tmp_path)) == 0
+    assert_equal(counted(job.output), expected("attack_in_loop", changes, model=RANDOM, images=ALL))
+
+
+def assert_equal(found: Evaluations, wanted: Evaluations) -> None:
+    """Up to the rounding of a mean over points."""
+    for way in ("forward", "backward_input", "backward_weights"):
+        assert getattr(found, way) == pytest.approx(getattr(wanted, way), rel=1e-12), way
+
+
+def test_the_example_counts_what_its_job_counts(trained: Trained, tmp_path: Path) -> None:
+    changes = {"attack": GRID}
+    select, clean, grid = (evaluated(trained, tmp_path, stage, BASE, changes, name=stage) for stage in (
+        "select", "clean", "attack_grid"))  # fmt: skip
+    assert jobs.select_early_state(select) == jobs.clean(clean) == 0
+    (tmp_path / "grid").mkdir()
+    in_folder = evaluated(trained, tmp_path / "grid", "attack_grid", BASE, changes, name="states1-4_images0-11.parquet")
+    assert grid.spec == in_folder.spec
+    assert jobs.attack_grid(in_folder, jobs.GridShard((1, 4), part(tmp_path))) == 0
+    job = evaluated(trained, tmp_path, "attack_example", BASE, changes, name="x.npz")
+    assert example.attack_example(job, select=select.output, clean=clean.output, grid=tmp_path / "grid") == 0
+    with np.load(job.output) as file:
+        told = json.loads(str(file["provenance"]))["evaluations"]
+    found = expected("attack_example", changes, model=BASE)
+    # images 0 to 4 are the first batch; an image of the last one, which is smaller, would cost less
+    assert Evaluations(**told) in (found, found * (2 / 5))
+
+
+# AutoAttack
+
+POINT = GridPoint(0.5, 4, 2)
+SMALL: dict[str, Any] = {
+    "attack": {"grid": {"states": [4], "steps": [2], "damping": [0.5]}},
+    "autoattack": {"iterations": 2, "targets": 2, "queries": 3, "batch_size": 5, "square_images": 8, "top_points": 2},
+    "threat_model": {"epsilon_255": 1e-4},
+}
+"""One point, and a ball so small that nothing in it turns an image."""
+
+
+def agreeing(trained: Trained, folder: Path, job: Job, *, through: Any) -> Job:
+    """The job on images with the labels that the attacked logits give them: nothing ever fools these."""
+    subject = load_subject(job)
+    split = subject.dataset.test
+    with torch.no_grad():
+        logits = subject.logits_of(POINT if subject.is_deq else None, through=through)
+        labels = logits(split.float_images(slice(None))).argmax(1)
+    path = folder / "agreeing.safetensors"
+    data.save(path, replace(subject.dataset, test=data.Split(split.images, labels)), provenance={})
+    return replace(job, data=path)
+
+
+def attacked(trained: Trained, folder: Path, changes: Mapping[str, Any], *, model: str, defence: Any) -> Job:
+    spec = specs.build("autoattack", tiny.settings(changes), model=model, seed=0, defence=defence)
+    ranked = None if model == "resnet18_pgd_at" else strongest(folder, [POINT], model=model)
+    job = Job(
+        spec=specs.loads(specs.dumps(spec)), data=trained.data, checkpoint=trained.file(model), output=folder / "out",
+        device=torch.device("cpu"), threads=1, batch_size=5, strongest=ranked,
+    )  # fmt: skip
+    return agreeing(trained, folder, job, through=defence)
+
+
+@pytest.mark.parametrize("protocol", ["paper", "release"])
+@pytest.mark.parametrize(("model", "defence"), [(BASE, "plain"), (BASE, "entropy"), ("resnet18_pgd_at", "plain")])
+def test_autoattack_counts_what_its_job_counts(
+    trained: Trained, tmp_path: Path, model: str, defence: str, protocol: str
+) -> None:
+    every = config.merge(SMALL, {"autoattack": {"mode": "individual"}})
+    changes = config.merge(every, BY_PROTOCOL[protocol])
+    job = attacked(trained, tmp_path, changes, model=model, defence=defence)
+    assert autoattack.autoattack(job, part(tmp_path)) == 0
+    assert expected("autoattack", changes, model=model, defence=defence, images=ALL) == counted(job.output)
+
+
+def test_images_that_leave_autoattack_early_cost_nothing_more(trained: Trained, tmp_path: Path) -> None:
+    """Those that the decision errs on without an attack: here a state before the one that is attacked decides."""
+    changes = config.merge(SMALL, {"early_state": {"mode": "fixed", "index": 1}})
+    job = attacked(trained, tmp_path, changes, model=BASE, defence="plain")
+    early = json.loads((tmp_path / "strongest.json").read_text()) | {"early": {"plain": 1, "entropy": 1}}
+    (tmp_path / "strongest.json").write_text(json.dumps(early))
+    assert autoattack.autoattack(job, part(tmp_path)) == 0
+    wildcards = {"model": BASE, "defence": "plain", "images": ALL, "seed": "0"}
+    planned = dry_run.Job("autoattack", wildcards, (), (str(job.output),))
+    settings = tiny.settings(changes)
+    met = leavers.entering(settings, [planned])
+    assert met.source == "measured in 1 of 1 jobs"
+    assert 0 < met.shares["apgd_ce"] < 1
+    found = cost.job("autoattack", wildcards, settings, IMAGES, entering=met.shares).evaluations
+    assert_equal(counted(job.output), found)
+
+
+@protocols
+def test_attacks_at_the_top_points_count_what_their_job_counts(
+    trained: Trained, tmp_path: Path, protocol: dict[str, Any]
+) -> None:
+    changes = config.merge(SMALL, protocol)
+    files: dict[str, Any] = {"strongest": strongest(tmp_path, [POINT])}
+    job = evaluated(trained, tmp_path, "attack_top", RANDOM, changes, **files)
+    job = agreeing(trained, tmp_path, job, through="entropy")
+    assert autoattack.attack_top(job, part(tmp_path)) == 0
+    assert expected("attack_top", changes, model=RANDOM, images=ALL) == counted(job.output)
+
+
+# From the configuration alone
+
+
+def test_transfer_scores_on_a_second_model_and_controls_that_change_nothing_cost_nothing() -> None:
+    one, shard = tiny.settings({"attack": {"transfer": False}}), "states1-3_images0-5"
+    both = tiny.settings({"attack": {"transfer": True}})
+    model = "deq_trades_base"
+    without, with_other = (cost.job("attack_grid", {"model": model, "shard": shard}, c, IMAGES) for c in (one, both))
+    points = [point for point in specs.grid_points(one) if point.state <= 3]
+    scored = cost.decisions(one, model, controls=False).evaluations
+    assert with_other.evaluations - without.evaluations == scored * (6 * len(points))
+    controlled = tiny.settings(CONTROLS)
+    names: tuple[specs.Defence, ...] = ("plain", "entropy", "entropy_restart_only")
+    alone = [cost.decision(controlled, name).evaluations for name in names]  # the others are the undefended one
+    assert cost.decisions(controlled, model).evaluations == sum_of(alone)
+
+
+def test_more_of_everything_is_more_work() -> None:
+    few = {"autoattack": {"queries": 10, "iterations": 5, "square_images": 4}, "attack": {"in_loop_points": 1}}
+    for rule, wildcards in {
+        "autoattack": {"model": "deq_trades_base", "defence": "entropy", "images": "0-11"},
+        "attack_top": {"model": specs.SWEPT, "images": "0-11"},
+        "attack_in_loop": {"model": specs.SWEPT, "images": "0-11"},
+    }.items():
+        assert 0 < expected(rule, few, **wildcards).total < expected(rule, {}, **wildcards).total
+
+
+def test_square_attacks_the_first_images_only() -> None:
+    changes = {"autoattack": {"attacks": ["square"], "square_images": 4, "queries": 1000}}
+    first, second = (
+        expected("autoattack", changes, model="deq_trades_base", defence="plain", images=images).total
+        for images in ("0-5", "6-11")
+    )
+    assert first > 50 * second > 0
+
+
+def test_every_rule_of_the_workflow_has_its_work() -> None:
+    rules = "".join(path.read_text() for path in (tiny.ROOT / "rules").glob("*.smk"))
+    for rule in ("autoattack", *cost._COMPUTING):
+        assert f"rule {rule}:" in rules, rule
+        assert cost.uses_device(rule)
+    assert cost.job("table1", {}, tiny.settings(), IMAGES).parts == {"report": 1.0}
+
+
+def test_images_of_a_job_are_those_that_it_takes() -> None:
+    demo = config.load([tiny.ROOT / "config.yaml", tiny.ROOT / "config" / "demo.yaml"])
+    images = cost.Images(1337, 100, 360, (1, 8, 8), classes=10)
+
+    def taken(rule: str, **wildcards: str) -> int:
+        return cost.taken(rule, wildcards, demo, images)
+
+    assert taken("pretrain") == 5 * 1337
+    assert taken("train_deq", model="deq_trades_base") == 6 * 1337
+    assert taken("train_resnet", model="resnet18_trades") == 4 * 1337
+    assert (taken("clean", model="deq_pretrain"), taken("select_early_state", model="deq_trades_base")) == (48, 100)
+    assert taken("attack_grid", shard="states1-8_images20-47") == 28
+    assert taken("autoattack", images="0-23") == 24
+    assert (taken("time_training"), taken("attack_example", model="deq_pgd_at_base"), taken("table1")) == (16, 48, 0)

@@ -1,0 +1,183 @@
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from deqpipe.errors import UserError
+from deqpipe.results.lock import EXIT_UNFINISHED, StopRequest, locked
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from deqpipe.results.lock import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+WORK = """
+import sys, time
+from deqpipe.results.lock import EXIT_UNFINISHED, StopRequest
+with StopRequest(budget_minutes=float(sys.argv[1])) as stop:
+    print("working", flush=True)
+    while not stop.should_stop():
+        time.sleep(0.01)
+print(stop.reason, flush=True)
+sys.exit(EXIT_UNFINISHED)
+"""
+
+
+@contextmanager
+def python(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """A Python process that has printed its first line."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline()
+            yield process
+        finally:
+            process.kill()
+
+
+def entry(directory: Path) -> str:
+    return (directory / "lock").read_text()
+
+
+def test_lock_names_its_holder_and_is_empty_afterwards(tmp_path: Path) -> None:
+    state = tmp_path / "new" / "state"
+    with locked(state):
+        assert json.loads(entry(state)) == {"host": socket.gethostname(), "pid": os.getpid()}
+    assert entry(state) == ""
+    with pytest.raises(RuntimeError, match="inside"), locked(state):
+        raise RuntimeError("inside")
+    assert entry(state) == ""
+
+
+def test_second_process_waits_and_says_once_for_whom(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with python(HOLD, tmp_path, 0.4) as holder, locked(tmp_path):
+        # the holder emptied its entry and let go; ours stands there now
+        assert json.loads(entry(tmp_path))["pid"] == os.getpid()
+    message = f"waiting for process {holder.pid} on {socket.gethostname()}, which works in {tmp_path}"
+    assert caplog.messages == [message]
+
+
+def test_lock_of_a_killed_process_is_free_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with python(HOLD, tmp_path, 60) as holder:
+        holder.kill()
+        holder.wait()
+        assert json.loads(entry(tmp_path))["pid"] == holder.pid
+        with locked(tmp_path):
+            assert json.loads(entry(tmp_path))["pid"] == os.getpid()
+    assert caplog.messages == []
+
+
+def test_holder_is_alone_as_long_as_its_block_lasts(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        command = [sys.executable, "-c", HOLD, str(tmp_path), "0"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as second:
+            with pytest.raises(subprocess.TimeoutExpired):
+                second.wait(0.5)
+            second.kill()
+
+
+def test_silent_entry_of_another_host_counts_for_three_heartbeats_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "lock").write_text('{"host": "elsewhere", "pid": 7}')
+    start = time.monotonic()
+    with locked(tmp_path, heartbeat_seconds=0.1):
+        assert 0.3 <= time.monotonic() - start < 3
+    assert caplog.messages == [f"waiting for process 7 on elsewhere, which works in {tmp_path}"]
+
+
+def test_living_holder_on_another_host_is_waited_for(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    lock.write_text('{"host": "elsewhere", "pid": 7}')
+
+    def live() -> None:
+        for _ in range(20):
+            time.sleep(0.05)
+            os.utime(lock)
+        lock.write_text("")
+
+    elsewhere = threading.Thread(target=live)
+    elsewhere.start()
+    with locked(tmp_path, heartbeat_seconds=0.2):
+        assert not elsewhere.is_alive() or entry(tmp_path)
+        elsewhere.join(0.2)
+        assert not elsewhere.is_alive()
+
+
+def test_holder_touches_the_lock_again_and_again(tmp_path: Path) -> None:
+    with locked(tmp_path, heartbeat_seconds=0.02):
+        before = (tmp_path / "lock").stat().st_mtime_ns
+        deadline = time.monotonic() + 5
+        while (tmp_path / "lock").stat().st_mtime_ns == before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (tmp_path / "lock").stat().st_mtime_ns > before
+
+
+def test_half_written_entry_holds_nobody_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for text in ('{"host": "else', "[1]", "{}"):
+        (tmp_path / "lock").write_text(text)
+        with locked(tmp_path):
+            pass
+    assert caplog.messages == []
+
+
+def test_folder_that_cannot_be_locked_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"folder .*file.* cannot be locked: "), locked(tmp_path / "file"):
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_lets_the_process_finish_its_step_and_leave(number: signal.Signals) -> None:
+    with python(WORK, 60) as process:
+        process.send_signal(number)
+        output, error = process.communicate(timeout=10)
+    assert (output, error, process.returncode) == (f"{number.name}\n", "", EXIT_UNFINISHED)
+
+
+def test_used_up_budget_is_a_reason_to_stop() -> None:
+    with python(WORK, 0.001) as process:
+        output, error = process.communicate(timeout=10)
+    assert (output, error, process.returncode) == ("time budget of 0.001 minutes\n", "", 75)
+
+
+def test_handlers_of_before_are_given_back() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    with StopRequest() as stop:
+        assert not stop.should_stop()
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)  # a second signal changes nothing
+        assert stop.should_stop()
+    assert {number: signal.getsignal(number) for number in before} == before
+    with pytest.raises(RuntimeError, match="inside"), StopRequest():
+        raise RuntimeError("inside")
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
+def test_budget_runs_from_construction_and_must_be_positive() -> None:
+    stop = StopRequest(budget_minutes=0.2 / 60)
+    assert not stop.should_stop()
+    time.sleep(0.25)
+    with stop:
+        assert stop.should_stop()
+    for budget in (0.0, -1.0, float("nan")):
+        with pytest.raises(UserError, match=r"time budget is .* minutes, but must be positive"):
+            StopRequest(budget_minutes=budget)
+
+
+def test_lock_module_needs_no_torch() -> None:
+    code = "import sys, deqpipe.results.lock; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
