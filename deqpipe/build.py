@@ -1,0 +1,64 @@
+"""Resolved settings to objects: the only place where what a spec says becomes what computes.
+
+A defence names the function that makes its dynamics (deqpipe/workflow/defences.py), so that whoever reads the
+vocabulary of defences imports no torch; here the name is looked up.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+
+from deqpipe.config import Entropy, ThreatModel
+from deqpipe.config import Solver as SolverConfig
+from deqpipe.defence.entropy import defended
+from deqpipe.dynamics import Dynamics, PlainDynamics
+from deqpipe.gradient import Unrolled
+from deqpipe.settings import Settings
+from deqpipe.solver.solve import build_solver, build_termination
+from deqpipe.threat_model import LinfBall
+from deqpipe.workflow.defences import Defence, defence_of
+from deqpipe.workflow.gridpoints import FINAL_DAMPING
+
+Build = Callable[[Settings, PlainDynamics, Defence], Dynamics]
+"""What a defence's `build` names: its dynamics, from settings, the undefended ones and its value."""
+
+
+def ball(settings: Settings) -> LinfBall:
+    """The threat model."""
+    return LinfBall(settings.section("threat_model", ThreatModel).epsilon_255 / 255)
+
+
+def plain_dynamics(settings: Settings) -> PlainDynamics:
+    """The undefended dynamics."""
+    solver = settings.section("solver", SolverConfig)
+    return PlainDynamics(build_solver(solver), build_termination(solver), solver.returned)
+
+
+def dynamics(settings: Settings, defence: str) -> Dynamics:
+    """The dynamics of a defence, or of a control.
+
+    Raises:
+        UserError: nobody declared the defence.
+    """
+    value, plain = defence_of(defence), plain_dynamics(settings)
+    return plain if value.build is None else _function(value.build)(settings, plain, value)
+
+
+def entropy_dynamics(settings: Settings, entropy: Entropy) -> Dynamics:
+    """The dynamics of Sec. 3.2 with keys of its own; the undefended ones where these are the same bit for bit."""
+    return defended(plain_dynamics(settings), entropy, ball(settings))
+
+
+def final_unroll(settings: Settings) -> Unrolled:
+    """The unroll from z* to the final state."""
+    return Unrolled(
+        steps=settings["evaluation.final_unroll_steps"],
+        damping=FINAL_DAMPING,
+        lead_step=settings["attack.unroll"]["lead_step"],
+    )
+
+
+def _function(path: str) -> Build:
+    """The function of an import path `module:name`."""
+    module, _, name = path.partition(":")
+    function: Build = getattr(import_module(module), name)
+    return function

@@ -1,0 +1,100 @@
+"""Defences at test time, one value each: what the program needs to know of a defence stands here, and nowhere else.
+
+A defence of a DEQ is a `Dynamics` (deqpipe/dynamics.py). Its value names the function that makes it, as nothing here
+imports torch; `deqpipe.build` looks it up where a job computes. What is not declared here is no defence: an error, and
+never the undefended model.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from deqpipe.config import PROTOCOLS, Entropy
+from deqpipe.errors import UserError
+
+DefenceName: TypeAlias = Literal["plain", "entropy", "entropy_zero_steps", "entropy_restart_only", "entropy_one_round"]
+
+Adjust: TypeAlias = Callable[[Entropy, int], Entropy]
+"""The keys of Sec. 3.2 that a variant of it runs with, from the configured ones and N."""
+
+
+@dataclass(frozen=True)
+class Defence:
+    """How states arise from images when a decision is taken.
+
+    Attributes:
+        name: in records, specs and file names.
+        label: in tables, behind the name of the training method.
+        build: `module:function` that makes its dynamics (see `deqpipe.build.dynamics`); None: the undefended ones.
+        adjust: of the keys of Sec. 3.2, if it is a variant of that.
+        control_of: the defence whose point it lacks, if it is a control: attacked images are scored on it beside that
+            one, and it decides at that one's early state.
+    """
+
+    name: DefenceName
+    label: str
+    build: str | None = None
+    adjust: Adjust | None = None
+    control_of: DefenceName | None = None
+
+
+def _as_configured(entropy: Entropy, steps: int) -> Entropy:
+    return entropy
+
+
+def _without_descent(entropy: Entropy, steps: int) -> Entropy:
+    return entropy.model_copy(update={"input_steps": 0})
+
+
+def restarts_alone(entropy: Entropy, steps: int) -> Entropy:
+    """The restarts of the authors' solver, without a descent of the input."""
+    return _as_released(entropy).model_copy(update={"input_steps": 0})
+
+
+def _one_round(entropy: Entropy, steps: int) -> Entropy:
+    return _as_released(entropy).model_copy(update={"solver_steps": steps})
+
+
+def _as_released(entropy: Entropy) -> Entropy:
+    """With the keys of the authors' code."""
+    released = PROTOCOLS["release"].items()
+    return entropy.model_copy(
+        update={key.removeprefix("entropy."): value for key, value in released if key.startswith("entropy.")}
+    )
+
+
+_SEC_32 = "deqpipe.defence.entropy:build"
+PLAIN = Defence("plain", "")
+ENTROPY = Defence("entropy", "Sec. 3.2", _SEC_32, _as_configured)
+# Sec. 3.2 without its point: no descent steps; and with the authors' code's keys, the restarts of the solver without
+# descent, and a single round (T_f = N), after which nothing follows.
+ZERO_STEPS = Defence("entropy_zero_steps", "control: R = 0", _SEC_32, _without_descent, "entropy")
+RESTART_ONLY = Defence("entropy_restart_only", "control: restart only", _SEC_32, restarts_alone, "entropy")
+ONE_ROUND = Defence("entropy_one_round", "control: T_f = N", _SEC_32, _one_round, "entropy")
+DEFENCES: Mapping[str, Defence] = {one.name: one for one in (PLAIN, ENTROPY, ZERO_STEPS, RESTART_ONLY, ONE_ROUND)}
+CONTROLS: tuple[DefenceName, ...] = tuple(one.name for one in DEFENCES.values() if one.control_of)
+DECIDING: tuple[DefenceName, ...] = tuple(one.name for one in DEFENCES.values() if not one.control_of)
+"""Those that decide for themselves: every adversarially trained DEQ is evaluated with each."""
+
+
+def defence_of(name: str) -> Defence:
+    """The defence of a name.
+
+    Raises:
+        UserError: nobody declared it.
+    """
+    if name not in DEFENCES:
+        raise UserError(f"defence is {name!r}, but must be one of {', '.join(DEFENCES)}")
+    return DEFENCES[name]
+
+
+def entropy_keys(name: str, entropy: Entropy, *, steps: int) -> Entropy | None:
+    """The keys of Sec. 3.2 that a defence runs with; None: it makes no use of Sec. 3.2.
+
+    Args:
+        name: of the defence.
+        entropy: as configured.
+        steps: N.
+    """
+    adjust = defence_of(name).adjust
+    return None if adjust is None else adjust(entropy, steps)

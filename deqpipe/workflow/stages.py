@@ -1,0 +1,363 @@
+"""Stages of the workflow, one value each: what a job of the stage depends on, and where its file lies.
+
+Specs (deqpipe/workflow/specs.py), the paths of rules and readers, the stage names of the command line and the record of
+code are derived from these values. The rules themselves are written out in rules/.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from deqpipe.config import Config
+from deqpipe.workflow.shards import races, races_in_sweep
+from deqpipe.workflow.vocabulary import (
+    DEQS,
+    EVALUATED,
+    FIGURE2_MODEL,
+    MODELS,
+    OTHER_JACOBIAN,
+    RESNETS,
+    SWEEP_MODEL,
+    TRADES,
+    TRUNK,
+    TrainedModel,
+    other_trades,
+    transfers_to,
+)
+
+StageName: TypeAlias = Literal[
+    "data", "pretrain", "train_deq", "train_resnet", "select", "clean", "attack_grid", "attack_pgd", "race",
+    "race_sweep", "strongest", "autoattack", "attack_top", "attack_in_loop", "attack_sweep", "attack_example",
+    "time_training", "time_inference",
+]  # fmt: skip
+ProductName: TypeAlias = Literal["table", "figure", "report"]
+Keys: TypeAlias = tuple[str, ...]
+Made: TypeAlias = tuple[StageName | Literal["import"], str | None]
+"""A file that a job reads: the stage that makes it, and of which model."""
+
+
+def _unchanged(config: Config, model: str) -> Config:
+    return config
+
+
+def _nothing(config: Config, model: str) -> Mapping[str, Made]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of job.
+
+    Attributes:
+        name: of the stage.
+        revision: raised when the code would give other results: then everything below the stage runs again.
+        code: the modules that decide what it puts out; tests/test_revisions.py hashes them.
+        path: of its file in the results folder, with the wildcards of its rule.
+        keys: dotted keys of the configuration that its jobs depend on, for a model.
+        upstream: what they read, by a name of its role.
+        models: that it concerns; None: none by name.
+        adapt: the configuration with what a job makes no use of set to a fixed value, so that it causes nothing.
+        seeded: whether every repetition has a job of its own.
+    """
+
+    name: StageName
+    revision: int
+    code: tuple[str, ...]
+    path: str
+    keys: Callable[[Config, str], Keys]
+    upstream: Callable[[Config, str], Mapping[str, Made]] = _nothing
+    models: tuple[str, ...] | None = None
+    adapt: Callable[[Config, str], Config] = _unchanged
+    seeded: bool = True
+
+
+@dataclass(frozen=True)
+class Product:
+    """What is made of records: it depends on the whole configuration, which it states.
+
+    Attributes:
+        name: of the product.
+        revision: as of a stage.
+        code: as of a stage.
+    """
+
+    name: ProductName
+    revision: int
+    code: tuple[str, ...]
+
+
+_COMPUTATION = (
+    "compute", "model", "data", "gradient", "solver", "dynamics", "defence", "attack", "seeding", "threat_model",
+    "lazy", "machine.stopwatch", "build",
+)  # fmt: skip
+_TRAINING = (*_COMPUTATION, "training")
+_EVALUATION = (*_COMPUTATION, "evaluation")
+_ANALYSIS = ("analysis", "statistics")
+_REPORTING = (*_ANALYSIS, "reporting", "results.history", "results.weights")
+
+_OPTIMISER = (
+    "training.epochs", "training.batch_size", "training.learning_rate", "training.learning_rate_min",
+    "training.betas", "training.weight_decay",
+)  # fmt: skip
+_PGD = ("attack.pgd", "threat_model")
+_GRID = ("attack.grid.states", "attack.grid.steps", "attack.grid.damping")
+_AUTOATTACK = (
+    "autoattack.keep", "autoattack.iterations", "autoattack.queries", "autoattack.batch_size",
+    "autoattack.images_per_job", "autoattack.square_images", "autoattack.restarts", "evaluation.images", "threat_model",
+)  # fmt: skip
+
+
+def training_stage(model: str) -> StageName:
+    """The stage that trains a model."""
+    if model == TRUNK:
+        return "pretrain"
+    return "train_deq" if MODELS[model].architecture == "deq" else "train_resnet"
+
+
+def trained(config: Config, model: str) -> Made:
+    """The weights of a model, trained or taken from a file."""
+    if model in config.imported:
+        return "import", model
+    stage = training_stage(model)
+    return stage, None if stage == "pretrain" else model
+
+
+def _weights(config: Config, model: str) -> dict[str, Made]:
+    return {"model": trained(config, model)}
+
+
+def _images(config: Config, model: str) -> dict[str, Made]:
+    return {"data": ("data", None)}
+
+
+def _of(model: str, *stages: StageName) -> dict[str, Made]:
+    """Files of the same model, by the names of their stages."""
+    return {stage: (stage, model) for stage in stages}
+
+
+def _without_controls(config: Config, model: str) -> Config:
+    """The configuration of stages that score no controls."""
+    return config.model_copy(update={"entropy": config.entropy.model_copy(update={"controls": False})})
+
+
+# --- images and models -----------------------------------------------------------------------------------------------
+
+
+def _data_keys(config: Config, model: str) -> Keys:
+    return ("data.source", "data.validation", *(("data.root",) if config.data.source == "folder" else ()))
+
+
+def _pretrain_keys(config: Config, model: str) -> Keys:
+    return ("model", "pretrain", "precision", "data.augment", *_OPTIMISER)
+
+
+def _train_deq_keys(config: Config, model: str) -> Keys:
+    kind = MODELS[model]
+    return (
+        "solver", "training.gradient", "training.unroll", "training.attack", "selection", "threat_model",
+        "jacobian.frequency", "jacobian.stop_epoch", "jacobian.probes", "jacobian.length_jitter",
+        f"jacobian.weight.{kind.framework}",
+        *(("training.implicit_steps",) if config.training.gradient == "exact" else ()),
+        *(("training.trades", "jacobian.trades_terms") if kind.framework == "trades" else ()),
+        *(("random_state",) if kind.random_states else ()),
+    )  # fmt: skip
+
+
+def _adapt_training(config: Config, model: str) -> Config:
+    kind = MODELS[model]
+    config = _without_unused(config, kind)
+    if not kind.other_jacobian:
+        return config
+    # Under the usual name: the training itself knows no other.
+    assert kind.framework is not None
+    other = getattr(config.jacobian.other_weight, kind.framework)
+    weight = config.jacobian.weight.model_copy(update={kind.framework: other})
+    return config.model_copy(update={"jacobian": config.jacobian.model_copy(update={"weight": weight})})
+
+
+def _without_unused(config: Config, kind: TrainedModel) -> Config:
+    selection, random = config.selection, config.random_state
+    if not kind.random_states:
+        selection = selection.model_copy(update={"attack_random_state": False})
+    if kind.framework != "trades":
+        random = random.model_copy(update={"natural": "final"})  # only TRADES has a natural branch
+    return config.model_copy(update={"selection": selection, "random_state": random})
+
+
+def _train_resnet_keys(config: Config, model: str) -> Keys:
+    trades = ("training.trades",) if MODELS[model].framework == "trades" else ()
+    return ("resnet", "training.attack", "selection", "threat_model", "precision", "data.augment", *trades)
+
+
+# --- evaluations -----------------------------------------------------------------------------------------------------
+
+
+def _decision_keys(config: Config, model: str) -> Keys:
+    """What a decision's logits depend on beside the weights."""
+    if MODELS[model].architecture == "resnet":
+        return ("precision",)
+    coupled = ("evaluation.batch_size", "evaluation.images") if config.couples_images else ()  # which images meet
+    defended = ("entropy", "threat_model") if len(MODELS[model].defences) > 1 else ()
+    return ("solver", "evaluation.final_unroll_steps", "attack.unroll", "precision", *coupled, *defended)
+
+
+def _select_keys(config: Config, model: str) -> Keys:
+    keys = (*_decision_keys(config, model), "early_state", "selection.attack", "selection.split",
+            "attack.pgd.clamp_start", "threat_model")  # fmt: skip
+    return tuple(key for key in keys if key != "evaluation.images")  # those are test images
+
+
+def _and(*more: str) -> Callable[[Config, str], Keys]:
+    """What a decision depends on, and more."""
+    return lambda config, model: (*_decision_keys(config, model), *more)
+
+
+def _grid_keys(config: Config, model: str) -> Keys:
+    raced = ("racing",) if races(config) else ()
+    return (*_decision_keys(config, model), *_PGD, "attack.defence_in_loop", *_GRID, *raced)
+
+
+def _grid_upstream(config: Config, model: str) -> dict[str, Made]:
+    other = transfers_to(config, model)
+    return _weights(config, model) | ({} if other is None else {"transfer": trained(config, other)})
+
+
+def _in_loop_upstream(config: Config, model: str) -> dict[str, Made]:
+    return _weights(config, model) | {"transfer": trained(config, other_trades(model))} | _of(model, "strongest")
+
+
+def _sweep_keys(config: Config, model: str) -> Keys:
+    raced = ("racing",) if races_in_sweep(config) else ()
+    return (*_decision_keys(config, model), *_PGD, *_GRID, "entropy_sweep", "evaluation.images", *raced)
+
+
+def _sweep_upstream(config: Config, model: str) -> dict[str, Made]:
+    if config.entropy_sweep.points != "all":
+        return _weights(config, model) | _of(model, "strongest")
+    # Races need to know at which state decisions are taken.
+    return _weights(config, model) | (_of(model, "select") if races_in_sweep(config) else {})
+
+
+def _graded(config: Config, model: str) -> dict[str, Made]:
+    """What the accuracy of decisions under the grid's attacks rests on."""
+    return _of(model, "attack_grid", "select") | (_of(model, "race") if races(config) else {})
+
+
+def _example_upstream(config: Config, model: str) -> dict[str, Made]:
+    return _grid_upstream(config, model) | _graded(config, model) | _of(model, "clean")
+
+
+def _autoattack_upstream(config: Config, model: str) -> dict[str, Made]:
+    return _weights(config, model) | (_of(model, "strongest") if model in DEQS else {})
+
+
+def _top_upstream(config: Config, model: str) -> dict[str, Made]:
+    return _weights(config, model) | _of(model, "strongest")
+
+
+# --- races, and speeds -----------------------------------------------------------------------------------------------
+
+
+def _racing_keys(config: Config, model: str) -> Keys:
+    return ("racing",)
+
+
+def _race_upstream(config: Config, model: str) -> dict[str, Made]:
+    other = transfers_to(config, model)
+    transferred: dict[str, Made] = {} if other is None else {"transfer_select": ("select", other)}
+    return _of(model, "attack_grid", "select") | transferred
+
+
+def _race_sweep_upstream(config: Config, model: str) -> dict[str, Made]:
+    return _of(model, "attack_sweep", "select")
+
+
+def _images_key(config: Config, model: str) -> Keys:
+    return ("evaluation.images",)
+
+
+def _time_training_keys(config: Config, model: str) -> Keys:
+    """Those of all trainings that it times."""
+    keys = (key for name in DEQS for key in _train_deq_keys(config, name))
+    return (*dict.fromkeys(keys), "timing", "precision", "model")
+
+
+def _time_training_upstream(config: Config, model: str) -> dict[str, Made]:
+    return {"data": ("data", None), "trunk": ("pretrain", None)}
+
+
+STAGES: Mapping[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("data", 1, ("data", "seeding"), "data/dataset.safetensors", _data_keys, seeded=False),
+        Stage("pretrain", 2, _TRAINING, f"models/{TRUNK}/seed{{seed}}/best.safetensors", _pretrain_keys, _images),
+        Stage(
+            "train_deq", 2, _TRAINING, "models/{model}/seed{seed}/best.safetensors", _train_deq_keys,
+            lambda config, model: {"trunk": ("pretrain", None)}, (*DEQS, *OTHER_JACOBIAN), _adapt_training,
+        ),
+        Stage(
+            "train_resnet", 2, _TRAINING, "models/{model}/seed{seed}/best.safetensors", _train_resnet_keys, _images,
+            RESNETS, _adapt_training,
+        ),
+        Stage(
+            "select", 2, _EVALUATION, "select/{model}/seed{seed}.json", _select_keys, _weights, DEQS,
+            _without_controls,
+        ),
+        Stage(
+            "clean", 4, _EVALUATION, "attacks/clean/{model}/seed{seed}.parquet", _and("evaluation.images"), _weights,
+            EVALUATED,
+        ),
+        Stage(
+            "attack_grid", 5, _EVALUATION, "attacks/grid/{model}/seed{seed}/{shard}.parquet", _grid_keys,
+            _grid_upstream, DEQS,
+        ),
+        Stage(
+            "attack_pgd", 3, _EVALUATION, "attacks/pgd/{model}/seed{seed}.parquet", _and(*_PGD, "evaluation.images"),
+            _weights, (TRUNK, *RESNETS),
+        ),
+        Stage("race", 1, _ANALYSIS, "race/grid/{model}/seed{seed}.json", _racing_keys, _race_upstream, DEQS),
+        Stage(
+            "race_sweep", 1, _ANALYSIS, "race/sweep/{model}/seed{seed}.json", _racing_keys, _race_sweep_upstream,
+            (SWEEP_MODEL,),
+        ),
+        Stage("strongest", 1, _ANALYSIS, "strongest/{model}/seed{seed}.json", _images_key, _graded, DEQS),
+        Stage(
+            "autoattack", 2, _EVALUATION, "attacks/autoattack/{model}/seed{seed}/{defence}_images{images}.parquet",
+            _and(*_AUTOATTACK, "autoattack.mode", "autoattack.attacks", "autoattack.targets",
+                 "autoattack.defence_in_loop"),
+            _autoattack_upstream, (*DEQS, *RESNETS), _without_controls,
+        ),
+        Stage(
+            "attack_top", 2, _EVALUATION, "attacks/top/{model}/seed{seed}/images{images}.parquet",
+            _and(*_AUTOATTACK, "autoattack.top_points", "autoattack.defence_in_loop"), _top_upstream, (SWEEP_MODEL,),
+            _without_controls,
+        ),
+        Stage(
+            "attack_in_loop", 2, _EVALUATION, "attacks/in_loop/{model}/seed{seed}/images{images}.parquet",
+            _and(*_PGD, "attack.in_loop_points", "evaluation.images"), _in_loop_upstream, TRADES, _without_controls,
+        ),
+        Stage(
+            "attack_sweep", 2, _EVALUATION, "attacks/sweep/{model}/seed{seed}/images{images}.parquet", _sweep_keys,
+            _sweep_upstream, (SWEEP_MODEL,), _without_controls,
+        ),
+        Stage(
+            "attack_example", 2, _EVALUATION, "attacks/example/{model}/seed{seed}.npz",
+            lambda config, model: (*_grid_keys(config, model), "evaluation.images"), _example_upstream,
+            (FIGURE2_MODEL,),
+        ),
+        Stage(
+            "time_training", 2, _TRAINING, "timing/training/seed{seed}.json", _time_training_keys,
+            _time_training_upstream,
+        ),
+        Stage(
+            "time_inference", 2, _EVALUATION, "timing/inference/{model}/seed{seed}.json",
+            _and("timing", "entropy_sweep.solver_steps", "entropy_sweep.input_steps"), _weights, (SWEEP_MODEL,),
+            _without_controls,
+        ),
+    )
+}  # fmt: skip
+PRODUCTS: Mapping[str, Product] = {
+    "table": Product("table", 5, _REPORTING),
+    "figure": Product("figure", 5, _REPORTING),
+    "report": Product("report", 5, _REPORTING),
+}

@@ -1,0 +1,81 @@
+"""The closed vocabulary of trained models: what the workflow trains, attacks and reports, by name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from deqpipe.config import Config, Entropy, Framework
+from deqpipe.workflow.defences import CONTROLS, DECIDING, DEFENCES, PLAIN, DefenceName
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """One entry of the closed vocabulary of models."""
+
+    name: str
+    architecture: Literal["deq", "resnet"]
+    framework: Framework | None
+    """None: pretraining on clean images."""
+    random_states: bool = False
+    """Trained with the loss from random intermediate states (Sec. 3.3)."""
+    other_jacobian: bool = False
+    """Trained with `jacobian.other_weight`, for Figure 6 alone: never evaluated."""
+
+    @property
+    def defences(self) -> tuple[DefenceName, ...]:
+        """The test-time defences that this model is evaluated with."""
+        if self.other_jacobian:
+            return ()
+        return DECIDING if self.architecture == "deq" and self.framework else (PLAIN.name,)
+
+    def controls(self, entropy: Entropy) -> tuple[DefenceName, ...]:
+        """The control decisions that its attacked images are scored on as well."""
+        if not entropy.controls:
+            return ()
+        return tuple(name for name in CONTROLS if DEFENCES[name].control_of in self.defences)
+
+
+MODELS: Mapping[str, TrainedModel] = {
+    model.name: model
+    for model in (
+        TrainedModel("deq_pretrain", "deq", None),
+        TrainedModel("deq_pgd_at_base", "deq", "pgd_at"),
+        TrainedModel("deq_pgd_at_random_states", "deq", "pgd_at", random_states=True),
+        TrainedModel("deq_trades_base", "deq", "trades"),
+        TrainedModel("deq_trades_random_states", "deq", "trades", random_states=True),
+        TrainedModel("resnet18_pgd_at", "resnet", "pgd_at"),
+        TrainedModel("resnet18_trades", "resnet", "trades"),
+        TrainedModel("deq_pgd_at_jac_low", "deq", "pgd_at", other_jacobian=True),
+        TrainedModel("deq_trades_jac_high", "deq", "trades", other_jacobian=True),
+    )
+}
+TRUNK = "deq_pretrain"
+OTHER_JACOBIAN = tuple(name for name, model in MODELS.items() if model.other_jacobian)
+EVALUATED = tuple(name for name in MODELS if name not in OTHER_JACOBIAN)
+DEQS = tuple(name for name in EVALUATED if MODELS[name].architecture == "deq" and MODELS[name].framework)
+RESNETS = tuple(name for name in EVALUATED if MODELS[name].architecture == "resnet")
+TRADES = tuple(name for name in DEQS if MODELS[name].framework == "trades")
+BASELINES = tuple(name for name in DEQS if not MODELS[name].random_states)
+SWEEP_MODEL = "deq_trades_random_states"  # the model of Tables 4, 5, 8 and 10
+FIGURE2_MODEL = "deq_pgd_at_base"  # the model of Figure 2
+
+
+def other_trades(model: str) -> str:
+    """The TRADES DEQ that the images of another one are transferred to.
+
+    Raises:
+        ValueError: it is no TRADES DEQ.
+    """
+    if model not in TRADES:
+        raise ValueError(f"{model} is none of {', '.join(TRADES)}")
+    return next(name for name in TRADES if name != model)
+
+
+def transfers_to(config: Config, model: str) -> str | None:
+    """The other model that the images of a model's grid are scored on, if any."""
+    return other_trades(model) if config.attack.transfer and model in TRADES else None
+
+
+def trained_here(config: Config) -> tuple[str, ...]:
+    """The DEQs that are not imported."""
+    return tuple(model for model in DEQS if model not in config.imported)
