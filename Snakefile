@@ -34,21 +34,6 @@ localrules:
     strongest,
     race,
     race_sweep,
-    table1,
-    table2,
-    table3,
-    table4,
-    table5,
-    table6,
-    table7,
-    table8,
-    table9,
-    table10,
-    figure2,
-    figure3,
-    figure4,
-    figure5,
-    figure6,
     report,
 
 
@@ -76,16 +61,10 @@ rule train_all:
 rule select_all:
     """The early state of every DEQ."""
     input:
-        expand(rules.select_early_state.output, model=DEQS, seed=SEEDS),
+        every("select"),
 
 
 rule attack_all:
     """All evaluations: clean images, the grid of Eq. (11), PGD, AutoAttack, the attacks of Tables 3 to 5."""
     input:
-        CLEAN,
-        GRID,
-        PGD,
-        AUTOATTACK,
-        TOP,
-        IN_LOOP,
-        SWEEP,
+        every("clean", "attack_grid", "attack_pgd", "autoattack", "attack_top", "attack_in_loop", "attack_sweep"),

@@ -39,10 +39,9 @@ from benchmarks.release_code import (
     surrogate_name,
     without_progress,
 )
-from deqpipe import cli, config
+from deqpipe import build, cli, config
 from deqpipe.attack.pgd import PGD, cross_entropy_objective, unfooled_objective
 from deqpipe.attack.surrogate import surrogate_of
-from deqpipe.evaluation.evaluated_model import build_dynamics, build_plain
 from deqpipe.gradient import Unrolled
 from deqpipe.model.architecture import load_model
 from deqpipe.model.classifier import DEQClassifier
@@ -63,7 +62,7 @@ from deqpipe.training.forward import (
 )
 from deqpipe.training.jacobian import JacobianRegularisation
 from deqpipe.training.objectives import Batch, TradesAdversarial
-from deqpipe.workflow import specs
+from deqpipe.workflow import gridpoints, specs
 
 VALUES, GRADIENTS = 1e-8, 1e-6
 """Limits of relative differences: of what a forward pass gives; of gradients and of all that comes after them."""
@@ -444,7 +443,7 @@ class Ours:
         """States, what is read off them, residuals, z* and the final state's logits."""
         predicted = self.predict("--defence", "entropy" if defended else "none", numbers=numbers)
         assert predicted is not None
-        dynamics = build_dynamics(self.settings(numbers), "entropy" if defended else "plain")
+        dynamics = build.dynamics(self.settings(numbers), "entropy" if defended else "plain")
         trajectory = dynamics(self.model, self.case.images[0])
         moved = trajectory.solution.moved.any(1)
         return predicted | {
@@ -495,9 +494,9 @@ def our_step(ours: Ours, forward: DEQForward) -> Passed:
 def our_attack(ours: Ours, surrogate: Surrogate, y: Tensor, noise: Tensor) -> np.ndarray:
     """Images of PGD-10 on Eq. (11)."""
     settings, model, x = ours.settings(), ours.model, ours.case.images[0]
-    point = specs.GridPoint(state=surrogate.state, steps=surrogate.steps, damping=surrogate.damping)
+    point = gridpoints.GridPoint(state=surrogate.state, steps=surrogate.steps, damping=surrogate.damping)
     lead_step: bool = settings["attack.unroll"]["lead_step"]
-    logits_of = surrogate_of(point, dynamics=build_plain(settings), lead_step=lead_step)
+    logits_of = surrogate_of(point, dynamics=build.plain_dynamics(settings), lead_step=lead_step)
     return PGD_10(cross_entropy_objective(lambda x: logits_of(model, x), y), x, start=x + noise).images.numpy()
 
 

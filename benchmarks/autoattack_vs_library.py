@@ -23,14 +23,14 @@ from deqpipe.evaluation.autoattack import autoattack
 from deqpipe.evaluation.evaluated_model import Job, Subject, load_subject
 from deqpipe.evaluation.resumable import Part
 from deqpipe.results import records
-from deqpipe.workflow import specs
+from deqpipe.workflow import specs, vocabulary
 
 
 def main() -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("results", type=Path)
-    parser.add_argument("--model", choices=specs.RESNETS, default=specs.RESNETS[0])
+    parser.add_argument("--model", choices=vocabulary.RESNETS, default=vocabulary.RESNETS[0])
     parser.add_argument("--images", type=int, default=96, help="the first so many test images")
     text = "of the configuration, or the library's own: 100 steps, 9 classes, 5,000 queries"
     parser.add_argument("--budget", choices=("configured", "standard"), default="standard", help=text)

@@ -14,11 +14,12 @@ from torch import Tensor
 from benchmarks.operations import METHODS, Method
 from benchmarks.ways import Computed
 from benchmarks.world import World
+from deqpipe import build
 from deqpipe.attack.pgd import PGD, cross_entropy_objective, uniform_start
 from deqpipe.attack.surrogate import surrogate_of
 from deqpipe.compute.precision import PrecisionName
 from deqpipe.data import load
-from deqpipe.evaluation.evaluated_model import LogitsOf, build_dynamics, build_plain
+from deqpipe.evaluation.evaluated_model import LogitsOf
 from deqpipe.gradient import Unrolled
 from deqpipe.model.architecture import load_model
 from deqpipe.model.classifier import DEQClassifier
@@ -26,7 +27,7 @@ from deqpipe.seeding import Stream
 from deqpipe.statistics import intervals
 from deqpipe.training.loop import descend
 from deqpipe.training.objectives import Batch
-from deqpipe.workflow.specs import FINAL_DAMPING, GridPoint
+from deqpipe.workflow.gridpoints import FINAL_DAMPING, GridPoint
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ FEW = 4  # images
 
 def quantities(world: World, network: DEQClassifier) -> dict[str, Tensor]:
     """States, logits, and gradients to images and to weights, in float64 on the CPU."""
-    dynamics = build_plain(world.settings)
+    dynamics = build.plain_dynamics(world.settings)
     x, y = world.images
     with torch.no_grad():
         states = dynamics(network, x).solution.states
@@ -99,7 +100,7 @@ def _image_gradient(logits_of: Callable[[Tensor], Tensor], x: Tensor, y: Tensor)
 def _weight_gradient(world: World, network: DEQClassifier) -> Tensor:
     """Of a loss behind z^[N], as one vector: single tensors may be zero but for rounding."""
     x, y = world.images
-    plain = build_plain(world.settings)
+    plain = build.plain_dynamics(world.settings)
     network.requires_grad_(True)
     f = network.bind(x)
     z = plain.state(network, f, x, index=world.config.solver.steps)
@@ -144,7 +145,7 @@ class Work:
 def works(world: World) -> Iterator[Work]:
     """The dynamics, plain and with Sec. 3.2, an attack, and a training step of every kind."""
     network, (x, y) = world.network().requires_grad_(False), world.images
-    plain, entropy = build_plain(world.settings), build_dynamics(world.settings, "entropy")
+    plain, entropy = build.plain_dynamics(world.settings), build.dynamics(world.settings, "entropy")
     yield Work("dynamics, plain", lambda number: plain(network, x))
     yield Work("dynamics, Sec. 3.2", lambda number: entropy(network, x))
     logits_of = LogitsOf(network, surrogate_of(_points(world)["(3, 5)"], dynamics=plain, lead_step=False))
@@ -227,7 +228,11 @@ class Attacked:
         return Answers(predicted == labels, predicted)
 
     def _batch(self, network: DEQClassifier, images: range, computed: Computed) -> np.ndarray:
-        pgd, split, dynamics = self.world.config.attack.pgd, load(self.data).test, build_plain(self.world.settings)
+        pgd, split, dynamics = (
+            self.world.config.attack.pgd,
+            load(self.data).test,
+            build.plain_dynamics(self.world.settings),
+        )
         x = split.float_images(slice(images.start, images.stop), self.world.device)
         y = split.labels[images.start : images.stop].to(self.world.device)
         logits_of = LogitsOf(network, surrogate_of(_points(self.world)["(3, 5)"], dynamics=dynamics, lead_step=False))

@@ -18,7 +18,7 @@ from deqpipe.planning.leavers import entering
 from deqpipe.planning.printed import Measured, Plan
 from deqpipe.planning.rates import rates as measured_rates
 from deqpipe.results.records import write_text
-from deqpipe.workflow import specs
+from deqpipe.workflow import gridpoints, vocabulary
 
 PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "tf32", "bf16")
 GRID, SCORING = "attack step, mean over the grid", "scoring, "
@@ -44,7 +44,7 @@ def parts(config: Config, images: Images) -> Iterator[Part]:
     for method in METHODS:
         if not method.regularised:
             yield Part(f"training, {method.name}", {f"{TRAINING}{method.name}": steps * config.training.batch_size})
-    attacked = len(specs.DEQS) * len(specs.grid_points(config)) * config.evaluation.images
+    attacked = len(vocabulary.DEQS) * len(gridpoints.grid_points(config)) * config.evaluation.images
     yield Part("grid: crafting", {GRID: attacked * config.attack.pgd.steps})
     entropy = config.entropy
     defended = f"{SCORING}Sec. 3.2, T_f {entropy.solver_steps}, R {entropy.input_steps}"

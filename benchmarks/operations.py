@@ -13,20 +13,21 @@ from torch.optim import Adam
 from benchmarks import plain
 from benchmarks.dealt import deal
 from benchmarks.world import World
+from deqpipe import build
 from deqpipe.attack.pgd import PGD, cross_entropy_objective
-from deqpipe.attack.surrogate import stacked_surrogate_of, surrogate_of, up_to
+from deqpipe.attack.surrogate import stacked_surrogate_of, surrogate_of
 from deqpipe.compute.evaluations import Counter
 from deqpipe.config import Entropy
 from deqpipe.dynamics import Dynamics
-from deqpipe.evaluation.evaluated_model import LogitsOf, build_defended, build_final_unroll, build_plain
+from deqpipe.evaluation.evaluated_model import LogitsOf
 from deqpipe.evaluation.judge import DEQJudge
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.solver.solve import build_solver, build_termination, solve
 from deqpipe.training.forward import DEQForward
 from deqpipe.training.loop import Plan, descend
 from deqpipe.training.objectives import Batch, PGDAdversarial, TradesAdversarial
-from deqpipe.workflow import specs
-from deqpipe.workflow.specs import GridPoint
+from deqpipe.workflow import gridpoints, vocabulary
+from deqpipe.workflow.gridpoints import GridPoint
 
 Shown: TypeAlias = Mapping[str, Tensor]
 """What came out, by name."""
@@ -227,7 +228,7 @@ def _solver_alone() -> Operation:
 
 def our_attack(world: World, points: Sequence[GridPoint], *, name: str = OURS, compared: bool = True) -> Side:
     """One step of PGD at some points of the grid."""
-    network, dynamics = world.network().requires_grad_(False), build_plain(world.settings)
+    network, dynamics = world.network().requires_grad_(False), build.plain_dynamics(world.settings)
     lead_step: bool = world.config.attack.unroll.lead_step
     logits_of = [LogitsOf(network, surrogate_of(point, dynamics=dynamics, lead_step=lead_step)) for point in points]
     (x, y), start, attack = world.images, world.start, _one_step(world, network)
@@ -251,7 +252,7 @@ def our_stacked_attack(world: World, points: Sequence[GridPoint]) -> Side:
     """The same at points that differ in K_a only, all of them at once; the largest K_a first."""
     network, count = world.network().requires_grad_(False), len(points)
     lead_step: bool = world.config.attack.unroll.lead_step
-    stacked = stacked_surrogate_of(points, dynamics=build_plain(world.settings), lead_step=lead_step)
+    stacked = stacked_surrogate_of(points, dynamics=build.plain_dynamics(world.settings), lead_step=lead_step)
     (x, y), attack = world.images, _one_step(world, network)
     many, start = x.repeat(count, 1, 1, 1), world.start.repeat(count, 1, 1, 1)
     objective = cross_entropy_objective(LogitsOf(network, stacked), y.repeat(count))
@@ -313,7 +314,7 @@ def stacked_attack_step() -> Operation:
     """One step of PGD at all K_a of a state in the middle."""
 
     def sides(world: World) -> list[Side]:
-        state, damping = (world.config.solver.steps + 1) // 2, specs.FINAL_DAMPING
+        state, damping = (world.config.solver.steps + 1) // 2, gridpoints.FINAL_DAMPING
         steps = sorted(world.config.attack.grid.steps, reverse=True)[: world.most_points]
         points = [GridPoint(damping=damping, state=state, steps=k) for k in steps]
         alone, stacked = our_attack(world, points), our_stacked_attack(world, points)
@@ -333,7 +334,11 @@ def entropy_of(world: World, solver_steps: int, input_steps: int) -> Entropy:
 def dynamics_of(world: World, setting: tuple[int, int] | None) -> Dynamics:
     """The dynamics with these T_f and R; None: the undefended ones."""
     settings = world.settings
-    return build_plain(settings) if setting is None else build_defended(settings, entropy_of(world, *setting))
+    return (
+        build.plain_dynamics(settings)
+        if setting is None
+        else build.entropy_dynamics(settings, entropy_of(world, *setting))
+    )
 
 
 def reduction_of(world: World, setting: tuple[int, int] | None) -> plain.Reduction | None:
@@ -346,7 +351,7 @@ def reduction_of(world: World, setting: tuple[int, int] | None) -> plain.Reducti
 def our_scoring(world: World, setting: tuple[int, int] | None) -> Side:
     """Everything that a record holds, of every state and the final one."""
     network, (x, y) = world.network().requires_grad_(False), world.images
-    judge = DEQJudge(network, dynamics_of(world, setting), "", build_final_unroll(world.settings))
+    judge = DEQJudge(network, dynamics_of(world, setting), "", build.final_unroll(world.settings))
 
     def run(number: int) -> Shown:
         columns = {name: torch.from_numpy(column).T for name, column in judge(x, y).columns.items()}
@@ -369,7 +374,7 @@ def our_decision(world: World, setting: tuple[int, int] | None, *, name: str = O
 
     @torch.no_grad()
     def run(number: int) -> Shown:
-        z = up_to(dynamics, last)(network, x, last_residual=False).solution.z
+        z = dynamics.up_to(last)(network, x, last_residual=False).solution.z
         logits = network.logits(z)
         return {"logits": logits, "classes": logits.argmax(1).cpu()}
 
@@ -430,7 +435,7 @@ class Method:
     @property
     def framework(self) -> str:
         """pgd_at or trades."""
-        framework = specs.MODELS[self.model].framework
+        framework = vocabulary.MODELS[self.model].framework
         assert framework is not None
         return framework
 

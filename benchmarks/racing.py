@@ -18,7 +18,7 @@ import numpy as np
 
 from deqpipe.results import records
 from deqpipe.statistics import racing
-from deqpipe.workflow import specs
+from deqpipe.workflow import vocabulary
 
 ATTACKS, IMAGES, FIRST, RACES = 145, 10_000, 1_000, 40
 CONFIDENCES = (0.8, 0.99)
@@ -118,7 +118,7 @@ def _folds(correct: np.ndarray, first: int, confidence: float, folds: int, *, se
 
 def _real(results: Path) -> Iterator[tuple[str, np.ndarray]]:
     """Every decision of a finished run, and its answers at its early state: (attacks, images), without any checks."""
-    for model in specs.DEQS:
+    for model in vocabulary.DEQS:
         seed = sorted((results / "attacks" / "grid" / model).iterdir())[0]
         early = json.loads((results / "select" / model / f"{seed.name}.json").read_text())
         found = records.merge([records.read(path) for path in sorted(seed.glob("*.parquet"))])

@@ -18,7 +18,7 @@ from benchmarks.world import World
 from deqpipe.compute.evaluations import Counter, Evaluations
 from deqpipe.model.release.names import names_of
 from deqpipe.solver.solve import build_solver, build_termination, solve
-from deqpipe.workflow.specs import GridPoint
+from deqpipe.workflow.gridpoints import GridPoint
 
 AUTHORS = "the authors' code"
 PAPERS_KEYS = "ours, the paper's keys"

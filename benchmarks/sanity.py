@@ -24,7 +24,7 @@ from deqpipe.attack.autoattack import Flags, LibraryAttacks
 from deqpipe.config import AttackName, Config
 from deqpipe.evaluation.evaluated_model import Job, Subject, load_subject
 from deqpipe.evaluation.rows import Chunk, attack_rows
-from deqpipe.workflow import specs
+from deqpipe.workflow import specs, vocabulary
 
 EPSILONS_255 = (0.0, 8.0, 19.0, 38.0, 57.0, 76.0, 102.0, 128.0, 255.0)
 MORE_STEPS = (7, 20, 50)
@@ -40,7 +40,7 @@ def main() -> None:
     loaded = config.load([options.results / "config.yaml"])
     print("| model | epsilon x 255 | PGD steps | plain | + Sec. 3.2 | plain, noise | lost gradients |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for model in specs.DEQS:
+    for model in vocabulary.DEQS:
         early = json.loads((options.results / "select" / model / f"seed{loaded.seeds[0]}.json").read_text())
         states = {defence: early[defence]["state"] for defence in ("plain", "entropy")}
         for epsilon, steps in _settings(loaded):
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _early_state(results: Path, model: str, loaded: Config) -> int:
-    if model not in specs.DEQS:
+    if model not in vocabulary.DEQS:
         return 1  # a network has no other
     chosen = json.loads((results / "select" / model / f"seed{loaded.seeds[0]}.json").read_text())
     return int(chosen["plain"]["state"])
@@ -78,7 +78,7 @@ def _subject(loaded: Config, results: Path, model: str, *, epsilon: float, steps
     )
     seed = loaded.seeds[0]
     job = Job(
-        spec=specs.build("attack_grid" if model in specs.DEQS else "attack_pgd", changed, model=model, seed=seed),
+        spec=specs.build("attack_grid" if model in vocabulary.DEQS else "attack_pgd", changed, model=model, seed=seed),
         data=results / "data" / "dataset.safetensors",
         checkpoint=results / "models" / model / f"seed{seed}" / "best.safetensors",
         output=Path(tempfile.gettempdir()) / "unused",

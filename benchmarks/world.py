@@ -23,8 +23,9 @@ from deqpipe.settings import Settings
 from deqpipe.threat_model import LinfBall
 from deqpipe.training import run
 from deqpipe.training.loop import Plan
-from deqpipe.workflow import specs
-from deqpipe.workflow.specs import GridPoint
+from deqpipe.workflow import gridpoints, specs, vocabulary
+from deqpipe.workflow.gridpoints import GridPoint
+from deqpipe.workflow.stages import StageName
 
 ROOT = Path(__file__).parents[1]
 ModelName: TypeAlias = Literal["demo", "MDEQ-Large"]
@@ -135,7 +136,7 @@ class World:
         """The first of the points that the grid is measured at; all 144 where there are as many."""
         count = min(count, self.most_points or count)
         if count > len(SPREAD):
-            return specs.grid_points(self.config)[:count]
+            return gridpoints.grid_points(self.config)[:count]
         dampings = self.config.attack.grid.damping
         states = self.config.solver.steps
         return tuple(
@@ -164,10 +165,10 @@ class World:
         """
         config = self.config
         values: dict[str, Any] = {}
-        stages: dict[specs.Stage, str | None] = {"pretrain": None, "train_deq": model}
+        stages: dict[StageName, str | None] = {"pretrain": None, "train_deq": model}
         for stage, of_model in stages.items():
             values |= specs.build(stage, config, model=of_model, seed=self.seed)["config"]
-        framework = specs.MODELS[model].framework
+        framework = vocabulary.MODELS[model].framework
         values |= {"jacobian.frequency": 1.0} if regularised else {f"jacobian.weight.{framework}": 0.0}
         job = run.Job(
             spec={"seed": self.seed, "model": model, "config": values}, inputs={}, outputs={}, state=Path(),

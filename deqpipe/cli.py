@@ -19,7 +19,8 @@ import yaml
 from deqpipe import __version__, config
 from deqpipe.errors import NonFiniteLossError, UserError
 from deqpipe.results import records
-from deqpipe.workflow import specs
+from deqpipe.workflow import gridpoints, specs, vocabulary
+from deqpipe.workflow.stages import STAGES
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -110,9 +111,9 @@ def _add_configuration(commands: Any) -> None:
     write.add_argument("--spec", type=_json_object, required=True, help="the configuration as JSON")
     _add_paths(write, "output")
     spec = _add(commands, "spec", _print_spec, "Print the spec of a job, for the other commands' --spec.")
-    spec.add_argument("stage", choices=sorted(set(specs.REVISION) - {"table", "figure", "report"}))
+    spec.add_argument("stage", choices=sorted(STAGES))
     spec.add_argument("files", type=Path, nargs="+", help="config files, later ones laid over earlier ones")
-    spec.add_argument("--model", choices=tuple(specs.MODELS))
+    spec.add_argument("--model", choices=tuple(vocabulary.MODELS))
     spec.add_argument("--seed", type=int)
     spec.add_argument("--defence", choices=("plain", "entropy"), help="for stage autoattack")
 
@@ -148,7 +149,7 @@ def _add_checkpoints(commands: Any) -> None:
     names = "of the classes, with commas between; by default CIFAR-10's where it can be CIFAR-10, else numbers"
     parser.add_argument("--classes", type=_names, metavar="NAMES", help=names)
     model = "what it is to the evaluation commands; they take no model without --model and --seed"
-    parser.add_argument("--model", choices=(specs.TRUNK, *specs.DEQS), help=model)
+    parser.add_argument("--model", choices=(vocabulary.TRUNK, *vocabulary.DEQS), help=model)
     parser.add_argument("--seed", type=int, help="which repetition of the model it is")
     parser = _add(commands, "export-checkpoint", _export_checkpoint, "Write a DEQ's checkpoint as the release does.")
     parser.add_argument("source", type=Path, metavar="SRC", help="a safetensors file, trained here or imported")
@@ -225,7 +226,7 @@ def _add_reporting(commands: Any) -> None:
         ("race", "Say which points could still be the strongest (racing)."),
     ):
         parser = _add(commands, name, _strongest if name == "strongest" else _race, text)
-        parser.add_argument("--model", choices=specs.DEQS, required=True)
+        parser.add_argument("--model", choices=vocabulary.DEQS, required=True)
         parser.add_argument("--seed", type=int, required=True)
         if name == "race":
             parser.add_argument("--of", choices=("grid", "sweep"), default="grid", help="which attacks race")
@@ -320,19 +321,21 @@ def _not_negative(text: str) -> float:
     return value
 
 
-def _point(text: str) -> specs.GridPoint:
+def _point(text: str) -> gridpoints.GridPoint:
     try:
-        return specs.GridPoint.parse(text)
+        return gridpoints.GridPoint.parse(text)
     except UserError as error:  # a ValueError, whose text argparse would swallow
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _surrogate(text: str) -> tuple[str, specs.GridPoint]:
+def _surrogate(text: str) -> tuple[str, gridpoints.GridPoint]:
     """The name that its arrays get, and the point."""
     match = re.fullmatch(r"([1-9]\d*),([1-9]\d*),(\d+(?:\.\d+)?)", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not i,K_a,lambda, such as 3,5,0.5")
-    return text.replace(",", "_"), specs.GridPoint(damping=float(match[3]), state=int(match[1]), steps=int(match[2]))
+    return text.replace(",", "_"), gridpoints.GridPoint(
+        damping=float(match[3]), state=int(match[1]), steps=int(match[2])
+    )
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -350,14 +353,13 @@ def _spec(stages: Sequence[str]) -> Callable[[str], dict[str, Any]]:
         spec, stage = _json_object(text), " or ".join(stages)
         if spec.get("stage") not in stages:
             raise argparse.ArgumentTypeError(f"not a spec of stage {stage}; `deqpipe spec` prints one")
-        wanted = {"config", "upstream", *(("seed",) if spec["stage"] != "data" else ())}
-        wanted |= {"model"} if spec["stage"] in specs.STAGE_MODELS else set()
+        value = STAGES[spec["stage"]]
+        wanted = {"config", "upstream", *(("seed",) if value.seeded else ()), *(("model",) if value.models else ())}
         if not wanted <= spec.keys():
             lacking = ", ".join(sorted(wanted - spec.keys()))
             raise argparse.ArgumentTypeError(f"spec of stage {stage} lacks {lacking}; `deqpipe spec` prints one")
-        if spec.get("revision") != specs.REVISION[spec["stage"]]:
-            allowed = specs.REVISION[spec["stage"]]
-            raise argparse.ArgumentTypeError(f"spec has revision {spec.get('revision')}, but this is {allowed}")
+        if spec.get("revision") != value.revision:
+            raise argparse.ArgumentTypeError(f"spec has revision {spec.get('revision')}, but this is {value.revision}")
         return spec
 
     return parse

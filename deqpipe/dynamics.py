@@ -54,6 +54,13 @@ class Dynamics(Protocol):
         """N, and when a solve stops before."""
         ...
 
+    def up_to(self, index: int) -> "Dynamics":
+        """Dynamics that share z^[1] .. z^[index] bit for bit and end there, with z^[index] as z*.
+
+        Where there is no such state, all of them: whoever asks for the state is told.
+        """
+        ...
+
     def __call__(self, model: DEQClassifier, x: Images, *, last_residual: bool = True) -> Trajectory:
         """All states of the model on `x`, without gradient.
 
@@ -81,6 +88,12 @@ class PlainDynamics:
     def couples_images(self) -> bool:
         """Whether the states of an image depend on its batch-mates."""
         return self.termination.scope == "batch" or self.returned == "lowest_batch"
+
+    def up_to(self, index: int) -> "PlainDynamics":
+        """The dynamics that end at z^[index]."""
+        if not 1 <= index <= self.termination.max_steps:
+            return self
+        return replace(self, termination=replace(self.termination, max_steps=index), returned="last")
 
     @torch.no_grad()
     def __call__(self, model: DEQClassifier, x: Images, *, last_residual: bool = True) -> Trajectory:

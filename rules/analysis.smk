@@ -7,7 +7,7 @@ rule strongest:
         records=lambda wildcards: expand(
             rules.attack_grid.output, model=wildcards.model, seed=wildcards.seed, shard=SHARDS
         ),
-        race=lambda wildcards: expand(RACE, kind="grid", **wildcards) if specs.races(CONFIG) else [],
+        race=lambda wildcards: expand(file_of("race"), **wildcards) if shards.races(CONFIG) else [],
         early=rules.select_early_state.output,
     output:
         STRONGEST,
@@ -34,7 +34,7 @@ rule race:
         records=lambda wildcards: expand(rules.attack_grid.output, shard=FIRST_SHARDS, **wildcards),
         early=lambda wildcards: expand(rules.select_early_state.output, model=scored_on(wildcards), seed=wildcards.seed),
     output:
-        "<results>/race/grid/{model}/seed{seed}.json",
+        file_of("race"),
     log:
         "<logs>/race/grid/{model}/seed{seed}.log",
     benchmark:
@@ -57,7 +57,7 @@ rule race_sweep:
         records=lambda wildcards: expand(rules.attack_sweep.output, images=FIRST_IMAGES, **wildcards),
         early=rules.select_early_state.output,
     output:
-        "<results>/race/sweep/{model}/seed{seed}.json",
+        file_of("race_sweep"),
     log:
         "<logs>/race/sweep/{model}/seed{seed}.log",
     benchmark:
@@ -72,7 +72,3 @@ rule race_sweep:
     shell:
         "deqpipe race --of sweep --model {wildcards.model:q} --seed {wildcards.seed:q} --configuration {params.configuration:q}"
         " --results {params.results:q} --output {output:q} > {log:q} 2>&1"
-
-
-# What Table 5 needs to know of its race.
-RACED_SWEEP = expand(RACE, kind="sweep", model=SWEPT, seed=SEEDS) if specs.races_in_sweep(CONFIG) else []

@@ -7,7 +7,7 @@ rule clean:
         data=rules.prepare_data.output,
         checkpoint=CHECKPOINT,
     output:
-        "<results>/attacks/clean/{model}/seed{seed}.parquet",
+        file_of("clean"),
     log:
         "<logs>/clean/{model}/seed{seed}.log",
     benchmark:
@@ -34,7 +34,7 @@ rule attack_grid:
         other=other_trades,
         race=race_of_grid,
     output:
-        "<results>/attacks/grid/{model}/seed{seed}/{shard}.parquet",
+        file_of("attack_grid"),
     log:
         "<logs>/attack_grid/{model}/seed{seed}/{shard}.log",
     benchmark:
@@ -66,7 +66,7 @@ rule attack_pgd:
         data=rules.prepare_data.output,
         checkpoint=CHECKPOINT,
     output:
-        "<results>/attacks/pgd/{model}/seed{seed}.parquet",
+        file_of("attack_pgd"),
     log:
         "<logs>/attack_pgd/{model}/seed{seed}.log",
     benchmark:
@@ -121,7 +121,7 @@ rule autoattack:
         checkpoint=CHECKPOINT,
         strongest=lambda wildcards: STRONGEST if wildcards.model in DEQS else [],
     output:
-        "<results>/attacks/autoattack/{model}/seed{seed}/{defence}_images{images}.parquet",
+        file_of("autoattack"),
     log:
         "<logs>/autoattack/{model}/seed{seed}/{defence}_images{images}.log",
     benchmark:
@@ -152,7 +152,7 @@ rule attack_top:
         checkpoint=CHECKPOINT,
         strongest=STRONGEST,
     output:
-        "<results>/attacks/top/{model}/seed{seed}/images{images}.parquet",
+        file_of("attack_top"),
     log:
         "<logs>/attack_top/{model}/seed{seed}/images{images}.log",
     benchmark:
@@ -182,9 +182,9 @@ rule attack_in_loop:
         data=rules.prepare_data.output,
         checkpoint=CHECKPOINT,
         strongest=STRONGEST,
-        other=lambda wildcards: expand(CHECKPOINT, model=specs.other_trades(wildcards.model), seed=wildcards.seed),
+        other=lambda wildcards: expand(CHECKPOINT, model=vocabulary.other_trades(wildcards.model), seed=wildcards.seed),
     output:
-        "<results>/attacks/in_loop/{model}/seed{seed}/images{images}.parquet",
+        file_of("attack_in_loop"),
     log:
         "<logs>/attack_in_loop/{model}/seed{seed}/images{images}.log",
     benchmark:
@@ -216,7 +216,7 @@ rule attack_sweep:
         strongest=[] if CONFIG.entropy_sweep.points == "all" else STRONGEST,
         race=race_of_sweep,
     output:
-        "<results>/attacks/sweep/{model}/seed{seed}/images{images}.parquet",
+        file_of("attack_sweep"),
     log:
         "<logs>/attack_sweep/{model}/seed{seed}/images{images}.log",
     benchmark:
@@ -251,7 +251,7 @@ rule attack_example:
             rules.attack_grid.output, model=wildcards.model, seed=wildcards.seed, shard=READY_MADE_SHARDS
         ),
     output:
-        "<results>/attacks/example/{model}/seed{seed}.npz",
+        file_of("attack_example"),
     log:
         "<logs>/attack_example/{model}/seed{seed}.log",
     benchmark:
@@ -275,19 +275,4 @@ rule attack_example:
 
 
 # The shards that hold the ready-made attack.
-READY_MADE_SHARDS = [shard for shard in SHARDS if re.match(rf"states\d+-{specs.ready_made(CONFIG).state}_", shard)]
-# What tables and figures are made of.
-CLEAN = expand(rules.clean.output, model=MODELS, seed=SEEDS)
-GRID = expand(rules.attack_grid.output, model=DEQS, seed=SEEDS, shard=SHARDS)
-PGD = expand(rules.attack_pgd.output, model=(TRUNK, *RESNETS), seed=SEEDS)
-AUTOATTACK = [
-    path
-    for model in (*DEQS, *RESNETS)
-    for path in expand(
-        rules.autoattack.output, model=model, seed=SEEDS, defence=specs.MODELS[model].defences, images=LIBRARY_IMAGES
-    )
-]
-TOP = expand(rules.attack_top.output, model=SWEPT, seed=SEEDS, images=LIBRARY_IMAGES)
-IN_LOOP = expand(rules.attack_in_loop.output, model=TRADES, seed=SEEDS, images=IMAGES)
-SWEEP = expand(rules.attack_sweep.output, model=SWEPT, seed=SEEDS, images=IMAGES)
-EXAMPLES = expand(rules.attack_example.output, model=EXAMPLE, seed=SEEDS[0])
+READY_MADE_SHARDS = [shard for shard in SHARDS if re.match(rf"states\d+-{gridpoints.ready_made(CONFIG).state}_", shard)]

@@ -8,11 +8,11 @@ from pathlib import Path
 from deqpipe import config as configuration
 from deqpipe.errors import UserError
 from deqpipe.machine import hardware
-from deqpipe.workflow import specs
+from deqpipe.workflow import defences, gridpoints, layout, products, shards, specs, stages, vocabulary
 
 try:
     CONFIG = configuration.parse(config)
-    prepared = configuration.prepared_by(Path(CONFIG.pathvars.results, "data", "dataset.safetensors"))
+    prepared = configuration.prepared_by(Path(CONFIG.pathvars.results, stages.STAGES["data"].path))
     if prepared != specs.build("data", CONFIG):  # the images will be read
         configuration.check_image_folder(CONFIG)
     configuration.check_imported_files(CONFIG)
@@ -20,19 +20,23 @@ except UserError as error:
     print(f"deqpipe: {error}", file=sys.stderr)
     sys.exit(2)
 
-MODELS, DEQS, RESNETS, TRUNK = specs.EVALUATED, specs.DEQS, specs.RESNETS, specs.TRUNK
-TRADES, SWEPT, EXAMPLE = specs.TRADES, specs.SWEPT, specs.EXAMPLE
-TRAINED, IMPORTED = specs.trained_here(CONFIG), tuple(CONFIG.imported)
-OTHER_JACOBIAN = specs.OTHER_JACOBIAN  # Figure 6 alone
+MODELS, DEQS, RESNETS, TRUNK = vocabulary.EVALUATED, vocabulary.DEQS, vocabulary.RESNETS, vocabulary.TRUNK
+TRADES, SWEPT, EXAMPLE = vocabulary.TRADES, vocabulary.SWEEP_MODEL, vocabulary.FIGURE2_MODEL
+TRAINED, IMPORTED = vocabulary.trained_here(CONFIG), tuple(CONFIG.imported)
+OTHER_JACOBIAN = vocabulary.OTHER_JACOBIAN  # Figure 6 alone
 SEEDS = CONFIG.seeds
-SHARDS = specs.shard_names(CONFIG)
-IMAGES = tuple(f"{a}-{b}" for a, b in specs.image_ranges(CONFIG))
-LIBRARY_IMAGES = tuple(f"{a}-{b}" for a, b in specs.library_ranges(CONFIG))  # of jobs that run AutoAttack's attacks
-CHECKPOINT = "<results>/models/{model}/seed{seed}/best.safetensors"
-STRONGEST = "<results>/strongest/{model}/seed{seed}.json"
-RACE = "<results>/race/{kind}/{model}/seed{seed}.json"
-FIRST_SHARDS = specs.shard_names(CONFIG, below=specs.race_cut(CONFIG))  # of the images that face every attack
-FIRST_IMAGES = tuple(f"{a}-{b}" for a, b in specs.image_ranges(CONFIG, below=specs.race_cut(CONFIG)))
+SHARDS = shards.shard_names(CONFIG)
+
+
+def file_of(stage):
+    """Where the file of a stage's jobs lies."""
+    return f"<results>/{stages.STAGES[stage].path}"
+
+
+CHECKPOINT = file_of("train_deq")  # of the ResNets as well
+STRONGEST = file_of("strongest")
+FIRST_SHARDS = shards.shard_names(CONFIG, below=shards.race_cut(CONFIG))  # of the images that face every attack
+FIRST_IMAGES = tuple(f"{a}-{b}" for a, b in shards.image_ranges(CONFIG, below=shards.race_cut(CONFIG)))
 
 
 def any_of(names):
@@ -149,20 +153,20 @@ def shard_option(name):
 
 def other_trades(wildcards):
     """The model that the images of a grid job are scored on as well, if any."""
-    other = specs.transfers_to(CONFIG, wildcards.model)
+    other = vocabulary.transfers_to(CONFIG, wildcards.model)
     return [] if other is None else expand(CHECKPOINT, model=other, seed=wildcards.seed)
 
 
 def race_of_grid(wildcards):
     """What is left of the race, for jobs whose images come after it."""
     ahead = wildcards.shard in FIRST_SHARDS
-    return [] if ahead else expand(RACE, kind="grid", model=wildcards.model, seed=wildcards.seed)
+    return [] if ahead else expand(file_of("race"), model=wildcards.model, seed=wildcards.seed)
 
 
 def race_of_sweep(wildcards):
     """The same for the attacks of Table 5; where these are few, they do not race."""
-    ahead = wildcards.images in FIRST_IMAGES or not specs.races_in_sweep(CONFIG)
-    return [] if ahead else expand(RACE, kind="sweep", model=wildcards.model, seed=wildcards.seed)
+    ahead = wildcards.images in FIRST_IMAGES or not shards.races_in_sweep(CONFIG)
+    return [] if ahead else expand(file_of("race_sweep"), model=wildcards.model, seed=wildcards.seed)
 
 
 def optional(*names):
@@ -174,16 +178,25 @@ def optional(*names):
     return resolve
 
 
-def decisions(*models):
-    """Grid records and early states of some DEQs; with racing, what is left of the race."""
-    grid = expand(rules.attack_grid.output, model=models, seed=SEEDS, shard=SHARDS)
-    race = expand(RACE, kind="grid", model=models, seed=SEEDS) if specs.races(CONFIG) else []
-    return [*grid, *race, *expand(rules.select_early_state.output, model=models, seed=SEEDS)]
+def made_of(product):
+    """The files that a table or figure is made of."""
+    return [f"<results>/{path}" for path in layout.all_needed(product.needs(CONFIG), CONFIG)]
+
+
+def every(*names):
+    """The files of all jobs of some stages."""
+    needs = [products.Need(name, stages.STAGES[name].models or ()) for name in names]
+    return [f"<results>/{path}" for path in layout.all_needed(needs, CONFIG)]
+
+
+def describe(product):
+    """Say what the rule of a table or figure makes, as the docstrings of other rules do (`snakemake --list`)."""
+    workflow.get_rule(product.name).docstring = f"{product.kind.capitalize()} {product.number}: {product.about}."
 
 
 def scored_on(wildcards):
     """The DEQs whose decisions the images of a grid are scored on."""
-    other = specs.transfers_to(CONFIG, wildcards.model)
+    other = vocabulary.transfers_to(CONFIG, wildcards.model)
     return [wildcards.model] if other is None else [wildcards.model, other]
 
 
@@ -193,11 +206,11 @@ ALL_CORES = workflow.cores or 4  # a cluster knows no cores of its own: there, a
 
 
 wildcard_constraints:
-    model=any_of(specs.MODELS),
-    defence="plain|entropy",
+    model=any_of(vocabulary.MODELS),
+    defence=any_of(defences.DECIDING),
     seed=r"0|[1-9]\d*",
     shard=any_of(SHARDS),
-    point=any_of(point.name for point in specs.grid_points(CONFIG)),
+    point=any_of(point.name for point in gridpoints.grid_points(CONFIG)),
     images=r"\d+-\d+",
 
 

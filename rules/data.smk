@@ -19,7 +19,7 @@ rule write_config:
 rule prepare_data:
     """Images and splits as one file; downloads CIFAR-10."""
     output:
-        "<results>/data/dataset.safetensors",
+        file_of("data"),
     log:
         "<logs>/prepare_data.log",
     benchmark:

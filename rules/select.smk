@@ -7,7 +7,7 @@ rule select_early_state:
         data=rules.prepare_data.output,
         checkpoint=CHECKPOINT,
     output:
-        "<results>/select/{model}/seed{seed}.json",
+        file_of("select"),
     log:
         "<logs>/select_early_state/{model}/seed{seed}.log",
     benchmark:

@@ -7,7 +7,7 @@ rule time_training:
         data=rules.prepare_data.output,
         trunk=rules.pretrain.output.handoff,
     output:
-        "<results>/timing/training/seed{seed}.json",
+        file_of("time_training"),
     log:
         "<logs>/time_training/seed{seed}.log",
     benchmark:
@@ -30,7 +30,7 @@ rule time_inference:
         data=rules.prepare_data.output,
         checkpoint=CHECKPOINT,
     output:
-        "<results>/timing/inference/{model}/seed{seed}.json",
+        file_of("time_inference"),
     log:
         "<logs>/time_inference/{model}/seed{seed}.log",
     benchmark:
@@ -47,7 +47,3 @@ rule time_inference:
     shell:
         "deqpipe time-inference --spec {params.spec:q} {params.execution:q} --data {input.data:q}"
         " --checkpoint {input.checkpoint:q} --output {output:q} > {log:q} 2>&1"
-
-
-TIMED_TRAINING = expand(rules.time_training.output, seed=SEEDS[0])
-TIMED_INFERENCE = expand(rules.time_inference.output, model=SWEPT, seed=SEEDS[0])

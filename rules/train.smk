@@ -6,7 +6,7 @@ rule pretrain:
     input:
         data=rules.prepare_data.output,
     output:
-        best=f"<results>/models/{TRUNK}/seed{{seed}}/best.safetensors",
+        best=file_of("pretrain"),
         last=f"<results>/models/{TRUNK}/seed{{seed}}/last.safetensors",
         history=f"<results>/models/{TRUNK}/seed{{seed}}/history.csv",
         handoff=f"<results>/models/{TRUNK}/seed{{seed}}/handoff.safetensors",

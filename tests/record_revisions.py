@@ -1,10 +1,10 @@
 """The code of every stage, as one number each, in tests/golden/revisions.json.
 
-Snakemake compares specs, not code: without a raised REVISION (deqpipe/workflow/specs.py) a change of code runs nothing
+Snakemake compares specs, not code: without a raised revision (deqpipe/workflow/stages.py) a change of code runs nothing
 again.
 tests/test_revisions.py therefore fails when a stage's code is not the recorded one. Then either
 
-    raise the stage's REVISION, if results can change, and record with `make revisions`; or
+    raise the stage's revision, if results can change, and record with `make revisions`; or
     only record, if results cannot change (a renamed variable, a faster way to the same bits).
 
 Comments, docstrings and formatting are not part of the number.
@@ -18,9 +18,11 @@ from functools import cache
 from pathlib import Path
 
 from deqpipe.results import records
-from deqpipe.workflow import specs
+from deqpipe.workflow.stages import PRODUCTS, STAGES, Product, Stage
 
 ROOT = Path(__file__).parents[1]
+VALUES: Mapping[str, Stage | Product] = {**STAGES, **PRODUCTS}
+REVISIONS: Mapping[str, int] = {name: value.revision for name, value in VALUES.items()}
 RECORDED = ROOT / "tests" / "golden" / "revisions.json"
 
 Recorded = dict[str, dict[str, int | str]]
@@ -37,7 +39,7 @@ def modules(package: Path, name: str) -> list[Path]:
         return sorted(path.rglob("*.py"))
     if path.with_suffix(".py").is_file():
         return [path.with_suffix(".py")]
-    raise FileNotFoundError(f"specs.SOURCES names {name}, but there is neither {path}.py nor {path}/")
+    raise FileNotFoundError(f"a stage's code names {name}, but there is neither {path}.py nor {path}/")
 
 
 def code(node: object) -> Iterator[str]:
@@ -77,8 +79,8 @@ def fingerprint(package: Path, sources: tuple[str, ...]) -> str:
 def current(package: Path, revisions: Mapping[str, int]) -> Recorded:
     """Revision and code of every stage as they are now."""
     return {
-        stage: {"revision": revisions[stage], "code": fingerprint(package, sources)}
-        for stage, sources in specs.SOURCES.items()
+        stage: {"revision": revisions[stage], "code": fingerprint(package, value.code)}
+        for stage, value in VALUES.items()
     }
 
 
@@ -93,12 +95,12 @@ def complaints(recorded: Recorded, now: Recorded) -> list[str]:
             found.append(f"{stage}: the revision is new: record it with `make revisions`")
         else:
             found.append(
-                f"{stage}: the code changed and REVISION is still {after['revision']}: raise it in "
-                "deqpipe/workflow/specs.py if results can change, then record with `make revisions`; "
+                f"{stage}: the code changed and the revision is still {after['revision']}: raise it in "
+                "deqpipe/workflow/stages.py if results can change, then record with `make revisions`; "
                 "only record if they cannot"
             )
     return found
 
 
 if __name__ == "__main__":
-    records.write_text(RECORDED, json.dumps(current(ROOT / "deqpipe", specs.REVISION), indent=2) + "\n")
+    records.write_text(RECORDED, json.dumps(current(ROOT / "deqpipe", REVISIONS), indent=2) + "\n")

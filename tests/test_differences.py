@@ -12,8 +12,7 @@ import pytest
 from deqpipe import config
 from deqpipe.config import PROTOCOLS
 from deqpipe.differences import DIFFERENCES, FINDINGS, NO_RESULT, Difference
-from deqpipe.reporting.figures import described
-from deqpipe.reporting.tables import tables
+from deqpipe.workflow import products
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = config.read_yaml(ROOT / "config.yaml")
@@ -77,7 +76,7 @@ def test_every_item_stands_exactly_once() -> None:
 
 
 def test_tables_and_figures_are_absent_exactly_where_the_workflow_does_not_make_them() -> None:
-    made = {f"table {number}" for number in tables.TABLES} | {f"figure {number}" for number in described.FIGURES}
+    made = {f"table {number}" for number in products.TABLES} | {f"figure {number}" for number in products.FIGURES}
     for difference in DIFFERENCES["Figures and tables"]:
         wanted = set(results_in(re.sub(r"3\([abc]\)", "3", difference.topic)))
         assert (ABSENT in difference.here) == bool(wanted - made), difference.topic

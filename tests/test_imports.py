@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from deqpipe.config import Config
-from deqpipe.workflow import specs
+from deqpipe.workflow import vocabulary
 from tests import tiny
 from tests.evaluation import commands
 from tests.reporting import fabricate
@@ -104,7 +104,7 @@ def test_digits_need_no_scikit_learn(tmp_path: Path) -> None:
     check("data", ("prepare-data", "--spec", tiny.spec("data"), "--root", ".", "--output", tmp_path / "data"))
 
 
-@pytest.mark.parametrize("model", [specs.TRUNK, "resnet18_pgd_at"])
+@pytest.mark.parametrize("model", [vocabulary.TRUNK, "resnet18_pgd_at"])
 def test_training_needs_no_compiler_on_a_cpu(trained: Trained, model: str, tmp_path: Path) -> None:
     check("training", [*tiny.replace_folder(trained.trainings[model], tmp_path).arguments, "--device", "cpu"])
 

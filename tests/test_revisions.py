@@ -3,22 +3,25 @@
 import json
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import grimp
 import pytest
 
-from deqpipe.workflow import specs
+from deqpipe.workflow.stages import PRODUCTS, STAGES, ProductName, StageName
 from tests import record_revisions
-from tests.record_revisions import RECORDED, ROOT, complaints, current
+from tests.record_revisions import RECORDED, REVISIONS, ROOT, VALUES, complaints, current
 
 
 def test_code_of_every_stage_is_the_recorded_one() -> None:
-    found = complaints(json.loads(RECORDED.read_text()), current(ROOT / "deqpipe", specs.REVISION))
+    found = complaints(json.loads(RECORDED.read_text()), current(ROOT / "deqpipe", REVISIONS))
     assert not found, "\n".join(found)
 
 
-def test_every_stage_has_sources_and_a_revision() -> None:
-    assert set(specs.SOURCES) == set(specs.REVISION)
+def test_every_name_of_a_stage_has_a_value() -> None:
+    assert tuple(STAGES) == get_args(StageName)
+    assert tuple(PRODUCTS) == get_args(ProductName)
+    assert all(value.name == name for name, value in VALUES.items())
 
 
 # Where a stage's code begins, and the modules that carry results but decide none of them.
@@ -47,7 +50,7 @@ def imports() -> grimp.ImportGraph:
     return grimp.build_graph("deqpipe", cache_dir=None)
 
 
-@pytest.mark.parametrize("stage", sorted(specs.SOURCES))
+@pytest.mark.parametrize("stage", sorted(VALUES))
 def test_the_sources_of_a_stage_are_all_that_it_imports(imports: grimp.ImportGraph, stage: str) -> None:
     reached, waiting = set(), [ENTRIES[stage]]
     while waiting:
@@ -55,7 +58,7 @@ def test_the_sources_of_a_stage_are_all_that_it_imports(imports: grimp.ImportGra
         if module not in reached:
             reached.add(module)
             waiting.extend(imports.find_modules_directly_imported_by(module))
-    allowed = {f"deqpipe.{name}" for name in (*CARRIERS, *specs.SOURCES[stage])}
+    allowed = {f"deqpipe.{name}" for name in (*CARRIERS, *VALUES[stage].code)}
     packages = {name.rpartition(".")[0] for name in allowed}  # importing a module runs its package, which is empty
     beyond = {module for module in reached if not any(f"{module}.".startswith(f"{name}.") for name in allowed)}
     assert beyond <= packages | {"deqpipe"}
@@ -69,12 +72,12 @@ def package(tmp_path: Path) -> Path:
 
 def after(package: Path, *, old: str, new: str, **revisions: int) -> list[str]:
     """The complaints after an edit of statistics/intervals.py, which tables and figures are made with."""
-    before = current(package, specs.REVISION)
+    before = current(package, REVISIONS)
     path = package / "statistics" / "intervals.py"
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
-    return complaints(before, current(package, {**specs.REVISION, **revisions}))
+    return complaints(before, current(package, {**REVISIONS, **revisions}))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +96,7 @@ def test_a_cosmetic_edit_is_not_noticed(package: Path, old: str, new: str) -> No
 def test_a_change_of_code_is_noticed_in_every_stage_that_uses_it(package: Path) -> None:
     found = after(package, old="\ndef ", new="\nSURPRISE = 1\n\n\ndef ")
     assert [line.partition(":")[0] for line in found] == STATISTICAL
-    assert "the code changed and REVISION is still" in found[0]
+    assert "the code changed and the revision is still" in found[0]
     assert "make revisions" in found[0]
 
 
@@ -106,12 +109,12 @@ STATISTICAL = ["figure", "race", "race_sweep", "report", "strongest", "table"]
 
 
 def test_a_new_module_of_a_package_is_noticed(package: Path) -> None:
-    before = current(package, specs.REVISION)
+    before = current(package, REVISIONS)
     (package / "solver" / "surprise.py").write_text("x = 1\n")
-    stages = {line.partition(":")[0] for line in complaints(before, current(package, specs.REVISION))}
-    assert stages == {stage for stage, sources in specs.SOURCES.items() if "solver" in sources}
+    stages = {line.partition(":")[0] for line in complaints(before, current(package, REVISIONS))}
+    assert stages == {stage for stage, value in VALUES.items() if "solver" in value.code}
 
 
 def test_a_source_that_does_not_exist_is_named(package: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"specs\.SOURCES names nowhere"):
+    with pytest.raises(FileNotFoundError, match="a stage's code names nowhere"):
         record_revisions.modules(package, "nowhere")

@@ -11,7 +11,7 @@ import torch
 from deqpipe import cli, config
 from deqpipe.config import Config
 from deqpipe.data import Dataset, Split, save
-from deqpipe.workflow import specs
+from deqpipe.workflow import specs, vocabulary
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("rows", "columns", "checks")
@@ -134,8 +134,8 @@ class Trained:
 def train_all(folder: Path) -> Trained:
     """The trunk, one DEQ per framework and a ResNet."""
     data = data_file(folder)
-    trunk = Training("pretrain", spec("pretrain"), data, folder / specs.TRUNK)
-    trainings = {specs.TRUNK: trunk}
+    trunk = Training("pretrain", spec("pretrain"), data, folder / vocabulary.TRUNK)
+    trainings = {vocabulary.TRUNK: trunk}
     for model in ("deq_pgd_at_base", "deq_trades_random_states"):
         text = spec("train_deq", model=model)
         trainings[model] = Training("train-deq", text, data, folder / model, trunk=trunk.outputs["handoff"])

@@ -14,8 +14,8 @@ from deqpipe.results import records
 from deqpipe.results.records import Records
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Correct
-from deqpipe.workflow import specs
-from deqpipe.workflow.specs import GridPoint
+from deqpipe.workflow import gridpoints, shards, stages
+from deqpipe.workflow.gridpoints import GridPoint
 
 _COLUMNS = ("image", "label", "model", "defence", "crafted_on", "state", "steps", "damping", "predicted")
 Mask = NDArray[np.bool_]
@@ -45,7 +45,7 @@ class Scored:
 
 def read(
     tree: Tree,
-    stage: specs.Stage,
+    stage: stages.StageName,
     crafter: str,
     paths: Sequence[Path],
     *,
@@ -97,10 +97,10 @@ def few(rows: Records, most: int, config: Config, *, where: str) -> Attacks:
     Raises:
         UserError: they are not as many as the configuration asks for.
     """
-    grid = specs.grid_points(config)
+    grid = gridpoints.grid_points(config)
     found = tuple(point for point in grid if rows.under(point).any())
     wanted = min(most, len(grid))
-    lacking = len(found) < (1 if specs.races(config) else wanted)  # a race may leave fewer
+    lacking = len(found) < (1 if shards.races(config) else wanted)  # a race may leave fewer
     if lacking or len(found) > wanted:
         raise UserError(f"{where} hold {len(found)} attacks of the grid, but must hold {wanted}")
     return Attacks(found, (), ())

@@ -15,8 +15,8 @@ from deqpipe.errors import UserError
 from deqpipe.results import records
 from deqpipe.results.records import Records
 from deqpipe.statistics.intervals import Correct
-from deqpipe.workflow import specs
-from deqpipe.workflow.specs import GridPoint
+from deqpipe.workflow import specs, vocabulary
+from deqpipe.workflow.gridpoints import GridPoint
 
 CLEAN = "clean"
 NAMES: Mapping[AttackName, str] = {"apgd_ce": "APGD-CE", "apgd_t": "APGD-T", "fab_t": "FAB-T", "square": "Square"}
@@ -192,7 +192,7 @@ def _check_subject(found: Records, evaluation: Evaluation, where: str) -> None:
     """Whose answers these are, and whether every attack was made at the strongest point."""
     _check_decision(found, evaluation.decision, where)
     point = evaluation.points[evaluation.strongest]
-    if evaluation.decision.model not in specs.DEQS:
+    if evaluation.decision.model not in vocabulary.DEQS:
         point = GridPoint(damping=0.0, state=0, steps=0)
     elsewhere = (found["attack"] != CLEAN) & ~found.under(point)
     if elsewhere.any():

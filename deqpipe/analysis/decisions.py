@@ -5,8 +5,8 @@ pretrained trunk answer at the final state.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -19,24 +19,17 @@ from deqpipe.results import records
 from deqpipe.results.records import Records
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap, Correct
-from deqpipe.workflow import specs
-from deqpipe.workflow.specs import Defence, GridPoint
+from deqpipe.workflow import gridpoints, shards, specs, vocabulary
+from deqpipe.workflow.defences import DefenceName, defence_of
+from deqpipe.workflow.gridpoints import GridPoint
+from deqpipe.workflow.layout import files, needed
+from deqpipe.workflow.products import Need
+from deqpipe.workflow.stages import StageName, training_stage
 
 FINAL = 0
 """Stands for the final state where a state is asked for; the others count from 1."""
 
 _FRAMEWORKS: dict[Framework | None, str] = {"pgd_at": "PGD-AT", "trades": "TRADES"}
-_METHODS = {
-    (False, "plain"): "baseline",
-    (False, "entropy"): "+ Sec. 3.2",
-    (True, "plain"): "+ Sec. 3.3",
-    (True, "entropy"): "+ Secs. 3.2 & 3.3",
-}
-_CONTROLS: Mapping[Defence, str] = {
-    "entropy_zero_steps": "control: R = 0",
-    "entropy_restart_only": "control: restart only",
-    "entropy_one_round": "control: T_f = N",
-}
 _COLUMNS = (
     "image", "label", "model", "defence", "state", "steps", "damping", "predicted", "perturbation", "lost_gradient",
     "status",
@@ -52,35 +45,46 @@ class Decision:
     """A trained model with a test-time defence."""
 
     model: str
-    defence: Defence
+    defence: DefenceName
 
     @property
     def framework(self) -> str:
         """Adversarial training framework, as the paper writes it."""
-        return _FRAMEWORKS.get(specs.MODELS[self.model].framework, "clean")
+        return _FRAMEWORKS.get(vocabulary.MODELS[self.model].framework, "clean")
 
     @property
     def method(self) -> str:
         """The paper's name of the method; ResNet or trunk for what is none of its four."""
-        if self.model in specs.RESNETS:
+        if self.model in vocabulary.RESNETS:
             return "ResNet"
-        if self.model == specs.TRUNK:
+        if self.model == vocabulary.TRUNK:
             return "pretrained trunk"
-        random_states = specs.MODELS[self.model].random_states
-        if self.defence in _CONTROLS:
-            return f"{_METHODS[random_states, 'entropy']}, {_CONTROLS[self.defence]}"
-        return _METHODS[random_states, self.defence]
+        value = defence_of(self.defence)
+        if value.control_of:
+            return f"{replace(self, defence=value.control_of).method}, {value.label}"
+        trained = ["Sec. 3.3"] if vocabulary.MODELS[self.model].random_states else []
+        return _with([label for label in (value.label, *trained) if label])
 
     @property
     def row(self) -> str:
         """Its row in tables, such as `TRADES + Sec. 3.2`."""
-        return self.method if self.model == specs.TRUNK else f"{self.framework} {self.method}"
+        return self.method if self.model == vocabulary.TRUNK else f"{self.framework} {self.method}"
+
+
+def _with(labels: Sequence[str]) -> str:
+    """What is added to adversarial training as in Yang et al. (2022), as the paper writes it."""
+    sections = [label.removeprefix("Sec. ") for label in labels if label.startswith("Sec. ")]
+    if len(sections) > 1:
+        labels = [f"Secs. {' & '.join(sections)}", *(label for label in labels if not label.startswith("Sec. "))]
+    return f"+ {' + '.join(labels)}" if labels else "baseline"
 
 
 def controls(config: Config) -> tuple[Decision, ...]:
     """The control decisions of Sec. 3.2, in the order of `eight`."""
     return tuple(
-        Decision(model, control) for model in specs.DEQS for control in specs.MODELS[model].controls(config.entropy)
+        Decision(model, control)
+        for model in vocabulary.DEQS
+        for control in vocabulary.MODELS[model].controls(config.entropy)
     )
 
 
@@ -89,9 +93,9 @@ def eight(*frameworks: Framework) -> tuple[Decision, ...]:
     return tuple(
         Decision(model, defence)
         for framework in frameworks
-        for model in specs.DEQS
-        if specs.MODELS[model].framework == framework
-        for defence in specs.MODELS[model].defences
+        for model in vocabulary.DEQS
+        if vocabulary.MODELS[model].framework == framework
+        for defence in vocabulary.MODELS[model].defences
     )
 
 
@@ -111,72 +115,75 @@ class Tree:
     config: Config
     seed: int
 
+    def files(
+        self, stage: StageName, model: str | None = None, *, below: int | None = None, **fixed: str
+    ) -> tuple[Path, ...]:
+        """The files of a stage, as `workflow.layout.files` has them."""
+        return tuple(self.root / path for path in files(stage, self.config, model, self.seed, below=below, **fixed))
+
+    def file(self, stage: StageName, model: str | None = None) -> Path:
+        """The file of a stage that has one for each model and repetition."""
+        (only,) = self.files(stage, model)
+        return only
+
     def history(self, model: str) -> Path:
         """The training history of a model."""
-        return self.root / "models" / model / f"seed{self.seed}" / "history.csv"
+        return self.weights(model).with_name("history.csv")
 
     def weights(self, model: str) -> Path:
         """The weights that were kept."""
-        return self.history(model).with_name("best.safetensors")
+        return self.file(training_stage(model), model)
 
     def select(self, model: str) -> Path:
         """The early states of a model."""
-        return self.root / "select" / model / f"seed{self.seed}.json"
+        return self.file("select", model)
 
     def clean(self, model: str) -> Path:
         """Records of a model on clean images."""
-        return self.root / "attacks" / "clean" / model / f"seed{self.seed}.parquet"
+        return self.file("clean", model)
 
     def attacked(self, model: str, *, below: int | None = None) -> tuple[Path, ...]:
         """Records of a model under attack: the shards of the grid, or of its images below one; or ready-made PGD."""
-        folder = self.root / "attacks" / ("grid" if model in specs.DEQS else "pgd") / model
-        if model in specs.DEQS:
-            names = specs.shard_names(self.config, below=below)
-            return tuple(folder / f"seed{self.seed}" / f"{name}.parquet" for name in names)
-        return (folder / f"seed{self.seed}.parquet",)
+        if model not in vocabulary.DEQS:
+            return (self.file("attack_pgd", model),)
+        return self.files("attack_grid", model, below=below)
 
     def autoattack(self, decision: Decision) -> tuple[Path, ...]:
         """Records of AutoAttack on a decision."""
-        folder = self.root / "attacks" / "autoattack" / decision.model / f"seed{self.seed}"
-        ranges = specs.library_ranges(self.config)
-        return tuple(folder / f"{decision.defence}_images{first}-{last}.parquet" for first, last in ranges)
+        return self.files("autoattack", decision.model, defence=decision.defence)
 
     def top(self, model: str) -> tuple[Path, ...]:
         """Records of APGD-CE and Square at the strongest points (Table 4)."""
-        return self._by_images("top", model, specs.library_ranges(self.config))
+        return self.files("attack_top", model)
 
     def in_loop(self, model: str) -> tuple[Path, ...]:
         """Records of points crafted through Sec. 3.2 (Table 3)."""
-        return self._by_images("in_loop", model, specs.image_ranges(self.config))
+        return self.files("attack_in_loop", model)
 
     def sweep(self, model: str, *, below: int | None = None) -> tuple[Path, ...]:
         """Records of attacks scored on Sec. 3.2 with every T_f and R (Table 5); or those of images below one."""
-        return self._by_images("sweep", model, specs.image_ranges(self.config, below=below))
-
-    def _by_images(self, kind: str, model: str, ranges: Sequence[tuple[int, int]]) -> tuple[Path, ...]:
-        folder = self.root / "attacks" / kind / model / f"seed{self.seed}"
-        return tuple(folder / f"images{first}-{last}.parquet" for first, last in ranges)
+        return self.files("attack_sweep", model, below=below)
 
     def example(self, model: str) -> Path:
         """The images of Figure 2 (c)."""
-        return self.root / "attacks" / "example" / model / f"seed{self.seed}.npz"
+        return self.file("attack_example", model)
 
     def strongest(self, model: str) -> Path:
         """The ranked points of the grid."""
-        return self.root / "strongest" / model / f"seed{self.seed}.json"
+        return self.file("strongest", model)
 
     def race(self, kind: Kind, model: str) -> Path:
         """The points that a race left."""
-        return self.root / "race" / kind / model / f"seed{self.seed}.json"
+        return self.file("race_sweep" if kind == "sweep" else "race", model)
 
     @property
     def timed_training(self) -> Path:
         """Speed of training steps (Table 9)."""
-        return self.root / "timing" / "training" / f"seed{self.seed}.json"
+        return self.file("time_training")
 
     def timed_inference(self, model: str) -> Path:
         """Speed of inference (Table 10)."""
-        return self.root / "timing" / "inference" / model / f"seed{self.seed}.json"
+        return self.file("time_inference", model)
 
     def source(self, path: Path, entry: Mapping[str, Any]) -> Source:
         """A file of this tree, with the provenance that it was read with."""
@@ -188,13 +195,13 @@ class Tree:
         settings = self.config.statistics
         return Bootstrap(resamples=settings.resamples, confidence=settings.confidence, seed=self.seed)
 
-    def complete(self, models: Sequence[str], *, clean: bool) -> bool:
-        """Whether records and early states of these models all exist; records on clean images count if `clean`."""
-        paths = [path for model in models for path in self.attacked(model)]
-        paths += [self.select(model) for model in models if model in specs.DEQS]
-        paths += [self.race("grid", model) for model in models if model in specs.DEQS and specs.races(self.config)]
-        paths += [self.clean(model) for model in models if clean]
-        return all(path.exists() for path in paths)
+    def complete(self, needs: Iterable[Need]) -> bool:
+        """Whether the files of some needs all exist; of speeds only the first repetition has any."""
+        first = self.seed == self.config.seeds[0]
+        return all((need.every_seed or first) and all(map(Path.exists, self._needed(need))) for need in needs)
+
+    def _needed(self, need: Need) -> Iterator[Path]:
+        return (self.root / path for path in needed(need, self.config, self.seed))
 
 
 @dataclass(frozen=True)
@@ -289,16 +296,23 @@ class Evaluation:
         return np.flatnonzero([point.damping == damping and point.state == state for point in self.points])
 
 
-def early_states(tree: Tree, model: str) -> dict[Defence, EarlyState]:
-    """The early state of each defence of a DEQ; controls of Sec. 3.2 decide at the state of Sec. 3.2.
+def early_states(tree: Tree, model: str) -> dict[DefenceName, EarlyState]:
+    """The early state of each defence of a DEQ; a control decides at the state of the defence that it controls.
 
     Raises:
         UserError: the file is missing, no JSON, of another configuration, or names a state that does not exist.
     """
     raw = _selection(tree, model)
-    kind = specs.MODELS[model]
+    kind = vocabulary.MODELS[model]
     found = {defence: _early_state(raw, defence, tree, model) for defence in kind.defences}
-    return found | {control: found["entropy"] for control in kind.controls(tree.config.entropy)}
+    return found | {control: found[_controlled(control)] for control in kind.controls(tree.config.entropy)}
+
+
+def _controlled(control: DefenceName) -> DefenceName:
+    """The defence that a control is one of."""
+    controlled = defence_of(control).control_of
+    assert controlled is not None, f"{control} is no control"
+    return controlled
 
 
 def selection_source(tree: Tree, model: str) -> Source:
@@ -310,7 +324,7 @@ def _selection(tree: Tree, model: str) -> dict[str, Any]:
     return read_made(tree, "select", model, tree.select(model))
 
 
-def read_made(tree: Tree, stage: specs.Stage, model: str | None, path: Path) -> dict[str, Any]:
+def read_made(tree: Tree, stage: StageName, model: str | None, path: Path) -> dict[str, Any]:
     """The JSON that a stage wrote.
 
     Raises:
@@ -324,7 +338,7 @@ def read_made(tree: Tree, stage: specs.Stage, model: str | None, path: Path) -> 
     return raw
 
 
-def _early_state(raw: dict[str, Any], defence: Defence, tree: Tree, model: str) -> EarlyState:
+def _early_state(raw: dict[str, Any], defence: DefenceName, tree: Tree, model: str) -> EarlyState:
     last = tree.config.solver.steps
     try:
         entry = raw[defence]
@@ -345,15 +359,15 @@ def evaluate(tree: Tree, model: str, *, clean: bool = True) -> tuple[Evaluation,
         UserError: records are missing, incomplete, doubled, or of another configuration.
     """
     unattacked = load(tree, "clean", model, (tree.clean(model),)) if clean else None
-    attacked = load(tree, "attack_grid" if model in specs.DEQS else "attack_pgd", model, tree.attacked(model))
-    chosen = early_states(tree, model) if model in specs.DEQS else {}
-    ran = attacks(tree, model) if model in specs.DEQS else None
+    attacked = load(tree, "attack_grid" if model in vocabulary.DEQS else "attack_pgd", model, tree.attacked(model))
+    chosen = early_states(tree, model) if model in vocabulary.DEQS else {}
+    ran = attacks(tree, model) if model in vocabulary.DEQS else None
     behind = [*_named(tree, [tree.clean(model)], unattacked), *_named(tree, tree.attacked(model), attacked)]
     behind += [tree.source(tree.select(model), _selection(tree, model)["provenance"])] if chosen else []
     behind += ran.sources if ran else ()
     return tuple(
         _evaluation(tree, Decision(model, defence), (unattacked, attacked, ran), tuple(behind), chosen.get(defence))
-        for defence in (*specs.MODELS[model].defences, *specs.MODELS[model].controls(tree.config.entropy))
+        for defence in (*vocabulary.MODELS[model].defences, *vocabulary.MODELS[model].controls(tree.config.entropy))
     )
 
 
@@ -425,8 +439,8 @@ def attacks(tree: Tree, model: str, of: Kind = "grid") -> Attacks:
     Raises:
         UserError: there was a race, and its result is missing, of another configuration, or names other points.
     """
-    every = specs.grid_points(tree.config)
-    if not (specs.races_in_sweep(tree.config) if of == "sweep" else specs.races(tree.config)):
+    every = gridpoints.grid_points(tree.config)
+    if not (shards.races_in_sweep(tree.config) if of == "sweep" else shards.races(tree.config)):
         return Attacks(every, (), ())
     path = tree.race(of, model)
     raw = _read_json(path)
@@ -461,7 +475,7 @@ def finished(rows: Records, ran: Attacks, config: Config, *, where: str) -> Reco
     every = tuple(sorted((*ran.points, *ran.dropped)))
     kept = np.array([point in ran.points for point in every])[_positions(rows, every, where)]
     lost = f"{where} of attacks that lost the race"
-    _cube(rows.where(~kept), ran.dropped, config, where=lost, images=specs.race_cut(config))
+    _cube(rows.where(~kept), ran.dropped, config, where=lost, images=shards.race_cut(config))
     return rows.where(kept)
 
 
@@ -476,13 +490,13 @@ def before_race(rows: Records, config: Config, *, where: str) -> Correct:
     Raises:
         UserError: rows are missing, doubled, or of other attacks or images.
     """
-    cut = specs.race_cut(config)
-    labels, classes = _cube(rows, specs.grid_points(config), config, where=where, images=cut)
+    cut = shards.race_cut(config)
+    labels, classes = _cube(rows, gridpoints.grid_points(config), config, where=where, images=cut)
     right: Correct = classes == labels[None, :, None]
     return right
 
 
-def load(tree: Tree, stage: specs.Stage, model: str, paths: Sequence[Path]) -> Records:
+def load(tree: Tree, stage: StageName, model: str, paths: Sequence[Path]) -> Records:
     """The records of some files of one stage, as one.
 
     Raises:
@@ -494,7 +508,7 @@ def load(tree: Tree, stage: specs.Stage, model: str, paths: Sequence[Path]) -> R
     return records.merge(parts)
 
 
-def check_specs(tree: Tree, stage: specs.Stage, model: str | None, entries: Sequence[Any], path: Path) -> None:
+def check_specs(tree: Tree, stage: StageName, model: str | None, entries: Sequence[Any], path: Path) -> None:
     """Refuse a file with provenance of another configuration.
 
     Raises:

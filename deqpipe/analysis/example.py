@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from deqpipe.analysis.decisions import Source, Tree, check_specs
 from deqpipe.errors import UserError
-from deqpipe.workflow import specs
+from deqpipe.workflow import vocabulary
 
 _UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile)
 _NAMES = ("clean", "attacked", "image", "label", "fooled", "classes", "provenance")
@@ -44,11 +44,11 @@ def read(tree: Tree) -> Example:
     Raises:
         UserError: the file is missing, not ours, or of another configuration.
     """
-    path = tree.example(specs.EXAMPLE)
+    path = tree.example(vocabulary.FIGURE2_MODEL)
     arrays = _arrays(path)
     try:
         entry = json.loads(str(arrays["provenance"]))
-        check_specs(tree, "attack_example", specs.EXAMPLE, [entry], path)
+        check_specs(tree, "attack_example", vocabulary.FIGURE2_MODEL, [entry], path)
         return Example(
             clean=_image(arrays["clean"]),
             attacked=_image(arrays["attacked"]),

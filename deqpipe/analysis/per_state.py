@@ -20,8 +20,9 @@ from deqpipe.results import records
 from deqpipe.results.records import Records
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap, Estimate
-from deqpipe.workflow import specs
-from deqpipe.workflow.specs import GridPoint
+from deqpipe.workflow import stages
+from deqpipe.workflow.gridpoints import GridPoint
+from deqpipe.workflow.shards import image_ranges, state_ranges
 
 Values: TypeAlias = NDArray[np.float64]
 
@@ -79,11 +80,11 @@ def attacked(tree: Tree, decision: Decision, point: GridPoint) -> States:
 
 def _shards(config: Config) -> list[tuple[int, int]]:
     """First and last attacked state of every shard, in the order of their names."""
-    return [states for states, _ in product(specs.state_ranges(config), specs.image_ranges(config))]
+    return [states for states, _ in product(state_ranges(config), image_ranges(config))]
 
 
 def _states(
-    tree: Tree, stage: specs.Stage, decision: Decision, paths: Sequence[Path], point: GridPoint | None
+    tree: Tree, stage: stages.StageName, decision: Decision, paths: Sequence[Path], point: GridPoint | None
 ) -> States:
     parts = []
     for path in paths:

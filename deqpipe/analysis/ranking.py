@@ -7,7 +7,7 @@ from typing import Any
 
 from deqpipe.analysis.decisions import Evaluation, Tree, evaluate
 from deqpipe.results import provenance, records
-from deqpipe.workflow import specs
+from deqpipe.workflow import specs, vocabulary
 
 
 def ranked(evaluation: Evaluation) -> tuple[int, ...]:
@@ -25,7 +25,7 @@ def write(tree: Tree, model: str, *, output: Path) -> None:
     started = time.monotonic()
     spec = specs.build("strongest", tree.config, model=model, seed=tree.seed)
     judged = {one.decision.defence: one for one in evaluate(tree, model, clean=False)}
-    defences = specs.MODELS[model].defences
+    defences = vocabulary.MODELS[model].defences
     ranking: dict[str, Any] = {"early": {defence: judged[defence].state for defence in defences}}
     ranking |= {defence: _entries(judged[defence]) for defence in defences}
     ranking["provenance"] = provenance.provenance(

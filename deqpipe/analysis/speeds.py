@@ -9,7 +9,7 @@ from typing import Any
 from deqpipe.analysis.decisions import Source, Tree, read_made
 from deqpipe.errors import UserError
 from deqpipe.statistics.intervals import Estimate
-from deqpipe.workflow import specs
+from deqpipe.workflow import gridpoints, vocabulary
 
 PLAIN = "plain"
 """Inference without Sec. 3.2 (R = 0)."""
@@ -77,7 +77,7 @@ def training(tree: Tree) -> Timed:
         UserError: the file is missing, cut short, of another configuration, or holds no speeds.
     """
     raw = read_made(tree, "time_training", None, tree.timed_training)
-    return _timed(tree, raw, tree.timed_training, key="methods", names=specs.DEQS)
+    return _timed(tree, raw, tree.timed_training, key="methods", names=vocabulary.DEQS)
 
 
 def inference(tree: Tree) -> Timed:
@@ -86,10 +86,14 @@ def inference(tree: Tree) -> Timed:
     Raises:
         UserError: as `training`.
     """
-    path = tree.timed_inference(specs.SWEPT)
-    names = [one.defence for one in specs.entropy_settings(tree.config) if one.input_steps]
+    path = tree.timed_inference(vocabulary.SWEEP_MODEL)
+    names = [one.defence for one in gridpoints.entropy_settings(tree.config) if one.input_steps]
     return _timed(
-        tree, read_made(tree, "time_inference", specs.SWEPT, path), path, key="settings", names=(PLAIN, *names)
+        tree,
+        read_made(tree, "time_inference", vocabulary.SWEEP_MODEL, path),
+        path,
+        key="settings",
+        names=(PLAIN, *names),
     )
 
 

@@ -9,8 +9,8 @@ from deqpipe.analysis.decisions import Source, Tree, attacks, early_states, sele
 from deqpipe.errors import UserError
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap, Estimate
-from deqpipe.workflow import specs
-from deqpipe.workflow.specs import EntropySetting
+from deqpipe.workflow import gridpoints, vocabulary
+from deqpipe.workflow.gridpoints import EntropySetting
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,19 @@ def sweep(tree: Tree) -> Sweep:
     Raises:
         UserError: they are missing, incomplete, doubled, or of another configuration.
     """
-    paths, where = tree.sweep(specs.SWEPT), "records of T_f and R"
-    rows = attack_answers.read(tree, "attack_sweep", specs.SWEPT, paths)
-    settings = specs.entropy_settings(tree.config)
+    paths, where = tree.sweep(vocabulary.SWEEP_MODEL), "records of T_f and R"
+    rows = attack_answers.read(tree, "attack_sweep", vocabulary.SWEEP_MODEL, paths)
+    settings = gridpoints.entropy_settings(tree.config)
     foreign = sorted(set(rows["defence"]) - {setting.defence for setting in settings})
     if foreign:
         raise UserError(f"{where} hold the setting {foreign[0]}, which the configuration does not ask for")
     most = tree.config.entropy_sweep.points
     ran = (
-        attacks(tree, specs.SWEPT, "sweep")
+        attacks(tree, vocabulary.SWEEP_MODEL, "sweep")
         if most == "all"
         else attack_answers.few(rows, most, tree.config, where=where)
     )
-    state = early_states(tree, specs.SWEPT)["entropy"].state
+    state = early_states(tree, vocabulary.SWEEP_MODEL)["entropy"].state
     by_setting = {
         one: attack_answers.score(
             rows.where(rows["defence"] == one.defence), ran, state=state, config=tree.config,
@@ -69,5 +69,5 @@ def sweep(tree: Tree) -> Sweep:
         )
         for one in settings
     }  # fmt: skip
-    behind = (*attack_answers.sources(tree, paths, rows), selection_source(tree, specs.SWEPT), *ran.sources)
+    behind = (*attack_answers.sources(tree, paths, rows), selection_source(tree, vocabulary.SWEEP_MODEL), *ran.sources)
     return Sweep(by_setting, state, tree.bootstrap, len(ran.dropped), behind)

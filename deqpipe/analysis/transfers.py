@@ -7,7 +7,7 @@ from deqpipe.analysis import attack_answers
 from deqpipe.analysis.attack_answers import Scored
 from deqpipe.analysis.decisions import Attacks, Decision, Source, Tree, attacks, early_states
 from deqpipe.results.records import Records
-from deqpipe.workflow import specs
+from deqpipe.workflow import vocabulary
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def transferred(tree: Tree, crafter: str) -> Judged:
     Raises:
         UserError: records are missing, incomplete, doubled, or of another configuration.
     """
-    other = specs.transfers_to(tree.config, crafter)
+    other = vocabulary.transfers_to(tree.config, crafter)
     if other is None:
         return Judged({}, ())
     paths, ran = tree.attacked(crafter), attacks(tree, crafter)
@@ -47,7 +47,7 @@ def in_loop(tree: Tree, crafter: str) -> Judged:
     paths, where = tree.in_loop(crafter), f"records crafted in the loop on {crafter}"
     rows = attack_answers.read(tree, "attack_in_loop", crafter, paths)
     ran = attack_answers.few(rows, tree.config.attack.in_loop_points, tree.config, where=where)
-    judged = _judge(tree, rows, ran, models=specs.TRADES, where=where)
+    judged = _judge(tree, rows, ran, models=vocabulary.TRADES, where=where)
     return Judged(judged, attack_answers.sources(tree, paths, rows))
 
 
@@ -55,7 +55,7 @@ def _judge(tree: Tree, rows: Records, ran: Attacks, *, models: tuple[str, ...], 
     found = {}
     for model in models:
         states = early_states(tree, model)
-        for defence in specs.MODELS[model].defences:
+        for defence in vocabulary.MODELS[model].defences:
             decision = Decision(model, defence)
             mask = (rows["model"] == model) & (rows["defence"] == defence)
             found[decision] = attack_answers.score(

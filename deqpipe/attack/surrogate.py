@@ -5,12 +5,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from deqpipe.defence.entropy import InputEntropyReduction, RestartedEntropyReduction
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.gradient import StateGradient, Unrolled
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.shapes import Images, Logits, State
-from deqpipe.workflow.specs import GridPoint
+from deqpipe.workflow.gridpoints import GridPoint
 
 
 @dataclass(frozen=True)
@@ -95,27 +94,8 @@ class DefendedState:
 
     def __call__(self, model: DEQClassifier, x: Images) -> Logits:
         """h(U(z^[i], x)) with gradient to `x`; z^[i] itself is a constant."""
-        z = up_to(self.dynamics, self.index)(model, x, last_residual=False).state(self.index)
+        z = self.dynamics.up_to(self.index)(model, x, last_residual=False).state(self.index)
         return model.logits(self.gradient(model.bind(x), z))
-
-
-def up_to(dynamics: Dynamics, index: int) -> Dynamics:
-    """Dynamics that share z^[1] .. z^[index] bit for bit, and are spared what comes later where that is known how.
-
-    The step to z^[index] is then the last one. Line 13 of Algorithm 1 solves every state again that an update follows,
-    so this one, too. The authors' code does so with z^[N] only, if at all: z^[index] remains as it is, and
-    is z*.
-    """
-    if not isinstance(dynamics, PlainDynamics | InputEntropyReduction | RestartedEntropyReduction):
-        return dynamics
-    if not 1 <= index <= dynamics.termination.max_steps:
-        return dynamics
-    whole = index == dynamics.termination.max_steps
-    dynamics = replace(dynamics, termination=replace(dynamics.termination, max_steps=index), returned="last")
-    if isinstance(dynamics, PlainDynamics) or whole:
-        return dynamics
-    schedule = replace(dynamics.schedule, update_last=isinstance(dynamics, InputEntropyReduction))
-    return replace(dynamics, schedule=schedule)
 
 
 def stacked_surrogate_of(points: Sequence[GridPoint], *, dynamics: PlainDynamics, lead_step: bool) -> StackedStates:

@@ -6,15 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deqpipe.config import PROTOCOLS
 from deqpipe.config import Entropy as EntropyConfig
-from deqpipe.dynamics import Dynamics, Trajectory
+from deqpipe.config import ThreatModel
+from deqpipe.dynamics import Dynamics, PlainDynamics, Trajectory
 from deqpipe.model.classifier import DEQClassifier
+from deqpipe.settings import Settings
 from deqpipe.shapes import Images, Logits, PerImage, Scalar, State
 from deqpipe.solver.base import FixedPointMap, Solver
 from deqpipe.solver.solve import Lowest, Returned, Solution, Status, Termination, following, lower_of, solve
 from deqpipe.threat_model import LinfBall
-from deqpipe.workflow.specs import Defence
+from deqpipe.workflow.defences import Defence, entropy_keys
 
 
 def prediction_entropy(logits: Logits) -> PerImage:
@@ -100,6 +101,15 @@ class InputEntropyReduction:
     schedule: Schedule
     returned: Returned = "last"
 
+    def up_to(self, index: int) -> "InputEntropyReduction":
+        """The dynamics that end at z^[index]: line 13 solves every state again that an update follows, so this one."""
+        if not 1 <= index < self.termination.max_steps:
+            return replace(self, returned="last") if index == self.termination.max_steps else self
+        termination = replace(self.termination, max_steps=index)
+        return replace(
+            self, termination=termination, returned="last", schedule=replace(self.schedule, update_last=True)
+        )
+
     @torch.no_grad()
     def __call__(self, model: DEQClassifier, x: Images, *, last_residual: bool = True) -> Trajectory:
         """States z^[1] .. z^[N] under the updated inputs; z^[t+1] is recorded as solved again."""
@@ -170,6 +180,15 @@ class RestartedEntropyReduction:
     schedule: Schedule
     returned: Returned = "last"
 
+    def up_to(self, index: int) -> "RestartedEntropyReduction":
+        """The dynamics that end at z^[index], which remains as it is: only z^[N] is solved again, if at all."""
+        if not 1 <= index < self.termination.max_steps:
+            return replace(self, returned="last") if index == self.termination.max_steps else self
+        termination = replace(self.termination, max_steps=index)
+        return replace(
+            self, termination=termination, returned="last", schedule=replace(self.schedule, update_last=False)
+        )
+
     @torch.no_grad()
     def __call__(self, model: DEQClassifier, x: Images, *, last_residual: bool = True) -> Trajectory:
         """States z^[1] .. z^[N], round by round."""
@@ -235,21 +254,6 @@ def _joined(segments: list[Solution]) -> Solution:
     )
 
 
-def control(config: EntropyConfig, which: Defence, *, steps: int) -> EntropyConfig:
-    """Sec. 3.2 without its point (`specs.CONTROLS`).
-
-    Args:
-        config: the defence that is controlled for.
-        which: the control.
-        steps: N, solver steps of the whole solve.
-    """
-    if which == "entropy_zero_steps":
-        return config.model_copy(update={"input_steps": 0})
-    released = {key.removeprefix("entropy."): value for key, value in PROTOCOLS["release"].items() if "entropy." in key}
-    change = {"input_steps": 0} if which == "entropy_restart_only" else {"solver_steps": steps}
-    return config.model_copy(update=released | change)
-
-
 def undefended(config: EntropyConfig, *, steps: int) -> bool:
     """Whether Sec. 3.2 with these keys is the plain dynamics bit for bit, which are not computed twice.
 
@@ -279,3 +283,20 @@ def build_entropy_reduction(
     )
     kind = InputEntropyReduction if config.resolve == "alg1" else RestartedEntropyReduction
     return kind(solver, termination, descent, schedule, returned)
+
+
+def defended(plain: PlainDynamics, config: EntropyConfig, ball: LinfBall) -> Dynamics:
+    """Sec. 3.2 on top of the undefended dynamics; these themselves where both are the same bit for bit."""
+    if undefended(config, steps=plain.termination.max_steps):
+        return plain
+    return build_entropy_reduction(
+        config, solver=plain.solver, termination=plain.termination, ball=ball, returned=plain.returned
+    )
+
+
+def build(settings: Settings, plain: PlainDynamics, defence: Defence) -> Dynamics:
+    """Sec. 3.2, or a control of it, from the settings of a job (`deqpipe.build.dynamics`)."""
+    entropy = settings.section("entropy", EntropyConfig)
+    keys = entropy_keys(defence.name, entropy, steps=plain.termination.max_steps)
+    assert keys is not None, f"{defence.name} is no variant of Sec. 3.2"
+    return defended(plain, keys, LinfBall(settings.section("threat_model", ThreatModel).epsilon_255 / 255))

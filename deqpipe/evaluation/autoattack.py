@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +33,8 @@ from deqpipe.evaluation.rows import Columns, joined, no_rows, rows
 from deqpipe.machine.device import upload
 from deqpipe.results import records
 from deqpipe.solver.base import where_images
-from deqpipe.workflow import specs
+from deqpipe.workflow import gridpoints, vocabulary
+from deqpipe.workflow.defences import DECIDING, DefenceName, defence_of
 
 PURPOSE = "autoattack"
 
@@ -57,9 +58,9 @@ def attack_top(job: Job, part: Part) -> int:
     subject = _load(job)
     _check_images(subject, part.images)
     first, ranked = _target(subject, "entropy"), read_strongest(subject)
-    points = [point for point in ranked.points["entropy"] if point.damping == specs.FINAL_DAMPING]
+    points = [point for point in ranked.points["entropy"] if point.damping == gridpoints.FINAL_DAMPING]
     if not points:
-        raise UserError(f"{subject.job.strongest} ranks no point of damping {specs.FINAL_DAMPING}")
+        raise UserError(f"{subject.job.strongest} ranks no point of damping {gridpoints.FINAL_DAMPING}")
     pieces: dict[str, Piece] = {}
     for point in points[: subject.settings["autoattack.top_points"]]:
         target, strength = replace(first, point=point), _strength(subject, targets=1)
@@ -89,12 +90,14 @@ def _strength(subject: Subject, *, targets: int) -> LibraryAttacks:
     )
 
 
-def _defence_of(spec: Mapping[str, Any]) -> Literal["plain", "entropy"]:
-    allowed = specs.MODELS[spec["model"]].defences
-    found = spec.get("defence")
-    if found not in allowed:
-        raise UserError(f"spec has defence {found!r}, but must have one of {', '.join(allowed)} for {spec['model']}")
-    return "entropy" if found == "entropy" else "plain"
+def _defence_of(spec: Mapping[str, Any]) -> DefenceName:
+    allowed = vocabulary.MODELS[spec["model"]].defences
+    for name in allowed:
+        if spec.get("defence") == name:
+            return name
+    raise UserError(
+        f"spec has defence {spec.get('defence')!r}, but must have one of {', '.join(allowed)} for {spec['model']}"
+    )
 
 
 def _check_images(subject: Subject, images: range) -> None:
@@ -116,7 +119,7 @@ class Strongest:
     """
 
     early: Mapping[str, int]
-    points: Mapping[str, tuple[specs.GridPoint, ...]]
+    points: Mapping[str, tuple[gridpoints.GridPoint, ...]]
 
 
 def read_strongest(subject: Subject) -> Strongest:
@@ -144,8 +147,8 @@ def read_strongest(subject: Subject) -> Strongest:
 def _parsed(path: Path) -> dict[str, Any]:
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
-        points = {name: tuple(_point(entry) for entry in read[name]) for name in ("plain", "entropy")}
-        early = {name: int(read["early"][name]) for name in ("plain", "entropy")}
+        points: dict[str, Any] = {name: tuple(_point(entry) for entry in read[name]) for name in DECIDING}
+        early = {name: int(read["early"][name]) for name in DECIDING}
         spec = read["provenance"]["spec"]
         told = {"model": spec["model"], "seed": spec["seed"]}
     except OSError as error:
@@ -157,8 +160,8 @@ def _parsed(path: Path) -> dict[str, Any]:
     return {**points, "early": early, "provenance": told}
 
 
-def _point(entry: Mapping[str, Any]) -> specs.GridPoint:
-    return specs.GridPoint(damping=float(entry["damping"]), state=int(entry["state"]), steps=int(entry["steps"]))
+def _point(entry: Mapping[str, Any]) -> gridpoints.GridPoint:
+    return gridpoints.GridPoint(damping=float(entry["damping"]), state=int(entry["state"]), steps=int(entry["steps"]))
 
 
 def _check_same_model(path: Path, told: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
@@ -182,7 +185,7 @@ class Target:
 
     subject: Subject
     judge: Judge
-    point: specs.GridPoint | None
+    point: gridpoints.GridPoint | None
     state: int
 
     @property
@@ -192,9 +195,8 @@ class Target:
 
     @property
     def logits_of(self) -> LogitsOf:
-        """The attacked logits; with Sec. 3.2 those of the defended states, unrolled at the received input."""
-        through: Literal["plain", "entropy"] = "entropy" if self.judge.defence == "entropy" else "plain"
-        return self.subject.logits_of(self.point, through=through)
+        """The attacked logits; with a defence those of the defended states, unrolled at the received input."""
+        return self.subject.logits_of(self.point, through=defence_of(self.judge.defence).name)
 
     def load(self, images: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Test images in [0, 1] and their labels."""
@@ -220,7 +222,7 @@ class Target:
         }
 
 
-def _target(subject: Subject, defence: Literal["plain", "entropy"]) -> Target:
+def _target(subject: Subject, defence: DefenceName) -> Target:
     judge = next(judge for judge in subject.judges if judge.defence == defence)
     if not subject.is_deq:
         return Target(subject, judge, None, 1)

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from deqpipe import build
 from deqpipe.attack.surrogate import (
     DefendedState,
     IntermediateState,
@@ -20,11 +21,9 @@ from deqpipe.attack.trial import GradientTrial
 from deqpipe.compute.precision import Precision
 from deqpipe.compute.replay import DIRECT, Graphs, Runner
 from deqpipe.compute.ways import NOTHING_ASKED, Asked, choose
-from deqpipe.config import DEFAULT_BATCH, Entropy, Solver, ThreatModel
+from deqpipe.config import DEFAULT_BATCH, Entropy, Solver
 from deqpipe.counts import Evaluations, sum_of
 from deqpipe.data import Dataset, load
-from deqpipe.defence.entropy import build_entropy_reduction, control, undefended
-from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.errors import UserError
 from deqpipe.evaluation.batching import SHARE, SHARE_WITH_GRAPHS, Batching, automatic
 from deqpipe.evaluation.judge import DEQJudge, Judge, NetworkJudge
@@ -35,9 +34,9 @@ from deqpipe.model.classifier import DEQClassifier
 from deqpipe.seeding import Stream
 from deqpipe.settings import Settings
 from deqpipe.shapes import Logits
-from deqpipe.solver.solve import build_solver, build_termination
 from deqpipe.threat_model import LinfBall
-from deqpipe.workflow import specs
+from deqpipe.workflow import defences, gridpoints, vocabulary
+from deqpipe.workflow.defences import DefenceName
 
 LONGEST_UNROLL = 9
 """Steps of the unroll that memory is measured with: the paper's largest K_a."""
@@ -124,7 +123,7 @@ class Subject:
     @property
     def ball(self) -> LinfBall:
         """The threat model."""
-        return LinfBall(self.settings.section("threat_model", ThreatModel).epsilon_255 / 255)
+        return build.ball(self.settings)
 
     @property
     def batch_size(self) -> int:
@@ -140,15 +139,15 @@ class Subject:
         """Random numbers for a purpose, of the job's seed."""
         return Stream(self.job.spec["seed"], purpose)
 
-    def final_point(self) -> specs.GridPoint | None:
+    def final_point(self) -> gridpoints.GridPoint | None:
         """The ready-made attack: the final state of a DEQ; None for an ordinary network."""
         if not self.is_deq:
             return None
         solver, steps = self.settings.section("solver", Solver), self.settings["evaluation.final_unroll_steps"]
-        return specs.GridPoint(damping=specs.FINAL_DAMPING, state=solver.steps, steps=steps)
+        return gridpoints.GridPoint(damping=gridpoints.FINAL_DAMPING, state=solver.steps, steps=steps)
 
     def logits_of(
-        self, point: specs.GridPoint | None, *, through: Literal["plain", "entropy"] = "plain"
+        self, point: gridpoints.GridPoint | None, *, through: DefenceName = "plain"
     ) -> Callable[[Tensor], Logits]:
         """Differentiable logits: the surrogate of a point, or an ordinary network itself.
 
@@ -162,11 +161,13 @@ class Subject:
         assert isinstance(model, DEQClassifier)
         lead_step: bool = self.settings["attack.unroll"]["lead_step"]
         if through == "plain":
-            return LogitsOf(model, surrogate_of(point, dynamics=build_plain(self.settings), lead_step=lead_step))
-        dynamics = build_dynamics(self.settings, through)
+            return LogitsOf(
+                model, surrogate_of(point, dynamics=build.plain_dynamics(self.settings), lead_step=lead_step)
+            )
+        dynamics = build.dynamics(self.settings, through)
         return LogitsOf(model, defended_surrogate_of(point, dynamics=dynamics, lead_step=lead_step))
 
-    def logits_of_several(self, points: Sequence[specs.GridPoint]) -> Callable[[Tensor], Logits]:
+    def logits_of_several(self, points: Sequence[gridpoints.GridPoint]) -> Callable[[Tensor], Logits]:
         """Differentiable logits of several surrogates with one i and one lambda, each on its part of the batch.
 
         Args:
@@ -174,7 +175,9 @@ class Subject:
         """
         model, lead_step = self.loaded.model, self.settings["attack.unroll"]["lead_step"]
         assert isinstance(model, DEQClassifier), "only DEQs have surrogates"
-        return LogitsOf(model, stacked_surrogate_of(points, dynamics=build_plain(self.settings), lead_step=lead_step))
+        return LogitsOf(
+            model, stacked_surrogate_of(points, dynamics=build.plain_dynamics(self.settings), lead_step=lead_step)
+        )
 
 
 def load_subject(job: Job) -> Subject:
@@ -190,7 +193,7 @@ def load_subject(job: Job) -> Subject:
     _check_origin(loaded, job.checkpoint, job.spec, name)
     _check_batch_size(settings, job)
     computation = _computation(loaded.model, settings, job)
-    judges = tuple(_judge(loaded, settings, name, defence) for defence in specs.MODELS[name].defences)
+    judges = tuple(_judge(loaded, settings, name, defence) for defence in vocabulary.MODELS[name].defences)
     controls = tuple(_judge(loaded, settings, name, defence) for defence in _controls(settings, name))
     return Subject(name, loaded, dataset, settings, judges, controls, job, computation.batching, computation.run)
 
@@ -208,7 +211,7 @@ def _computation(model: nn.Module, settings: Settings, job: Job) -> Computation:
     known = Batching(job.batch_size or DEFAULT_BATCH, fixed=job.batch_size is not None)
     if not isinstance(model, DEQClassifier):
         return Computation(known)
-    plain, precision = build_plain(settings), Precision(settings["precision"])
+    plain, precision = build.plain_dynamics(settings), Precision(settings["precision"])
     surrogate = IntermediateState(plain.termination.max_steps, Unrolled(steps=LONGEST_UNROLL, damping=0.5), plain)
     trial = GradientTrial(model, surrogate, precision, images=known.size)
     way = choose(job.ways.for_solver(couples=plain.couples_images), job.device, lambda: trial)
@@ -231,7 +234,7 @@ def load_transferring(job: Job) -> Subject:
     """
     asked = "transfer" in job.spec["upstream"]
     if asked and job.other is None:
-        other = specs.other_trades(job.spec["model"])
+        other = vocabulary.other_trades(job.spec["model"])
         raise UserError(f"--other is missing, but the spec transfers the attacks on {job.spec['model']} to {other}")
     if job.other is not None and not asked:
         raise UserError(f"--other is {job.other}, but the spec transfers the attacks on {job.spec['model']} nowhere")
@@ -240,18 +243,18 @@ def load_transferring(job: Job) -> Subject:
 
 
 def _transferring(subject: Subject, path: Path) -> Subject:
-    name, settings = specs.other_trades(subject.name), subject.settings
+    name, settings = vocabulary.other_trades(subject.name), subject.settings
     other = fitting(load_model(path, subject.job.device), subject.dataset, path=path)
     _computation(other.model, settings, subject.job)
     _check_origin(other, path, subject.job.spec, name)
-    judges = tuple(_judge(other, settings, name, defence) for defence in specs.MODELS[name].defences)
+    judges = tuple(_judge(other, settings, name, defence) for defence in vocabulary.MODELS[name].defences)
     return replace(subject, other=other, transferred=judges)
 
 
-def _controls(settings: Settings, name: str) -> tuple[specs.Defence, ...]:
+def _controls(settings: Settings, name: str) -> tuple[defences.DefenceName, ...]:
     if "entropy" not in settings:
         return ()
-    return specs.MODELS[name].controls(settings.section("entropy", Entropy))
+    return vocabulary.MODELS[name].controls(settings.section("entropy", Entropy))
 
 
 def _check_batch_size(settings: Settings, job: Job) -> None:
@@ -270,7 +273,7 @@ def _check_origin(loaded: Loaded, path: Path, spec: Mapping[str, Any], model: st
             f"checkpoint {path} was imported without --model and --seed, "
             f"but the spec is of {model} of seed {spec['seed']}: import it again with both"
         )
-    there = (trained.get("model", specs.TRUNK), trained["seed"])
+    there = (trained.get("model", vocabulary.TRUNK), trained["seed"])
     wanted = (model, spec["seed"])
     if there != wanted:
         asks = "is of" if model == spec["model"] else "transfers to"
@@ -279,33 +282,11 @@ def _check_origin(loaded: Loaded, path: Path, spec: Mapping[str, Any], model: st
         )
 
 
-def _judge(loaded: Loaded, settings: Settings, name: str, defence: specs.Defence) -> Judge:
+def _judge(loaded: Loaded, settings: Settings, name: str, defence: defences.DefenceName) -> Judge:
     model = loaded.model
     if not isinstance(model, DEQClassifier):
         return NetworkJudge(model, name)
-    return DEQJudge(model, build_dynamics(settings, defence), defence, build_final_unroll(settings), name)
-
-
-def build_dynamics(settings: Settings, defence: specs.Defence) -> Dynamics:
-    """The dynamics of a defence, or of a control of Sec. 3.2, that settings describe."""
-    plain = build_plain(settings)
-    if defence == "plain":
-        return plain
-    entropy = settings.section("entropy", Entropy)
-    if defence != "entropy":
-        entropy = control(entropy, defence, steps=plain.termination.max_steps)
-    return build_defended(settings, entropy)
-
-
-def build_defended(settings: Settings, entropy: Entropy) -> Dynamics:
-    """The dynamics of Sec. 3.2 by keys of its own; the undefended ones where these are the same bit for bit."""
-    plain = build_plain(settings)
-    if undefended(entropy, steps=plain.termination.max_steps):
-        return plain
-    ball = LinfBall(settings.section("threat_model", ThreatModel).epsilon_255 / 255)
-    return build_entropy_reduction(
-        entropy, solver=plain.solver, termination=plain.termination, ball=ball, returned=plain.returned
-    )
+    return DEQJudge(model, build.dynamics(settings, defence), defence, build.final_unroll(settings), name)
 
 
 @dataclass(frozen=True)
@@ -318,18 +299,3 @@ class LogitsOf:
     def __call__(self, x: Tensor) -> Logits:
         """The logits, differentiable."""
         return self.surrogate(self.model, x)
-
-
-def build_plain(settings: Settings) -> PlainDynamics:
-    """The undefended dynamics that settings describe."""
-    solver = settings.section("solver", Solver)
-    return PlainDynamics(build_solver(solver), build_termination(solver), solver.returned)
-
-
-def build_final_unroll(settings: Settings) -> Unrolled:
-    """The unroll from z* to the final state that settings describe."""
-    return Unrolled(
-        steps=settings["evaluation.final_unroll_steps"],
-        damping=specs.FINAL_DAMPING,
-        lead_step=settings["attack.unroll"]["lead_step"],
-    )

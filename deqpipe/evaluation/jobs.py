@@ -33,7 +33,7 @@ from deqpipe.evaluation.rows import (
 )
 from deqpipe.lazy import Lazy
 from deqpipe.results import records
-from deqpipe.workflow import specs
+from deqpipe.workflow import gridpoints, specs
 
 _logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def attack_pgd(job: Job) -> int:
     return 0
 
 
-def attack_point(job: Job, *, point: specs.GridPoint, images: range) -> int:
+def attack_point(job: Job, *, point: gridpoints.GridPoint, images: range) -> int:
     """Attack one grid point, for a closer look; returns the exit status."""
     started, subject = time.monotonic(), load_subject(job)
     _check_point(subject, point)
@@ -140,7 +140,7 @@ def attack_groups(
     return Groups(tuple(attacks), compute, size=together(subject, chunk))
 
 
-def _points(subject: Subject, shard: GridShard) -> list[specs.GridPoint]:
+def _points(subject: Subject, shard: GridShard) -> list[gridpoints.GridPoint]:
     """The points of the grid whose state the shard covers; the ready-made one is always part of the grid.
 
     With a race, those of them that are left in it; there may be none.
@@ -159,11 +159,11 @@ def _points(subject: Subject, shard: GridShard) -> list[specs.GridPoint]:
     return [point for point in points if point in left]
 
 
-def grid_points(subject: Subject) -> list[specs.GridPoint]:
+def grid_points(subject: Subject) -> list[gridpoints.GridPoint]:
     """Every point of the grid that the subject's settings describe, sorted."""
     settings, final = subject.settings, subject.final_point()
     grid = {
-        specs.GridPoint(damping, state, steps)
+        gridpoints.GridPoint(damping, state, steps)
         for damping in settings["attack.grid.damping"]
         for state in settings["attack.grid.states"]
         for steps in settings["attack.grid.steps"]
@@ -240,7 +240,7 @@ def _check_batches(subject: Subject, images: range, *, there: int) -> None:
         )
 
 
-def _check_point(subject: Subject, point: specs.GridPoint) -> None:
+def _check_point(subject: Subject, point: gridpoints.GridPoint) -> None:
     last = subject.settings["solver"]["steps"]
     if not (1 <= point.state <= last and point.steps >= 1 and 0 < point.damping <= 1):
         raise UserError(f"point is {point.name}, but states are 1 to {last}, steps at least 1, damping in (0, 1]")

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from deqpipe.attack.surrogate import up_to
 from deqpipe.compute.host import to_host
 from deqpipe.defence.entropy import prediction_entropy
 from deqpipe.dynamics import Dynamics, Trajectory
@@ -197,7 +196,7 @@ class DEQJudge:
         return Seen(columns, first=1, count=count, status=solution.status, states=states if self.wanted.final else None)
 
     def _see_one(self, x: Images, y: Labels, state: int) -> Seen:
-        trajectory = up_to(self.dynamics, state)(self.model, x, last_residual=False)
+        trajectory = self.dynamics.up_to(state)(self.model, x, last_residual=False)
         columns = readings(self.model.logits(trajectory.state(state))[None], y)
         count = self.dynamics.termination.max_steps + 1
         return Seen(columns, first=state, count=count, status=trajectory.solution.status)

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deqpipe import build
 from deqpipe.compute.precision import Precision
 from deqpipe.defence.entropy import prediction_entropy
 from deqpipe.dynamics import Trajectory
 from deqpipe.errors import UserError
-from deqpipe.evaluation.evaluated_model import build_dynamics, build_final_unroll, build_plain
 from deqpipe.gradient import Unrolled
 from deqpipe.machine.device import set_up
 from deqpipe.model.architecture import load_model
@@ -26,7 +26,7 @@ from deqpipe.results import records
 from deqpipe.settings import Settings
 from deqpipe.shapes import Images, Labels
 from deqpipe.solver.solve import Status
-from deqpipe.workflow.specs import GridPoint
+from deqpipe.workflow.gridpoints import GridPoint
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 _ALONG_STATES = ("state_logits", "relative_residual", "entropy", "states")
@@ -103,7 +103,7 @@ def _check_output(output: Path, *inputs: Path) -> None:
 
 
 def _check_surrogates(request: Request) -> None:
-    last = build_plain(request.settings).termination.max_steps
+    last = build.plain_dynamics(request.settings).termination.max_steps
     for name, point in request.surrogates.items():
         if not (1 <= point.state <= last and point.steps >= 1 and 0 < point.damping <= 1):
             raise UserError(
@@ -173,12 +173,12 @@ def _checked_labels(arrays: Arrays, path: Path, *, images: int, classes: int) ->
 
 
 def _batch(request: Request, model: DEQClassifier, x: Images, y: Labels) -> Arrays:
-    trajectory = build_dynamics(request.settings, request.defence)(model, x)
+    trajectory = build.dynamics(request.settings, request.defence)(model, x)
     there = _recorded(request, trajectory)
     states = trajectory.solution.states[there]
     with torch.no_grad():
         logits = model.trajectory_logits(states)
-        final = model.logits(trajectory.final_state(build_final_unroll(request.settings)))
+        final = model.logits(trajectory.final_state(build.final_unroll(request.settings)))
     found = {
         "state_logits": logits,
         "final_logits": final,
@@ -197,7 +197,11 @@ def _batch(request: Request, model: DEQClassifier, x: Images, y: Labels) -> Arra
 def _recorded(request: Request, trajectory: Trajectory) -> Tensor:
     """Which steps were taken: where whole batches stop, the states after that are none."""
     moved = trajectory.solution.moved
-    return moved.any(1) if build_plain(request.settings).termination.scope == "batch" else torch.ones_like(moved[:, 0])
+    return (
+        moved.any(1)
+        if build.plain_dynamics(request.settings).termination.scope == "batch"
+        else torch.ones_like(moved[:, 0])
+    )
 
 
 def _start(trajectory: Trajectory, states: Tensor, name: str, point: GridPoint) -> Tensor:

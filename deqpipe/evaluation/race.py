@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from deqpipe.errors import UserError
 from deqpipe.evaluation.evaluated_model import Subject
-from deqpipe.workflow.specs import GridPoint
+from deqpipe.workflow.gridpoints import GridPoint
 
 
 def left_in_race(

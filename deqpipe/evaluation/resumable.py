@@ -19,6 +19,7 @@ from deqpipe.results.lock import EXIT_UNFINISHED, StopRequest, locked
 from deqpipe.results.provenance import evaluations_of, provenance
 from deqpipe.results.records import Records
 from deqpipe.workflow import specs
+from deqpipe.workflow.defences import DECIDING
 
 _logger = logging.getLogger(__name__)
 
@@ -212,5 +213,5 @@ def scores(columns: Columns) -> str:
     last = max(predicted.shape[1] - 2, 0)
     there = (predicted != records.NOT_COMPUTED).any(0)
     correct = predicted[:, last if there[last] else there.argmax()] == columns["label"]
-    names = [name for name in ("plain", "entropy") if name in columns["defence"]]
+    names = [name for name in DECIDING if name in columns["defence"]]
     return ", ".join(f"{name} {correct[columns['defence'] == name].mean():.1%}" for name in names)

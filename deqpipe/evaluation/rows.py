@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from deqpipe.evaluation.evaluated_model import Subject
 from deqpipe.evaluation.judge import Judge, Judgement, StatesWithFinal
 from deqpipe.results.records import PER_STATE, SCALARS
 from deqpipe.shapes import Images, Labels
-from deqpipe.workflow.specs import GridPoint
+from deqpipe.workflow.defences import DefenceName
+from deqpipe.workflow.gridpoints import GridPoint
 
 Columns = dict[str, np.ndarray]
 
@@ -111,7 +112,7 @@ class Attack:
     """
 
     point: GridPoint | None
-    through: Literal["plain", "entropy"] = "plain"
+    through: DefenceName = "plain"
     name: str = "pgd"
 
 

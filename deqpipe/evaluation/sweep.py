@@ -3,18 +3,19 @@
 from dataclasses import replace
 from pathlib import Path
 
+from deqpipe import build
 from deqpipe.config import Entropy, EntropySweep
-from deqpipe.defence.entropy import control
 from deqpipe.errors import UserError
 from deqpipe.evaluation.autoattack import read_strongest
-from deqpipe.evaluation.evaluated_model import Job, Subject, build_defended, build_final_unroll, load_subject
+from deqpipe.evaluation.evaluated_model import Job, Subject, load_subject
 from deqpipe.evaluation.jobs import attack_groups, check_images, grid_points
 from deqpipe.evaluation.judge import CLASSES_ALONG, DEQJudge
 from deqpipe.evaluation.race import left_in_race
 from deqpipe.evaluation.resumable import Part, run_groups
 from deqpipe.evaluation.rows import Attack, Chunk, Panel
 from deqpipe.model.classifier import DEQClassifier
-from deqpipe.workflow import specs
+from deqpipe.workflow import gridpoints
+from deqpipe.workflow.defences import restarts_alone
 
 
 def attack_sweep(job: Job, part: Part, *, race: Path | None) -> int:
@@ -33,7 +34,7 @@ def attack_sweep(job: Job, part: Part, *, race: Path | None) -> int:
     return run_groups(subject, part, groups, piece_spec=job.spec)
 
 
-def _points(subject: Subject, part: Part, race: Path | None) -> list[specs.GridPoint]:
+def _points(subject: Subject, part: Part, race: Path | None) -> list[gridpoints.GridPoint]:
     """The grid, or its strongest points; with a race those that are left in it."""
     job, count = subject.job, subject.settings.section("entropy_sweep", EntropySweep).points
     if count == "all":
@@ -56,17 +57,17 @@ def judges(subject: Subject) -> tuple[DEQJudge, ...]:
     return tuple(
         DEQJudge(
             model,
-            build_defended(settings, _keys(entropy, setting, last=settings["solver"]["steps"])),
+            build.entropy_dynamics(settings, _keys(entropy, setting, last=settings["solver"]["steps"])),
             setting.defence,
-            build_final_unroll(settings),
+            build.final_unroll(settings),
             subject.name,
             CLASSES_ALONG,
         )
-        for setting in specs.swept(sweep.solver_steps, sweep.input_steps)
+        for setting in gridpoints.swept(sweep.solver_steps, sweep.input_steps)
     )
 
 
-def _keys(entropy: Entropy, setting: specs.EntropySetting, *, last: int) -> Entropy:
+def _keys(entropy: Entropy, setting: gridpoints.EntropySetting, *, last: int) -> Entropy:
     """The keys of Sec. 3.2 with the T_f and R of a setting."""
     keys = entropy.model_copy(update={"solver_steps": setting.solver_steps, "input_steps": setting.input_steps})
-    return control(keys, "entropy_restart_only", steps=last) if setting.restart_only else keys
+    return restarts_alone(keys, last) if setting.restart_only else keys

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deqpipe.attack.surrogate import up_to
+from deqpipe import build
 from deqpipe.config import Entropy, Timing
 from deqpipe.dynamics import Dynamics
-from deqpipe.evaluation.evaluated_model import Job, Subject, build_defended, build_plain, load_subject
+from deqpipe.evaluation.evaluated_model import Job, Subject, load_subject
 from deqpipe.evaluation.resumable import origin
 from deqpipe.machine import stopwatch
 from deqpipe.machine.device import describe
@@ -21,7 +21,7 @@ from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results import records
 from deqpipe.settings import Settings
 from deqpipe.shapes import Images
-from deqpipe.workflow.specs import EntropySetting, swept
+from deqpipe.workflow.gridpoints import EntropySetting, swept
 
 _logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def _decision(subject: Subject, dynamics: Dynamics, x: Tensor) -> Callable[[], i
 
     @torch.no_grad()
     def decide() -> int:
-        z = up_to(dynamics, dynamics.termination.max_steps)(model, x, last_residual=False).solution.z
+        z = dynamics.up_to(dynamics.termination.max_steps)(model, x, last_residual=False).solution.z
         return len(model.logits(z).argmax(1).cpu())
 
     return decide
@@ -85,9 +85,11 @@ def _dynamics(settings: Settings) -> dict[str, Dynamics]:
     """The undefended dynamics (R = 0), and those of every T_f and R, by the names of the sweep."""
     every, steps = settings["entropy_sweep.solver_steps"], settings["entropy_sweep.input_steps"]
     found = [setting for setting in swept(every, steps) if setting.input_steps]
-    return {"plain": build_plain(settings)} | {setting.defence: _defended(settings, setting) for setting in found}
+    return {"plain": build.plain_dynamics(settings)} | {
+        setting.defence: _defended(settings, setting) for setting in found
+    }
 
 
 def _defended(settings: Settings, setting: EntropySetting) -> Dynamics:
     changed: dict[str, Any] = {"solver_steps": setting.solver_steps, "input_steps": setting.input_steps}
-    return build_defended(settings, settings.section("entropy", Entropy).model_copy(update=changed))
+    return build.entropy_dynamics(settings, settings.section("entropy", Entropy).model_copy(update=changed))

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from deqpipe import build
 from deqpipe import config as configuration
 from deqpipe.attack.pgd import PGD, cross_entropy_objective
 from deqpipe.attack.surrogate import surrogate_of
@@ -23,7 +24,6 @@ from deqpipe.config import Config
 from deqpipe.counts import Number
 from deqpipe.data import Dataset, Split
 from deqpipe.errors import UserError
-from deqpipe.evaluation.evaluated_model import build_dynamics, build_final_unroll, build_plain
 from deqpipe.evaluation.judge import DEQJudge
 from deqpipe.machine import device, stopwatch
 from deqpipe.model import architecture
@@ -36,8 +36,9 @@ from deqpipe.threat_model import LinfBall
 from deqpipe.training import run
 from deqpipe.training.loop import Plan, descend
 from deqpipe.training.objectives import Batch
-from deqpipe.workflow import specs
-from deqpipe.workflow.specs import GridPoint
+from deqpipe.workflow import defences, gridpoints, specs, vocabulary
+from deqpipe.workflow.gridpoints import GridPoint
+from deqpipe.workflow.stages import StageName
 
 BOX, PATIENCE = 0.7, 4.0  # seconds, for some twenty pieces
 
@@ -136,8 +137,10 @@ def _surrogate_prices(bench: Bench) -> dict[cost.Part, Number]:
     attack = PGD(LinfBall(config.threat_model.epsilon_255 / 255), steps=1, step_size=0.01)
 
     def attack_step(state: int, steps: int) -> float:
-        point = GridPoint(damping=specs.FINAL_DAMPING, state=state, steps=steps)
-        surrogate = surrogate_of(point, dynamics=build_plain(settings), lead_step=config.attack.unroll.lead_step)
+        point = GridPoint(damping=gridpoints.FINAL_DAMPING, state=state, steps=steps)
+        surrogate = surrogate_of(
+            point, dynamics=build.plain_dynamics(settings), lead_step=config.attack.unroll.lead_step
+        )
 
         def once(count: int) -> None:
             x, y = bench.noise(count)
@@ -159,8 +162,8 @@ def _decision_prices(bench: Bench, found: Mapping[cost.Part, Number]) -> dict[co
     config, model = bench.config, _deq(bench).eval().requires_grad_(False)
     settings = _settings(bench, *_EVALUATION)
 
-    def decide(defence: specs.Defence) -> float:
-        judge = DEQJudge(model, build_dynamics(settings, defence), defence, build_final_unroll(settings))
+    def decide(defence: defences.DefenceName) -> float:
+        judge = DEQJudge(model, build.dynamics(settings, defence), defence, build.final_unroll(settings))
         return bench.per_image(lambda count: judge(*bench.noise(count)), most=_largest(config))
 
     plain = formulas.decision(config, "plain").total
@@ -176,8 +179,8 @@ def _training_prices(bench: Bench, found: Mapping[cost.Part, Number]) -> dict[co
     """Of training steps, per evaluation, whichever way."""
     config, taken, expected = bench.config, dict[cost.Part, Number](), _expected(found)
     jobs: dict[cost.Part, tuple[str, Number, Number]]
-    jobs = {"pretrain": (specs.TRUNK, formulas.pretraining_step(config).total, found["unroll"] / 2)}
-    jobs |= {f"train/{model}": (model, cost.training_step(config, model).total, expected) for model in specs.DEQS}
+    jobs = {"pretrain": (vocabulary.TRUNK, formulas.pretraining_step(config).total, found["unroll"] / 2)}
+    jobs |= {f"train/{model}": (model, cost.training_step(config, model).total, expected) for model in vocabulary.DEQS}
     for part, (model, evaluations, price) in jobs.items():
         if 2 * evaluations * price > bench.patience:
             taken[part] = price
@@ -193,8 +196,8 @@ def _expected(found: Mapping[cost.Part, Number]) -> Number:
 
 def _training_price(bench: Bench, model: str) -> float:
     """Seconds per evaluation of training steps, whichever random states they draw."""
-    stages: dict[specs.Stage, str | None] = {"pretrain": None}
-    if model != specs.TRUNK:
+    stages: dict[StageName, str | None] = {"pretrain": None}
+    if model != vocabulary.TRUNK:
         stages["train_deq"] = model
     plan = _plan(bench, stages, model)
     network, counted = _deq(bench), [0, 0]
@@ -221,7 +224,7 @@ def _per_evaluation(bench: Bench, once: Callable[[int], None], counted: list[int
     return min(found)
 
 
-def _plan(bench: Bench, stages: Mapping[specs.Stage, str | None], model: str) -> Plan:
+def _plan(bench: Bench, stages: Mapping[StageName, str | None], model: str) -> Plan:
     """The training of a model as its job plans it, but for a learning rate of 0: weights stay as they are."""
     values: dict[str, Any] = {}
     for stage, of_model in stages.items():
@@ -235,9 +238,9 @@ def _plan(bench: Bench, stages: Mapping[specs.Stage, str | None], model: str) ->
 
 
 def _planned(called: run.Job, settings: Settings, dataset: Dataset, model: str) -> Plan:
-    if model == specs.TRUNK:
+    if model == vocabulary.TRUNK:
         return run.pretraining_plan(called, settings, dataset)
-    if specs.MODELS[model].architecture == "resnet":
+    if vocabulary.MODELS[model].architecture == "resnet":
         return run.resnet_plan(called, settings, dataset)
     return run.adversarial_plan(called, settings, dataset, first_step=settings["pretrain"]["steps"])
 
@@ -273,8 +276,8 @@ def _resnet_prices(bench: Bench) -> dict[cost.Part, Number]:
         "resnet/gradient": bench.per_image(gradient, most=most),
         "resnet/decide": bench.per_image(decide, most=most),
     }
-    for model in specs.RESNETS:
-        taken[f"resnet/train/{specs.MODELS[model].framework}"] = _resnet_price(bench, described, model)
+    for model in vocabulary.RESNETS:
+        taken[f"resnet/train/{vocabulary.MODELS[model].framework}"] = _resnet_price(bench, described, model)
     return taken
 
 

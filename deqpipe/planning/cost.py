@@ -14,10 +14,11 @@ from typing import TypeAlias
 from deqpipe.attack.autoattack import runnable
 from deqpipe.config import AttackName, Config, Entropy
 from deqpipe.counts import NO_EVALUATIONS, Evaluations, Number
-from deqpipe.defence.entropy import control, undefended
+from deqpipe.defence.entropy import undefended
 from deqpipe.evaluation.judge import CLASSES, CLASSES_ALONG, EVERYTHING, Wanted, at
 from deqpipe.planning import formulas
-from deqpipe.workflow import specs
+from deqpipe.workflow import gridpoints, vocabulary
+from deqpipe.workflow.defences import ENTROPY, restarts_alone
 
 ASSUMED = (
     "no image leaves AutoAttack early where nothing is said of it",
@@ -80,14 +81,14 @@ class Images:
 # Decisions, per image
 
 
-def decision(config: Config, defence: specs.Defence, wanted: Wanted = EVERYTHING) -> Work:
+def decision(config: Config, defence: str, wanted: Wanted = EVERYTHING) -> Work:
     """One decision of a DEQ on an image, as far as it is looked at."""
     found, plain = (formulas.decision(config, one, wanted) for one in (defence, "plain"))
     states = 1 if wanted.only is not None else config.solver.steps + wanted.final
     return Work(plain, {"solve": plain.forward, "read": states}) + _descents(found - plain)
 
 
-def swept(config: Config, settings: Iterable[specs.EntropySetting], wanted: Wanted) -> Work:
+def swept(config: Config, settings: Iterable[gridpoints.EntropySetting], wanted: Wanted) -> Work:
     """The decisions of other T_f and R. Equal ones are computed once."""
     found = {_swept_keys(config, setting) for setting in settings}
     plain = formulas.dynamics(config.solver)
@@ -95,11 +96,11 @@ def swept(config: Config, settings: Iterable[specs.EntropySetting], wanted: Want
     return _sum((decision(config, "plain", wanted) * len(found), *(_descents(more) for more in added)))
 
 
-def _swept_keys(config: Config, setting: specs.EntropySetting) -> Entropy | None:
+def _swept_keys(config: Config, setting: gridpoints.EntropySetting) -> Entropy | None:
     changed = {"solver_steps": setting.solver_steps, "input_steps": setting.input_steps}
     entropy = config.entropy.model_copy(update=changed)
     if setting.restart_only:
-        entropy = control(entropy, "entropy_restart_only", steps=config.solver.steps)
+        entropy = restarts_alone(entropy, config.solver.steps)
     return None if undefended(entropy, steps=config.solver.steps) else entropy
 
 
@@ -110,7 +111,7 @@ def _descents(added: Evaluations) -> Work:
 
 def decisions(config: Config, model: str, *, controls: bool = True, wanted: Wanted = EVERYTHING) -> Work:
     """All decisions that a model's attacked images are scored on. Equal ones are computed once."""
-    kind = specs.MODELS[model]
+    kind = vocabulary.MODELS[model]
     if kind.architecture == "resnet":
         return _network({"decide": 1.0})
     names = (*kind.defences, *(kind.controls(config.entropy) if controls else ()))
@@ -120,7 +121,7 @@ def decisions(config: Config, model: str, *, controls: bool = True, wanted: Want
 
 def references(config: Config, model: str) -> Work:
     """The clean states that deviations are measured from; of a ResNet there are none."""
-    kind = specs.MODELS[model]
+    kind = vocabulary.MODELS[model]
     if kind.architecture == "resnet":
         return Work()
     found = _sum(decision(config, defence, CLASSES) for defence in kind.defences)
@@ -143,17 +144,19 @@ def forward_pass(config: Config, state: Number, steps: Number) -> Work:
     return Work(evaluations, {"pass": 1.0, "solve": evaluations.forward})
 
 
-def through_defence(config: Config, points: Sequence[specs.GridPoint]) -> Work:
+def through_defence(config: Config, defence: str, points: Sequence[gridpoints.GridPoint]) -> Work:
     """What a pass takes more when its state comes from the dynamics of Sec. 3.2, on average over some points."""
-    return _sum(_descents(formulas.through_defence(config, point.state)) for point in points) * (1 / len(points))
+    return _sum(_descents(formulas.through_defence(config, defence, point.state)) for point in points) * (
+        1 / len(points)
+    )
 
 
-def point_pgd(config: Config, point: specs.GridPoint, steps: int) -> Work:
+def point_pgd(config: Config, point: gridpoints.GridPoint, steps: int) -> Work:
     """PGD on the surrogate of a point."""
     return gradient_pass(config, point.state, point.steps) * steps
 
 
-def mean_point(points: Sequence[specs.GridPoint]) -> tuple[Number, Number]:
+def mean_point(points: Sequence[gridpoints.GridPoint]) -> tuple[Number, Number]:
     """Mean i and K_a of some points."""
     return sum(point.state for point in points) / len(points), sum(point.steps for point in points) / len(points)
 
@@ -173,16 +176,16 @@ class Attacked:
     decision: Work
 
 
-def attacked(config: Config, model: str, defence: str, points: Sequence[specs.GridPoint]) -> Attacked:
+def attacked(config: Config, model: str, defence: str, points: Sequence[gridpoints.GridPoint]) -> Attacked:
     """A decision and its surrogates at some points, on average; of a ResNet the network itself."""
-    if specs.MODELS[model].architecture == "resnet":
+    if vocabulary.MODELS[model].architecture == "resnet":
         return Attacked(_network({"gradient": 1.0}), _network({"decide": 1.0}), _network({"decide": 1.0}))
     state, steps = mean_point(points)
-    through = through_defence(config, points) if defence == "entropy" else Work()
+    through = through_defence(config, defence, points)
     return Attacked(
         gradient_pass(config, state, steps) + through,
         forward_pass(config, state, steps) + through,
-        decision(config, "entropy" if defence == "entropy" else "plain", at(_deciding(config))),
+        decision(config, defence, at(_deciding(config))),
     )
 
 
@@ -302,23 +305,24 @@ def training_step(config: Config, model: str, *, regularised: Number = 0) -> Eva
 
 def _priced_as(model: str) -> str:
     """The method whose steps are timed; the models of Figure 6 differ in a weight only."""
-    kind = specs.MODELS[model]
+    kind = vocabulary.MODELS[model]
     return next(
         name
-        for name in specs.DEQS
-        if (specs.MODELS[name].framework, specs.MODELS[name].random_states) == (kind.framework, kind.random_states)
+        for name in vocabulary.DEQS
+        if (vocabulary.MODELS[name].framework, vocabulary.MODELS[name].random_states)
+        == (kind.framework, kind.random_states)
     )
 
 
 def _weight(config: Config, model: str) -> Number:
-    kind = specs.MODELS[model]
+    kind = vocabulary.MODELS[model]
     weights = config.jacobian.other_weight if kind.other_jacobian else config.jacobian.weight
     found: Number = getattr(weights, kind.framework or "")
     return found
 
 
 def _train_resnet(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
-    kind, epochs = specs.MODELS[wildcards["model"]], config.resnet.training.epochs
+    kind, epochs = vocabulary.MODELS[wildcards["model"]], config.resnet.training.epochs
     validated = epochs * _validated(config, images)
     return _network(
         {
@@ -335,32 +339,32 @@ def _clean(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work
 
 def _select(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
     model = wildcards["model"]
-    attack = point_pgd(config, specs.ready_made(config), config.selection.attack.steps)
+    attack = point_pgd(config, gridpoints.ready_made(config), config.selection.attack.steps)
     return (attack + decisions(config, model, controls=False, wanted=CLASSES)) * _validated(config, images)
 
 
 def _attack_pgd(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
     model, steps = wildcards["model"], config.attack.pgd.steps
-    if specs.MODELS[model].architecture == "resnet":
+    if vocabulary.MODELS[model].architecture == "resnet":
         attack = _network({"gradient": float(steps)})
     else:
-        attack = point_pgd(config, specs.ready_made(config), steps)
+        attack = point_pgd(config, gridpoints.ready_made(config), steps)
     return (attack + references(config, model) + decisions(config, model)) * config.evaluation.images
 
 
 def _attack_grid(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
     first, last = _range(wildcards["shard"], "states")
-    points = [point for point in specs.grid_points(config) if first <= point.state <= last]
-    other = specs.transfers_to(config, wildcards["model"])
+    points = [point for point in gridpoints.grid_points(config) if first <= point.state <= last]
+    other = vocabulary.transfers_to(config, wildcards["model"])
     return _grid_points(config, wildcards["model"], points, other=other) * _count(wildcards["shard"], "images")
 
 
 def _attack_point(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
-    point = specs.GridPoint.parse(wildcards["point"])
+    point = gridpoints.GridPoint.parse(wildcards["point"])
     return _grid_points(config, wildcards["model"], [point], other=None) * _count(wildcards["images"])
 
 
-def _grid_points(config: Config, model: str, points: list[specs.GridPoint], *, other: str | None) -> Work:
+def _grid_points(config: Config, model: str, points: list[gridpoints.GridPoint], *, other: str | None) -> Work:
     """Points of the grid, scored on every decision of the model and of the one that images are transferred to."""
     scored = decisions(config, model)
     if other is not None:
@@ -371,7 +375,7 @@ def _grid_points(config: Config, model: str, points: list[specs.GridPoint], *, o
 
 
 def _autoattack(config: Config, images: Images, wildcards: Mapping[str, str], entering: Mapping[str, Number]) -> Work:
-    target = attacked(config, wildcards["model"], wildcards["defence"], specs.grid_points(config))
+    target = attacked(config, wildcards["model"], wildcards["defence"], gridpoints.grid_points(config))
     attacks = runnable(config.autoattack.attacks, classes=images.classes)
     count = _count(wildcards["images"])
     checked = target.forward * (formulas.CHECKS * min(config.autoattack.batch_size, count))
@@ -383,8 +387,8 @@ def _autoattack(config: Config, images: Images, wildcards: Mapping[str, str], en
 
 
 def _attack_top(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
-    points = [point for point in specs.grid_points(config) if point.damping == specs.FINAL_DAMPING]
-    target = attacked(config, wildcards["model"], "entropy", points)
+    points = [point for point in gridpoints.grid_points(config) if point.damping == gridpoints.FINAL_DAMPING]
+    target = attacked(config, wildcards["model"], ENTROPY.name, points)
     attacks: tuple[AttackName, ...] = ("apgd_ce", "square")
     once = _sum(_library_attack(config, images, wildcards, attack, target) for attack in attacks)
     return once * min(config.autoattack.top_points, len(points))
@@ -401,24 +405,24 @@ def _library_attack(
 
 
 def _attack_in_loop(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
-    model, grid = wildcards["model"], specs.grid_points(config)
-    crafted = gradient_pass(config, *mean_point(grid)) + through_defence(config, grid)
-    both = (model, specs.other_trades(model))
+    model, grid = wildcards["model"], gridpoints.grid_points(config)
+    crafted = gradient_pass(config, *mean_point(grid)) + through_defence(config, ENTROPY.name, grid)
+    both = (model, vocabulary.other_trades(model))
     scored = _sum(decisions(config, one, controls=False, wanted=CLASSES_ALONG) for one in both)
     points = min(config.attack.in_loop_points, len(grid))
     return (crafted * config.attack.pgd.steps + scored) * (points * _count(wildcards["images"]))
 
 
 def _attack_sweep(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
-    grid, wanted = specs.grid_points(config), config.entropy_sweep.points
+    grid, wanted = gridpoints.grid_points(config), config.entropy_sweep.points
     count = len(grid) if wanted == "all" else min(wanted, len(grid))
     attack = gradient_pass(config, *mean_point(grid)) * config.attack.pgd.steps
-    scored = swept(config, specs.entropy_settings(config), CLASSES_ALONG)
+    scored = swept(config, gridpoints.entropy_settings(config), CLASSES_ALONG)
     return (attack + scored) * (count * _count(wildcards["images"]))
 
 
 def _attack_example(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
-    attack = point_pgd(config, specs.ready_made(config), config.attack.pgd.steps)
+    attack = point_pgd(config, gridpoints.ready_made(config), config.attack.pgd.steps)
     return (attack + decision(config, "plain", CLASSES)) * _example_batch(config)
 
 
@@ -435,12 +439,12 @@ def batch_size(config: Config) -> int:
 def _time_training(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
     timing = config.timing
     seen = (timing.warmup + timing.repeats * config.solver.steps) * timing.batch_size
-    return _sum(_trained(training_step(config, model) * seen, f"train/{model}") for model in specs.DEQS)
+    return _sum(_trained(training_step(config, model) * seen, f"train/{model}") for model in vocabulary.DEQS)
 
 
 def _time_inference(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
     timing, sweep, last = config.timing, config.entropy_sweep, at(config.solver.steps)
-    settings = [specs.EntropySetting(every, steps) for every in sweep.solver_steps for steps in sweep.input_steps]
+    settings = [gridpoints.EntropySetting(every, steps) for every in sweep.solver_steps for steps in sweep.input_steps]
     each = _sum(swept(config, [setting], last) for setting in settings) + decision(config, "plain", last)
     return each * ((timing.warmup + timing.repeats) * timing.batch_size)
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from deqpipe.config import Config, Entropy, Solver
 from deqpipe.counts import Evaluations, Number
-from deqpipe.defence.entropy import control, undefended
+from deqpipe.defence.entropy import undefended
 from deqpipe.evaluation.judge import EVERYTHING, Wanted
-from deqpipe.workflow import specs
+from deqpipe.workflow import vocabulary
+from deqpipe.workflow.defences import entropy_keys
 
 GRADIENT = Evaluations(forward=1, backward_input=1)
 """An application of f with the gradient back through it."""
@@ -58,17 +59,13 @@ def _updates(steps: int, entropy: Entropy) -> list[int]:
     return [n for n in range(1, steps + 1) if n % entropy.solver_steps == 0 and (n < steps or last)]
 
 
-def keys(config: Config, defence: specs.Defence) -> Entropy | None:
+def keys(config: Config, defence: str) -> Entropy | None:
     """The keys of Sec. 3.2 that a defence or a control runs with; None: the plain dynamics."""
-    if defence == "plain":
-        return None
-    entropy = config.entropy
-    if defence != "entropy":
-        entropy = control(entropy, defence, steps=config.solver.steps)
-    return None if undefended(entropy, steps=config.solver.steps) else entropy
+    entropy = entropy_keys(defence, config.entropy, steps=config.solver.steps)
+    return None if entropy is None or undefended(entropy, steps=config.solver.steps) else entropy
 
 
-def decision(config: Config, defence: specs.Defence, wanted: Wanted = EVERYTHING) -> Evaluations:
+def decision(config: Config, defence: str, wanted: Wanted = EVERYTHING) -> Evaluations:
     """One decision of a DEQ, as far as it is looked at."""
     entropy = keys(config, defence)
     if wanted.only is not None:
@@ -95,9 +92,9 @@ def surrogate_gradient(config: Config, state: Number, steps: Number) -> Evaluati
     return Evaluations(state) + GRADIENT * (steps + config.attack.unroll.lead_step)
 
 
-def through_defence(config: Config, state: int) -> Evaluations:
-    """What a surrogate takes more when its z^[state] comes from the dynamics of Sec. 3.2."""
-    return up_to(config, keys(config, "entropy"), state) - Evaluations(state)
+def through_defence(config: Config, defence: str, state: int) -> Evaluations:
+    """What a surrogate takes more when its z^[state] comes from the dynamics of a defence."""
+    return up_to(config, keys(config, defence), state) - Evaluations(state)
 
 
 @dataclass(frozen=True)
@@ -186,7 +183,7 @@ class _Random:
 
     @classmethod
     def of(cls, config: Config, model: str) -> "_Random":
-        loss = specs.MODELS[model].random_states
+        loss = vocabulary.MODELS[model].random_states
         natural = loss and config.random_state.natural != "final"
         crafting = config.random_state.in_attack
         return cls(loss=loss, natural=natural, crafting=loss and crafting, targets=natural and crafting)
@@ -213,7 +210,7 @@ def training_step(config: Config, model: str, states: Drawn, *, regularised: Num
     crafted = _state(config, states.crafting, random=random.crafting) + _made_differentiable(config, trained=False)
     adversarial = _state(config, states.adversarial, random=random.loss) + _made_differentiable(config, trained=True)
     step = crafted * config.training.attack.steps + adversarial
-    if specs.MODELS[model].framework == "pgd_at":
+    if vocabulary.MODELS[model].framework == "pgd_at":
         return step + _jacobian_term(config) * regularised
     natural = _state(config, states.natural, random=random.natural) + _made_differentiable(config, trained=True)
     terms = 2 if config.jacobian.trades_terms == "both" else 1
@@ -272,7 +269,7 @@ def validation(config: Config, model: str, *, state: Number | None = None) -> Ev
         state: the state that the attack sees on average, where it sees random ones; None: on average over all draws.
     """
     last, unroll = config.solver.steps, training_unroll(config)
-    random = specs.MODELS[model].random_states and config.selection.attack_random_state
+    random = vocabulary.MODELS[model].random_states and config.selection.attack_random_state
     seen = _mean(last) if random else last
     final = reached(config.solver, last) + Evaluations(unroll)
     crafted = _state(config, seen if state is None else state, random=random) + GRADIENT * unroll

@@ -16,6 +16,7 @@ from deqpipe.errors import UserError
 from deqpipe.planning.dry_run import Job
 from deqpipe.results import records
 from deqpipe.workflow import specs
+from deqpipe.workflow.defences import defence_of
 
 _ASSUMED: Mapping[str, float] = {"apgd_ce": 0.78, "apgd_t": 0.52, "fab_t": 0.49, "square": 0.49}
 """Near the paper's Table 1: 78 % of the images are right when clean, 49 % under AutoAttack. Most fall to APGD-CE."""
@@ -79,6 +80,6 @@ def _met(config: Config, job: Job) -> np.ndarray | None:
 
 def _fingerprint(config: Config, job: Job) -> str:
     wanted = job.wildcards
-    defence: specs.Defence = "entropy" if wanted["defence"] == "entropy" else "plain"
+    defence = defence_of(wanted["defence"]).name
     spec = specs.build("autoattack", config, model=wanted["model"], seed=int(wanted["seed"]), defence=defence)
     return specs.fingerprint(spec)

@@ -3,42 +3,34 @@
 Their files exist all the same, so that targets do, and the report says why there is nothing in them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from deqpipe.analysis.decisions import Evaluation
 from deqpipe.config import Config
 from deqpipe.reporting.tables.formats import Cell, Table
-from deqpipe.workflow import specs
-
-TABLES = (8,)
-"""The strongest attack per damping and state. Tables 6 and 7 keep their rows, Table 1 loses columns."""
-FIGURES: Mapping[int, str] = {
-    3: "Attacks, entropy and deviation along the neural dynamics.",
-    5: "Effect of the damping lambda on attacks.",
-}
-"""All attacks by attacked state; Table 8 drawn."""
+from deqpipe.workflow import shards, vocabulary
 
 
 def reason(config: Config) -> str | None:
     """Why what needs every attack on every image is absent; None: it is not."""
-    if not specs.races(config):
+    if not shards.races(config):
         return None
     return (
         f"Absent: it needs every attack on all {config.evaluation.images:,} test images, and with racing only the "
-        f"first {specs.race_cut(config):,} face every attack (racing.enabled: true)."
+        f"first {shards.race_cut(config):,} face every attack (racing.enabled: true)."
     )
 
 
 def raced(evaluations: Sequence[Evaluation], config: Config) -> tuple[str, ...]:
     """What racing did to the attacks of these decisions, as a note; none where nothing raced."""
-    if not specs.races(config):
+    if not shards.races(config):
         return ()
     counts = {one.decision.model: (len(one.points), len(one.points) + one.dropped) for one in evaluations if one.points}
     listed = "; ".join(
-        f"{model} {kept} of {every} attacks" for model, (kept, every) in counts.items() if model in specs.DEQS
+        f"{model} {kept} of {every} attacks" for model, (kept, every) in counts.items() if model in vocabulary.DEQS
     )
     return (
-        f"Racing: every attack ran on the first {specs.race_cut(config):,} test images; on all "
+        f"Racing: every attack ran on the first {shards.race_cut(config):,} test images; on all "
         f"{config.evaluation.images:,}, and so in these minima, are those that could still be the strongest of a "
         f"decision (paired one-sided sign tests; the strongest attack of a decision stays with a probability of at "
         f"least {100 * config.racing.confidence:g} %): {listed}.",

@@ -7,9 +7,8 @@ from pathlib import Path
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.reporting.figures import figures
-from deqpipe.reporting.figures.described import FIGURES
 from deqpipe.reporting.tables import tables
-from deqpipe.reporting.tables.tables import TABLES
+from deqpipe.workflow.products import FIGURES, TABLES, Definition
 
 
 @dataclass(frozen=True)
@@ -26,28 +25,16 @@ class Product:
 
 
 def write(config: Config, results: Path) -> Iterator[Product]:
-    """Write every table and figure that the results allow, where the workflow would; the others with what they lack.
-
-    Figure 6 belongs to no run without `figures.jacobian`, and is left out of one.
-    """
-    for number in TABLES:
-        yield Product(f"table {number}", _lacking_for_table(number, config, results))
-    for number in FIGURES:
-        if number != 6 or config.figures.jacobian:
-            yield Product(f"figure {number}", _lacking_for_figure(number, config, results))
+    """Write every table and figure that the results allow, where the workflow would; the others with what they lack."""
+    for one in (*TABLES.values(), *FIGURES.values()):
+        if one.wanted(config):
+            yield Product(f"{one.kind} {one.number}", _lacking(one, config, results))
 
 
-def _lacking_for_table(number: int, config: Config, results: Path) -> str | None:
+def _lacking(one: Definition, config: Config, results: Path) -> str | None:
+    write_one = tables.write if one.kind == "table" else figures.write
     try:
-        tables.write(number, config, results, output_stem=results / "tables" / f"table{number}")
-    except UserError as error:
-        return str(error)
-    return None
-
-
-def _lacking_for_figure(number: int, config: Config, results: Path) -> str | None:
-    try:
-        figures.write(number, config, results, output_stem=results / "figures" / f"figure{number}")
+        write_one(one.number, config, results, output_stem=results / f"{one.kind}s" / one.name)
     except UserError as error:
         return str(error)
     return None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from deqpipe.config import PROTOCOLS, Config, Section
 from deqpipe.reporting.paper import experiment
-from deqpipe.workflow import specs
+from deqpipe.workflow import gridpoints, shards
 
 _MDEQ_LARGE = ("model.channels", "model.head_channels", "model.final_channels", "model.expansion")
 _PROTOCOLS = {
@@ -151,8 +151,8 @@ def against_paper(config: Config) -> tuple[str, ...]:
 
 
 def _grid(config: Config) -> str:
-    grid, points = config.attack.grid, specs.grid_points(config)
-    ready = specs.ready_made(config)
+    grid, points = config.attack.grid, gridpoints.grid_points(config)
+    ready = gridpoints.ready_made(config)
     return (
         f"Grid of Eq. (11): i in {_written(grid.states)}, K_a in {_written(grid.steps)}, lambda in "
         f"{_written(grid.damping)}; with the ready-made attack (i = {ready.state}, K_a = {ready.steps}, lambda = "
@@ -162,10 +162,10 @@ def _grid(config: Config) -> str:
 
 def _racing(config: Config) -> tuple[str, ...]:
     """What an attack that did not run on all images is worth."""
-    if not specs.races(config):
+    if not shards.races(config):
         return ()
     return (
-        f"Racing: all attacks face the first {specs.race_cut(config):,} images; only those that could still be the "
+        f"Racing: all attacks face the first {shards.race_cut(config):,} images; only those that could still be the "
         f"strongest of a decision (probability {config.racing.confidence:g}) face the others.",
     )
 

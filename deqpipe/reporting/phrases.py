@@ -11,7 +11,7 @@ from deqpipe.config import AttackName, Config
 from deqpipe.reporting.tables import formats
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap, Estimate
-from deqpipe.workflow import specs
+from deqpipe.workflow import shards
 
 
 def strongest(evaluation: Evaluation) -> str:
@@ -65,7 +65,7 @@ def controls(config: Config) -> str:
 
 def left_in_the_race(config: Config) -> tuple[str, ...]:
     """What racing does to a list of the strongest points."""
-    if not specs.races(config):
+    if not shards.races(config):
         return ()
     return (
         "Racing keeps the strongest point of a decision; the others in the list are the strongest of those that were "
@@ -75,7 +75,7 @@ def left_in_the_race(config: Config) -> tuple[str, ...]:
 
 def every_attack_on_every_image(config: Config) -> bool:
     """Whether the grid says what an image does under every attack: racing leaves that open."""
-    return not specs.races(config)
+    return not shards.races(config)
 
 
 def budget(attacks: Sequence[AttackName], config: Config) -> str:

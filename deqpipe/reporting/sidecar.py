@@ -15,6 +15,7 @@ from deqpipe.counts import Evaluations
 from deqpipe.errors import UserError
 from deqpipe.results.provenance import evaluations_of
 from deqpipe.workflow import specs
+from deqpipe.workflow.stages import PRODUCTS
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ def origin(config: Config, stage: Literal["table", "figure", "report"], sources:
     """The origin of a product made from these files; a file that was read twice stands once."""
     unique = {source.path: source for source in sources}
     inputs = tuple(_input(unique[path]) for path in sorted(unique))
-    return Origin(config=config_fingerprint(config), revision=specs.REVISION[stage], inputs=inputs)
+    return Origin(config=config_fingerprint(config), revision=PRODUCTS[stage].revision, inputs=inputs)
 
 
 def config_fingerprint(config: Config) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqpipe.errors import UserError
-from deqpipe.workflow.specs import GridPoint
+from deqpipe.workflow.gridpoints import GridPoint
 
 SCALARS: Mapping[str, type[np.generic] | type[str]] = {
     "image": np.int32,  # index in the split, counted from 0

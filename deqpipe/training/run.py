@@ -61,7 +61,7 @@ from deqpipe.training.loop import HISTORY, Plan, Progress, Store, cosine, multis
 from deqpipe.training.objectives import CleanUnrolled, PGDAdversarial, TradesAdversarial, TrainingObjective
 from deqpipe.training.optimizers import SGD, Adam
 from deqpipe.training.validation import Crafting, Scoring, SelectingAttack, Validator
-from deqpipe.workflow import specs
+from deqpipe.workflow import vocabulary
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def adversarial_plan(job: Job, settings: Settings, dataset: Dataset, *, first_st
         first_step: where pretraining ended.
         run: runs the steps of its attacks.
     """
-    kind = specs.MODELS[job.spec["model"]]
+    kind = vocabulary.MODELS[job.spec["model"]]
     forward = _deq_forward(settings, kind, dataset)
     return _deq_plan(
         job,
@@ -224,7 +224,7 @@ def train_resnet(job: Job) -> int:
 def resnet_plan(job: Job, settings: Settings, dataset: Dataset) -> Plan:
     """The adversarial training of a ResNet."""
     recipe = settings.section("resnet", ResNet).training
-    objective = _adversarial_objective(job, settings, specs.MODELS[job.spec["model"]], PlainForward())
+    objective = _adversarial_objective(job, settings, vocabulary.MODELS[job.spec["model"]], PlainForward())
     per_epoch = steps_per_epoch(len(dataset.train), recipe.batch_size)
     return Plan(
         phase="adversarial",
@@ -367,7 +367,7 @@ def _deq_plan(
     )
 
 
-def _deq_forward(settings: Settings, kind: specs.TrainedModel, dataset: Dataset) -> DEQForward:
+def _deq_forward(settings: Settings, kind: vocabulary.TrainedModel, dataset: Dataset) -> DEQForward:
     solver = settings.section("solver", Solver)
     random = settings.section("random_state", RandomState) if kind.random_states else None
     per_epoch = steps_per_epoch(len(dataset.train), settings["training.batch_size"])
@@ -410,7 +410,7 @@ def _attack(settings: Settings, attack: TrainingAttack, run: Runner) -> PGD:
 
 
 def _adversarial_objective(
-    job: Job, settings: Settings, kind: specs.TrainedModel, forward: Forward, run: Runner = DIRECT
+    job: Job, settings: Settings, kind: vocabulary.TrainedModel, forward: Forward, run: Runner = DIRECT
 ) -> TrainingObjective:
     attack = _attack(settings, settings.section("training.attack", TrainingAttack), run)
     stream = Stream(job.spec["seed"], "training/attack")

@@ -26,7 +26,7 @@ from deqpipe.training import run
 from deqpipe.training.loop import check, descend
 from deqpipe.training.objectives import Batch
 from deqpipe.training.tally import Tally
-from deqpipe.workflow import specs
+from deqpipe.workflow import vocabulary
 
 _logger = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def time_training(job: Job) -> int:
     started, before = time.monotonic(), stopwatch.load()
     settings, dataset = Settings(job.spec["config"]), load(job.data)
     config = settings.section("timing", Timing)
-    methods = {model: Method(job, dataset, model) for model in specs.DEQS}
+    methods = {model: Method(job, dataset, model) for model in vocabulary.DEQS}
     repeats = stopwatch.Repeats(warmup=config.warmup, timed=config.repeats)
     warmups = {model: method.one_step for model, method in methods.items()}
     found = stopwatch.in_turn(methods, repeats=repeats, device=job.device, warmups=warmups)
@@ -151,7 +151,7 @@ def time_training(job: Job) -> int:
 
 def _training_job(job: Job, model: str) -> run.Job:
     """The training of a model as its own command would start it, but for the Jacobian term."""
-    framework = specs.MODELS[model].framework
+    framework = vocabulary.MODELS[model].framework
     without = {**job.spec["config"], f"jacobian.weight.{framework}": 0.0}
     return run.Job(
         spec={**job.spec, "model": model, "config": without},

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from deqpipe.config import Config
-from deqpipe.workflow.shards import races, races_in_sweep
+from deqpipe.workflow.shards import autoattack_ranges, image_ranges, races, races_in_sweep, shard_names
 from deqpipe.workflow.vocabulary import (
     DEQS,
     EVALUATED,
@@ -36,6 +36,32 @@ Made: TypeAlias = tuple[StageName | Literal["import"], str | None]
 """A file that a job reads: the stage that makes it, and of which model."""
 
 
+Parts: TypeAlias = Callable[[Config, str, int | None], tuple[Mapping[str, str], ...]]
+
+
+def _whole(config: Config, model: str, below: int | None) -> tuple[Mapping[str, str], ...]:
+    """One job."""
+    return ({},)
+
+
+def _shards(config: Config, model: str, below: int | None) -> tuple[Mapping[str, str], ...]:
+    return tuple({"shard": name} for name in shard_names(config, below=below))
+
+
+def _by_images(config: Config, model: str, below: int | None) -> tuple[Mapping[str, str], ...]:
+    return tuple({"images": f"{first}-{last}"} for first, last in image_ranges(config, below=below))
+
+
+def _by_autoattacks_images(config: Config, model: str, below: int | None) -> tuple[Mapping[str, str], ...]:
+    ranges = (pair for pair in autoattack_ranges(config) if below is None or pair[1] < below)
+    return tuple({"images": f"{first}-{last}"} for first, last in ranges)
+
+
+def _by_decision(config: Config, model: str, below: int | None) -> tuple[Mapping[str, str], ...]:
+    images = _by_autoattacks_images(config, model, below)
+    return tuple({"defence": defence, **part} for defence in MODELS[model].defences for part in images)
+
+
 def _unchanged(config: Config, model: str) -> Config:
     return config
 
@@ -58,6 +84,8 @@ class Stage:
         models: that it concerns; None: none by name.
         adapt: the configuration with what a job makes no use of set to a fixed value, so that it causes nothing.
         seeded: whether every repetition has a job of its own.
+        parts: wildcards of its jobs beside model and seed, for a model; of those alone whose test images come before
+            one, if one is given.
     """
 
     name: StageName
@@ -69,6 +97,7 @@ class Stage:
     models: tuple[str, ...] | None = None
     adapt: Callable[[Config, str], Config] = _unchanged
     seeded: bool = True
+    parts: Parts = _whole
 
 
 @dataclass(frozen=True)
@@ -309,7 +338,7 @@ STAGES: Mapping[str, Stage] = {
         ),
         Stage(
             "attack_grid", 5, _EVALUATION, "attacks/grid/{model}/seed{seed}/{shard}.parquet", _grid_keys,
-            _grid_upstream, DEQS,
+            _grid_upstream, DEQS, parts=_shards,
         ),
         Stage(
             "attack_pgd", 3, _EVALUATION, "attacks/pgd/{model}/seed{seed}.parquet", _and(*_PGD, "evaluation.images"),
@@ -325,20 +354,21 @@ STAGES: Mapping[str, Stage] = {
             "autoattack", 2, _EVALUATION, "attacks/autoattack/{model}/seed{seed}/{defence}_images{images}.parquet",
             _and(*_AUTOATTACK, "autoattack.mode", "autoattack.attacks", "autoattack.targets",
                  "autoattack.defence_in_loop"),
-            _autoattack_upstream, (*DEQS, *RESNETS), _without_controls,
+            _autoattack_upstream, (*DEQS, *RESNETS), _without_controls, parts=_by_decision,
         ),
         Stage(
             "attack_top", 2, _EVALUATION, "attacks/top/{model}/seed{seed}/images{images}.parquet",
             _and(*_AUTOATTACK, "autoattack.top_points", "autoattack.defence_in_loop"), _top_upstream, (SWEEP_MODEL,),
-            _without_controls,
+            _without_controls, parts=_by_autoattacks_images,
         ),
         Stage(
             "attack_in_loop", 2, _EVALUATION, "attacks/in_loop/{model}/seed{seed}/images{images}.parquet",
             _and(*_PGD, "attack.in_loop_points", "evaluation.images"), _in_loop_upstream, TRADES, _without_controls,
+            parts=_by_images,
         ),
         Stage(
             "attack_sweep", 2, _EVALUATION, "attacks/sweep/{model}/seed{seed}/images{images}.parquet", _sweep_keys,
-            _sweep_upstream, (SWEEP_MODEL,), _without_controls,
+            _sweep_upstream, (SWEEP_MODEL,), _without_controls, parts=_by_images,
         ),
         Stage(
             "attack_example", 2, _EVALUATION, "attacks/example/{model}/seed{seed}.npz",

@@ -22,8 +22,8 @@ from deqpipe.analysis.decisions import (
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.results import records
-from deqpipe.workflow import specs
-from deqpipe.workflow.specs import GridPoint
+from deqpipe.workflow import vocabulary
+from deqpipe.workflow.gridpoints import GridPoint
 from tests.reference import reporting as slow
 from tests.reporting import fabricate
 
@@ -61,7 +61,7 @@ def test_rows_are_named_as_in_the_paper() -> None:
     ]  # fmt: skip
     assert len(eight("pgd_at", "trades")) == 8
     assert Decision("resnet18_pgd_at", "plain").row == "PGD-AT ResNet"
-    assert Decision(specs.TRUNK, "plain").row == "pretrained trunk"
+    assert Decision(vocabulary.TRUNK, "plain").row == "pretrained trunk"
 
 
 def test_controls_are_named_after_the_method_that_they_control(config: Config) -> None:
@@ -76,7 +76,7 @@ def test_controls_are_named_after_the_method_that_they_control(config: Config) -
 
 
 def test_answers_equal_a_slow_reading_of_the_files(finished: Path, config: Config) -> None:
-    for decision, evaluation in evaluate_all(tree(finished, config), specs.DEQS).items():
+    for decision, evaluation in evaluate_all(tree(finished, config), vocabulary.DEQS).items():
         clean, attacks = slow.deq(finished, decision.model, decision.defence, seed=0)
         assert evaluation.right_when_clean.tolist() == clean
         for point, right in zip(evaluation.points, evaluation.right, strict=True):
@@ -84,7 +84,7 @@ def test_answers_equal_a_slow_reading_of_the_files(finished: Path, config: Confi
 
 
 def test_resnet_and_trunk_answer_at_the_final_state(finished: Path, config: Config) -> None:
-    for model in (specs.TRUNK, *specs.RESNETS):
+    for model in (vocabulary.TRUNK, *vocabulary.RESNETS):
         (evaluation,) = evaluate(tree(finished, config), model)
         shares = 100 * evaluation.right_when_clean.mean(), 100 * evaluation.right[0].mean()
         assert shares == pytest.approx(slow.single(finished, model, seed=0))
@@ -122,7 +122,7 @@ def test_early_states_are_read_for_each_defence(finished: Path, config: Config) 
 
 
 def test_models_without_a_defence_have_no_controls(finished: Path, config: Config) -> None:
-    for model in (specs.TRUNK, *specs.RESNETS):
+    for model in (vocabulary.TRUNK, *vocabulary.RESNETS):
         assert [one.decision.defence for one in evaluate(tree(finished, config), model)] == ["plain"]
 
 

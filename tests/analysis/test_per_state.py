@@ -11,7 +11,7 @@ from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.results import records
 from deqpipe.statistics.intervals import Bootstrap
-from deqpipe.workflow import specs
+from deqpipe.workflow import gridpoints
 from tests.reference import reporting as slow
 from tests.reporting import fabricate
 
@@ -22,7 +22,7 @@ def test_values_are_those_of_one_decision_under_one_attack_in_the_order_of_image
     finished: Path, config: Config
 ) -> None:
     """The files also hold the same images judged by another model, whose rows have the same decision and attack."""
-    point = specs.grid_points(config)[3]
+    point = gridpoints.grid_points(config)[3]
     found = per_state.attacked(Tree(finished, config, 0), DECISION, point)
     frame = slow.frame(finished / "attacks/grid/deq_trades_base/seed0")
     own = frame[(frame["model"] == DECISION.model) & (frame["defence"] == "entropy")]

@@ -16,7 +16,8 @@ from deqpipe.reporting import absent
 from deqpipe.reporting.tables import tables
 from deqpipe.results import records
 from deqpipe.statistics import racing
-from deqpipe.workflow import specs
+from deqpipe.workflow import gridpoints, specs, stages, vocabulary
+from deqpipe.workflow.products import Need
 from tests.reporting import fabricate
 
 OWN, OTHER = "deq_trades_base", "deq_trades_random_states"
@@ -72,14 +73,14 @@ def after_race(root: Path, config: Config, model: str, of: Kind) -> None:
     race.write(tree, model, of=of, output=tree.race(of, model))
     left = json.loads(tree.race(of, model).read_text())["points"]
     paths = tree.sweep(model) if of == "sweep" else tree.attacked(model)
-    stage: specs.Stage = "attack_sweep" if of == "sweep" else "attack_grid"
+    stage: stages.StageName = "attack_sweep" if of == "sweep" else "attack_grid"
     for path in paths:
         keep(path, config, (stage, model), lambda rows: late(rows, left))
 
 
 def point_name(rows: records.Records, row: int) -> str:
     damping, state, steps = (rows[name][row] for name in ("damping", "state", "steps"))
-    return specs.GridPoint(float(damping), int(state), int(steps)).name
+    return gridpoints.GridPoint(float(damping), int(state), int(steps)).name
 
 
 def late(rows: records.Records, left: list[str]) -> np.ndarray:
@@ -91,7 +92,7 @@ def late(rows: records.Records, left: list[str]) -> np.ndarray:
     return mask
 
 
-def keep(path: Path, config: Config, of: tuple[specs.Stage, str], mask: object) -> None:
+def keep(path: Path, config: Config, of: tuple[stages.StageName, str], mask: object) -> None:
     """Write a shard again with some of its rows."""
     found = records.read(path)
     assert callable(mask)
@@ -102,9 +103,9 @@ def keep(path: Path, config: Config, of: tuple[specs.Stage, str], mask: object) 
 def slow_left(root: Path, config: Config, model: str) -> set[str]:
     """What stays, read file by file: every decision that the grid is scored on, one after the other."""
     scored = [(model, defence) for defence in fabricate.decisions(config, model)]
-    other = specs.transfers_to(config, model)
+    other = vocabulary.transfers_to(config, model)
     scored += [] if other is None else [(other, "plain"), (other, "entropy")]
-    stay = {specs.ready_made(config).name}
+    stay = {gridpoints.ready_made(config).name}
     for judge, defence in scored:
         early = json.loads((root / f"select/{judge}/seed0.json").read_text())
         state = early["plain" if defence == "plain" else "entropy"]["state"]
@@ -137,7 +138,7 @@ def test_the_ready_made_attack_always_goes_on(raced: Path, config: Config) -> No
     tree = Tree(raced, config, 0)
     for of, model in (("grid", OWN), ("grid", OTHER), ("sweep", OTHER)):
         path = tree.race("grid" if of == "grid" else "sweep", model)
-        assert specs.ready_made(config).name in json.loads(path.read_text())["points"]
+        assert gridpoints.ready_made(config).name in json.loads(path.read_text())["points"]
 
 
 def test_without_transfer_the_other_model_keeps_no_attack_in_the_race(tmp_path: Path) -> None:
@@ -161,12 +162,12 @@ def test_the_sweep_races_on_every_setting(raced: Path, config: Config) -> None:
     found = decisions.load(tree, "attack_sweep", OTHER, tree.sweep(OTHER, below=CUT))
     answers = [
         decisions.before_race(found.where(found["defence"] == setting.defence), config, where="records")[:, :, 2]
-        for setting in specs.entropy_settings(config)
+        for setting in gridpoints.entropy_settings(config)
     ]
     stay = np.any([racing.survivors(right, confidence=0.8) for right in answers], axis=0)
-    points = [point.name for point, goes_on in zip(specs.grid_points(config), stay, strict=True) if goes_on]
+    points = [point.name for point, goes_on in zip(gridpoints.grid_points(config), stay, strict=True) if goes_on]
     written = json.loads(tree.race("sweep", OTHER).read_text())
-    assert set(written["points"]) == {*points, specs.ready_made(config).name}
+    assert set(written["points"]) == {*points, gridpoints.ready_made(config).name}
     assert written["provenance"]["spec"] == specs.build("race_sweep", config, model=OTHER, seed=0)
 
 
@@ -215,7 +216,7 @@ def test_a_missing_result_of_the_race_is_named(results: Path, config: Config) ->
     tree.race("grid", OWN).unlink()
     with pytest.raises(UserError, match=r"race/grid/deq_trades_base/seed0.json does not exist"):
         evaluate(tree, OWN)
-    assert not tree.complete([OWN], clean=True)
+    assert not tree.complete([Need("race", (OWN,))])
 
 
 def test_a_race_of_another_configuration_is_refused(results: Path, config: Config) -> None:
@@ -243,7 +244,7 @@ def change_points(tree: Tree, points: list[str]) -> None:
 def test_points_must_be_complete_on_all_images_if_and_only_if_the_race_left_them(results: Path, config: Config) -> None:
     tree = Tree(results, config, 0)
     left = json.loads(tree.race("grid", OWN).read_text())["points"]
-    lost = next(point.name for point in specs.grid_points(config) if point.name not in left)
+    lost = next(point.name for point in gridpoints.grid_points(config) if point.name not in left)
     change_points(tree, [*left, lost])
     with pytest.raises(
         UserError, match=rf"TRADES baseline lack 40 of \d+ rows, the first of them attack {lost}, image 120"
@@ -257,7 +258,7 @@ def test_points_must_be_complete_on_all_images_if_and_only_if_the_race_left_them
 def test_an_attack_that_lost_must_be_complete_on_the_images_that_it_ran_on(results: Path, config: Config) -> None:
     tree = Tree(results, config, 0)
     left = json.loads(tree.race("grid", OWN).read_text())["points"]
-    lost = next(point for point in specs.grid_points(config) if point.name not in left)
+    lost = next(point for point in gridpoints.grid_points(config) if point.name not in left)
 
     def without(rows: records.Records) -> np.ndarray:
         same = (rows["state"] == lost.state) & (rows["steps"] == lost.steps) & (rows["damping"] == lost.damping)

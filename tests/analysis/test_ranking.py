@@ -11,8 +11,8 @@ from deqpipe.analysis.decisions import Tree, evaluate
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.results import records
-from deqpipe.workflow import specs
-from deqpipe.workflow.specs import GridPoint
+from deqpipe.workflow import defences, gridpoints, specs
+from deqpipe.workflow.gridpoints import GridPoint
 from tests.reference import reporting as slow
 from tests.reporting import fabricate
 
@@ -20,7 +20,9 @@ MODEL = "deq_trades_random_states"
 
 
 @pytest.mark.parametrize("defence", ["plain", "entropy"])
-def test_ranking_equals_a_slow_one(tmp_path: Path, finished: Path, config: Config, defence: specs.Defence) -> None:
+def test_ranking_equals_a_slow_one(
+    tmp_path: Path, finished: Path, config: Config, defence: defences.DefenceName
+) -> None:
     ranking.write(Tree(finished, config, 0), MODEL, output=tmp_path / "out" / "ranked.json")
     found = json.loads((tmp_path / "out" / "ranked.json").read_text())
     attacks = slow.deq(finished, MODEL, defence, seed=0)[1]
@@ -53,7 +55,7 @@ def test_equal_points_are_ranked_by_damping_state_and_steps(results: Path, confi
     ranking.write(tree, MODEL, output=results / "ranked.json")
     found = json.loads((results / "ranked.json").read_text())["plain"]
     points = [GridPoint(entry["damping"], entry["state"], entry["steps"]) for entry in found]
-    assert points == list(specs.grid_points(config))
+    assert points == list(gridpoints.grid_points(config))
 
 
 def test_provenance_says_of_which_spec_and_which_files(results: Path, config: Config) -> None:

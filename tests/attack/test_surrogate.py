@@ -13,16 +13,14 @@ from deqpipe.attack.surrogate import (
     defended_surrogate_of,
     stacked_surrogate_of,
     surrogate_of,
-    up_to,
 )
 from deqpipe.defence.entropy import InputDescent, InputEntropyReduction, RestartedEntropyReduction, Schedule
-from deqpipe.dynamics import Dynamics, PlainDynamics, Trajectory
+from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.gradient import Unrolled
-from deqpipe.model.classifier import DEQClassifier
 from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.solve import Termination
 from deqpipe.threat_model import LinfBall
-from deqpipe.workflow.specs import GridPoint
+from deqpipe.workflow.gridpoints import GridPoint
 from tests.reference import slow_mdeq, textbook
 from tests.reference.tiny import images, tiny_model
 
@@ -118,7 +116,7 @@ def test_first_states_of_defended_dynamics_are_those_of_the_whole_solve(which: s
     plain = PlainDynamics(Broyden(), termination)(MODEL, x)
     assert not torch.equal(whole.state(5), plain.state(5)), "the defence does something"
     for index in range(1, 7):
-        shortened = up_to(dynamics, index)(MODEL, x)
+        shortened = dynamics.up_to(index)(MODEL, x)
         assert torch.equal(shortened.solution.states, whole.solution.states[:index])
 
 
@@ -150,20 +148,8 @@ def test_defended_dynamics_without_the_last_residual_differ_in_nothing_else(
 def test_first_states_of_other_dynamics_are_theirs() -> None:
     x = images(2, size=4)
     for index in range(1, N + 1):
-        found = up_to(DYNAMICS, index)(MODEL, x)
+        found = DYNAMICS.up_to(index)(MODEL, x)
         assert torch.equal(found.solution.states, DYNAMICS(MODEL, x).solution.states[:index])
-
-    foreign = Foreign()
-    assert up_to(foreign, 2) is foreign
-
-
-class Foreign:
-    """Dynamics that nothing is known of."""
-
-    termination = DYNAMICS.termination
-
-    def __call__(self, model: DEQClassifier, x: torch.Tensor, *, last_residual: bool = True) -> Trajectory:
-        return DYNAMICS(model, x)
 
 
 @pytest.mark.parametrize("which", sorted(DEFENDED))

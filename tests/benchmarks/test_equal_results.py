@@ -18,7 +18,7 @@ from benchmarks.release_code import Release
 from benchmarks.world import SPREAD, World
 from deqpipe.compute.evaluations import Evaluations
 from deqpipe.compute.ways import Way
-from deqpipe.workflow import specs
+from deqpipe.workflow import vocabulary
 from tests import tiny
 
 WORLD = World("demo", batch=2, changes=tiny.OVERLAY)
@@ -137,7 +137,7 @@ def test_points_that_are_measured_have_the_mean_of_the_grid() -> None:
 
 
 def test_every_method_is_one_that_the_workflow_trains() -> None:
-    assert [method.model for method in operations.METHODS if not method.regularised] == list(specs.DEQS)
+    assert [method.model for method in operations.METHODS if not method.regularised] == list(vocabulary.DEQS)
 
 
 @pytest.mark.skipif(not RELEASE, reason="DEQPIPE_RELEASE names no work tree of the authors' code")

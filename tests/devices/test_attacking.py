@@ -22,7 +22,7 @@ from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.solve import Termination
 from deqpipe.threat_model import LinfBall
 from deqpipe.training.objectives import divergence
-from deqpipe.workflow.specs import GridPoint
+from deqpipe.workflow.gridpoints import GridPoint
 from tests.devices.world import BALL, KINDS, PLAIN, REDUCTIONS, N, batch, both, deq, job, network
 from tests.pretend import HostSynchronisation, Kind, WrongDevice, pretended
 

@@ -25,7 +25,7 @@ from deqpipe.evaluation.rows import (
     panel_of,
 )
 from deqpipe.gradient import Unrolled
-from deqpipe.workflow.specs import GridPoint
+from deqpipe.workflow.gridpoints import GridPoint
 from tests.devices.world import BALL, PLAIN, REDUCTIONS, batch, both, deq, job, network
 from tests.pretend import HostSynchronisation, Kind, WrongDevice, pretended
 

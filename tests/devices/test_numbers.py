@@ -18,7 +18,7 @@ from deqpipe.evaluation import autoattack, jobs, sweep
 from deqpipe.evaluation.evaluated_model import Job
 from deqpipe.evaluation.resumable import Part
 from deqpipe.results import records
-from deqpipe.workflow import specs
+from deqpipe.workflow import stages, vocabulary
 from tests.devices import world
 from tests.devices.elsewhere import DEVICE, elsewhere
 from tests.pretend import WrongDevice, put
@@ -86,7 +86,7 @@ def part(folder: Path) -> Part:
     return Part(range(4), folder / "state", 60.0)
 
 
-RUNS: Mapping[str, tuple[specs.Stage, Run]] = {
+RUNS: Mapping[str, tuple[stages.StageName, Run]] = {
     "clean": ("clean", lambda job, folder: jobs.clean(job)),
     "grid": ("attack_grid", lambda job, folder: jobs.attack_grid(job, jobs.GridShard((1, 4), part(folder)))),
     "select": ("select", lambda job, folder: jobs.select_early_state(job)),
@@ -101,7 +101,7 @@ def test_jobs_write_what_they_write_on_the_cpu(
     which: str, protocol: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage, run = RUNS[which]
-    model = specs.SWEPT if which == "sweep" else "deq_pgd_at_base"
+    model = vocabulary.SWEEP_MODEL if which == "sweep" else "deq_pgd_at_base"
     changes = {**GRID, "protocol": protocol, "evaluation": {"images": 4, "batch_size": 4}}
     written = []
     for name in ("here", "there"):

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from deqpipe.attack.surrogate import up_to
 from deqpipe.compute.precision import PrecisionName
 from deqpipe.compute.ways import Layout, Way
 from deqpipe.dynamics import PlainDynamics
@@ -97,7 +96,7 @@ def test_the_first_states_of_entropy_reduction_stay_on_the_device(kind: Kind, wh
     with pretended(kind) as device:
         model, (x, _) = deq(device), batch(device)
         for index in (1, 2, N):
-            found = up_to(REDUCTIONS[which], index)(model, x, last_residual=False)
+            found = REDUCTIONS[which].up_to(index)(model, x, last_residual=False)
             assert found.state(index).device.type == kind
 
 

@@ -24,7 +24,7 @@ from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.fixed_point import FixedPointIteration
 from deqpipe.solver.solve import Termination
 from deqpipe.threat_model import LinfBall
-from deqpipe.workflow import specs
+from deqpipe.workflow import specs, stages
 from tests import tiny
 from tests.pretend import Kind, put
 from tests.reference.tiny import CLASSES, tiny_model
@@ -92,7 +92,7 @@ def job(
     device: torch.device,
     patch: pytest.MonkeyPatch,
     *,
-    stage: specs.Stage = "attack_grid",
+    stage: stages.StageName = "attack_grid",
     model: str = "deq_pgd_at_base",
     changes: Mapping[str, Any] | None = None,
 ) -> Job:

@@ -11,7 +11,7 @@ import torch
 from deqpipe.results import checkpoint, records
 from deqpipe.results.lock import StopRequest
 from deqpipe.results.records import Records
-from deqpipe.workflow import specs
+from deqpipe.workflow import gridpoints
 from tests import tiny
 from tests.tiny import Trained
 
@@ -80,7 +80,7 @@ def other_trades(trained: Trained, folder: Path, *, noise: int = 7, **spec: Any)
     return path
 
 
-def strongest(folder: Path, points: list[specs.GridPoint], *, model: str = RANDOM, seed: int = 0) -> Path:
+def strongest(folder: Path, points: list[gridpoints.GridPoint], *, model: str = RANDOM, seed: int = 0) -> Path:
     """A ranking of points as `deqpipe strongest` writes it: against Sec. 3.2 in this order, else in reverse."""
     entries = [{"state": p.state, "steps": p.steps, "damping": p.damping, "correct": 1, "n": 2} for p in points]
     ranked = {"plain": entries[::-1], "entropy": entries}

@@ -30,7 +30,7 @@ from deqpipe.seeding import Stream
 from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.solve import Termination, build_solver, build_termination
 from deqpipe.threat_model import LinfBall
-from deqpipe.workflow import specs
+from deqpipe.workflow import gridpoints, specs
 from tests import tiny
 from tests.evaluation.commands import BASE, RANDOM, OnePiece, assert_same_rows, call, grid, in_order
 from tests.tiny import Trained
@@ -279,7 +279,7 @@ def test_another_k_computes_only_its_own_points(
     assert specs.state_key(json.loads(tiny.spec("attack_grid", more, model=BASE))) == old
     counting.crafted.clear()
     assert tiny.run(*grid(trained, tmp_path, images="0-1", name="more", **more)) == 0
-    assert sorted(counting.crafted) == sorted(specs.GridPoint(d, i, 2).name for d in (0.5, 1.0) for i in (1, 3))
+    assert sorted(counting.crafted) == sorted(gridpoints.GridPoint(d, i, 2).name for d in (0.5, 1.0) for i in (1, 3))
     both = records.read(tmp_path / "more.parquet")
     assert points(both) == GRID | {READY_MADE} | {(d, i, 2) for d in (0.5, 1.0) for i in (1, 3)}
 

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+from deqpipe import build
 from deqpipe.config import Entropy
-from deqpipe.defence.entropy import build_entropy_reduction, control
+from deqpipe.defence.entropy import build_entropy_reduction
 from deqpipe.evaluation import sweep
-from deqpipe.evaluation.evaluated_model import Job, Subject, build_defended, build_plain, load_subject
+from deqpipe.evaluation.evaluated_model import Job, Subject, load_subject
 from deqpipe.results import records
 from deqpipe.results.lock import EXIT_UNFINISHED
 from deqpipe.results.records import Records
 from deqpipe.threat_model import LinfBall
-from deqpipe.workflow import specs
-from deqpipe.workflow.specs import EntropySetting, GridPoint
+from deqpipe.workflow import gridpoints
+from deqpipe.workflow.defences import restarts_alone
+from deqpipe.workflow.gridpoints import EntropySetting, GridPoint
 from tests import tiny
 from tests.evaluation.commands import OTHER, RANDOM, OnePiece, assert_same_rows, call, grid, in_order, race, strongest
 from tests.tiny import Trained
@@ -61,7 +63,7 @@ def loaded(trained: Trained, **changes: Any) -> Subject:
 
 
 def test_every_setting_is_scored_on_every_point_of_the_grid(swept: Records) -> None:
-    settings = specs.entropy_settings(tiny.settings(GRID))
+    settings = gridpoints.entropy_settings(tiny.settings(GRID))
     assert len(settings) == 4 * 4
     assert set(swept["defence"]) == {setting.defence for setting in settings}
     assert len(swept) == 16 * 3 * tiny.TEST
@@ -104,7 +106,9 @@ def test_without_descent_steps_or_updates_the_undefended_decision_is_left(swept:
 
 
 @pytest.mark.parametrize("protocol", ["paper", "release"])
-@pytest.mark.parametrize("setting", specs.entropy_settings(tiny.settings(GRID)), ids=lambda setting: setting.defence)
+@pytest.mark.parametrize(
+    "setting", gridpoints.entropy_settings(tiny.settings(GRID)), ids=lambda setting: setting.defence
+)
 def test_what_is_left_out_changes_nothing(trained: Trained, protocol: str, setting: EntropySetting) -> None:
     """The defence written out, with every restart and update, has the states of what is computed instead."""
     subject = loaded(trained, protocol=protocol)
@@ -112,8 +116,8 @@ def test_what_is_left_out_changes_nothing(trained: Trained, protocol: str, setti
     change = {"solver_steps": setting.solver_steps, "input_steps": setting.input_steps}
     entropy = subject.settings.section("entropy", Entropy).model_copy(update=change)
     if setting.restart_only:
-        entropy = control(entropy, "entropy_restart_only", steps=4)
-    plain, ball = build_plain(subject.settings), LinfBall(20 / 255)
+        entropy = restarts_alone(entropy, 4)
+    plain, ball = build.plain_dynamics(subject.settings), LinfBall(20 / 255)
     written_out = build_entropy_reduction(
         entropy, solver=plain.solver, termination=plain.termination, ball=ball, returned=plain.returned
     )
@@ -133,10 +137,10 @@ def test_equal_decisions_are_solved_once(trained: Trained, swept: Records) -> No
     (origin,) = swept.provenance
     assert origin["evaluations"]["forward"] > 0
     subject = loaded(trained)
-    plain = build_plain(subject.settings)
+    plain = build.plain_dynamics(subject.settings)
     entropy = subject.settings.section("entropy", Entropy)
-    assert build_defended(subject.settings, entropy.model_copy(update={"input_steps": 0})) == plain
-    assert build_defended(subject.settings, entropy) != plain
+    assert build.entropy_dynamics(subject.settings, entropy.model_copy(update={"input_steps": 0})) == plain
+    assert build.entropy_dynamics(subject.settings, entropy) != plain
 
 
 def test_a_number_of_points_takes_the_strongest(trained: Trained, tmp_path: Path, swept: Records) -> None:

@@ -14,7 +14,7 @@ from deqpipe.errors import UserError
 from deqpipe.evaluation import timing
 from deqpipe.evaluation.evaluated_model import Job, load_subject
 from deqpipe.model.classifier import DEQClassifier
-from deqpipe.workflow import specs
+from deqpipe.workflow import vocabulary
 from tests import tiny
 from tests.tiny import Trained
 
@@ -25,11 +25,11 @@ CHANGES: dict[str, Any] = {
 
 
 def job(trained: Trained, folder: Path, changes: Mapping[str, Any] = CHANGES) -> Job:
-    spec = json.loads(tiny.spec("time_inference", changes, model=specs.SWEPT))
+    spec = json.loads(tiny.spec("time_inference", changes, model=vocabulary.SWEEP_MODEL))
     return Job(
         spec=spec,
         data=trained.data,
-        checkpoint=trained.file(specs.SWEPT),
+        checkpoint=trained.file(vocabulary.SWEEP_MODEL),
         output=folder / "timing.json",
         device=torch.device("cpu"),
         threads=1,

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from deqpipe import build
 from deqpipe.attack.surrogate import defended_surrogate_of
-from deqpipe.evaluation.evaluated_model import Job, Subject, build_dynamics, load_subject
+from deqpipe.evaluation.evaluated_model import Job, Subject, load_subject
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results import records
 from deqpipe.results.lock import EXIT_UNFINISHED
 from deqpipe.results.records import Records
 from deqpipe.seeding import Stream
-from deqpipe.workflow.specs import GridPoint
+from deqpipe.workflow.gridpoints import GridPoint
 from tests import tiny
 from tests.evaluation.commands import (
     OTHER,
@@ -157,7 +158,7 @@ def test_in_loop_attacks_follow_the_defended_states_and_are_scored_on_four_decis
         (model, defence) for model in (RANDOM, OTHER) for defence in ("plain", "entropy")
     }
     attacked = subject(trained, "attack_grid", model=RANDOM, checkpoint=trained.file(RANDOM))
-    dynamics = build_dynamics(attacked.settings, "entropy")
+    dynamics = build.dynamics(attacked.settings, "entropy")
     surrogate = defended_surrogate_of(POINTS[0], dynamics=dynamics, lead_step=False)
     model = attacked.loaded.model
     assert isinstance(model, DEQClassifier)

@@ -33,7 +33,7 @@ from deqpipe.solver.fixed_point import FixedPointIteration
 from deqpipe.solver.solve import Termination
 from deqpipe.threat_model import LinfBall
 from deqpipe.training.loop import descend
-from deqpipe.workflow import specs
+from deqpipe.workflow import vocabulary
 from tests.reference.tiny import CLASSES, images, tiny_model
 from tests.training.test_device import world
 
@@ -225,7 +225,7 @@ def test_attacks_wait_for_nothing() -> None:
     quietly(lambda: attack(objective, x, start=x))
 
 
-@pytest.mark.parametrize("model", [specs.TRUNK, "deq_pgd_at_base", "deq_trades_random_states", "resnet18_trades"])
+@pytest.mark.parametrize("model", [vocabulary.TRUNK, "deq_pgd_at_base", "deq_trades_random_states", "resnet18_trades"])
 def test_training_steps_wait_for_nothing(model: str) -> None:
     training = world(DEVICE, model, {"jacobian": {"frequency": 1.0}})
     plan, batches = training.plan, [training.plan.feed(DEVICE)(training.plan.first_step + step) for step in range(3)]

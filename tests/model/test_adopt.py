@@ -11,7 +11,7 @@ from deqpipe.errors import UserError
 from deqpipe.model import adopt, architecture
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results import checkpoint
-from deqpipe.workflow import specs
+from deqpipe.workflow import specs, vocabulary
 from tests import tiny
 
 MODEL: DeqName = "deq_trades_base"
@@ -76,7 +76,7 @@ def test_another_model_is_refused_and_nothing_written(tmp_path: Path, changes: d
 
 def test_imported_model_has_a_spec_of_its_own_and_its_evaluations_depend_on_it() -> None:
     trained, imported = tiny.settings(), settings()
-    assert specs.trained_here(imported) == tuple(name for name in specs.DEQS if name != MODEL)
+    assert vocabulary.trained_here(imported) == tuple(name for name in vocabulary.DEQS if name != MODEL)
     before, after = (specs.build("clean", one, model=MODEL, seed=0) for one in (trained, imported))
     assert before["upstream"] != after["upstream"]
     moved = tiny.settings({"imported": {MODEL: "other.safetensors"}})

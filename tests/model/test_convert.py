@@ -21,7 +21,7 @@ from deqpipe.model.classifier import DEQClassifier
 from deqpipe.model.release.names import Spelling
 from deqpipe.results import checkpoint, records
 from deqpipe.results.provenance import file_hash
-from deqpipe.workflow import specs
+from deqpipe.workflow import specs, vocabulary
 from tests import tiny
 from tests.reference import tiny as small
 from tests.reference.released import (
@@ -300,7 +300,7 @@ def evaluated(trained: Trained, checkpoint_file: Path, verb: str, output: Path, 
 
 
 def test_model_trained_here_is_exported_and_comes_back(tmp_path: Path, trained: Trained) -> None:
-    for name in (BASE, specs.TRUNK):
+    for name in (BASE, vocabulary.TRUNK):
         (tmp_path / name).mkdir()
         target = named(tmp_path / name, trained, name)
         before, after = (checkpoint.read(file) for file in (trained.file(name), target))
@@ -327,7 +327,7 @@ def test_named_import_is_evaluated_as_the_model_that_it_is(tmp_path: Path, train
 
 
 @pytest.mark.parametrize(
-    "options", [(), ("--model", BASE, "--seed", 1), ("--model", specs.TRUNK, "--seed", 0)], ids=str
+    "options", [(), ("--model", BASE, "--seed", 1), ("--model", vocabulary.TRUNK, "--seed", 0)], ids=str
 )
 @pytest.mark.parametrize("verb", ["clean", "select-early-state"])
 def test_import_of_another_name_or_none_is_not_evaluated(
@@ -346,7 +346,7 @@ def test_what_the_release_does_not_have_is_not_exported(
         return refused(capsys, tmp_path, "export-checkpoint", source, tmp_path / "out.pth.tar", *options)
 
     assert "best.safetensors is a ResNet, and the release has none" in refusal(trained.file("resnet18_pgd_at"))
-    assert "holds no model: its kind is 'handoff'" in refusal(trained.file(specs.TRUNK, "handoff"))
+    assert "holds no model: its kind is 'handoff'" in refusal(trained.file(vocabulary.TRUNK, "handoff"))
     assert "is cut short, damaged or no safetensors file" in refusal(GOLDEN / "small.pth.tar")
     assert "none does not exist" in refusal(tmp_path / "none")
     assert "invalid choice: 'onnx'" in refusal(trained.file(BASE), "--form", "onnx")

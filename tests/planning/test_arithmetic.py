@@ -12,7 +12,7 @@ from deqpipe.model.classifier import build_classifier
 from deqpipe.model.resnet import resnet
 from deqpipe.planning import arithmetic, cost
 from deqpipe.planning.cost import Images
-from deqpipe.workflow import specs
+from deqpipe.workflow import vocabulary
 from tests import tiny
 from tests.reference.tiny import architecture
 
@@ -71,6 +71,6 @@ def test_a_resnets_training_counts_its_attack_its_loss_and_its_validation() -> N
     epochs, steps = one.resnet.training.epochs, one.training.attack.steps
     validated = 10 * (2 + 2 * one.selection.attack.steps)
     for model, step in (("resnet18_pgd_at", 2 * steps + 3), ("resnet18_trades", 2 * steps + 1 + 3 + 3)):
-        assert specs.MODELS[model].architecture == "resnet"
+        assert vocabulary.MODELS[model].architecture == "resnet"
         parts = cost.job("train_resnet", {"model": model}, one, images).parts
         assert arithmetic.resnet_passes(one, parts) == epochs * (100 * step + validated)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deqpipe.planning import calibration
-from deqpipe.workflow import specs
+from deqpipe.workflow import vocabulary
 from tests import tiny
 from tests.planning.test_cost import CONTROLS, IMAGES
 from tests.planning.test_estimate import PRICES
@@ -31,5 +31,5 @@ def test_what_takes_too_long_is_reckoned_from_its_evaluations() -> None:
     bench = calibration.Bench(tiny.settings(), IMAGES, torch.device("cpu"), box=0.0, patience=0.0)
     found = {"solve": 2.0, "unroll": 6.0}  # an application with its gradient: two evaluations
     assert calibration._training_prices(bench, found) == {
-        "pretrain": 3.0, **{f"train/{model}": 2.5 for model in specs.DEQS}
+        "pretrain": 3.0, **{f"train/{model}": 2.5 for model in vocabulary.DEQS}
     }  # fmt: skip

@@ -19,8 +19,8 @@ from deqpipe.evaluation.resumable import Part
 from deqpipe.planning import cost, dry_run, leavers
 from deqpipe.results import checkpoint, records
 from deqpipe.training import timing as training_timing
-from deqpipe.workflow import specs
-from deqpipe.workflow.specs import GridPoint
+from deqpipe.workflow import defences, gridpoints, specs, vocabulary
+from deqpipe.workflow.gridpoints import GridPoint
 from tests import tiny
 from tests.evaluation.commands import BASE, OTHER, RANDOM, other_trades, strongest
 from tests.tiny import Trained
@@ -70,7 +70,7 @@ ALL = f"0-{tiny.TEST - 1}"
 
 
 def test_pretraining_counts_what_its_job_counts(trained: Trained) -> None:
-    told = checkpoint.read_metadata(trained.file(specs.TRUNK))["provenance"]["evaluations"]
+    told = checkpoint.read_metadata(trained.file(vocabulary.TRUNK))["provenance"]["evaluations"]
     assert expected("pretrain") == Evaluations(**told)
 
 
@@ -87,7 +87,7 @@ def test_a_training_counts_what_its_job_counts_up_to_what_is_drawn(trained: Trai
 
 def test_a_training_without_anything_drawn_counts_what_its_job_counts(trained: Trained, tmp_path: Path) -> None:
     changes = {"jacobian": {"frequency": 0.0}}
-    spec, trunk = tiny.spec("train_deq", changes, model=OTHER), trained.file(specs.TRUNK, "handoff")
+    spec, trunk = tiny.spec("train_deq", changes, model=OTHER), trained.file(vocabulary.TRUNK, "handoff")
     training = tiny.Training("train-deq", spec, trained.data, tmp_path, trunk=trunk)
     assert training.run() == 0
     told = checkpoint.read_metadata(training.outputs["last"])["provenance"]["evaluations"]
@@ -99,7 +99,7 @@ def test_timed_training_counts_what_its_job_counts_up_to_what_is_drawn(trained: 
     spec = json.loads(tiny.spec("time_training", changes))
     output = tmp_path / "out.json"
     job = training_timing.Job(
-        spec, trained.data, trained.file(specs.TRUNK, "handoff"), output, torch.device("cpu"), threads=1
+        spec, trained.data, trained.file(vocabulary.TRUNK, "handoff"), output, torch.device("cpu"), threads=1
     )
     assert training_timing.time_training(job) == 0
     found, told = expected("time_training", changes), counted(output)
@@ -147,7 +147,7 @@ def test_a_single_point_counts_what_its_job_counts(trained: Trained, tmp_path: P
     assert expected("attack_point", model=RANDOM, point=point.name, images="0-3") == counted(job.output)
 
 
-@pytest.mark.parametrize("model", [specs.TRUNK, "resnet18_pgd_at"])
+@pytest.mark.parametrize("model", [vocabulary.TRUNK, "resnet18_pgd_at"])
 def test_ready_made_attacks_count_what_their_job_counts(trained: Trained, tmp_path: Path, model: str) -> None:
     job = evaluated(trained, tmp_path, "attack_pgd", model, {})
     assert jobs.attack_pgd(job) == 0
@@ -165,9 +165,9 @@ def test_early_state_selection_counts_what_its_job_counts(
 
 def test_timed_inference_counts_what_its_job_counts(trained: Trained, tmp_path: Path) -> None:
     changes = {"timing": {"batch_size": 4, "warmup": 1, "repeats": 3}}
-    job = evaluated(trained, tmp_path, "time_inference", specs.SWEPT, changes, name="out.json")
+    job = evaluated(trained, tmp_path, "time_inference", vocabulary.SWEEP_MODEL, changes, name="out.json")
     assert timing.time_inference(job) == 0
-    assert expected("time_inference", changes, model=specs.SWEPT) == counted(job.output)
+    assert expected("time_inference", changes, model=vocabulary.SWEEP_MODEL) == counted(job.output)
 
 
 GRID = {"grid": {"states": [1, 3], "steps": [1], "damping": [0.5]}}  # and the ready-made point
@@ -177,9 +177,9 @@ GRID = {"grid": {"states": [1, 3], "steps": [1], "damping": [0.5]}}  # and the r
 def test_the_sweep_counts_what_its_job_counts(trained: Trained, tmp_path: Path, protocol: dict[str, Any]) -> None:
     few = {"attack": GRID, "entropy_sweep": {"solver_steps": [1, 4], "input_steps": [1, 2]}}
     changes = config.merge(few, protocol)
-    job = evaluated(trained, tmp_path, "attack_sweep", specs.SWEPT, changes)
+    job = evaluated(trained, tmp_path, "attack_sweep", vocabulary.SWEEP_MODEL, changes)
     assert sweep.attack_sweep(job, part(tmp_path), race=None) == 0
-    assert expected("attack_sweep", changes, model=specs.SWEPT, images=ALL) == counted(job.output)
+    assert expected("attack_sweep", changes, model=vocabulary.SWEEP_MODEL, images=ALL) == counted(job.output)
 
 
 @protocols
@@ -187,7 +187,7 @@ def test_attacks_through_sec_3_2_count_what_their_job_counts(
     trained: Trained, tmp_path: Path, protocol: dict[str, Any]
 ) -> None:
     changes = config.merge({"attack": {**GRID, "in_loop_points": 9}}, protocol)
-    points = list(specs.grid_points(tiny.settings(changes)))
+    points = list(gridpoints.grid_points(tiny.settings(changes)))
     files: dict[str, Any] = {"other": other_trades(trained, tmp_path), "strongest": strongest(tmp_path, points)}
     job = evaluated(trained, tmp_path, "attack_in_loop", RANDOM, changes, **files)
     assert transfer.attack_in_loop(job, part(tmp_path)) == 0
@@ -300,11 +300,11 @@ def test_transfer_scores_on_a_second_model_and_controls_that_change_nothing_cost
     both = tiny.settings({"attack": {"transfer": True}})
     model = "deq_trades_base"
     without, with_other = (cost.job("attack_grid", {"model": model, "shard": shard}, c, IMAGES) for c in (one, both))
-    points = [point for point in specs.grid_points(one) if point.state <= 3]
+    points = [point for point in gridpoints.grid_points(one) if point.state <= 3]
     scored = cost.decisions(one, model, controls=False).evaluations
     assert with_other.evaluations - without.evaluations == scored * (6 * len(points))
     controlled = tiny.settings(CONTROLS)
-    names: tuple[specs.Defence, ...] = ("plain", "entropy", "entropy_restart_only")
+    names: tuple[defences.DefenceName, ...] = ("plain", "entropy", "entropy_restart_only")
     alone = [cost.decision(controlled, name).evaluations for name in names]  # the others are the undefended one
     assert cost.decisions(controlled, model).evaluations == sum_of(alone)
 
@@ -313,8 +313,8 @@ def test_more_of_everything_is_more_work() -> None:
     few = {"autoattack": {"queries": 10, "iterations": 5, "square_images": 4}, "attack": {"in_loop_points": 1}}
     for rule, wildcards in {
         "autoattack": {"model": "deq_trades_base", "defence": "entropy", "images": "0-11"},
-        "attack_top": {"model": specs.SWEPT, "images": "0-11"},
-        "attack_in_loop": {"model": specs.SWEPT, "images": "0-11"},
+        "attack_top": {"model": vocabulary.SWEEP_MODEL, "images": "0-11"},
+        "attack_in_loop": {"model": vocabulary.SWEEP_MODEL, "images": "0-11"},
     }.items():
         assert 0 < expected(rule, few, **wildcards).total < expected(rule, {}, **wildcards).total
 

@@ -14,14 +14,14 @@ from deqpipe.errors import UserError
 from deqpipe.planning import arithmetic, cost, dry_run, estimate, printed, rates, sources
 from deqpipe.planning.leavers import Entering
 from deqpipe.planning.printed import Measured, Plan
-from deqpipe.workflow import specs
+from deqpipe.workflow import vocabulary
 from tests import tiny
 
 PRICES = {
     "start": 3.0, "report": 1.0, "pass": 1e-4, "solve": 1e-4, "unroll": 2e-4, "descent": 2e-4, "pretrain": 2e-4,
     "read": 1e-5,
     "resnet/gradient": 1e-3, "resnet/decide": 3e-4, "resnet/train/pgd_at": 5e-3, "resnet/train/trades": 6e-3,
-    **{f"train/{model}": 1e-4 for model in specs.DEQS},
+    **{f"train/{model}": 1e-4 for model in vocabulary.DEQS},
 }  # fmt: skip
 MEASURED = Measured(PRICES, device="a processor", cuda=False, processes=2)
 

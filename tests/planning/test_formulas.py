@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from deqpipe import build
 from deqpipe import config as configuration
 from deqpipe.attack.autoattack import Flags, LibraryAttacks, check
 from deqpipe.attack.pgd import PGD, cross_entropy_objective
 from deqpipe.attack.surrogate import defended_surrogate_of, surrogate_of
 from deqpipe.config import Config
 from deqpipe.counts import Evaluations
-from deqpipe.evaluation.evaluated_model import build_dynamics, build_final_unroll, build_plain
 from deqpipe.evaluation.judge import CLASSES, CLASSES_ALONG, EVERYTHING, DEQJudge, Wanted, at
 from deqpipe.model.classifier import DEQClassifier, build_classifier
 from deqpipe.planning import formulas
@@ -26,8 +26,9 @@ from deqpipe.threat_model import LinfBall
 from deqpipe.training.forward import DEQForward, StateChoice, draws
 from deqpipe.training.loop import Plan, descend
 from deqpipe.training.objectives import Batch, PGDAdversarial, TradesAdversarial
-from deqpipe.workflow import specs
-from deqpipe.workflow.specs import GridPoint
+from deqpipe.workflow import defences, gridpoints, specs, vocabulary
+from deqpipe.workflow.gridpoints import GridPoint
+from deqpipe.workflow.stages import StageName
 from tests import tiny
 from tests.reference.tiny import images, tiny_model
 
@@ -82,12 +83,12 @@ WANTED = {"everything": EVERYTHING, "classes": CLASSES, "along": CLASSES_ALONG, 
 
 @pytest.mark.parametrize("wanted", WANTED.values(), ids=WANTED.keys())
 @pytest.mark.parametrize("returned", ["last", "lowest_sample", "lowest_batch"])
-@pytest.mark.parametrize("defence", ["plain", "entropy", *specs.CONTROLS])
+@pytest.mark.parametrize("defence", ["plain", "entropy", *defences.CONTROLS])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_decision(protocol: str, defence: specs.Defence, returned: str, wanted: Wanted) -> None:
+def test_a_decision(protocol: str, defence: defences.DefenceName, returned: str, wanted: Wanted) -> None:
     config = experiment(protocol, solver={"returned": returned}, entropy={"controls": True})
     model, built = frozen(), settings(config)
-    judge = DEQJudge(model, build_dynamics(built, defence), defence, build_final_unroll(built), wanted=wanted)
+    judge = DEQJudge(model, build.dynamics(built, defence), defence, build.final_unroll(built), wanted=wanted)
     x, y = images(COUNT).float(), torch.zeros(COUNT, dtype=torch.int64)
     assert counted(model, lambda: judge(x, y)) == formulas.decision(config, defence, wanted)
 
@@ -95,7 +96,7 @@ def test_a_decision(protocol: str, defence: specs.Defence, returned: str, wanted
 @pytest.mark.parametrize("entropy", ENTROPY)
 def test_the_dynamics_of_sec_3_2(entropy: Mapping[str, Any]) -> None:
     config = experiment(PAPER, entropy=entropy)
-    model, dynamics = frozen(), build_dynamics(settings(config), "entropy")
+    model, dynamics = frozen(), build.dynamics(settings(config), "entropy")
     for residual in (True, False):
         found = counted(model, lambda: dynamics(model, images(COUNT).float(), last_residual=residual))  # noqa: B023
         assert found == formulas.dynamics(config.solver, config.entropy, residual=residual)
@@ -111,7 +112,7 @@ POINTS = [GridPoint(0.5, 1, 1), GridPoint(1.0, 3, 2), GridPoint(0.5, 4, 5)]
 def test_a_pgd_attack_on_a_surrogate(protocol: str, point: GridPoint) -> None:
     config, model = experiment(protocol), frozen()
     lead = config.attack.unroll.lead_step
-    surrogate = surrogate_of(point, dynamics=build_plain(settings(config)), lead_step=lead)
+    surrogate = surrogate_of(point, dynamics=build.plain_dynamics(settings(config)), lead_step=lead)
     found = counted(model, lambda: pgd(model, surrogate, steps=7))
     assert found == formulas.surrogate_gradient(config, point.state, point.steps) * 7
 
@@ -126,17 +127,17 @@ def pgd(model: DEQClassifier, surrogate: Callable[[DEQClassifier, Tensor], Tenso
 @pytest.mark.parametrize("entropy", [{}, *ENTROPY])
 def test_a_pgd_attack_through_sec_3_2(entropy: Mapping[str, Any], state: int) -> None:
     config, model = experiment(PAPER, entropy=entropy), frozen()
-    dynamics = build_dynamics(settings(config), "entropy")
+    dynamics = build.dynamics(settings(config), "entropy")
     surrogate = defended_surrogate_of(GridPoint(0.5, state, 2), dynamics=dynamics, lead_step=False)
     found = counted(model, lambda: pgd(model, surrogate, steps=2))
-    once = formulas.surrogate_gradient(config, state, 2) + formulas.through_defence(config, state)
+    once = formulas.surrogate_gradient(config, state, 2) + formulas.through_defence(config, "entropy", state)
     assert found == once * 2
 
 
 def test_the_grid_of_the_paper_costs_what_its_documents_say() -> None:
     for protocol, total in ((PAPER, 20_880), (RELEASE, 23_760)):
         config = full(protocol)
-        grid = [point for point in specs.grid_points(config) if point.steps <= 9]
+        grid = [point for point in gridpoints.grid_points(config) if point.steps <= 9]
         assert len(grid) == 144
         steps = config.attack.pgd.steps
         assert sum((formulas.surrogate_gradient(config, p.state, p.steps) * steps).total for p in grid) == total
@@ -151,7 +152,7 @@ class Unfooled:
 
     config: Config
     model: DEQClassifier
-    through: specs.Defence = "plain"
+    through: defences.DefenceName = "plain"
 
     @property
     def attacks(self) -> LibraryAttacks:
@@ -161,8 +162,8 @@ class Unfooled:
         built, lead_step = settings(self.config), self.config.attack.unroll.lead_step
         point = GridPoint(0.5, 3, 2)
         if self.through == "plain":
-            return surrogate_of(point, dynamics=build_plain(built), lead_step=lead_step)(self.model, x)
-        dynamics = build_dynamics(built, self.through)
+            return surrogate_of(point, dynamics=build.plain_dynamics(built), lead_step=lead_step)(self.model, x)
+        dynamics = build.dynamics(built, self.through)
         return defended_surrogate_of(point, dynamics=dynamics, lead_step=lead_step)(self.model, x)
 
     @property
@@ -171,7 +172,7 @@ class Unfooled:
         return x, self.logits_of(x).argmax(1)
 
     def passed(self, *, gradients: int, forwards: int) -> Evaluations:
-        more = formulas.through_defence(self.config, 3) if self.through == "entropy" else Evaluations()
+        more = formulas.through_defence(self.config, self.through, 3)
         with_gradient = formulas.surrogate_gradient(self.config, 3, 2) + more
         return with_gradient * gradients + (formulas.surrogate(self.config, 3, 2) + more) * forwards
 
@@ -179,7 +180,7 @@ class Unfooled:
 @pytest.mark.parametrize("attack", ["apgd_ce", "apgd_t", "fab_t", "square"])
 @pytest.mark.parametrize("through", ["plain", "entropy"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_an_attack_of_autoattack(protocol: str, through: specs.Defence, attack: Any) -> None:
+def test_an_attack_of_autoattack(protocol: str, through: defences.DefenceName, attack: Any) -> None:
     one = Unfooled(experiment(protocol, autoattack=BUDGETS), frozen(), through)
     x, y = one.images
     found = counted(one.model, lambda: one.attacks(attack, one.logits_of, x, y, seed=1, flags=Flags()))
@@ -198,8 +199,8 @@ def test_the_checks_of_autoattack() -> None:
 
 
 def plan_of(config: Config, model: str) -> Plan:
-    stages: dict[specs.Stage, str | None] = {"pretrain": None}
-    if model != specs.TRUNK:
+    stages: dict[StageName, str | None] = {"pretrain": None}
+    if model != vocabulary.TRUNK:
         stages["train_deq"] = model
     return _plan(Bench(config, IMAGES, torch.device("cpu")), stages, model)
 
@@ -251,7 +252,7 @@ def assert_step(config: Config, model: str, *, step: int, regularised: bool = Fa
 
 @pytest.mark.parametrize("gradient", ["phantom", "exact"])
 @pytest.mark.parametrize("jacobian", JACOBIAN.values(), ids=JACOBIAN.keys())
-@pytest.mark.parametrize("model", specs.DEQS)
+@pytest.mark.parametrize("model", vocabulary.DEQS)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_training_step(protocol: str, model: str, jacobian: Mapping[str, Any], gradient: str) -> None:
     training = {"gradient": gradient, "implicit_steps": 3, "attack": {"steps": 3}}
@@ -281,12 +282,12 @@ def test_the_jacobian_term_of_one_trades_branch() -> None:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("model", specs.DEQS)
+@pytest.mark.parametrize("model", vocabulary.DEQS)
 def test_what_a_step_draws_on_average_is_the_mean_over_all_draws(protocol: str, model: str) -> None:
     config = experiment(protocol, training={"attack": {"steps": 3}})
     last, found = config.solver.steps, formulas.drawn(config, model, extra=-0.5)
     draws = list(itertools.product(range(1, last + 1), repeat=3))
-    random = specs.MODELS[model].random_states
+    random = vocabulary.MODELS[model].random_states
     independent = random and protocol == RELEASE
     assert found.crafting == (sum(map(sum, draws)) / (3 * len(draws)) if random else last)
     assert found.longest == pytest.approx(sum(map(max, draws)) / len(draws) if independent else last)
@@ -311,14 +312,14 @@ def test_the_steps_of_the_paper_cost_what_its_documents_say(protocol: str, model
 
 def test_a_pretraining_step_and_its_validation() -> None:
     config = experiment(PAPER)
-    plan, network = plan_of(config, specs.TRUNK), fresh(config)
-    assert one_step(config, specs.TRUNK, step=0) == formulas.pretraining_step(config)
+    plan, network = plan_of(config, vocabulary.TRUNK), fresh(config)
+    assert one_step(config, vocabulary.TRUNK, step=0) == formulas.pretraining_step(config)
     found = counted(network, lambda: plan.validate(network), count=tiny.VALIDATION)
     assert_equal(found, formulas.pretraining_validation(config))
 
 
 @pytest.mark.parametrize("gradient", ["phantom", "exact"])
-@pytest.mark.parametrize("model", specs.DEQS)
+@pytest.mark.parametrize("model", vocabulary.DEQS)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_validation(protocol: str, model: str, gradient: str, monkeypatch: pytest.MonkeyPatch) -> None:
     training = {"gradient": gradient, "batch_size": 100}  # one batch: its random states are all there are

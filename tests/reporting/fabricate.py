@@ -12,8 +12,10 @@ from safetensors.numpy import save_file
 from deqpipe import config as configuration
 from deqpipe.config import Config
 from deqpipe.results import records
-from deqpipe.workflow import specs
-from deqpipe.workflow.specs import Defence, GridPoint
+from deqpipe.workflow import defences, gridpoints, specs, stages, vocabulary
+from deqpipe.workflow.defences import DefenceName
+from deqpipe.workflow.gridpoints import GridPoint
+from deqpipe.workflow.shards import autoattack_ranges, image_ranges, shard_names, state_ranges
 
 ROOT = Path(__file__).parents[2]
 CLASSES = 10
@@ -24,7 +26,7 @@ STRENGTH = {
     "deq_pgd_at_jac_low": -0.6, "deq_trades_jac_high": -0.25,
 }  # fmt: skip
 # How much a test-time defence adds; controls differ from each other, and one is better than any method.
-DEFENDED: Mapping[Defence, float] = {
+DEFENDED: Mapping[DefenceName, float] = {
     "plain": 0.0, "entropy": 0.15, "entropy_zero_steps": -0.3, "entropy_restart_only": 0.6, "entropy_one_round": -0.9,
 }  # fmt: skip
 HISTORY = (
@@ -62,10 +64,10 @@ def small(*overlays: Mapping[str, Any]) -> Config:
 def tree(root: Path, config: Config, *, seeds: Sequence[int] | None = None) -> Path:
     """Write the whole tree below `root`."""
     for seed in config.seeds if seeds is None else seeds:
-        for model in specs.EVALUATED:
+        for model in vocabulary.EVALUATED:
             history(root, config, model, seed)
             weights(root, config, model, seed, epoch=kept(root, model, seed))
-            if model in specs.DEQS:
+            if model in vocabulary.DEQS:
                 select(root, config, model, seed)
                 for name, rows in grid_shards(config, model, seed).items():
                     write(root / "attacks/grid" / model / f"seed{seed}" / f"{name}.parquet", rows, config,
@@ -75,10 +77,10 @@ def tree(root: Path, config: Config, *, seeds: Sequence[int] | None = None) -> P
                       "attack_pgd", model, seed)  # fmt: skip
             write(root / "attacks/clean" / model / f"seed{seed}.parquet", clean(config, model, seed), config,
                   "clean", model, seed)  # fmt: skip
-        for model in specs.OTHER_JACOBIAN:
+        for model in vocabulary.OTHER_JACOBIAN:
             history(root, config, model, seed)
             weights(root, config, model, seed, epoch=kept(root, model, seed))
-        for model in specs.DEQS:
+        for model in vocabulary.DEQS:
             strongest(root, config, model, seed)
         library(root, config, seed)
         table3(root, config, seed)
@@ -88,8 +90,8 @@ def tree(root: Path, config: Config, *, seeds: Sequence[int] | None = None) -> P
     return root
 
 
-def provenance(config: Config, stage: specs.Stage, model: str, seed: int, *, code: str = "0" * 64,
-               defence: Defence | None = None) -> dict[str, Any]:  # fmt: skip
+def provenance(config: Config, stage: stages.StageName, model: str, seed: int, *, code: str = "0" * 64,
+               defence: DefenceName | None = None) -> dict[str, Any]:  # fmt: skip
     return {
         "spec": specs.build(stage, config, model=model or None, seed=seed, defence=defence),
         "seed": seed,
@@ -102,27 +104,27 @@ def provenance(config: Config, stage: specs.Stage, model: str, seed: int, *, cod
     }
 
 
-def write(path: Path, rows: Mapping[str, np.ndarray], config: Config, stage: specs.Stage, model: str, seed: int,
-          *, code: str = "0" * 64, defence: Defence | None = None, flags: Sequence[str] = ()) -> None:  # fmt: skip
+def write(path: Path, rows: Mapping[str, np.ndarray], config: Config, stage: stages.StageName, model: str, seed: int,
+          *, code: str = "0" * 64, defence: DefenceName | None = None, flags: Sequence[str] = ()) -> None:  # fmt: skip
     origin = provenance(config, stage, model, seed, code=code, defence=defence) | {"flags": list(flags)}
     records.write(path, rows, provenance=origin)
 
 
-def decisions(config: Config, model: str) -> tuple[Defence, ...]:
+def decisions(config: Config, model: str) -> tuple[DefenceName, ...]:
     """What a model's images are scored on."""
-    kind = specs.MODELS[model]
+    kind = vocabulary.MODELS[model]
     return (*kind.defences, *kind.controls(config.entropy))
 
 
-def rows(config: Config, model: str, seed: int, *, attack: str, point: GridPoint, defence: Defence,
+def rows(config: Config, model: str, seed: int, *, attack: str, point: GridPoint, defence: DefenceName,
          images: Sequence[int]) -> dict[str, np.ndarray]:  # fmt: skip
     """Rows of one attack and one decision. Images differ in how hard they are, and attacks agree on which."""
-    deq = model not in specs.RESNETS
+    deq = model not in vocabulary.RESNETS
     states = config.solver.steps + 1 if deq else 1
     index = np.asarray(images, dtype=int)
     hardness = np.random.default_rng(7).normal(size=config.evaluation.images)[index]
     labels = np.random.default_rng(8).integers(0, CLASSES, size=config.evaluation.images)[index]
-    key = [seed, list(specs.MODELS).index(model), round(point.damping * 10), point.state, point.steps]
+    key = [seed, list(vocabulary.MODELS).index(model), round(point.damping * 10), point.state, point.steps]
     noise = np.random.default_rng(key).normal(size=(config.evaluation.images, states))[index]
     margin = _robustness(config, model, defence, attack, point, states) - hardness[:, None] + 0.35 * noise
     predicted = np.where(margin > 0, labels[:, None], (labels[:, None] + 1) % CLASSES)
@@ -137,11 +139,13 @@ def rows(config: Config, model: str, seed: int, *, attack: str, point: GridPoint
         "status": np.full(n, 2),
         "predicted": predicted, "margin": margin, "entropy": np.exp(-np.abs(margin)),
         "residual": np.full((n, states), 0.1),
-        "deviation": np.full((n, states), np.nan if defence in specs.CONTROLS else 0.2),
+        "deviation": np.full((n, states), np.nan if defence in defences.CONTROLS else 0.2),
     }  # fmt: skip
 
 
-def _robustness(config: Config, model: str, defence: Defence, attack: str, point: GridPoint, states: int) -> np.ndarray:
+def _robustness(
+    config: Config, model: str, defence: DefenceName, attack: str, point: GridPoint, states: int
+) -> np.ndarray:
     ripening = np.linspace(-0.5, 0, states)
     if attack == "clean":
         return 1.6 + ripening - 0.6 * DEFENDED[defence]
@@ -172,17 +176,17 @@ def clean(config: Config, model: str, seed: int) -> dict[str, np.ndarray]:
 
 
 def pgd(config: Config, model: str, seed: int) -> dict[str, np.ndarray]:
-    deq = model not in specs.RESNETS
-    point = specs.ready_made(config) if deq else GridPoint(damping=0.0, state=0, steps=0)
+    deq = model not in vocabulary.RESNETS
+    point = gridpoints.ready_made(config) if deq else GridPoint(damping=0.0, state=0, steps=0)
     images = range(config.evaluation.images)
     return rows(config, model, seed, attack="pgd", point=point, defence="plain", images=images)
 
 
 def grid_shards(config: Config, model: str, seed: int) -> dict[str, dict[str, np.ndarray]]:
     shards = {}
-    ranges = [(states, images) for states in specs.state_ranges(config) for images in specs.image_ranges(config)]
-    for name, (states, images) in zip(specs.shard_names(config), ranges, strict=True):
-        points = [point for point in specs.grid_points(config) if states[0] <= point.state <= states[1]]
+    ranges = [(states, images) for states in state_ranges(config) for images in image_ranges(config)]
+    for name, (states, images) in zip(shard_names(config), ranges, strict=True):
+        points = [point for point in gridpoints.grid_points(config) if states[0] <= point.state <= states[1]]
         covered = range(images[0], images[1] + 1)
         shards[name] = stack([
             rows(config, model, seed, attack="pgd", point=point, defence=defence, images=covered)
@@ -194,7 +198,7 @@ def grid_shards(config: Config, model: str, seed: int) -> dict[str, dict[str, np
 def transferred(config: Config, model: str, seed: int, points: Sequence[GridPoint], images: Sequence[int],
                 attack: str = "pgd", shift: float = 0.8) -> list[dict[str, np.ndarray]]:  # fmt: skip
     """The same images, judged by the other TRADES model: weaker there by `shift`."""
-    other = specs.other_trades(model) if attack == "pgd_in_loop" else specs.transfers_to(config, model)
+    other = vocabulary.other_trades(model) if attack == "pgd_in_loop" else vocabulary.transfers_to(config, model)
     if other is None:
         return []
     return [
@@ -217,31 +221,38 @@ LIBRARY = {"apgd_ce": -0.1, "apgd_t": -0.25, "fab_t": 0.2, "square": 0.5}  # how
 
 def library(root: Path, config: Config, seed: int) -> None:
     """AutoAttack on every decision, and two of its attacks at the top points."""
-    for model in (*specs.DEQS, *specs.RESNETS):
-        for defence in specs.MODELS[model].defences:
-            for first, last in specs.library_ranges(config):
+    for model in (*vocabulary.DEQS, *vocabulary.RESNETS):
+        for defence in vocabulary.MODELS[model].defences:
+            for first, last in autoattack_ranges(config):
                 found = autoattack(config, model, seed, defence, range(first, last + 1))
                 path = root / "attacks/autoattack" / model / f"seed{seed}" / f"{defence}_images{first}-{last}.parquet"
                 write(path, found, config, "autoattack", model, seed, defence=defence, flags=FLAGS[defence])
-    points = [point for point in ranked(config, specs.SWEPT, seed, "entropy") if point.damping == specs.FINAL_DAMPING]
-    for first, last in specs.library_ranges(config):
-        images, squared = range(first, last + 1), range(first, min(last + 1, config.autoattack.square_images))
+    points = [
+        point
+        for point in ranked(config, vocabulary.SWEEP_MODEL, seed, "entropy")
+        if point.damping == gridpoints.FINAL_DAMPING
+    ]
+    for first, last in autoattack_ranges(config):
+        images = range(first, last + 1)
+        squared = range(first, min(last + 1, config.autoattack.square_images))
         top = stack([
-            moved(rows(config, specs.SWEPT, seed, attack=attack, point=point, defence="entropy", images=part),
-                  LIBRARY[attack], specs.SWEPT)
+            moved(
+                rows(config, vocabulary.SWEEP_MODEL, seed, attack=attack, point=point, defence="entropy", images=part),
+                LIBRARY[attack], vocabulary.SWEEP_MODEL,
+            )
             for point in points[:config.autoattack.top_points]
             for attack, part in (("apgd_ce", images), ("square", squared)) if len(part)
         ])  # fmt: skip
-        path = root / "attacks/top" / specs.SWEPT / f"seed{seed}" / f"images{first}-{last}.parquet"
-        write(path, spared(top, only=early(config, "entropy")), config, "attack_top", specs.SWEPT, seed)
+        path = root / "attacks/top" / vocabulary.SWEEP_MODEL / f"seed{seed}" / f"images{first}-{last}.parquet"
+        write(path, spared(top, only=early(config, "entropy")), config, "attack_top", vocabulary.SWEEP_MODEL, seed)
 
 
-FLAGS: Mapping[Defence, tuple[str, ...]] = {"plain": (), "entropy": ("it seems to be a dynamic defense!",)}
+FLAGS: Mapping[DefenceName, tuple[str, ...]] = {"plain": (), "entropy": ("it seems to be a dynamic defense!",)}
 
 
-def autoattack(config: Config, model: str, seed: int, defence: Defence, images: range) -> dict[str, np.ndarray]:
+def autoattack(config: Config, model: str, seed: int, defence: DefenceName, images: range) -> dict[str, np.ndarray]:
     """Clean rows, then one row per image and attack that was run: in standard mode until the decision errs."""
-    deq = model in specs.DEQS
+    deq = model in vocabulary.DEQS
     point = ranked(config, model, seed, defence)[0] if deq else GridPoint(damping=0.0, state=0, steps=0)
     state = early(config, defence) if deq else 0
     nowhere = GridPoint(damping=0.0, state=0, steps=0)
@@ -264,12 +275,12 @@ def autoattack(config: Config, model: str, seed: int, defence: Defence, images: 
     return spared(stack(parts), only=state) if deq else stack(parts)
 
 
-def early(config: Config, defence: Defence) -> int:
+def early(config: Config, defence: DefenceName) -> int:
     """The state that `select` says of a defence."""
     return config.solver.steps - (0 if defence == "plain" else 1)
 
 
-def ranked(config: Config, model: str, seed: int, defence: Defence) -> list[GridPoint]:
+def ranked(config: Config, model: str, seed: int, defence: DefenceName) -> list[GridPoint]:
     """The grid's points from the strongest, by brute force."""
     state = early(config, defence)
 
@@ -278,13 +289,13 @@ def ranked(config: Config, model: str, seed: int, defence: Defence) -> list[Grid
                      images=range(config.evaluation.images))  # fmt: skip
         return int((found["predicted"][:, state - 1] == found["label"]).sum()), point
 
-    return sorted(specs.grid_points(config), key=key)
+    return sorted(gridpoints.grid_points(config), key=key)
 
 
 def strongest(root: Path, config: Config, model: str, seed: int) -> None:
     """What `deqpipe strongest` writes, without the counts."""
     entries: dict[str, Any] = {"early": {}, "provenance": provenance(config, "strongest", model, seed)}
-    for defence in specs.MODELS[model].defences:
+    for defence in vocabulary.MODELS[model].defences:
         entries["early"][defence] = early(config, defence)
         entries[defence] = [
             {"state": point.state, "steps": point.steps, "damping": point.damping}
@@ -295,14 +306,14 @@ def strongest(root: Path, config: Config, model: str, seed: int) -> None:
 
 def table3(root: Path, config: Config, seed: int) -> None:
     """Points crafted through Sec. 3.2: stronger than blind ones on the defended decisions."""
-    for model in specs.TRADES:
+    for model in vocabulary.TRADES:
         points = ranked(config, model, seed, "entropy")[: config.attack.in_loop_points]
-        for first, last in specs.image_ranges(config):
+        for first, last in image_ranges(config):
             images = range(first, last + 1)
             own = [
                 moved(rows(config, model, seed, attack="pgd_in_loop", point=point, defence=defence, images=images),
                       0.3 if defence == "plain" else -0.2, model)
-                for point in points for defence in specs.MODELS[model].defences
+                for point in points for defence in vocabulary.MODELS[model].defences
             ]  # fmt: skip
             found = stack(own + transferred(config, model, seed, points, images, attack="pgd_in_loop", shift=0.7))
             path = root / "attacks/in_loop" / model / f"seed{seed}" / f"images{first}-{last}.parquet"
@@ -311,20 +322,20 @@ def table3(root: Path, config: Config, seed: int) -> None:
 
 def sweep(root: Path, config: Config, seed: int) -> None:
     """Every T_f and R: more descent helps a little, seldom descent less."""
-    points: Sequence[GridPoint] = specs.grid_points(config)
+    points: Sequence[GridPoint] = gridpoints.grid_points(config)
     if config.entropy_sweep.points != "all":
-        points = ranked(config, specs.SWEPT, seed, "entropy")[: config.entropy_sweep.points]
-    for first, last in specs.image_ranges(config):
+        points = ranked(config, vocabulary.SWEEP_MODEL, seed, "entropy")[: config.entropy_sweep.points]
+    for first, last in image_ranges(config):
         parts = []
-        for setting in specs.entropy_settings(config):
+        for setting in gridpoints.entropy_settings(config):
             gain = 0.02 * setting.input_steps - 0.03 * setting.solver_steps + (0.1 if setting.restart_only else 0)
             for point in points:
-                found = rows(config, specs.SWEPT, seed, attack="pgd", point=point, defence="entropy",
+                found = rows(config, vocabulary.SWEEP_MODEL, seed, attack="pgd", point=point, defence="entropy",
                              images=range(first, last + 1))  # fmt: skip
-                found = moved(found, gain, specs.SWEPT)
+                found = moved(found, gain, vocabulary.SWEEP_MODEL)
                 parts.append(found | {"defence": np.full(len(found["image"]), setting.defence)})
-        path = root / "attacks/sweep" / specs.SWEPT / f"seed{seed}" / f"images{first}-{last}.parquet"
-        write(path, spared(stack(parts)), config, "attack_sweep", specs.SWEPT, seed)
+        path = root / "attacks/sweep" / vocabulary.SWEEP_MODEL / f"seed{seed}" / f"images{first}-{last}.parquet"
+        write(path, spared(stack(parts)), config, "attack_sweep", vocabulary.SWEEP_MODEL, seed)
 
 
 def speed(median: float) -> dict[str, Any]:
@@ -337,25 +348,28 @@ def timings(root: Path, config: Config, seed: int) -> None:
     shared = {"batch_size": config.timing.batch_size, "warmup": config.timing.warmup, "repeats": 3,
               "precision": config.precision, "device": "a processor", "threads": 1,
               "load": {"before": [0.5, 0.4, 0.3], "after": [1.1, 0.6, 0.4]}}  # fmt: skip
-    methods = {model: speed(10.0 + 3 * number) for number, model in enumerate(specs.DEQS)}
+    methods = {model: speed(10.0 + 3 * number) for number, model in enumerate(vocabulary.DEQS)}
     training = shared | {"methods": methods, "steps_per_repeat": 8,
                          "provenance": provenance(config, "time_training", "", seed)}  # fmt: skip
     records.write_text(root / "timing/training" / f"seed{seed}.json", json.dumps(training))
     settings = {"plain": speed(95.0)} | {
         setting.defence: speed(95.0 * setting.solver_steps / (setting.solver_steps + setting.input_steps))
-        for setting in specs.entropy_settings(config) if setting.input_steps
+        for setting in gridpoints.entropy_settings(config) if setting.input_steps
     }  # fmt: skip
-    inference = shared | {"settings": settings, "provenance": provenance(config, "time_inference", specs.SWEPT, seed)}
-    records.write_text(root / "timing/inference" / specs.SWEPT / f"seed{seed}.json", json.dumps(inference))
+    inference = shared | {
+        "settings": settings,
+        "provenance": provenance(config, "time_inference", vocabulary.SWEEP_MODEL, seed),
+    }
+    records.write_text(root / "timing/inference" / vocabulary.SWEEP_MODEL / f"seed{seed}.json", json.dumps(inference))
 
 
 def example(root: Path, config: Config, seed: int) -> None:
     """The images of Figure 2 (c)."""
-    path = root / "attacks/example" / specs.EXAMPLE / f"seed{seed}.npz"
+    path = root / "attacks/example" / vocabulary.FIGURE2_MODEL / f"seed{seed}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     found, label, fooled = shown(config, seed)
     image = np.random.default_rng(5).random((1, 8, 8), dtype=np.float32)
-    origin = json.dumps(provenance(config, "attack_example", specs.EXAMPLE, seed))
+    origin = json.dumps(provenance(config, "attack_example", vocabulary.FIGURE2_MODEL, seed))
     np.savez(path, clean=image, attacked=np.clip(image + 0.1, 0, 1), image=found, label=label, fooled=fooled,
              early_state=early(config, "plain"), classes=np.array([str(c) for c in range(CLASSES)]),
              provenance=origin)  # fmt: skip
@@ -365,8 +379,8 @@ def shown(config: Config, seed: int) -> tuple[int, int, bool]:
     """Index and label of the first image that ready-made PGD turns, and that there is one; else of the first image."""
     images, state, nowhere = range(config.evaluation.images), early(config, "plain"), GridPoint(0.0, 0, 0)
     parts = [
-        rows(config, specs.EXAMPLE, seed, attack=attack, point=point, defence="plain", images=images)
-        for attack, point in (("clean", nowhere), ("pgd", specs.ready_made(config)))
+        rows(config, vocabulary.FIGURE2_MODEL, seed, attack=attack, point=point, defence="plain", images=images)
+        for attack, point in (("clean", nowhere), ("pgd", gridpoints.ready_made(config)))
     ]
     before, after = ((part["predicted"][:, state - 1] == part["label"]) for part in parts)
     turned = np.flatnonzero(before & ~after)
@@ -378,7 +392,7 @@ def select(root: Path, config: Config, model: str, seed: int) -> None:
     n = config.data.validation
     states = config.solver.steps
     entries = {}
-    for shift, defence in enumerate(specs.MODELS[model].defences):
+    for shift, defence in enumerate(vocabulary.MODELS[model].defences):
         accuracy = [round((0.35 + 0.02 * state + 0.03 * shift) * n) / n for state in range(1, states + 1)]
         entries[defence] = {"state": states - shift, "accuracy": accuracy, "final": accuracy[-1], "n": n}
     path = root / "select" / model / f"seed{seed}.json"
@@ -390,24 +404,24 @@ def kept(root: Path, model: str, seed: int) -> int:
     """The most robust epoch of a fabricated history, the trunk's last."""
     with (root / "models" / model / f"seed{seed}" / "history.csv").open(newline="", encoding="utf-8") as file:
         accuracies = {int(row["epoch"]): float(row["robust_accuracy"] or 0) for row in csv.DictReader(file)}
-    return max(accuracies, key=lambda epoch: (accuracies[epoch], epoch if model == specs.TRUNK else -epoch))
+    return max(accuracies, key=lambda epoch: (accuracies[epoch], epoch if model == vocabulary.TRUNK else -epoch))
 
 
 def weights(root: Path, config: Config, model: str, seed: int, *, epoch: int) -> None:
     """Kept weights: three numbers, and a header that says after which epoch."""
-    stage = specs.training_stage(model)
+    stage = stages.training_stage(model)
     origin = provenance(config, stage, "" if stage == "pretrain" else model, seed)
     path = root / "models" / model / f"seed{seed}" / "best.safetensors"
     save_file({"weight": np.zeros(3)}, path, metadata={"deqpipe": json.dumps({"provenance": origin, "epoch": epoch})})
 
 
 def history(root: Path, config: Config, model: str, seed: int) -> None:
-    resnet, trunk = model in specs.RESNETS, model == specs.TRUNK
+    resnet, trunk = model in vocabulary.RESNETS, model == vocabulary.TRUNK
     first = 1 if resnet or trunk else 6
     last = config.resnet.training.epochs if resnet else first - 1 + (5 if trunk else max(config.training.epochs - 5, 2))
     path = root / "models" / model / f"seed{seed}" / "history.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    generator = np.random.default_rng([seed, list(specs.MODELS).index(model)])
+    generator = np.random.default_rng([seed, list(vocabulary.MODELS).index(model)])
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HISTORY)

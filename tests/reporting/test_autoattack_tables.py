@@ -18,7 +18,7 @@ from deqpipe.reporting.paper import published
 from deqpipe.reporting.tables import table1, table4, tables
 from deqpipe.results import records
 from deqpipe.statistics import intervals
-from deqpipe.workflow import specs
+from deqpipe.workflow import gridpoints, products, vocabulary
 from tests.reference import reporting as slow
 from tests.reporting import fabricate
 
@@ -232,12 +232,12 @@ def test_a_seed_without_autoattack_is_no_complete_one(tmp_path: Path) -> None:
     config = fabricate.small({"seeds": [0, 1]})
     results = fabricate.tree(tmp_path, config)
     tree = Tree(results, config, 1)
-    assert table1.complete(tree)
-    assert table4.complete(tree)
+    assert tree.complete(products.TABLES[1].needs(config))
+    assert tree.complete(products.TABLES[4].needs(config))
     tree.autoattack(Decision("resnet18_trades", "plain"))[0].unlink()
-    tree.top(specs.SWEPT)[1].unlink()
-    assert not table1.complete(tree)
-    assert not table4.complete(tree)
+    tree.top(vocabulary.SWEEP_MODEL)[1].unlink()
+    assert not tree.complete(products.TABLES[1].needs(config))
+    assert not tree.complete(products.TABLES[4].needs(config))
 
 
 def test_table_4_has_the_strongest_points_first_and_square_beside_pgd_on_its_images(
@@ -245,7 +245,9 @@ def test_table_4_has_the_strongest_points_first_and_square_beside_pgd_on_its_ima
 ) -> None:
     table = tables.build(4, config, finished).table
     (block,) = table.blocks
-    points = [point for point in fabricate.ranked(config, specs.SWEPT, 0, "entropy") if point.damping == 0.5][:3]
+    points = [
+        point for point in fabricate.ranked(config, vocabulary.SWEEP_MODEL, 0, "entropy") if point.damping == 0.5
+    ][:3]
     assert block.columns == tuple(f"({point.state},{point.steps})" for point in points)
     assert [line.labels for line in block.lines] == [
         ("all 20", "PGD"), ("all 20", "APGD"), ("first 12", "PGD"), ("first 12", "APGD"), ("first 12", "SQUARE"),
@@ -262,22 +264,24 @@ def test_table_4_has_three_rows_where_square_met_every_image(tmp_path: Path) -> 
 
 
 def test_the_papers_numbers_stand_beside_the_same_points() -> None:
-    assert published.value(4, table4.PGD, table4.column_name(specs.GridPoint(0.5, 3, 5))) == 55.18
-    assert published.value(4, table4.SQUARE, table4.column_name(specs.GridPoint(0.5, 6, 5))) == 66.75
+    assert published.value(4, table4.PGD, table4.column_name(gridpoints.GridPoint(0.5, 3, 5))) == 55.18
+    assert published.value(4, table4.SQUARE, table4.column_name(gridpoints.GridPoint(0.5, 6, 5))) == 66.75
 
 
 @pytest.mark.parametrize(("attack", "reversal"), [("apgd_ce", "APGD minus PGD"), ("square", "SQUARE minus APGD")])
 def test_reversals_are_named_from_the_numbers(results: Path, config: Config, attack: str, reversal: str) -> None:
     """An APGD that turns nothing is weaker than PGD; a Square that turns everything is stronger than APGD."""
     tree = Tree(results, config, 0)
-    (point, *_) = [point for point in fabricate.ranked(config, specs.SWEPT, 0, "entropy") if point.damping == 0.5]
-    for path in tree.top(specs.SWEPT):
+    (point, *_) = [
+        point for point in fabricate.ranked(config, vocabulary.SWEEP_MODEL, 0, "entropy") if point.damping == 0.5
+    ]
+    for path in tree.top(vocabulary.SWEEP_MODEL):
         found = records.read(path)
         columns = {name: np.array(found[name]) for name in records.COLUMNS}
         rows = (columns["attack"] == attack) & (columns["state"] == point.state) & (columns["steps"] == point.steps)
         shift = 0 if attack == "apgd_ce" else 1
         columns["predicted"][rows] = (columns["label"][rows, None] + shift) % 10
-        fabricate.write(path, columns, config, "attack_top", specs.SWEPT, 0)
+        fabricate.write(path, columns, config, "attack_top", vocabulary.SWEEP_MODEL, 0)
     (note,) = [note for note in tables.build(4, config, results).table.notes if note.startswith(reversal)]
     named = re.search(r"Reversed beyond the interval at (.*), within it at (.*)\.$", note)
     assert named is not None
@@ -286,7 +290,7 @@ def test_reversals_are_named_from_the_numbers(results: Path, config: Config, att
 
 def test_top_records_of_another_point_or_without_an_image_are_refused(results: Path, config: Config) -> None:
     tree = Tree(results, config, 0)
-    path = tree.top(specs.SWEPT)[0]
+    path = tree.top(vocabulary.SWEEP_MODEL)[0]
     whole = records.read(path)
     for change, said in (
         (first_of("apgd_ce", damping=1.0), r"hold the attack apgd_ce at .*damping1.0, which is not asked for"),
@@ -294,7 +298,7 @@ def test_top_records_of_another_point_or_without_an_image_are_refused(results: P
         (first_of("square", attack="fab_t"), r"hold the attack fab_t"),
     ):
         columns = change({name: np.array(whole[name]) for name in records.COLUMNS})
-        fabricate.write(path, columns, config, "attack_top", specs.SWEPT, 0)
+        fabricate.write(path, columns, config, "attack_top", vocabulary.SWEEP_MODEL, 0)
         with pytest.raises(UserError, match=said):
             table4.gather(tree)
 

@@ -16,7 +16,7 @@ from deqpipe.reporting.tables.formats import Cell
 from deqpipe.results import records
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap
-from deqpipe.workflow import specs
+from deqpipe.workflow import vocabulary
 from tests.reference.reporting import frame
 from tests.reporting import fabricate
 
@@ -129,7 +129,7 @@ def test_spread_over_seeds_stands_beside_the_first_seed(tmp_path: Path) -> None:
 def test_files_of_another_configuration_and_missing_ones_are_refused(results: Path, config: Config) -> None:
     with pytest.raises(UserError, match="but the configuration asks for"):
         tables.build(6, fabricate.small({"evaluation": {"images": 19}}), results)
-    Tree(results, config, 0).attacked(specs.SWEPT)[-1].unlink()
+    Tree(results, config, 0).attacked(vocabulary.SWEEP_MODEL)[-1].unlink()
     with pytest.raises(UserError, match="do not exist"):
         tables.build(6, config, results)
 

@@ -15,7 +15,8 @@ from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.reporting.figures import described, figures
 from deqpipe.results import records
-from deqpipe.workflow import specs
+from deqpipe.workflow import gridpoints
+from deqpipe.workflow.stages import StageName
 from tests.reference import reporting as slow
 from tests.reporting import fabricate
 
@@ -29,7 +30,7 @@ def draw(config: Config, results: Path, folder: Path) -> pd.DataFrame:
 
 def series(results: Path, config: Config) -> dict[str, pd.DataFrame]:
     """Clean and ready-made attacked rows of the undefended decision, by image."""
-    point = specs.ready_made(config)
+    point = gridpoints.ready_made(config)
     attacked = slow.frame(results / "attacks/grid" / MODEL / "seed0")
     attacked = attacked[(attacked["state"] == point.state) & (attacked["steps"] == point.steps)]
     attacked = attacked[np.isclose(attacked["damping"], point.damping)]
@@ -40,7 +41,7 @@ def series(results: Path, config: Config) -> dict[str, pd.DataFrame]:
 def varied(results: Path, config: Config) -> None:
     """Give the fabricated residuals, which are all alike, a spread."""
     tree = Tree(results, config, 0)
-    stages: dict[Path, specs.Stage] = {path: "attack_grid" for path in tree.attacked(MODEL)}
+    stages: dict[Path, StageName] = {path: "attack_grid" for path in tree.attacked(MODEL)}
     for path, stage in (stages | {tree.clean(MODEL): "clean"}).items():
         rows = dict(records.read(path).columns)
         rows["residual"] = 0.01 * np.exp(np.abs(rows["margin"]) + (0.2 if stage == "attack_grid" else 0))
@@ -149,7 +150,7 @@ def test_missing_and_damaged_examples_are_refused(results: Path, config: Config)
 
 def test_an_attack_that_turns_no_image_is_said_to(results: Path, config: Config) -> None:
     """The attacked records are made a copy of the clean ones, and the example says that it fools nobody."""
-    tree, point = Tree(results, config, 0), specs.ready_made(config)
+    tree, point = Tree(results, config, 0), gridpoints.ready_made(config)
     clean = records.read(tree.clean(MODEL))
     mine = clean["defence"] == "plain"
     predicted = {int(i): p for i, p in zip(clean["image"][mine], clean["predicted"][mine], strict=True)}

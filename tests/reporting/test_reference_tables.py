@@ -12,6 +12,7 @@ import yaml
 from deqpipe.config import Config
 from deqpipe.reporting.tables import tables
 from deqpipe.results import records
+from deqpipe.workflow import products
 from tests.reference import tables as slow
 from tests.reporting import fabricate
 
@@ -29,7 +30,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 def write(results: Path, config: Config) -> Path:
     """Tables and configuration where a run leaves them."""
     records.write_text(results / "config.yaml", yaml.safe_dump(config.model_dump(mode="json")))
-    for number in tables.TABLES:
+    for number in products.TABLES:
         tables.write(number, config, results, output_stem=results / "tables" / f"table{number}")
     return results
 
@@ -54,12 +55,12 @@ def assert_counted_again(number: int, results: Path, config: Config) -> None:
     assert {name: slow.digits(value) for name, value in counted.items()} == pytest.approx(there, rel=0, abs=1e-9)
 
 
-@pytest.mark.parametrize("number", tables.TABLES)
+@pytest.mark.parametrize("number", products.TABLES)
 def test_every_value_of_a_table_is_counted_again(written: Path, config: Config, number: int) -> None:
     assert_counted_again(number, written, config)
 
 
-@pytest.mark.parametrize("number", tables.TABLES)
+@pytest.mark.parametrize("number", products.TABLES)
 def test_every_value_of_a_table_of_another_run_is_counted_again(variant: tuple[Path, Config], number: int) -> None:
     assert_counted_again(number, *variant)
 
@@ -100,7 +101,7 @@ def damage(path: Path, *, every: int) -> None:
 def test_command_compares_every_cell_and_succeeds(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert slow.main([str(written)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == [f"Table {number}" for number in tables.TABLES]
+    assert [line.split(":")[0] for line in lines] == [f"Table {number}" for number in products.TABLES]
     assert all(line.endswith("cells compared, largest difference 0") for line in lines)
 
 

@@ -17,13 +17,13 @@ from safetensors.numpy import save_file
 from deqpipe.analysis.decisions import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting.figures import described, figures
+from deqpipe.reporting.figures import figures
 from deqpipe.reporting.pages import page
 from deqpipe.reporting.report import report, summary
 from deqpipe.reporting.tables import tables
 from deqpipe.reporting.tables.formats import Table
 from deqpipe.results import history
-from deqpipe.workflow import specs
+from deqpipe.workflow import products, vocabulary
 from tests.analysis import test_race
 from tests.reporting import fabricate
 
@@ -40,9 +40,9 @@ def written(tmp_path_factory: pytest.TempPathFactory, finished: Path, config: Co
     """A tree with all tables and figures."""
     results = tmp_path_factory.mktemp("report") / "results"
     shutil.copytree(finished, results)
-    for number in tables.TABLES:
+    for number in products.TABLES:
         tables.write(number, config, results, output_stem=results / "tables" / f"table{number}")
-    for number in described.FIGURES:
+    for number in products.FIGURES:
         figures.write(number, config, results, output_stem=results / "figures" / f"figure{number}")
     return results
 
@@ -100,15 +100,15 @@ def test_links_lead_somewhere_and_images_have_words(html: str) -> None:
     listed = [a["id"] for _, a in parsed.seen if "id" in a]
     assert len(listed) == len(ids)
     images = [attributes for tag, attributes in parsed.seen if tag == "img"]
-    assert len(images) == len(described.FIGURES)
+    assert len(images) == len(products.FIGURES)
     assert all(len(image["alt"] or "") > 40 for image in images)
 
 
 def test_files_in_the_report_are_those_of_the_results(html: str, written: Path) -> None:
     """They are part of the page, so that it may be sent alone."""
     files = {a["download"] or "": a["href"] or "" for tag, a in parse(html).seen if tag == "a" and "download" in a}
-    kinds = [f"table{number}.{kind}" for number in tables.TABLES for kind in ("csv", "md", "tex")]
-    kinds += [f"figure{number}.{kind}" for number in described.FIGURES for kind in ("png", "pdf", "csv")]
+    kinds = [f"table{number}.{kind}" for number in products.TABLES for kind in ("csv", "md", "tex")]
+    kinds += [f"figure{number}.{kind}" for number in products.FIGURES for kind in ("png", "pdf", "csv")]
     assert sorted(files) == sorted(kinds)
     for name, address in files.items():
         (path,) = written.glob(f"*/{name}")
@@ -123,7 +123,7 @@ def test_headings_are_in_order(html: str) -> None:
 
 
 def test_every_claim_has_its_line_and_every_trained_model_too(html: str) -> None:
-    for name in (*(f"Table {number}" for number in tables.TABLES), "Figure 2", "Figure 3 (b)", "Figure 6"):
+    for name in (*(f"Table {number}" for number in products.TABLES), "Figure 2", "Figure 3 (b)", "Figure 6"):
         assert re.search(rf'<a href="#\w+">{re.escape(name)}</a>', html)
     for model in ("PGD-AT baseline", "PGD-AT baseline, Jacobian weight 0.4", "TRADES baseline, Jacobian weight 2"):
         assert f'<th scope="row">{model}</th>' in html
@@ -151,10 +151,10 @@ def test_a_report_survives_what_a_configuration_leaves_out(tmp_path: Path, overl
     config = fabricate.small({"figures": {"jacobian": False}}, overlay)
     results = fabricate.tree(tmp_path / "results", config)
     if "racing" in overlay:
-        for model in specs.DEQS:
+        for model in vocabulary.DEQS:
             test_race.after_race(results, config, model, "grid")
-        test_race.after_race(results, config, specs.SWEPT, "sweep")
-    for number in tables.TABLES:
+        test_race.after_race(results, config, vocabulary.SWEEP_MODEL, "sweep")
+    for number in products.TABLES:
         tables.write(number, config, results, output_stem=results / "tables" / f"table{number}")
     for number in (2, 3, 4, 5):
         figures.write(number, config, results, output_stem=results / "figures" / f"figure{number}")
@@ -166,9 +166,9 @@ def test_a_report_survives_what_a_configuration_leaves_out(tmp_path: Path, overl
 
 
 def test_every_table_and_figure_is_in_the_report(html: str) -> None:
-    for number in tables.TABLES:
+    for number in products.TABLES:
         assert f'id="table{number}"' in html
-    for number in described.FIGURES:
+    for number in products.FIGURES:
         assert f'id="figure{number}"' in html
 
 
@@ -272,7 +272,7 @@ def edited(table: Table, changes: Changes) -> Table:
 
 
 def everything(written: Path) -> dict[int, Table]:
-    return {number: tables.read(written / "tables" / f"table{number}.json").table for number in tables.TABLES}
+    return {number: tables.read(written / "tables" / f"table{number}.json").table for number in products.TABLES}
 
 
 def said(config: Config, written: Path, changes: Changes, *, of: int = 1) -> str:

@@ -14,7 +14,7 @@ from deqpipe.reporting.paper import published
 from deqpipe.reporting.tables import table5, tables
 from deqpipe.reporting.tables.formats import Cell
 from deqpipe.results import records
-from deqpipe.workflow import specs
+from deqpipe.workflow import gridpoints, vocabulary
 from tests.reference.reporting import frame
 from tests.reporting import fabricate
 
@@ -24,8 +24,10 @@ def cells(config: Config, results: Path) -> dict[tuple[str, str], Cell]:
 
 
 def slow(results: Path, *, seed: int = 0) -> dict[tuple[str, str], float]:
-    state = json.loads((results / "select" / specs.SWEPT / f"seed{seed}.json").read_text())["entropy"]["state"]
-    rows = frame(results / "attacks" / "sweep" / specs.SWEPT / f"seed{seed}")
+    state = json.loads((results / "select" / vocabulary.SWEEP_MODEL / f"seed{seed}.json").read_text())["entropy"][
+        "state"
+    ]
+    rows = frame(results / "attacks" / "sweep" / vocabulary.SWEEP_MODEL / f"seed{seed}")
     right = [predicted[state - 1] == label for predicted, label in zip(rows["predicted"], rows["label"], strict=True)]
     means = rows.assign(right=right).groupby(["defence", "damping", "state", "steps"], observed=True)["right"].mean()
     values = {}
@@ -85,20 +87,20 @@ def test_the_gain_is_the_difference_of_two_cells_and_stands_in_their_notes(finis
 
 def test_a_gain_is_over_the_r_0_of_the_same_t_f(results: Path, config: Config) -> None:
     """Where the solver is restarted these differ."""
-    for path in Tree(results, config, 0).sweep(specs.SWEPT):
+    for path in Tree(results, config, 0).sweep(vocabulary.SWEEP_MODEL):
         found = records.read(path)
         columns: dict[str, np.ndarray] = {name: np.array(found[name]) for name in records.COLUMNS}
         wrong = columns["defence"] == "entropy_every4_steps0"
         columns["predicted"][wrong] = columns["label"][wrong, None] + 1
-        fabricate.write(path, columns, config, "attack_sweep", specs.SWEPT, 0)
+        fabricate.write(path, columns, config, "attack_sweep", vocabulary.SWEEP_MODEL, 0)
     swept = sweep.sweep(Tree(results, config, 0))
-    setting = specs.EntropySetting(4, 5)
+    setting = gridpoints.EntropySetting(4, 5)
     assert swept.gain(setting).value == pytest.approx(swept.by_setting[setting].right.mean(axis=1).min())
 
 
 def test_notes_say_attacks_state_and_controls(finished: Path, config: Config) -> None:
     notes = tables.build(5, config, finished).table.notes
-    points = sweep.sweep(Tree(finished, config, 0)).by_setting[specs.EntropySetting(1, 0)].points
+    points = sweep.sweep(Tree(finished, config, 0)).by_setting[gridpoints.EntropySetting(1, 0)].points
     assert len(points) == 2
     assert all(f"({point.state}, {point.steps}, {point.damping:g})" in notes[0] for point in points)
     assert "bounds that over the grid from above" in notes[0]
@@ -113,7 +115,7 @@ def test_spread_over_seeds_stands_beside_the_first_seed(tmp_path: Path) -> None:
     first, second = slow(results), slow(results, seed=1)
     for name, cell in cells(config, results).items():
         assert cell.spread == pytest.approx((min(first[name], second[name]), max(first[name], second[name])))
-    Tree(results, config, 1).sweep(specs.SWEPT)[0].unlink()
+    Tree(results, config, 1).sweep(vocabulary.SWEEP_MODEL)[0].unlink()
     assert all(cell.spread is None for cell in cells(config, results).values())
 
 
@@ -128,11 +130,11 @@ def test_spread_over_seeds_stands_beside_the_first_seed(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_rows_are_refused(results: Path, config: Config, column: str, value: object, message: str) -> None:
-    path = Tree(results, config, 0).sweep(specs.SWEPT)[0]
+    path = Tree(results, config, 0).sweep(vocabulary.SWEEP_MODEL)[0]
     found = records.read(path)
     columns: dict[str, np.ndarray] = {name: np.array(found[name]) for name in records.COLUMNS}
     columns[column][0] = value
-    fabricate.write(path, columns, config, "attack_sweep", specs.SWEPT, 0)
+    fabricate.write(path, columns, config, "attack_sweep", vocabulary.SWEEP_MODEL, 0)
     with pytest.raises(UserError, match=message):
         tables.build(5, config, results)
 
@@ -140,6 +142,6 @@ def test_wrong_rows_are_refused(results: Path, config: Config, column: str, valu
 def test_missing_files_and_those_of_another_configuration_are_refused(results: Path, config: Config) -> None:
     with pytest.raises(UserError, match="but the configuration asks for"):
         tables.build(5, fabricate.small({"entropy_sweep": {"points": 3}}), results)
-    Tree(results, config, 0).sweep(specs.SWEPT)[0].unlink()
+    Tree(results, config, 0).sweep(vocabulary.SWEEP_MODEL)[0].unlink()
     with pytest.raises(UserError, match="do not exist"):
         tables.build(5, config, results)

@@ -16,7 +16,7 @@ from deqpipe.reporting import conditions, phrases
 from deqpipe.reporting.paper import published
 from deqpipe.reporting.tables import formats, table1, tables
 from deqpipe.reporting.tables.formats import Cell
-from deqpipe.workflow import specs
+from deqpipe.workflow import gridpoints, products, specs
 from tests.reference import reporting as slow
 from tests.reporting import fabricate
 
@@ -29,7 +29,7 @@ def cells(number: int, config: Config, results: Path) -> dict[tuple[str, str], C
 
 
 def slow_values(number: int, config: Config, results: Path) -> dict[tuple[str, str], float]:
-    ready = specs.ready_made(config)
+    ready = gridpoints.ready_made(config)
     point = (ready.damping, ready.state, ready.steps)
     return {
         1: lambda: slow.table1(results, seed=0, pgd_steps=config.attack.pgd.steps),
@@ -182,7 +182,7 @@ def test_table_8_works_where_the_ready_made_attack_is_alone_at_its_damping(tmp_p
     assert {column for row, column in found if row == "lambda = 1 PGD"} == {"i = 1", "i = 2"}
 
 
-@pytest.mark.parametrize("number", tables.TABLES)
+@pytest.mark.parametrize("number", products.TABLES)
 def test_every_format_is_written_and_the_same_twice(
     tmp_path: Path, finished: Path, config: Config, number: int
 ) -> None:

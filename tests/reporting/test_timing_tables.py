@@ -14,7 +14,7 @@ from deqpipe.reporting import conditions
 from deqpipe.reporting.paper import published
 from deqpipe.reporting.tables import tables
 from deqpipe.reporting.tables.formats import Cell
-from deqpipe.workflow import specs
+from deqpipe.workflow import vocabulary
 from tests.reporting import fabricate
 
 ROWS = {
@@ -31,7 +31,7 @@ def cells(number: int, config: Config, results: Path) -> dict[tuple[str, str], C
 
 def written(number: int, config: Config, results: Path) -> Path:
     tree = Tree(results, config, 0)
-    return tree.timed_training if number == 9 else tree.timed_inference(specs.SWEPT)
+    return tree.timed_training if number == 9 else tree.timed_inference(vocabulary.SWEEP_MODEL)
 
 
 def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:

@@ -17,7 +17,7 @@ from deqpipe.reporting.paper import published
 from deqpipe.reporting.tables import tables
 from deqpipe.reporting.tables.formats import Cell
 from deqpipe.results import records
-from deqpipe.workflow import specs
+from deqpipe.workflow import stages, vocabulary
 from tests.reference.reporting import METHODS, frame
 from tests.reporting import fabricate
 
@@ -61,7 +61,7 @@ def slow(results: Path, *, seed: int = 0) -> dict[tuple[str, str], float]:
     return values
 
 
-def rewrite(path: Path, config: Config, stage: specs.Stage, model: str, changed: Mapping[str, Any]) -> None:
+def rewrite(path: Path, config: Config, stage: stages.StageName, model: str, changed: Mapping[str, Any]) -> None:
     """Change the last row of a file, which another model judged."""
     found = records.read(path)
     columns: dict[str, np.ndarray] = {name: np.array(found[name]) for name in records.COLUMNS}
@@ -133,7 +133,7 @@ def test_without_transfer_the_other_models_cells_are_absent_with_the_reason(tmp_
 def test_origin_names_every_file(finished: Path, config: Config) -> None:
     paths = {one.path for one in tables.build(3, config, finished).origin.inputs}
     tree = Tree(finished, config, 0)
-    for model in specs.TRADES:
+    for model in vocabulary.TRADES:
         expected = (*tree.attacked(model), *tree.in_loop(model), tree.select(model))
         assert {str(path.relative_to(finished)) for path in expected} <= paths
 
@@ -145,7 +145,7 @@ def test_spread_over_seeds_stands_beside_the_first_seed(tmp_path: Path) -> None:
     for name, cell in cells(config, results).items():
         assert cell.here == pytest.approx(first[name])
         assert cell.spread == pytest.approx((min(first[name], second[name]), max(first[name], second[name])))
-    Tree(results, config, 1).in_loop(specs.SWEPT)[0].unlink()
+    Tree(results, config, 1).in_loop(vocabulary.SWEEP_MODEL)[0].unlink()
     assert all(cell.spread is None for cell in cells(config, results).values())
 
 
@@ -164,7 +164,7 @@ def test_wrong_rows_are_refused(
     results: Path, config: Config, kind: str, changed: Mapping[str, Any], message: str
 ) -> None:
     tree, model = Tree(results, config, 0), "deq_trades_base"
-    stage: specs.Stage = "attack_in_loop" if kind == "in_loop" else "attack_grid"
+    stage: stages.StageName = "attack_in_loop" if kind == "in_loop" else "attack_grid"
     path = (tree.in_loop(model) if kind == "in_loop" else tree.attacked(model))[0]
     rewrite(path, config, stage, model, changed)
     with pytest.raises(UserError, match=message):

@@ -27,13 +27,13 @@ from deqpipe.training.loop import Plan, descend
 from deqpipe.training.objectives import Batch, Loss, TrainingObjective
 from deqpipe.training.tally import Tally
 from deqpipe.training.validation import Validator
-from deqpipe.workflow import specs
+from deqpipe.workflow import specs, stages, vocabulary
 from tests import tiny
 from tests.pretend import HostSynchronisation, Kind, WrongDevice, pretended, put
 
 KINDS: tuple[Kind, ...] = ("meta", "cuda")
 both = pytest.mark.parametrize("kind", KINDS)
-MODELS = (specs.TRUNK, *specs.DEQS, *specs.RESNETS)
+MODELS = (vocabulary.TRUNK, *vocabulary.DEQS, *vocabulary.RESNETS)
 every_model = pytest.mark.parametrize("model", MODELS)
 
 # No scope over the batch: such a solve asks after every step whether it is over, and waits for the answer.
@@ -105,7 +105,7 @@ def steps(plan: Plan, model: nn.Module, device: torch.device, count: int) -> Tal
 def world(device: torch.device, name: str, changes: Mapping[str, Any] | None = None) -> World:
     """The plan of a model's training job, and the model."""
     settings, dataset = tiny.settings(config.merge(SMALL, changes or {})), tiny.dataset()
-    stage, of_model = specs.training_stage(name), None if name == specs.TRUNK else name
+    stage, of_model = stages.training_stage(name), None if name == vocabulary.TRUNK else name
     values: dict[str, Any] = {}
     for one, which in {"pretrain": None, stage: of_model}.items():
         values |= specs.build(one, settings, model=which, seed=0)["config"] if one != "train_resnet" or which else {}
@@ -145,7 +145,7 @@ def test_a_training_step_of_every_model_stays_on_its_device_and_waits_for_nothin
 
 
 @both
-@pytest.mark.parametrize("model", [specs.TRUNK, "resnet18_pgd_at"])
+@pytest.mark.parametrize("model", [vocabulary.TRUNK, "resnet18_pgd_at"])
 def test_so_do_several_steps(kind: Kind, model: str) -> None:
     with pretended(kind) as device:
         there = world(device, model)
@@ -153,7 +153,7 @@ def test_so_do_several_steps(kind: Kind, model: str) -> None:
 
 
 @pytest.mark.parametrize("what", GRADIENTS)
-@pytest.mark.parametrize("model", specs.DEQS)
+@pytest.mark.parametrize("model", vocabulary.DEQS)
 def test_so_do_steps_with_other_gradients_and_the_jacobian_term(model: str, what: str) -> None:
     with pretended("meta") as device:
         there = world(device, model, GRADIENTS[what])
@@ -179,7 +179,7 @@ def test_so_do_steps_by_the_authors_code_as_far_as_it_allows(model: str) -> None
 @both
 def test_sums_are_read_in_one_copy(kind: Kind) -> None:
     with pretended(kind, reads=1) as device:
-        tally = world(device, specs.TRUNK).steps()
+        tally = world(device, vocabulary.TRUNK).steps()
         assert tally.read().loss_sum == 0
         with pytest.raises(HostSynchronisation):
             tally.read()
@@ -188,7 +188,7 @@ def test_sums_are_read_in_one_copy(kind: Kind) -> None:
 @both
 @pytest.mark.parametrize(
     ("model", "changes"),
-    [(specs.TRUNK, {}), (RANDOM, {}), (RANDOM, released()), ("resnet18_pgd_at", {})],
+    [(vocabulary.TRUNK, {}), (RANDOM, {}), (RANDOM, released()), ("resnet18_pgd_at", {})],
     ids=["trunk", "paper", "release", "resnet"],
 )
 def test_validation_waits_for_the_device_once(kind: Kind, model: str, changes: Mapping[str, Any]) -> None:
@@ -197,7 +197,7 @@ def test_validation_waits_for_the_device_once(kind: Kind, model: str, changes: M
         assert isinstance(there.plan.validate, Validator)
         assert there.plan.validate.split.images.device.type == kind
         found = replace(there.plan.validate, batch_size=8)(there.model)
-        assert (found.clean, found.robust) == (0, None if model == specs.TRUNK else 0)
+        assert (found.clean, found.robust) == (0, None if model == vocabulary.TRUNK else 0)
 
 
 @both
@@ -244,7 +244,7 @@ def trunk_of(*, fused: bool) -> checkpoint.Checkpoint:
 @both
 def test_an_attack_that_leaves_the_fooled_alone_waits_for_nothing(kind: Kind) -> None:
     with pretended(kind) as device:
-        network, x = put(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), device), world(device, specs.TRUNK).batch()
+        network, x = put(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), device), world(device, vocabulary.TRUNK).batch()
         attack = PGD(LinfBall(0.1), steps=2, step_size=0.05)
         assert attack(unfooled_objective(network, x.y), x.x, start=x.x).images.device.type == kind
 
@@ -303,7 +303,7 @@ def test_a_mistake_in_an_objective_is_noticed(
     kind: Kind, mistake: Callable[[Loss], Loss], noticed: type[Exception]
 ) -> None:
     with pretended(kind) as device:
-        there = world(device, specs.TRUNK)
+        there = world(device, vocabulary.TRUNK)
         plan = replace(there.plan, objective=Mistaken(there.plan.objective, mistake))
         with pytest.raises(noticed):
             steps(plan, there.model, device, 1)

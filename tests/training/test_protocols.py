@@ -23,7 +23,7 @@ from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.solve import Termination, solve
 from deqpipe.threat_model import LinfBall
 from deqpipe.training import loop
-from deqpipe.workflow import specs
+from deqpipe.workflow import specs, stages, vocabulary
 from tests import tiny
 from tests.tiny import Trained, Training
 from tests.training.slow_states import slow_batch_residuals, slow_returned
@@ -108,7 +108,7 @@ def planned(
         plans.clear()
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
-        if specs.MODELS[model].architecture == "resnet":
+        if vocabulary.MODELS[model].architecture == "resnet":
             text = tiny.spec("train_resnet", changes, model=model, seed=seed)
             training = Training("train-resnet", text, trained.data, folder)
         else:
@@ -333,9 +333,9 @@ def released(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Mapp
     folder = tmp_path_factory.mktemp("released")
     trainings: dict[str, Training] = {}
     for model in TRAINED:
-        stage = specs.training_stage(model)
+        stage = stages.training_stage(model)
         text = tiny.spec(stage, RELEASE, model=None if stage == "pretrain" else model)
-        trunk = trainings[specs.TRUNK].outputs["handoff"] if stage == "train_deq" else None
+        trunk = trainings[vocabulary.TRUNK].outputs["handoff"] if stage == "train_deq" else None
         trainings[model] = Training(stage.replace("_", "-"), text, trained.data, folder / model, trunk=trunk)
         assert trainings[model].run() == 0
     return trainings

@@ -32,7 +32,7 @@ from deqpipe.training import run as training_jobs
 from deqpipe.training.feed import Feed
 from deqpipe.training.forward import Draws, UnrolledForward, draws
 from deqpipe.training.objectives import Batch, CleanUnrolled, Loss, PGDAdversarial, TradesAdversarial
-from deqpipe.workflow import specs
+from deqpipe.workflow import stages, vocabulary
 from tests import tiny
 from tests.tiny import Trained, Training
 
@@ -469,5 +469,5 @@ def first_losses(model: str, folder: Path) -> list[float]:
 
 
 def test_every_deq_has_a_training_that_fits_its_name() -> None:
-    assert {specs.training_stage(model) for model in specs.DEQS} == {"train_deq"}
-    assert specs.training_stage(specs.TRUNK) == "pretrain"
+    assert {stages.training_stage(model) for model in vocabulary.DEQS} == {"train_deq"}
+    assert stages.training_stage(vocabulary.TRUNK) == "pretrain"

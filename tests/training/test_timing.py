@@ -13,7 +13,7 @@ from deqpipe.counts import Evaluations
 from deqpipe.machine import stopwatch
 from deqpipe.training import run
 from deqpipe.training import timing as training_timing
-from deqpipe.workflow import specs
+from deqpipe.workflow import vocabulary
 from tests import tiny
 from tests.tiny import Trained
 
@@ -24,7 +24,7 @@ def job(trained: Trained, folder: Path, changes: Mapping[str, Any] = TIMING) -> 
     return training_timing.Job(
         spec=json.loads(tiny.spec("time_training", changes)),
         data=trained.data,
-        trunk=trained.file(specs.TRUNK, "handoff"),
+        trunk=trained.file(vocabulary.TRUNK, "handoff"),
         output=folder / "timing.json",
         device=torch.device("cpu"),
         threads=1,
@@ -41,7 +41,7 @@ def written(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 def test_all_methods_are_timed_and_conditions_stand_beside_them(written: dict[str, Any]) -> None:
-    assert tuple(written["methods"]) == specs.DEQS
+    assert tuple(written["methods"]) == vocabulary.DEQS
     for speed in written["methods"].values():
         rates = speed["images_per_second"]
         assert len(rates) == 3
@@ -90,7 +90,7 @@ def test_too_few_images_to_train_on_are_refused(
 ) -> None:
     spec = tiny.spec("time_training", {"timing": {"batch_size": tiny.TRAIN + 1}})
     output = tmp_path / "timing.json"
-    trunk = trained.file(specs.TRUNK, "handoff")
+    trunk = trained.file(vocabulary.TRUNK, "handoff")
     line = ("time-training", "--spec", spec, "--data", trained.data, "--trunk", trunk, "--output", output)
     assert tiny.run(*line) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
@@ -100,7 +100,7 @@ def test_too_few_images_to_train_on_are_refused(
 
 
 def test_a_trunk_that_is_none_is_refused(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output, wrong = tmp_path / "timing.json", trained.file(specs.TRUNK)
+    output, wrong = tmp_path / "timing.json", trained.file(vocabulary.TRUNK)
     line = ("--spec", tiny.spec("time_training"), "--data", trained.data, "--trunk", wrong, "--output", output)
     assert tiny.run("time-training", *line) == 2
     assert "is no handoff of pretraining: 'model'" in capsys.readouterr().err

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from deqpipe.reporting.figures import described, figures
+from deqpipe.reporting.figures import figures
 from deqpipe.reporting.tables import tables
+from deqpipe.workflow import products
 from tests.reporting import fabricate
 from tests.workflow.conftest import DEMO, Workspace
 
-PRODUCTS = [("table", number) for number in tables.TABLES] + [("figure", number) for number in described.FIGURES]
+PRODUCTS = [("table", number) for number in products.TABLES] + [("figure", number) for number in products.FIGURES]
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
-from deqpipe.workflow import specs
+from deqpipe.workflow.stages import PRODUCTS, STAGES
 from tests.workflow.conftest import DEMO, Workspace
 
 TABLES = dict.fromkeys((f"table{number}" for number in range(1, 11)), 1)
@@ -163,7 +164,10 @@ WITHOUT_HISTORIES = {name: 1 for name in REPORTING if name not in ("figure4", "f
 def test_a_raised_revision_runs_its_stage_and_those_below_again(
     finished: Workspace, monkeypatch: pytest.MonkeyPatch, stage: str, expected: Mapping[str, int]
 ) -> None:
-    monkeypatch.setitem(specs.REVISION, stage, specs.REVISION[stage] + 1)
+    if stage in PRODUCTS:
+        monkeypatch.setitem(PRODUCTS, stage, replace(PRODUCTS[stage], revision=99))
+    else:
+        monkeypatch.setitem(STAGES, stage, replace(STAGES[stage], revision=99))
     assert finished.plan(*DEMO) == expected
 
 

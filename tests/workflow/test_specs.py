@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,18 +12,19 @@ from pydantic import BaseModel
 
 from deqpipe.config import PROTOCOLS, Config, load
 from deqpipe.errors import UserError
-from deqpipe.workflow import specs
+from deqpipe.workflow import defences, gridpoints, shards, specs, vocabulary
+from deqpipe.workflow.stages import STAGES, ProductName, StageName, training_stage
 
 ROOT = Path(__file__).parents[2]
 CONFIG = load([ROOT / "config.yaml"])
-PRODUCTS: tuple[specs.Product, ...] = ("table", "figure", "report")
-ALL = frozenset(specs.EVALUATED)
-DEQS, RESNETS, TRUNK = frozenset(specs.DEQS), frozenset(specs.RESNETS), frozenset({specs.TRUNK})
-OTHER = frozenset(specs.OTHER_JACOBIAN)  # trained for Figure 6, never evaluated
-TRADES = frozenset(name for name, model in specs.MODELS.items() if model.framework == "trades")
-SWEPT, EXAMPLE = frozenset({specs.SWEPT}), frozenset({specs.EXAMPLE})
+PRODUCTS: tuple[ProductName, ...] = ("table", "figure", "report")
+ALL = frozenset(vocabulary.EVALUATED)
+DEQS, RESNETS, TRUNK = frozenset(vocabulary.DEQS), frozenset(vocabulary.RESNETS), frozenset({vocabulary.TRUNK})
+OTHER = frozenset(vocabulary.OTHER_JACOBIAN)  # trained for Figure 6, never evaluated
+TRADES = frozenset(name for name, model in vocabulary.MODELS.items() if model.framework == "trades")
+SWEPT, EXAMPLE = frozenset({vocabulary.SWEEP_MODEL}), frozenset({vocabulary.FIGURE2_MODEL})
 CLOCK = {"time_training": frozenset({""})}
-RANDOM = frozenset(name for name, model in specs.MODELS.items() if model.random_states)
+RANDOM = frozenset(name for name, model in vocabulary.MODELS.items() if model.random_states)
 
 
 def change(node: BaseModel, path: list[str], value: object) -> BaseModel:
@@ -71,21 +73,21 @@ def other(value: object) -> object:
 def every_job(config: Config) -> dict[tuple[str, str], str]:
     """The fingerprint of every kind of job, by stage and model."""
     jobs = {("data", ""): specs.build("data", config)}
-    jobs["pretrain", specs.TRUNK] = specs.build("pretrain", config, seed=0)
+    jobs["pretrain", vocabulary.TRUNK] = specs.build("pretrain", config, seed=0)
     jobs["time_training", ""] = specs.build("time_training", config, seed=0)
-    for name in specs.MODELS:
-        if name != specs.TRUNK:
-            jobs["train", name] = specs.build(specs.training_stage(name), config, model=name, seed=0)
+    for name in vocabulary.MODELS:
+        if name != vocabulary.TRUNK:
+            jobs["train", name] = specs.build(training_stage(name), config, model=name, seed=0)
     for stage in EVALUATIONS:
-        for name in specs.STAGE_MODELS[stage]:
-            for defence in specs.MODELS[name].defences if stage == "autoattack" else (None,):
+        for name in STAGES[stage].models or ():
+            for defence in vocabulary.MODELS[name].defences if stage == "autoattack" else (None,):
                 jobs[stage, f"{name} {defence or ''}".strip()] = specs.build(
                     stage, config, model=name, seed=0, defence=defence
                 )
     return {job: specs.fingerprint(spec) for job, spec in jobs.items()}
 
 
-EVALUATIONS: tuple[specs.Stage, ...] = (
+EVALUATIONS: tuple[StageName, ...] = (
     "clean", "select", "attack_grid", "attack_pgd", "race", "race_sweep", "strongest", "autoattack", "attack_top",
     "attack_in_loop", "attack_sweep", "attack_example", "time_inference",
 )  # fmt: skip
@@ -264,8 +266,8 @@ def test_training_under_release_is_specified_by_the_keys_of_release() -> None:
     assert settings["selection"] == {**chosen, "attack": attack}
 
 
-DEQ_STAGES: tuple[specs.Stage, ...] = ("select", "clean", "attack_grid")
-RESNET_STAGES: tuple[specs.Stage, ...] = ("clean", "attack_pgd")
+DEQ_STAGES: tuple[StageName, ...] = ("select", "clean", "attack_grid")
+RESNET_STAGES: tuple[StageName, ...] = ("clean", "attack_pgd")
 COUPLED = ({"solver__scope": "batch"}, {"solver__returned": "lowest_batch"})
 
 
@@ -276,7 +278,7 @@ def test_which_images_meet_is_part_of_what_coupled_decisions_depend_on(coupling:
     fewer = union(IMAGES, grid(DEQS), {"time_inference": SWEPT})
     assert affected(changed(base, evaluation__images=9), base) == fewer
     assert affected(changed(base, attack__images_per_job=3), base) == {}
-    for model in specs.DEQS:
+    for model in vocabulary.DEQS:
         for stage in DEQ_STAGES:
             settings = specs.build(stage, base, model=model, seed=0)["config"]
             assert settings["evaluation.batch_size"] == 192
@@ -292,7 +294,7 @@ def test_how_many_images_meet_is_in_no_spec_where_they_do_not_influence_each_oth
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
-def test_tables_state_how_many_images_meet_only_where_it_matters(product: specs.Product) -> None:
+def test_tables_state_how_many_images_meet_only_where_it_matters(product: ProductName) -> None:
     for coupling in COUPLED:
         base = changed(**coupling)
         assert specs.build_product(product, base)["config"]["evaluation"]["batch_size"] == 192
@@ -330,8 +332,8 @@ def test_a_race_depends_on_what_faces_all_attacks_and_on_the_states_that_decide(
         before, after = every_job(base), every_job(changed(base, **settings))
         return {job for job in before if job[0] in RACES and before[job] != after[job]}
 
-    everyone = {("race", name) for name in specs.DEQS}
-    sweep = {("race_sweep", specs.SWEPT)}
+    everyone = {("race", name) for name in vocabulary.DEQS}
+    sweep = {("race_sweep", vocabulary.SWEEP_MODEL)}
     assert races(evaluation__images=5000) <= sweep
     assert races(attack__grid__steps=(1,)) == everyone | sweep
     assert races(racing__confidence=0.9) == everyone | sweep
@@ -339,9 +341,12 @@ def test_a_race_depends_on_what_faces_all_attacks_and_on_the_states_that_decide(
     assert races(entropy_sweep__input_steps=(3,)) == sweep
     assert races(autoattack__queries=3) == set()
     assert races(random_state__in_attack=False) == {
-        *sweep, *(("race", name) for name in specs.DEQS if name != "deq_pgd_at_base")
+        *sweep, *(("race", name) for name in vocabulary.DEQS if name != "deq_pgd_at_base")
     }  # fmt: skip
-    points = (specs.point_spec(specs.build("attack_grid", one, model=specs.SWEPT, seed=0)) for one in (base, CONFIG))
+    points = (
+        specs.point_spec(specs.build("attack_grid", one, model=vocabulary.SWEEP_MODEL, seed=0))
+        for one in (base, CONFIG)
+    )
     assert len({specs.dumps(point) for point in points}) == 1
 
 
@@ -352,28 +357,28 @@ def test_few_points_of_the_sweep_are_those_of_the_ranking() -> None:
 
 def test_no_job_takes_images_of_both_parts_of_a_race() -> None:
     base = changed(racing__enabled=True, racing__images=1000, attack__images_per_job=960, evaluation__images=3000)
-    assert specs.image_ranges(base) == ((0, 959), (960, 999), (1000, 1959), (1960, 2919), (2920, 2999))
-    assert specs.race_cut(changed(base, racing__images=5000)) == 3000
-    assert specs.race_cut(changed(base, racing__enabled=False)) == 3000
+    assert shards.image_ranges(base) == ((0, 959), (960, 999), (1000, 1959), (1960, 2919), (2920, 2999))
+    assert shards.race_cut(changed(base, racing__images=5000)) == 3000
+    assert shards.race_cut(changed(base, racing__enabled=False)) == 3000
 
 
 def test_settings_of_the_sweep_have_names_of_their_own() -> None:
-    settings = specs.entropy_settings(CONFIG)
+    settings = gridpoints.entropy_settings(CONFIG)
     names = [setting.defence for setting in settings]
     assert len(names) == len(set(names)) == 4 * 6
     assert {"restart_only_every2", "entropy_every2_steps0", "entropy_every2_steps10"} <= set(names)
-    assert not set(names) & {"plain", "entropy", *specs.CONTROLS}
+    assert not set(names) & {"plain", "entropy", *defences.CONTROLS}
 
 
 def test_images_of_trades_go_to_the_other_trades_model() -> None:
-    pair = {name: specs.transfers_to(CONFIG, name) for name in specs.DEQS}
+    pair = {name: vocabulary.transfers_to(CONFIG, name) for name in vocabulary.DEQS}
     assert pair == {
         "deq_pgd_at_base": None, "deq_pgd_at_random_states": None,
         "deq_trades_base": "deq_trades_random_states", "deq_trades_random_states": "deq_trades_base",
     }  # fmt: skip
-    assert specs.transfers_to(changed(attack__transfer=False), "deq_trades_base") is None
+    assert vocabulary.transfers_to(changed(attack__transfer=False), "deq_trades_base") is None
     with pytest.raises(ValueError, match="deq_pgd_at_base is none of deq_trades_base, deq_trades_random_states"):
-        specs.other_trades("deq_pgd_at_base")
+        vocabulary.other_trades("deq_pgd_at_base")
 
 
 def test_autoattack_is_specified_per_decision() -> None:
@@ -423,7 +428,7 @@ def test_an_imported_model_is_another_one_by_its_file_its_architecture_and_its_d
         assert model <= affected(config, base)["attack_grid"]
     for config in (changed(base, training__epochs=70), changed(base, jacobian__weight__trades=0.0)):
         assert model.isdisjoint(affected(config, base)["attack_grid"])
-    assert specs.trained_here(base) == tuple(name for name in specs.DEQS if name not in model)
+    assert vocabulary.trained_here(base) == tuple(name for name in vocabulary.DEQS if name not in model)
 
 
 def test_a_seed_has_its_own_models_and_shares_the_data() -> None:
@@ -432,10 +437,10 @@ def test_a_seed_has_its_own_models_and_shares_the_data() -> None:
     assert specs.build("data", CONFIG) == specs.build("data", CONFIG, seed=None)
 
 
-@pytest.mark.parametrize("stage", [stage for stage in specs.REVISION if stage not in PRODUCTS])
+@pytest.mark.parametrize("stage", list(STAGES))
 def test_a_raised_revision_reaches_every_stage_below(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = every_job(CONFIG)
-    monkeypatch.setitem(specs.REVISION, stage, 99)
+    monkeypatch.setitem(STAGES, stage, replace(STAGES[stage], revision=99))
     after = every_job(CONFIG)
     stages = {job[0] for job in before if before[job] != after[job]} - ({*RACES} - {stage})
     ranked = {"strongest", "autoattack", "attack_top", "attack_in_loop", "attack_example"}
@@ -477,17 +482,17 @@ def test_a_model_outside_the_vocabulary_is_refused() -> None:
 
 
 def test_the_paper_has_144_points_with_the_ready_made_one_among_them() -> None:
-    points = specs.grid_points(CONFIG)
+    points = gridpoints.grid_points(CONFIG)
     assert len(points) == len(set(points)) == len({point.name for point in points}) == 144
-    assert specs.GridPoint(damping=0.5, state=8, steps=5) in points
+    assert gridpoints.GridPoint(damping=0.5, state=8, steps=5) in points
     assert list(points) == sorted(points)
 
 
 def test_the_ready_made_point_is_in_every_grid() -> None:
-    points = specs.grid_points(
+    points = gridpoints.grid_points(
         changed(attack__grid__states=(2,), attack__grid__steps=(1,), attack__grid__damping=(1.0,))
     )
-    assert points == (specs.GridPoint(0.5, 8, 5), specs.GridPoint(1.0, 2, 1))
+    assert points == (gridpoints.GridPoint(0.5, 8, 5), gridpoints.GridPoint(1.0, 2, 1))
 
 
 @given(
@@ -506,23 +511,23 @@ def test_grid_jobs_partition_states_and_images(
         attack__images_per_job=images_per_job,
     )
     wanted = sorted(states | {8})
-    taken = [state for first, last in specs.state_ranges(config) for state in wanted if first <= state <= last]
+    taken = [state for first, last in shards.state_ranges(config) for state in wanted if first <= state <= last]
     assert taken == wanted
-    covered = [image for first, last in specs.image_ranges(config) for image in range(first, last + 1)]
+    covered = [image for first, last in shards.image_ranges(config) for image in range(first, last + 1)]
     assert covered == list(range(images))
-    assert len(set(specs.shard_names(config))) == len(specs.state_ranges(config)) * len(specs.image_ranges(config))
+    assert len(set(shards.shard_names(config))) == len(shards.state_ranges(config)) * len(shards.image_ranges(config))
 
 
 def test_models_are_the_seven_of_the_tables_and_two_of_figure_6() -> None:
-    assert (len(specs.EVALUATED), len(specs.MODELS)) == (7, 9)
-    assert (len(specs.DEQS), len(specs.RESNETS)) == (4, 2)
-    defended = [name for name, model in specs.MODELS.items() if "entropy" in model.defences]
-    assert defended == list(specs.DEQS)
+    assert (len(vocabulary.EVALUATED), len(vocabulary.MODELS)) == (7, 9)
+    assert (len(vocabulary.DEQS), len(vocabulary.RESNETS)) == (4, 2)
+    defended = [name for name, model in vocabulary.MODELS.items() if "entropy" in model.defences]
+    assert defended == list(vocabulary.DEQS)
 
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_controls_are_those_of_the_models_with_a_defence(asked: bool) -> None:
     entropy = changed(entropy__controls=asked).entropy
     three = ("entropy_zero_steps", "entropy_restart_only", "entropy_one_round")
-    expected = {name: three if asked and name in DEQS else () for name in specs.MODELS}
-    assert {name: model.controls(entropy) for name, model in specs.MODELS.items()} == expected
+    expected = {name: three if asked and name in DEQS else () for name in vocabulary.MODELS}
+    assert {name: model.controls(entropy) for name, model in vocabulary.MODELS.items()} == expected

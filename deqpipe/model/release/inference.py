@@ -13,11 +13,11 @@ from deqpipe.errors import UserError
 from deqpipe.model.architecture import deq_for
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.model.release.names import count_scales, has_weight_norm, names_of
-from deqpipe.workflow import specs
+from deqpipe.workflow import vocabulary
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGENET_CLASSES = 1000
-NAMEABLE = (specs.TRUNK, *specs.DEQS)
+NAMEABLE = (vocabulary.TRUNK, *vocabulary.DEQS)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,6 @@ from pathlib import Path
 
 from deqpipe.reporting.sidecar import Origin, read_sidecar
 
-FIGURES = (2, 3, 4, 5, 6)
-"""Their numbers in the paper."""
-
 
 @dataclass(frozen=True)
 class Described:

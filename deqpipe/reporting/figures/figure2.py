@@ -18,9 +18,9 @@ from deqpipe.reporting.figures import plotting
 from deqpipe.reporting.figures.plotting import Drawing
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Estimate
-from deqpipe.workflow import specs
+from deqpipe.workflow import gridpoints, vocabulary
 
-_DECISION = Decision(specs.EXAMPLE, "plain")
+_DECISION = Decision(vocabulary.FIGURE2_MODEL, "plain")
 _COLUMNS = ("panel", "series", "quantity", "state", "from", "to", "value", "low", "high", "n", "class", "right")
 _HEIGHTS = (2.35, 2.35, 4.0)
 _Row = tuple[str | float | int | bool | None, ...]
@@ -114,7 +114,7 @@ class _Shown:
 def draw(tree: Tree) -> Drawing:
     """Two histograms and the example, one below the other."""
     clean = per_state.clean(tree, _DECISION)
-    attacked = per_state.attacked(tree, _DECISION, specs.ready_made(tree.config))
+    attacked = per_state.attacked(tree, _DECISION, gridpoints.ready_made(tree.config))
     per_state.same_images(clean, attacked, where=f"clean and attacked records of {_DECISION.row}")
     both = _distributions(clean, attacked, tree)
     shown = _shown(clean, attacked, tree)
@@ -123,7 +123,6 @@ def draw(tree: Tree) -> Drawing:
         _plot_distribution(part, distribution)
     _plot_example(parts[2], shown)
     return Drawing(
-        title="Residual and prediction entropy of clean and attacked images.",
         caption=_caption(tree, shown),
         alt=_alt(both, shown),
         figure=figure,
@@ -328,7 +327,7 @@ def _caption(tree: Tree, shown: _Shown) -> str:
 
 def _attack(tree: Tree) -> str:
     pgd, epsilon = tree.config.attack.pgd, tree.config.threat_model.epsilon_255
-    return f"ready-made PGD-{pgd.steps} {specs.ready_made(tree.config).triple}, epsilon = {epsilon:g}/255"
+    return f"ready-made PGD-{pgd.steps} {gridpoints.ready_made(tree.config).triple}, epsilon = {epsilon:g}/255"
 
 
 def _notes(both: tuple[_Distribution, _Distribution], shown: _Shown, tree: Tree) -> tuple[str, ...]:

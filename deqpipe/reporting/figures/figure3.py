@@ -17,8 +17,8 @@ from deqpipe.reporting.figures import plotting
 from deqpipe.reporting.figures.plotting import Drawing
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Estimate
-from deqpipe.workflow import specs
-from deqpipe.workflow.specs import GridPoint
+from deqpipe.workflow import gridpoints, vocabulary
+from deqpipe.workflow.gridpoints import GridPoint
 
 _COLUMNS = (
     "panel", "row", "kind", "state", "attacked_state", "steps", "damping", "value", "low", "high", "n",
@@ -110,7 +110,6 @@ def draw(tree: Tree) -> Drawing:
     _plot_reductions(parts[1], reductions)
     _plot_deviations(parts[2], deviations)
     return Drawing(
-        title="Attacks, entropy and deviation along the neural dynamics.",
         caption=_caption(tree),
         alt=f"{_alt(curves)} {_alt_entropy(reductions)} {_alt_deviation(deviations)}",
         figure=figure,
@@ -222,7 +221,7 @@ def _reduction(evaluation: Evaluation, tree: Tree) -> _Reduction:
 
 
 def _control(tree: Tree, model: str, point: GridPoint, plain: Values) -> tuple[Estimate, ...] | None:
-    if "entropy_zero_steps" not in specs.MODELS[model].controls(tree.config.entropy):
+    if "entropy_zero_steps" not in vocabulary.MODELS[model].controls(tree.config.entropy):
         return None
     found = per_state.attacked(tree, Decision(model, "entropy_zero_steps"), point)
     return _medians(found.entropy[:, : plain.shape[1]] - plain, tree.config.statistics.confidence)
@@ -364,13 +363,14 @@ def _caption(tree: Tree) -> str:
     return (
         f"The four TRADES decisions on {config.evaluation.images:,} test images under PGD-{config.attack.pgd.steps} "
         f"through Eq. (11), epsilon = {config.threat_model.epsilon_255:g}/255. (a) Accuracy under all "
-        f"{len(specs.grid_points(config))} attacks, by attacked state i. Transparent: every K_a and lambda; solid: the "
-        f"strongest at that state; bar: {interval} interval of the strongest overall. Decisions are shifted sideways "
-        "so that none hides another. (b) Prediction entropy with minus without Sec. 3.2 on the same attacked images, "
-        "those of the attack that is strongest on the decision with Sec. 3.2, by state: boxes hold the middle half of "
-        f"the images, whiskers the middle 90 %, markers stand at medians{_control_words(config)}. (c) Mean over images "
-        "of norm(z - z_clean) / norm(z_clean) for each decision under the attack that is strongest on it, z_clean "
-        f"being its states on the clean image; bands: {interval} intervals."
+        f"{len(gridpoints.grid_points(config))} attacks, by attacked state i. Transparent: every K_a and lambda; "
+        f"solid: the strongest at that state; bar: {interval} interval of the strongest overall. Decisions are shifted "
+        "sideways so that none hides another. (b) Prediction entropy with minus without Sec. 3.2 on the same attacked "
+        "images, those of the attack that is strongest on the decision with Sec. 3.2, by state: boxes hold the middle "
+        "half of the images, whiskers the middle 90 %, markers stand at medians"
+        f"{_control_words(config)}. (c) Mean over images of norm(z - z_clean) / norm(z_clean) for each decision under "
+        "the attack that is strongest on it, z_clean being its states on the clean image; bands: "
+        f"{interval} intervals."
     )
 
 

@@ -62,7 +62,6 @@ def draw(tree: Tree) -> Drawing:
     """One curve per trained DEQ; the chosen epoch stands out."""
     drawn = chart(tree, _LOOKS)
     return Drawing(
-        title="Robustness while training.",
         caption=caption(tree),
         alt=alt(drawn.curves, tree),
         figure=drawn.figure,

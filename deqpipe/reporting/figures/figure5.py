@@ -7,18 +7,18 @@ from deqpipe.reporting import conditions, phrases
 from deqpipe.reporting.figures import plotting
 from deqpipe.reporting.figures.plotting import Drawing
 from deqpipe.reporting.paper import published
-from deqpipe.reporting.tables.table8 import DECISION, MODELS, column_name, row_names
+from deqpipe.reporting.tables.table8 import DECISION, column_name, row_names
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Estimate
-from deqpipe.workflow import specs
+from deqpipe.workflow import gridpoints
 
 _COLUMNS = ("damping", "state", "steps", "accuracy", "low", "high", "n", "paper")
-_Point = tuple[specs.GridPoint, Estimate]
+_Point = tuple[gridpoints.GridPoint, Estimate]
 
 
 def draw(tree: Tree) -> Drawing:
     """One curve per damping, with intervals."""
-    evaluation = evaluate_all(tree, MODELS, clean=False)[DECISION]
+    evaluation = evaluate_all(tree, (DECISION.model,), clean=False)[DECISION]
     dampings = sorted({point.damping for point in evaluation.points})
     curves = {damping: _curve(evaluation, damping, tree) for damping in dampings}
     figure, axes = plotting.new(height=3.2)
@@ -33,7 +33,6 @@ def draw(tree: Tree) -> Drawing:
     plotting.percent_axis(axes, numbers)
     plotting.legend_above(figure, axes, columns=min(4, 2 * len(curves)))
     return Drawing(
-        title="Effect of the damping lambda on attacks.",
         caption=_caption(tree),
         alt=_alt(curves),
         figure=figure,
@@ -82,7 +81,7 @@ def _plot_paper(axes: Axes, dampings: list[float]) -> list[float]:
     return drawn
 
 
-def _row(point: specs.GridPoint, one: Estimate) -> tuple[str | float | int | None, ...]:
+def _row(point: gridpoints.GridPoint, one: Estimate) -> tuple[str | float | int | None, ...]:
     paper = published.value(8, row_names(point.damping)[1], column_name(point.state))
     return point.damping, point.state, point.steps, 100 * one.value, 100 * one.low, 100 * one.high, one.n, paper
 

@@ -7,7 +7,7 @@ from deqpipe.config import Config, Framework
 from deqpipe.reporting.figures import figure4, plotting
 from deqpipe.reporting.figures.figure4 import Look
 from deqpipe.reporting.figures.plotting import Drawing
-from deqpipe.workflow import specs
+from deqpipe.workflow import vocabulary
 
 _COLOURS: Mapping[Framework, str] = {"pgd_at": plotting.VERMILION, "trades": plotting.BLUE}
 _LINES: Mapping[bool, str] = {False: "--", True: ":"}
@@ -20,7 +20,6 @@ def draw(tree: Tree) -> Drawing:
     """Two curves per framework: with the weight of all other results, and with the other one."""
     drawn = figure4.chart(tree, _looks(tree.config))
     return Drawing(
-        title="Weight of the Jacobian regularisation.",
         caption=f"{figure4.caption(tree)} {_weights(tree.config)}",
         alt=f"{figure4.alt(drawn.curves, tree)} Dashed: the usual weight; dotted: the other one.",
         figure=drawn.figure,
@@ -34,12 +33,12 @@ def draw(tree: Tree) -> Drawing:
 
 def _looks(config: Config) -> dict[str, Look]:
     """The baselines and, below each, the same with the other weight."""
-    pairs = [model for framework in _COLOURS for model in _MARKERS if specs.MODELS[model].framework == framework]
+    pairs = [model for framework in _COLOURS for model in _MARKERS if vocabulary.MODELS[model].framework == framework]
     return {model: _look(model, config) for model in pairs}
 
 
 def _look(model: str, config: Config) -> Look:
-    kind = specs.MODELS[model]
+    kind = vocabulary.MODELS[model]
     assert kind.framework is not None
     weight = getattr(config.jacobian.other_weight if kind.other_jacobian else config.jacobian.weight, kind.framework)
     return Look(

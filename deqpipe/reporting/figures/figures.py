@@ -2,29 +2,27 @@
 
 import csv
 import io
-from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from deqpipe.analysis.decisions import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.reporting import absent, conditions
-from deqpipe.reporting.figures import figure2, figure3, figure4, figure5, figure6, plotting
-from deqpipe.reporting.figures.described import FIGURES, Described
+from deqpipe.reporting.figures import plotting
+from deqpipe.reporting.figures.described import Described
 from deqpipe.reporting.figures.plotting import Drawing
 from deqpipe.reporting.sidecar import origin, sidecar_text
 from deqpipe.results import records
+from deqpipe.workflow.products import FIGURES
 
 
 class Maker(Protocol):
-    """What a module that makes one figure offers."""
+    """What the module of a figure offers (`workflow.products.Definition.module`)."""
 
     def draw(self, tree: Tree) -> Drawing:
         """The figure of one seed."""
-
-
-_MAKERS: Mapping[int, Maker] = {2: figure2, 3: figure3, 4: figure4, 5: figure5, 6: figure6}
 
 
 def write(number: int, config: Config, results: Path, *, output_stem: Path) -> None:
@@ -40,7 +38,7 @@ def write(number: int, config: Config, results: Path, *, output_stem: Path) -> N
         plotting.save(drawing.figure, output_stem)
     described = Described(
         number=number,
-        title=drawing.title,
+        title=FIGURES[number].title,
         caption=drawing.caption,
         alt=drawing.alt,
         notes=drawing.notes,
@@ -54,18 +52,20 @@ def write(number: int, config: Config, results: Path, *, output_stem: Path) -> N
 
 def _draw(number: int, tree: Tree) -> Drawing:
     """The figure, or the reason why it is absent."""
-    if number in absent.FIGURES and absent.reason(tree.config):
-        return _absent(number, tree)
-    return _MAKERS[number].draw(tree)
+    definition = FIGURES[number]
+    if definition.every_attack and absent.reason(tree.config):
+        return _absent(tree)
+    maker: Any = import_module(definition.module)
+    module: Maker = maker
+    return module.draw(tree)
 
 
-def _absent(number: int, tree: Tree) -> Drawing:
+def _absent(tree: Tree) -> Drawing:
     why = absent.reason(tree.config) or ""
     figure, axes = plotting.new()
     axes.set_axis_off()
     axes.text(0.5, 0.5, why, ha="center", va="center", wrap=True, transform=axes.transAxes)
     return Drawing(
-        title=absent.FIGURES[number],
         caption=why,
         alt=why,
         figure=figure,

@@ -45,7 +45,6 @@ class Drawing:
     """A figure, the numbers in it, and the words that go with it.
 
     Attributes:
-        title: its headline.
         caption: what is drawn, and how to read it.
         alt: what it shows, for those who cannot see it.
         columns, rows: the csv.
@@ -54,7 +53,6 @@ class Drawing:
         sources: the files behind it.
     """
 
-    title: str
     caption: str
     alt: str
     figure: Figure

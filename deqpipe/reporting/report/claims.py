@@ -14,7 +14,7 @@ from deqpipe.config import Config
 from deqpipe.reporting.paper import published
 from deqpipe.reporting.tables import table1, table8
 from deqpipe.reporting.tables.formats import Cell
-from deqpipe.workflow import specs
+from deqpipe.workflow import vocabulary
 
 Verdict: TypeAlias = Literal["shown", "contradicted", "open", "not comparable"]
 Sign: TypeAlias = Literal[-1, 0, 1]
@@ -139,9 +139,9 @@ def of_table2(cells: Cells, config: Config) -> Found:
 
 def of_table3(cells: Cells, config: Config) -> Found:
     """Nothing is stronger against a method than attacks on its own weights."""
-    base, random = (Decision(model, "plain").row for model in specs.TRADES)
-    other = {specs.TRADES[0]: random, specs.TRADES[1]: base}
-    own = {specs.TRADES[0]: base, specs.TRADES[1]: random}
+    base, random = (Decision(model, "plain").row for model in vocabulary.TRADES)
+    other = {vocabulary.TRADES[0]: random, vocabulary.TRADES[1]: base}
+    own = {vocabulary.TRADES[0]: base, vocabulary.TRADES[1]: random}
     return Found(
         paper="Each method is hurt most by the attacks that were crafted on it.",
         signs=tuple(
@@ -200,7 +200,7 @@ def of_table7(cells: Cells, config: Config) -> Found:
 
 
 def _undefended() -> tuple[str, ...]:
-    return tuple(Decision(model, "plain").row for model in specs.DEQS)
+    return tuple(Decision(model, "plain").row for model in vocabulary.DEQS)
 
 
 def of_table8(cells: Cells, config: Config) -> Found:

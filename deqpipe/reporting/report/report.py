@@ -16,14 +16,14 @@ from deqpipe.counts import sum_of
 from deqpipe.errors import UserError
 from deqpipe.reporting import conditions, pages
 from deqpipe.reporting.figures import described
-from deqpipe.reporting.figures.described import FIGURES, Described
+from deqpipe.reporting.figures.described import Described
 from deqpipe.reporting.report import claims, summary
 from deqpipe.reporting.sidecar import Input, Origin
 from deqpipe.reporting.tables import formats, tables
 from deqpipe.reporting.tables.formats import Table
-from deqpipe.reporting.tables.tables import TABLES
 from deqpipe.results import history, records, weights
-from deqpipe.workflow import specs
+from deqpipe.workflow import gridpoints, vocabulary
+from deqpipe.workflow.products import FIGURES, TABLES
 
 _KINDS = {
     "csv": "text/csv;charset=utf-8",
@@ -139,7 +139,7 @@ def write(config: Config, results: Path, output: Path) -> None:
     page = pages.template("report.html").render(
         config=config,
         data=conditions.data(config),
-        points=len(specs.grid_points(config)),
+        points=len(gridpoints.grid_points(config)),
         differences=conditions.differences(config),
         setup=conditions.setup(config, seed=tree.seed),
         summary=summary.sentences({number: one.table for number, one in written.items()}, config),
@@ -160,8 +160,8 @@ def write(config: Config, results: Path, output: Path) -> None:
 
 def _trained(config: Config) -> tuple[str, ...]:
     """The models that were trained here, those of Figure 6 last."""
-    others = specs.OTHER_JACOBIAN if config.figures.jacobian else ()
-    return (*(model for model in specs.EVALUATED if model not in config.imported), *others)
+    others = vocabulary.OTHER_JACOBIAN if config.figures.jacobian else ()
+    return (*(model for model in vocabulary.EVALUATED if model not in config.imported), *others)
 
 
 def _tabled(table: Table, results: Path) -> Tabled:
@@ -222,7 +222,7 @@ def _training(tree: Tree, model: str) -> Training:
 
 def _name(model: str, config: Config) -> str:
     """The row of a trained model; of Figure 6's two with what sets them apart."""
-    row, kind = Decision(model, "plain").row, specs.MODELS[model]
+    row, kind = Decision(model, "plain").row, vocabulary.MODELS[model]
     if not kind.other_jacobian or kind.framework is None:
         return row
     return f"{row}, Jacobian weight {getattr(config.jacobian.other_weight, kind.framework):g}"

@@ -9,8 +9,8 @@ from deqpipe.reporting.tables import table1
 from deqpipe.reporting.tables.formats import Cell, Table, show
 from deqpipe.reporting.tables.table1 import ALL, ALL_PER_IMAGE, CLEAN, GAIN, PER_IMAGE, PGD, TRUNK
 from deqpipe.reporting.tables.table2 import DIFF
-from deqpipe.workflow import specs
-from deqpipe.workflow.specs import Defence
+from deqpipe.workflow import gridpoints, vocabulary
+from deqpipe.workflow.defences import DefenceName
 
 _Cells = Mapping[tuple[str, str], Cell]
 
@@ -43,7 +43,7 @@ def _most_robust(cells: _Cells, config: Config) -> str:
     best = table1.most_robust(cells)
     return (
         f"Most robust DEQ here is {best.row}: right on {_value(cells[best.row, PGD], config)} of "
-        f"{config.evaluation.images:,} test images under the strongest of {len(specs.grid_points(config))} attacks"
+        f"{config.evaluation.images:,} test images under the strongest of {len(gridpoints.grid_points(config))} attacks"
         f"{', crafted without knowledge of Sec. 3.2' if best.defence == 'entropy' else ''}."
     )
 
@@ -106,12 +106,12 @@ def _here(cells: _Cells, row: str, column: str) -> float:
 
 def _controls(cells: _Cells, robustness: _Cells, config: Config) -> str:
     """What of Sec. 3.2's gain its descent is, by the controls of Table 5 or, without its default there, of Table 1."""
-    row, swept = f"T_f = {config.entropy.solver_steps}", specs.SWEPT
+    row, swept = f"T_f = {config.entropy.solver_steps}", vocabulary.SWEEP_MODEL
     if config.entropy_sweep.points != "all":
         cells = {}  # its few points are the strongest against the whole defence: they bound controls more loosely
     found = [cells.get((row, name)) for name in (f"R = {config.entropy.input_steps}", "R = 0", "restart only")]
     if found[0] is None:
-        controls: tuple[Defence, ...] = ("entropy", "entropy_zero_steps", "entropy_restart_only")
+        controls: tuple[DefenceName, ...] = ("entropy", "entropy_zero_steps", "entropy_restart_only")
         found = [robustness.get((Decision(swept, defence).row, PGD)) for defence in controls]
     known = [cell for cell in found if cell is not None and cell.here is not None]
     if len(known) < len(found):
@@ -205,7 +205,7 @@ def _cost(cells: _Cells, config: Config) -> str:
 def _others(cells: _Cells, config: Config) -> str:
     attack = f"PGD-{config.attack.pgd.steps}"
     trunk = cells[TRUNK.row, table1.final_column(config)]
-    resnets = " and ".join(_resnet(Decision(model, "plain"), cells) for model in specs.RESNETS)
+    resnets = " and ".join(_resnet(Decision(model, "plain"), cells) for model in vocabulary.RESNETS)
     name = conditions.architecture(config, "ResNet")
     return (
         f"For comparison, under {attack} alone: the pretrained trunk, never trained against attacks, keeps "
@@ -216,7 +216,7 @@ def _others(cells: _Cells, config: Config) -> str:
 
 def _resnets_under_both(cells: _Cells, name: str) -> str:
     """ALL of the ResNets, where AutoAttack has the budget that DEQs meet."""
-    known = [(model, cells.get((Decision(model, "plain").row, ALL))) for model in specs.RESNETS]
+    known = [(model, cells.get((Decision(model, "plain").row, ALL))) for model in vocabulary.RESNETS]
     listed = [
         f"{show(cell).value} % ({Decision(model, 'plain').framework})"
         for model, cell in known

@@ -15,11 +15,11 @@ from deqpipe.results import records
 from deqpipe.results.records import Records
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap, OverAttacks, Values
-from deqpipe.workflow import specs
-from deqpipe.workflow.specs import GridPoint
+from deqpipe.workflow import gridpoints, shards, stages, vocabulary
+from deqpipe.workflow.gridpoints import GridPoint
 
 _COLUMNS = ("image", "model", "defence", "state", "steps", "damping", "entropy")
-_DECISIONS = tuple(Decision(model, "plain") for model in specs.DEQS)
+_DECISIONS = tuple(Decision(model, "plain") for model in vocabulary.DEQS)
 _STATISTICS = ("AVG", "MIN", "MAX")
 _RACED = "absent: racing is enabled, so that not every attack met every image"
 _SUFFIXES = ("", ", final state")  # z^[N], which the paper's columns are read as; and the unrolled state
@@ -140,7 +140,7 @@ def gather(tree: Tree) -> Gathered:
     Raises:
         UserError: records are missing, incomplete, doubled, or of another configuration.
     """
-    if specs.races(tree.config):
+    if shards.races(tree.config):
         return Gathered({}, ())
     found = {decision: _entropies(tree, decision.model) for decision in _DECISIONS}
     sources = tuple(source for _, behind in found.values() for source in behind)
@@ -151,11 +151,11 @@ def _entropies(tree: Tree, model: str) -> tuple[Entropies, tuple[Source, ...]]:
     clean, behind = _rows(tree, "clean", model, (tree.clean(model),))
     attacked, more = _rows(tree, "attack_grid", model, tree.attacked(model))
     alone = _ordered(clean, None, tree.config, where=f"clean records of {model}")[0]
-    grid = _ordered(attacked, specs.grid_points(tree.config), tree.config, where=f"attack records of {model}")
+    grid = _ordered(attacked, gridpoints.grid_points(tree.config), tree.config, where=f"attack records of {model}")
     return Entropies(alone, grid), (*behind, *more)
 
 
-def _rows(tree: Tree, stage: specs.Stage, model: str, paths: Sequence[Path]) -> tuple[Records, tuple[Source, ...]]:
+def _rows(tree: Tree, stage: stages.StageName, model: str, paths: Sequence[Path]) -> tuple[Records, tuple[Source, ...]]:
     """The undefended rows of one model, file by file: controls and transferred rows never stand in memory together."""
     parts, behind = [], []
     for path in paths:
@@ -174,17 +174,12 @@ def _ordered(rows: Records, points: tuple[GridPoint, ...] | None, config: Config
     return found
 
 
-def complete(tree: Tree) -> bool:
-    """Whether the four DEQs have all records, clean ones included."""
-    return tree.complete(specs.DEQS, clean=True)
-
-
 def notes(gathered: Gathered, config: Config) -> tuple[str, ...]:
     """What the states are, what is left out, and when nothing can be said."""
     if not gathered.by_decision:
         return ("Absent: racing is enabled, so that not every attack met every image.",)
     said = "; ".join(f"{one.row} {found.left_out:,}" for one, found in gathered.by_decision.items() if found.left_out)
-    total = len(specs.grid_points(config)) * config.evaluation.images * len(_SUFFIXES)
+    total = len(gridpoints.grid_points(config)) * config.evaluation.images * len(_SUFFIXES)
     return (
         f"z^[N] is state {config.solver.steps}, which the paper's z* is read as here; it could as well be the final "
         "(unrolled) state of the second block. Entropies are those of the undefended model, in nats, of a clean image "

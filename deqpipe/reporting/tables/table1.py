@@ -13,19 +13,17 @@ from deqpipe.reporting.tables import formats
 from deqpipe.reporting.tables.formats import EMPTY, Block, Cell, Line, Shown
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap
-from deqpipe.workflow import specs
+from deqpipe.workflow import vocabulary
 
-TITLE = "Robustness of ResNets and DEQs in two adversarial training frameworks."
-COMPARABLE = True
 CLEAN, PGD, AA, ALL = "Clean", "PGD", "AA", "ALL"
 PER_IMAGE, ALL_PER_IMAGE, GAIN = "PGD per image", "ALL per image", "PGD gain"
 COLUMNS = (CLEAN, PGD, AA, ALL, PER_IMAGE, ALL_PER_IMAGE, GAIN)
-TRUNK = Decision(specs.TRUNK, "plain")
+TRUNK = Decision(vocabulary.TRUNK, "plain")
 # Rows in the paper's order: the ResNet of a framework, then its four DEQs, the baseline first.
 _FRAMEWORKS = tuple(
     (Decision(resnet, "plain"), eight(framework))
-    for resnet in specs.RESNETS
-    if (framework := specs.MODELS[resnet].framework)
+    for resnet in vocabulary.RESNETS
+    if (framework := vocabulary.MODELS[resnet].framework)
 )
 
 
@@ -50,12 +48,6 @@ class Gathered:
         return (*graded, *(source for one in self.outcomes.values() for source in one.sources))
 
 
-def complete(tree: Tree) -> bool:
-    """Whether all records and early states exist."""
-    library_files = [path for decision in _attacked() for path in tree.autoattack(decision)]
-    return tree.complete(specs.EVALUATED, clean=True) and all(path.exists() for path in library_files)
-
-
 def gather(tree: Tree) -> Gathered:
     """Every decision on clean images, under PGD, and under AutoAttack.
 
@@ -63,7 +55,7 @@ def gather(tree: Tree) -> Gathered:
         UserError: records are missing, incomplete, doubled, of another configuration, or of another point than the
             strongest.
     """
-    evaluations = evaluate_all(tree, specs.EVALUATED)
+    evaluations = evaluate_all(tree, vocabulary.EVALUATED)
     outcomes = {decision: autoattack_outcomes.outcome(tree, evaluations[decision]) for decision in _attacked()}
     return Gathered(evaluations, outcomes, tree.bootstrap)
 
@@ -272,7 +264,7 @@ def autoattack_notes(outcomes: tuple[Outcome, ...], bootstrap: Bootstrap, config
 
 
 def _points(outcomes: tuple[Outcome, ...]) -> str:
-    deqs = [one for one in outcomes if one.decision.model in specs.DEQS]
+    deqs = [one for one in outcomes if one.decision.model in vocabulary.DEQS]
     return "; ".join(f"{one.decision.row} {phrases.strongest(one.evaluation)}" for one in deqs)
 
 

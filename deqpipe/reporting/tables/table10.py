@@ -9,17 +9,10 @@ from deqpipe.config import Config
 from deqpipe.reporting.paper import published
 from deqpipe.reporting.tables import formats
 from deqpipe.reporting.tables.formats import EMPTY, Block, Cell, Line
-from deqpipe.workflow import specs
-from deqpipe.workflow.specs import EntropySetting
+from deqpipe.workflow import gridpoints
+from deqpipe.workflow.gridpoints import EntropySetting
 
-TITLE = "Speed of inference with Sec. 3.2."
-COMPARABLE = False
 ANY, UNDEFENDED = "any T_f", "R = 0"
-
-
-def complete(tree: Tree) -> bool:
-    """Only the first seed is timed."""
-    return speeds.first_seed(tree)
 
 
 def gather(tree: Tree) -> Timed:
@@ -54,7 +47,7 @@ def cells(gathered: Timed, tree: Tree) -> tuple[Cell, ...]:
 
 
 def _settings(config: Config) -> tuple[EntropySetting, ...]:
-    return tuple(one for one in specs.entropy_settings(config) if one.input_steps)
+    return tuple(one for one in gridpoints.entropy_settings(config) if one.input_steps)
 
 
 def _speed(setting: EntropySetting, gathered: Timed) -> Cell:

@@ -2,21 +2,28 @@
 
 from collections.abc import Mapping
 
-from deqpipe.analysis.decisions import Decision, Evaluation, Tree, eight
+from deqpipe.analysis.decisions import Evaluation, Tree, eight, evaluate_all
 from deqpipe.config import Config
-from deqpipe.reporting import conditions, phrases
+from deqpipe.reporting import absent, conditions, phrases
 from deqpipe.reporting.paper import published
 from deqpipe.reporting.tables import formats
+from deqpipe.reporting.tables.evaluated import Gathered
 from deqpipe.reporting.tables.formats import Block, Cell, Line, Shown
 from deqpipe.statistics import intervals
-from deqpipe.workflow import specs
+from deqpipe.workflow import gridpoints, vocabulary
 
-TITLE = "Ready-made against intermediate-state attacks."
-MODELS = specs.DEQS
-CLEAN_RECORDS = False
 FINAL, INTER, DIFF = "FINAL", "INTER", "DIFF"
 POINT = "(i, K_a, lambda)"
 _DECISIONS = eight("pgd_at", "trades")
+
+
+def gather(tree: Tree) -> Gathered:
+    """The evaluations of the four DEQs.
+
+    Raises:
+        UserError: records are missing, incomplete, doubled, or of another configuration.
+    """
+    return Gathered(evaluate_all(tree, vocabulary.DEQS, clean=False))
 
 
 def caption(config: Config) -> str:
@@ -28,13 +35,13 @@ def caption(config: Config) -> str:
     )
 
 
-def cells(evaluations: Mapping[Decision, Evaluation], tree: Tree) -> tuple[Cell, ...]:
+def cells(gathered: Gathered, tree: Tree) -> tuple[Cell, ...]:
     """Three columns for each of the eight decisions."""
-    return tuple(cell for decision in _DECISIONS for cell in _row(evaluations[decision], tree))
+    return tuple(cell for decision in _DECISIONS for cell in _row(gathered[decision], tree))
 
 
 def _row(evaluation: Evaluation, tree: Tree) -> tuple[Cell, ...]:
-    ready = evaluation.points.index(specs.ready_made(tree.config))
+    ready = evaluation.points.index(gridpoints.ready_made(tree.config))
     confidence, row = tree.config.statistics.confidence, evaluation.decision.row
     estimates = {
         FINAL: intervals.accuracy(evaluation.right[ready], confidence=confidence),
@@ -63,9 +70,9 @@ def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block
     return (Block(("Training", "Method"), (FINAL, INTER, DIFF, POINT), lines),)
 
 
-def notes(evaluations: Mapping[Decision, Evaluation], config: Config) -> tuple[str, ...]:
+def notes(gathered: Gathered, config: Config) -> tuple[str, ...]:
     """Which states decide and which attacks are strongest."""
-    judged = [evaluations[decision] for decision in _DECISIONS]
+    judged = [gathered[decision] for decision in _DECISIONS]
     return (
         "DIFF cannot be negative, as the ready-made attack is a point of the grid: an interval that begins at 0 leaves "
         "open whether intermediate-state attacks are stronger at all. Only its lower end is reflected, and the "
@@ -73,4 +80,5 @@ def notes(evaluations: Mapping[Decision, Evaluation], config: Config) -> tuple[s
         phrases.blind(),
         phrases.early_states(judged),
         phrases.attack_checks(judged),
+        *absent.raced(gathered.evaluations, config),
     )

@@ -13,12 +13,10 @@ from deqpipe.reporting.tables import formats
 from deqpipe.reporting.tables.formats import Block, Cell, Line
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Estimate
-from deqpipe.workflow import specs
+from deqpipe.workflow import vocabulary
 
-TITLE = "Attacks transferred between the methods with TRADES."
-COMPARABLE = True
 _DECISIONS = eight("trades")
-_DEFENDED = tuple(Decision(model, "entropy") for model in specs.TRADES)
+_DEFENDED = tuple(Decision(model, "entropy") for model in vocabulary.TRADES)
 _ABSENT = "absent: attack.transfer is false, so the grid's images were judged by the model alone that they came from"
 
 
@@ -39,23 +37,17 @@ class Gathered:
     sources: tuple[Source, ...]
 
 
-def complete(tree: Tree) -> bool:
-    """Whether grids, early states and the points through Sec. 3.2 of both TRADES DEQs are there."""
-    looped = [path for model in specs.TRADES for path in tree.in_loop(model)]
-    return tree.complete(specs.TRADES, clean=False) and all(path.exists() for path in looped)
-
-
 def gather(tree: Tree) -> Gathered:
     """The records of both TRADES DEQs.
 
     Raises:
         UserError: they are missing, incomplete, doubled, or of another configuration.
     """
-    evaluations = evaluate_all(tree, specs.TRADES, clean=False)
+    evaluations = evaluate_all(tree, vocabulary.TRADES, clean=False)
     blind = {(one, one.model): Scored(evaluations[one].points, evaluations[one].right) for one in _DECISIONS}
     in_loop: dict[tuple[Decision, str], Scored] = {}
     sources = [source for one in evaluations.values() for source in one.sources]
-    for crafter in specs.TRADES:
+    for crafter in vocabulary.TRADES:
         others, looped = transfers.transferred(tree, crafter), transfers.in_loop(tree, crafter)
         blind |= {(decision, crafter): found for decision, found in others.by_decision.items()}
         in_loop |= {(decision, crafter): found for decision, found in looped.by_decision.items()}

@@ -13,12 +13,10 @@ from deqpipe.reporting.tables import formats
 from deqpipe.reporting.tables.formats import EMPTY, Block, Cell, Line
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap, Correct
-from deqpipe.workflow import specs
-from deqpipe.workflow.specs import GridPoint
+from deqpipe.workflow import gridpoints
+from deqpipe.workflow.gridpoints import GridPoint
 
 DECISION = eight("trades")[-1]
-TITLE = "Strong attacks at the strongest points."
-COMPARABLE = True
 PGD, APGD, SQUARE = "PGD", "APGD", "SQUARE"
 PGD_FEW, APGD_FEW = "PGD on Square's images", "APGD on Square's images"
 _EXPECTED = {
@@ -47,12 +45,6 @@ class Gathered:
     sources: tuple[Source, ...]
 
 
-def complete(tree: Tree) -> bool:
-    """Whether the grid's and the library's records and the early states exist."""
-    whole = tree.complete((DECISION.model,), clean=False)
-    return whole and all(path.exists() for path in tree.top(DECISION.model))
-
-
 def gather(tree: Tree) -> Gathered:
     """PGD, APGD-CE and Square at the top points.
 
@@ -70,7 +62,7 @@ def gather(tree: Tree) -> Gathered:
 def top_points(evaluation: Evaluation, config: Config) -> tuple[int, ...]:
     """Indices of the strongest attacks whose damping is that of the paper's Table 4."""
     ranked = ranking.ranked(evaluation)
-    same = [index for index in ranked if evaluation.points[index].damping == specs.FINAL_DAMPING]
+    same = [index for index in ranked if evaluation.points[index].damping == gridpoints.FINAL_DAMPING]
     return tuple(same[: config.autoattack.top_points])
 
 
@@ -92,7 +84,7 @@ def caption(config: Config) -> str:
     part = "" if few == config.evaluation.images else f" Square attacks the first {few:,} images only."
     return (
         f"Accuracy (%) of {DECISION.row} on {conditions.data(config)} at the (i, K_a) with the lowest accuracy under "
-        f"PGD-{config.attack.pgd.steps}, lambda = {specs.FINAL_DAMPING:g}, the strongest first.{part}"
+        f"PGD-{config.attack.pgd.steps}, lambda = {gridpoints.FINAL_DAMPING:g}, the strongest first.{part}"
     )
 
 

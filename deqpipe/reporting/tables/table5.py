@@ -11,19 +11,10 @@ from deqpipe.reporting.paper import published
 from deqpipe.reporting.tables import formats
 from deqpipe.reporting.tables.formats import Block, Cell, Line
 from deqpipe.statistics import intervals
-from deqpipe.workflow import specs
-from deqpipe.workflow.specs import EntropySetting
+from deqpipe.workflow import gridpoints
+from deqpipe.workflow.gridpoints import EntropySetting
 
-TITLE = "Sec. 3.2 with other frequencies T_f and numbers of descent steps R."
-COMPARABLE = True
 RESTART_ONLY = "restart only"
-
-
-def complete(tree: Tree) -> bool:
-    """Whether the early states and all records of the sweep are there."""
-    paths = [tree.select(specs.SWEPT), *tree.sweep(specs.SWEPT)]
-    paths += [tree.race("sweep", specs.SWEPT)] if specs.races_in_sweep(tree.config) else []
-    return all(path.exists() for path in paths)
 
 
 def gather(tree: Tree) -> Sweep:
@@ -78,7 +69,7 @@ def _gain(setting: EntropySetting, gathered: Sweep) -> str:
 
 def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
     """T_f by R as in the paper, the controls on the left; the highest number of the paper's part is bold."""
-    settings = specs.entropy_settings(config)
+    settings = gridpoints.entropy_settings(config)
     rows = tuple(dict.fromkeys(row_name(one) for one in settings))
     columns = tuple(f"R = {steps}" for steps in sorted({0, *config.entropy_sweep.input_steps}))
     columns = (columns[0], RESTART_ONLY, *columns[1:])

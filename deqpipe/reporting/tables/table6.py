@@ -9,14 +9,6 @@ from deqpipe.reporting.tables import entropies
 from deqpipe.reporting.tables.entropies import Gathered, P
 from deqpipe.reporting.tables.formats import Block, Cell
 
-TITLE = "How often a clean image has a lower entropy than its attacked one."
-COMPARABLE = True
-
-
-def complete(tree: Tree) -> bool:
-    """Whether the four DEQs have all records, clean ones included."""
-    return entropies.complete(tree)
-
 
 def gather(tree: Tree) -> Gathered:
     """The entropies of the four undefended DEQs."""

@@ -2,19 +2,26 @@
 
 from collections.abc import Mapping
 
-from deqpipe.analysis.decisions import Decision, Evaluation, Tree, eight
+from deqpipe.analysis.decisions import Evaluation, Tree, eight, evaluate_all
 from deqpipe.config import Config
 from deqpipe.reporting import conditions, phrases
 from deqpipe.reporting.paper import published
 from deqpipe.reporting.tables import formats
+from deqpipe.reporting.tables.evaluated import Gathered
 from deqpipe.reporting.tables.formats import Block, Cell, Line, Shown
 from deqpipe.statistics import intervals
-from deqpipe.workflow import specs
+from deqpipe.workflow import gridpoints
 
 DECISION = eight("trades")[-1]
-TITLE = "The strongest attack at each state along the neural dynamics."
-MODELS: tuple[str, ...] = (DECISION.model,)
-CLEAN_RECORDS = False
+
+
+def gather(tree: Tree) -> Gathered:
+    """The evaluations of one model.
+
+    Raises:
+        UserError: records are missing, incomplete, doubled, or of another configuration.
+    """
+    return Gathered(evaluate_all(tree, (DECISION.model,), clean=False))
 
 
 def caption(config: Config) -> str:
@@ -25,9 +32,9 @@ def caption(config: Config) -> str:
     )
 
 
-def cells(evaluations: Mapping[Decision, Evaluation], tree: Tree) -> tuple[Cell, ...]:
+def cells(gathered: Gathered, tree: Tree) -> tuple[Cell, ...]:
     """K_a and accuracy for every pair of damping and state that was attacked."""
-    evaluation = evaluations[DECISION]
+    evaluation = gathered[DECISION]
     pairs = sorted({(point.damping, point.state) for point in evaluation.points}, key=lambda pair: (-pair[0], pair[1]))
     return tuple(cell for damping, state in pairs for cell in _pair(evaluation, tree, damping=damping, state=state))
 
@@ -58,8 +65,8 @@ def column_name(state: int) -> str:
 
 def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
     """As in the paper: states side by side, one group of rows per damping; interval and paper's number below."""
-    states = sorted({point.state for point in specs.grid_points(config)})
-    dampings = sorted({point.damping for point in specs.grid_points(config)}, reverse=True)
+    states = sorted({point.state for point in gridpoints.grid_points(config)})
+    dampings = sorted({point.damping for point in gridpoints.grid_points(config)}, reverse=True)
     lowest = min(cell.here for (row, _), cell in cells.items() if row.endswith("PGD") and cell.here is not None)
     lines = [line for damping in dampings for line in _group(cells, damping, states, lowest)]
     return (Block(("Damping", ""), tuple(map(column_name, states)), tuple(lines)),)
@@ -97,9 +104,9 @@ def _paper_pair(state: int, cell: Cell | None) -> str:
     return f"({state}, {cell.paper:g})" if cell is not None and cell.paper is not None else ""
 
 
-def notes(evaluations: Mapping[Decision, Evaluation], config: Config) -> tuple[str, ...]:
+def notes(gathered: Gathered, config: Config) -> tuple[str, ...]:
     """What else belongs to the numbers."""
     return (
         "Each number is a minimum over K_a of noisy accuracies: compare neighbouring states with their intervals.",
-        phrases.early_states([evaluations[DECISION]]),
+        phrases.early_states([gathered[DECISION]]),
     )

@@ -9,18 +9,11 @@ from deqpipe.config import Config
 from deqpipe.reporting.paper import published
 from deqpipe.reporting.tables import formats
 from deqpipe.reporting.tables.formats import EMPTY, Block, Cell, Line, Shown
-from deqpipe.workflow import specs
+from deqpipe.workflow import vocabulary
 
-TITLE = "Speed of training steps."
-COMPARABLE = False
 SPEED, RATIO = "images/s", "times the baseline"
-_BASELINES = {specs.MODELS[name].framework: name for name in specs.BASELINES}
-_METHODS = {name: Decision(name, "plain") for name in specs.DEQS}
-
-
-def complete(tree: Tree) -> bool:
-    """Only the first seed is timed."""
-    return speeds.first_seed(tree)
+_BASELINES = {vocabulary.MODELS[name].framework: name for name in vocabulary.BASELINES}
+_METHODS = {name: Decision(name, "plain") for name in vocabulary.DEQS}
 
 
 def gather(tree: Tree) -> Timed:
@@ -48,7 +41,7 @@ def cells(gathered: Timed, tree: Tree) -> tuple[Cell, ...]:
 def _row(model: str, gathered: Timed) -> list[Cell]:
     row, speed = _METHODS[model].row, gathered.speeds[model]
     found = [formats.number(row, SPEED, speed.estimate, paper=published.value(9, row, SPEED), note=speeds.BRACKETS)]
-    baseline = _BASELINES[specs.MODELS[model].framework]
+    baseline = _BASELINES[vocabulary.MODELS[model].framework]
     if model != baseline:
         words, paper = f"over {_METHODS[baseline].row}; {speeds.FARTHEST}", _paper_ratio(model, baseline)
         found.append(formats.number(row, RATIO, speed.over(gathered.speeds[baseline]), paper=paper, note=words))

@@ -4,29 +4,19 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from deqpipe.analysis.decisions import Decision, Evaluation, Source, Tree, evaluate_all
+from deqpipe.analysis.decisions import Source, Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.reporting import absent, conditions, pages
 from deqpipe.reporting.sidecar import Origin, origin, read_sidecar, sidecar_text
-from deqpipe.reporting.tables import (
-    formats,
-    table1,
-    table2,
-    table3,
-    table4,
-    table5,
-    table6,
-    table7,
-    table8,
-    table9,
-    table10,
-)
+from deqpipe.reporting.tables import formats
 from deqpipe.reporting.tables.formats import Block, Cell, Table
 from deqpipe.results import records
+from deqpipe.workflow.products import TABLES, Definition
 
 G = TypeVar("G", bound="Gathered")
 
@@ -42,18 +32,7 @@ class Gathered(Protocol):
 
 @runtime_checkable
 class Maker(Protocol[G]):
-    """What a module that makes one table offers."""
-
-    @property
-    def TITLE(self) -> str:
-        """The headline."""
-
-    @property
-    def COMPARABLE(self) -> bool:
-        """Whether its numbers may be compared with the paper's where the settings are the paper's; speeds may not."""
-
-    def complete(self, tree: Tree) -> bool:
-        """Whether all files that it needs exist: a further seed without them is left out."""
+    """What the module of a table offers (`workflow.products.Definition.module`)."""
 
     def gather(self, tree: Tree) -> G:
         """What one seed's numbers are made of, read and checked."""
@@ -71,92 +50,11 @@ class Maker(Protocol[G]):
         """What must be said with these numbers alone."""
 
 
-@runtime_checkable
-class Evaluating(Protocol):
-    """What a module offers whose table needs nothing but evaluations of whole models."""
-
-    TITLE: str
-    MODELS: tuple[str, ...]
-    """Whose records it needs."""
-    CLEAN_RECORDS: bool
-    """Whether it needs those on clean images, too."""
-
-    def caption(self, config: Config) -> str:
-        """As of `Maker`."""
-
-    def cells(self, evaluations: Mapping[Decision, Evaluation], tree: Tree) -> tuple[Cell, ...]:
-        """As of `Maker`."""
-
-    def blocks(self, cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
-        """As of `Maker`."""
-
-    def notes(self, evaluations: Mapping[Decision, Evaluation], config: Config) -> tuple[str, ...]:
-        """As of `Maker`."""
-
-
-@dataclass(frozen=True)
-class Evaluations:
-    """The evaluations of whole models."""
-
-    by_decision: Mapping[Decision, Evaluation]
-
-    @property
-    def sources(self) -> tuple[Source, ...]:
-        """The files behind them."""
-        return tuple(source for one in self.by_decision.values() for source in one.sources)
-
-
-@dataclass(frozen=True)
-class OfEvaluations:
-    """The maker of a table that needs nothing but evaluations of whole models."""
-
-    module: Evaluating
-    COMPARABLE: bool = True
-
-    @property
-    def TITLE(self) -> str:
-        """That of the module."""
-        return self.module.TITLE
-
-    def complete(self, tree: Tree) -> bool:
-        """Whether records and early states of the models exist."""
-        return tree.complete(self.module.MODELS, clean=self.module.CLEAN_RECORDS)
-
-    def gather(self, tree: Tree) -> Evaluations:
-        """The evaluations of the models."""
-        return Evaluations(evaluate_all(tree, self.module.MODELS, clean=self.module.CLEAN_RECORDS))
-
-    def caption(self, config: Config) -> str:
-        """That of the module."""
-        return self.module.caption(config)
-
-    def cells(self, gathered: Evaluations, tree: Tree) -> tuple[Cell, ...]:
-        """Those of the module."""
-        return self.module.cells(gathered.by_decision, tree)
-
-    def blocks(self, cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
-        """Those of the module."""
-        return self.module.blocks(cells, config)
-
-    def notes(self, gathered: Evaluations, config: Config) -> tuple[str, ...]:
-        """Those of the module."""
-        raced = absent.raced(list(gathered.by_decision.values()), config)
-        return (*self.module.notes(gathered.by_decision, config), *raced)
-
-
-_MAKERS: Mapping[int, Maker[Any]] = {
-    1: table1,
-    2: OfEvaluations(table2),
-    3: table3,
-    4: table4,
-    5: table5,
-    6: table6,
-    7: table7,
-    8: OfEvaluations(table8),
-    9: table9,
-    10: table10,
-}
-TABLES = tuple(_MAKERS)
+def _maker(definition: Definition) -> Maker[Any]:
+    """The module that makes a table."""
+    module: Any = import_module(definition.module)
+    maker: Maker[Any] = module
+    return maker
 
 
 @dataclass(frozen=True)
@@ -221,33 +119,34 @@ def build(number: int, config: Config, results: Path) -> Written:
     Raises:
         UserError: as `write`.
     """
-    if number not in _MAKERS:
+    if number not in TABLES:
         raise UserError(f"table is {number}, but must be one of {', '.join(map(str, TABLES))}")
-    maker = _MAKERS[number]
-    if number in absent.TABLES and absent.reason(config) is not None:
-        nothing = absent.table(number, maker.TITLE, config, conditions=_shared(config))
+    definition = TABLES[number]
+    maker = _maker(definition)
+    if definition.every_attack and absent.reason(config) is not None:
+        nothing = absent.table(number, definition.title, config, conditions=_shared(config))
         return Written(nothing, origin(config, "table", ()))
-    trees = available(maker, config, results)
+    trees = available(definition, config, results)
     gathered = [maker.gather(tree) for tree in trees]
     cells = _spread([maker.cells(one, tree) for one, tree in zip(gathered, trees, strict=True)])
-    if maker.COMPARABLE and conditions.comparable(config):
+    if definition.comparable and conditions.comparable(config):
         cells = tuple(_compared(cell) for cell in cells)
     table = Table(
         number=number,
-        title=maker.TITLE,
+        title=definition.title,
         caption=maker.caption(config),
         blocks=maker.blocks({(cell.row, cell.column): cell for cell in cells}, config),
         cells=cells,
         notes=maker.notes(gathered[0], config),
-        conditions=_conditions(config, [tree.seed for tree in trees], comparable=maker.COMPARABLE),
+        conditions=_conditions(config, [tree.seed for tree in trees], comparable=definition.comparable),
     )
     return Written(table, origin(config, "table", [source for one in gathered for source in one.sources]))
 
 
-def available(maker: Maker[Any], config: Config, results: Path) -> list[Tree]:
+def available(definition: Definition, config: Config, results: Path) -> list[Tree]:
     """The first seed, and every further one whose files are all there."""
     first, *others = (Tree(results, config, seed) for seed in config.seeds)
-    return [first, *(tree for tree in others if maker.complete(tree))]
+    return [first, *(tree for tree in others if tree.complete(definition.needs(config)))]
 
 
 def _spread(seeds: Sequence[Sequence[Cell]]) -> tuple[Cell, ...]:
