@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import get_args
 
 import grimp
@@ -70,10 +72,17 @@ def package(tmp_path: Path) -> Path:
     return Path(shutil.copytree(ROOT / "deqpipe", tmp_path / "deqpipe"))
 
 
-def after(package: Path, *, old: str, new: str, **revisions: int) -> list[str]:
-    """The complaints after an edit of statistics/intervals.py, which tables and figures are made with."""
+def after(
+    package: Path,
+    *,
+    old: str,
+    new: str,
+    file: str = "statistics/intervals.py",
+    revisions: Mapping[str, int] = MappingProxyType({}),
+) -> list[str]:
+    """The complaints after an edit of a file; of one that rankings, tables and figures are made with, unless named."""
     before = current(package, REVISIONS)
-    path = package / "statistics" / "intervals.py"
+    path = package / file
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
@@ -101,11 +110,27 @@ def test_a_change_of_code_is_noticed_in_every_stage_that_uses_it(package: Path) 
 
 
 def test_a_raised_revision_asks_for_nothing_but_recording(package: Path) -> None:
-    found = after(package, old="\ndef ", new="\nSURPRISE = 1\n\n\ndef ", **dict.fromkeys(STATISTICAL, 99))
+    found = after(package, old="\ndef ", new="\nSURPRISE = 1\n\n\ndef ", revisions=dict.fromkeys(STATISTICAL, 99))
     assert found == [f"{stage}: the revision is new: record it with `make revisions`" for stage in STATISTICAL]
 
 
 STATISTICAL = ["figure", "race", "race_sweep", "report", "strongest", "table"]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "stages"),
+    [
+        ("reporting/tables/table2.py", "INTER: minimum over the grid", "INTER: the minimum", {"table", "report"}),
+        ("reporting/figures/figure5.py", "attacked state $i$", "state $i$", {"figure", "report"}),
+        ("reporting/report/claims.py", "def ", "def surprise() -> None: ...\n\n\ndef ", {"report"}),
+        ("reporting/phrases.py", "Attack checks: ", "Checks: ", {"table", "figure", "report"}),
+        ("analysis/ranking.py", "def ", "def surprise() -> None: ...\n\n\ndef ", set(STATISTICAL)),
+    ],
+)
+def test_an_edit_marks_what_is_made_with_it_and_nothing_else(
+    package: Path, file: str, old: str, new: str, stages: set[str]
+) -> None:
+    assert {line.partition(":")[0] for line in after(package, old=old, new=new, file=file)} == stages
 
 
 def test_a_new_module_of_a_package_is_noticed(package: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from deqpipe.analysis.decisions import Evaluation
 from deqpipe.config import Config
-from deqpipe.reporting.tables.formats import Cell, Table
+from deqpipe.reporting.cells import Cell, Table
 from deqpipe.workflow import shards, vocabulary
 
 

@@ -3,8 +3,8 @@
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from deqpipe.reporting.cells import Table
 from deqpipe.reporting.tables import formats
-from deqpipe.reporting.tables.formats import Table
 
 
 def template(name: str) -> Template:

@@ -8,7 +8,7 @@ from deqpipe.analysis import autoattack_outcomes
 from deqpipe.analysis.autoattack_outcomes import Outcome
 from deqpipe.analysis.decisions import Evaluation
 from deqpipe.config import AttackName, Config
-from deqpipe.reporting.tables import formats
+from deqpipe.reporting import cells
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap, Estimate
 from deqpipe.workflow import shards
@@ -175,7 +175,7 @@ def differences(found: Mapping[str, Estimate]) -> str:
 
 def difference(estimate: Estimate) -> str:
     """A difference with its interval, in points."""
-    shown = formats.show(formats.percent("", "", estimate), signed=True)
+    shown = cells.show(cells.percent("", "", estimate), signed=True)
     return f"{shown.value} [{shown.interval}]"
 
 

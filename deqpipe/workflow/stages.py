@@ -122,7 +122,12 @@ _COMPUTATION = (
 _TRAINING = (*_COMPUTATION, "training")
 _EVALUATION = (*_COMPUTATION, "evaluation")
 _ANALYSIS = ("analysis", "statistics")
-_REPORTING = (*_ANALYSIS, "reporting", "results.history", "results.weights")
+_TOLD = (
+    *_ANALYSIS, "reporting.absent", "reporting.cells", "reporting.conditions", "reporting.paper", "reporting.phrases",
+    "reporting.sidecar",
+)  # fmt: skip
+_DRAWN = ("reporting.figures", "results.history", "results.weights")
+_PRINTED = ("reporting.tables", "reporting.pages")
 
 _OPTIMISER = (
     "training.epochs", "training.batch_size", "training.learning_rate", "training.learning_rate_min",
@@ -387,7 +392,7 @@ STAGES: Mapping[str, Stage] = {
     )
 }  # fmt: skip
 PRODUCTS: Mapping[str, Product] = {
-    "table": Product("table", 5, _REPORTING),
-    "figure": Product("figure", 5, _REPORTING),
-    "report": Product("report", 5, _REPORTING),
+    "table": Product("table", 5, (*_TOLD, *_PRINTED)),
+    "figure": Product("figure", 5, (*_TOLD, *_DRAWN)),
+    "report": Product("report", 5, (*_TOLD, *_PRINTED, *_DRAWN, "reporting.report")),
 }

@@ -4,9 +4,9 @@ import pytest
 
 from deqpipe.analysis.decisions import eight
 from deqpipe.config import Config
+from deqpipe.reporting.cells import Cell
 from deqpipe.reporting.report import claims
 from deqpipe.reporting.report.claims import Claim, Sign
-from deqpipe.reporting.tables.formats import Cell
 from tests.reporting import fabricate
 
 

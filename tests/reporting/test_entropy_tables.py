@@ -10,9 +10,9 @@ from deqpipe.analysis.decisions import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.reporting import conditions
+from deqpipe.reporting.cells import Cell
 from deqpipe.reporting.paper import published
 from deqpipe.reporting.tables import tables
-from deqpipe.reporting.tables.formats import Cell
 from deqpipe.results import records
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap

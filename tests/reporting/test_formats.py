@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from deqpipe.reporting.cells import DASH, EMPTY, LEGEND, MINUS, Block, Cell, Line, Shown, Table, percent, show
 from deqpipe.reporting.tables import formats
-from deqpipe.reporting.tables.formats import DASH, EMPTY, MINUS, Block, Cell, Line, Shown, Table
 from deqpipe.statistics.intervals import Estimate
 
 NASTY = "a_b & 50 % <i>$x$</i>"
@@ -23,14 +23,14 @@ def plain(value: str = "1.0") -> Shown:
 
 
 def test_a_share_becomes_percent_with_its_interval() -> None:
-    cell = formats.percent("row", "PGD", Estimate(0.5, 0.25, 0.75, 48), paper=49.45, note="why")
+    cell = percent("row", "PGD", Estimate(0.5, 0.25, 0.75, 48), paper=49.45, note="why")
     assert cell == Cell("row", "PGD", 50.0, 25.0, 75.0, 48, 49.45, note="why")
 
 
 def test_few_images_bear_few_digits() -> None:
-    few = formats.show(Cell("r", "c", 51.234, 40.51, 61.9, 48, 49.45))
+    few = show(Cell("r", "c", 51.234, 40.51, 61.9, 48, 49.45))
     assert (few.value, few.interval, few.paper) == ("51.2", f"41{DASH}62", "49.45")
-    many = formats.show(Cell("r", "c", 51.234, 50.51, 51.9, 10_000, 49.45))
+    many = show(Cell("r", "c", 51.234, 50.51, 51.9, 10_000, 49.45))
     assert (many.value, many.interval) == ("51.23", f"50.5{DASH}51.9")
 
 
@@ -38,12 +38,12 @@ def test_few_images_bear_few_digits() -> None:
     ("value", "shown"), [(4.1667, "+4.2"), (-4.1667, f"{MINUS}4.2"), (0.0, "0.0"), (-0.01, "0.0"), (0.01, "0.0")]
 )
 def test_differences_carry_their_sign_and_zero_none(value: float, shown: str) -> None:
-    assert formats.show(Cell("r", "c", value, -8.3, 15.2, 48), signed=True).value == shown
-    assert formats.show(Cell("r", "c", value, -8.3, 0.2, 48), signed=True).interval == f"{MINUS}8 to 0"
+    assert show(Cell("r", "c", value, -8.3, 15.2, 48), signed=True).value == shown
+    assert show(Cell("r", "c", value, -8.3, 0.2, 48), signed=True).interval == f"{MINUS}8 to 0"
 
 
 def test_an_absent_value_shows_a_dash_and_still_the_papers_number() -> None:
-    assert formats.show(Cell("r", "c", paper=47.12)) == Shown(DASH, paper="47.12")
+    assert show(Cell("r", "c", paper=47.12)) == Shown(DASH, paper="47.12")
 
 
 def test_csv_is_long_and_reads_back() -> None:
@@ -121,5 +121,5 @@ def test_html_is_nested_and_escaped_with_one_heading_row_per_group() -> None:
 
 
 def test_how_to_read_a_cell_is_said_where_cells_have_parts() -> None:
-    assert formats.LEGEND not in formats.to_markdown(table(Line(("a", "b"), (plain(),))))
-    assert formats.LEGEND in formats.to_markdown(table(Line(("a", "b"), (Shown("1", interval="0 to 2"),))))
+    assert LEGEND not in formats.to_markdown(table(Line(("a", "b"), (plain(),))))
+    assert LEGEND in formats.to_markdown(table(Line(("a", "b"), (Shown("1", interval="0 to 2"),))))

@@ -17,11 +17,11 @@ from safetensors.numpy import save_file
 from deqpipe.analysis.decisions import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
+from deqpipe.reporting.cells import Table
 from deqpipe.reporting.figures import figures
 from deqpipe.reporting.pages import page
 from deqpipe.reporting.report import report, summary
 from deqpipe.reporting.tables import tables
-from deqpipe.reporting.tables.formats import Table
 from deqpipe.results import history
 from deqpipe.workflow import products, vocabulary
 from tests.analysis import test_race

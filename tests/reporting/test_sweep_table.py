@@ -10,9 +10,9 @@ from deqpipe.analysis import sweep
 from deqpipe.analysis.decisions import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
+from deqpipe.reporting.cells import Cell
 from deqpipe.reporting.paper import published
 from deqpipe.reporting.tables import table5, tables
-from deqpipe.reporting.tables.formats import Cell
 from deqpipe.results import records
 from deqpipe.workflow import gridpoints, vocabulary
 from tests.reference.reporting import frame

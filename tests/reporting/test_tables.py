@@ -13,9 +13,9 @@ from deqpipe.analysis.decisions import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.reporting import conditions, phrases
+from deqpipe.reporting.cells import Cell
 from deqpipe.reporting.paper import published
 from deqpipe.reporting.tables import formats, table1, tables
-from deqpipe.reporting.tables.formats import Cell
 from deqpipe.workflow import gridpoints, products, specs
 from tests.reference import reporting as slow
 from tests.reporting import fabricate

@@ -13,9 +13,9 @@ from deqpipe.analysis.decisions import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.reporting import conditions
+from deqpipe.reporting.cells import Cell
 from deqpipe.reporting.paper import published
 from deqpipe.reporting.tables import tables
-from deqpipe.reporting.tables.formats import Cell
 from deqpipe.results import records
 from deqpipe.workflow import stages, vocabulary
 from tests.reference.reporting import METHODS, frame

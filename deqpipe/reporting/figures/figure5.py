@@ -2,16 +2,16 @@
 
 from matplotlib.axes import Axes
 
-from deqpipe.analysis.decisions import Evaluation, Tree, evaluate_all
+from deqpipe.analysis.decisions import Evaluation, Tree, eight, evaluate_all
 from deqpipe.reporting import conditions, phrases
 from deqpipe.reporting.figures import plotting
 from deqpipe.reporting.figures.plotting import Drawing
 from deqpipe.reporting.paper import published
-from deqpipe.reporting.tables.table8 import DECISION, column_name, row_names
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Estimate
 from deqpipe.workflow import gridpoints
 
+DECISION = eight("trades")[-1]
 _COLUMNS = ("damping", "state", "steps", "accuracy", "low", "high", "n", "paper")
 _Point = tuple[gridpoints.GridPoint, Estimate]
 
@@ -69,8 +69,8 @@ def _plot_paper(axes: Axes, dampings: list[float]) -> list[float]:
     """Draw the paper's curves; their numbers."""
     drawn: list[float] = []
     for position, damping in enumerate(dampings):
-        row = row_names(damping)[1]
-        found = {state: published.value(8, row, column_name(state)) for state in range(1, 9)}
+        row = published.table8_rows(damping)[1]
+        found = {state: published.value(8, row, published.table8_column(state)) for state in range(1, 9)}
         numbers = {state: number for state, number in found.items() if number is not None}
         axes.plot(
             list(numbers), list(numbers.values()), linestyle=":", linewidth=1, color=plotting.COLOURS[position % 6],
@@ -82,7 +82,7 @@ def _plot_paper(axes: Axes, dampings: list[float]) -> list[float]:
 
 
 def _row(point: gridpoints.GridPoint, one: Estimate) -> tuple[str | float | int | None, ...]:
-    paper = published.value(8, row_names(point.damping)[1], column_name(point.state))
+    paper = published.value(8, published.table8_rows(point.damping)[1], published.table8_column(point.state))
     return point.damping, point.state, point.steps, 100 * one.value, 100 * one.low, 100 * one.high, one.n, paper
 
 

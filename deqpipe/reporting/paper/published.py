@@ -28,6 +28,16 @@ class Published:
 _Rows = Mapping[str, Sequence[float | None]]
 
 
+def table8_rows(damping: float) -> tuple[str, str]:
+    """Names of the two rows of a damping in Table 8: K_a, and accuracy."""
+    return f"lambda = {damping:g} K_a", f"lambda = {damping:g} PGD"
+
+
+def table8_column(state: int) -> str:
+    """Name of the column of an attacked state in Table 8."""
+    return f"i = {state}"
+
+
 def _grid(table: int, columns: Sequence[str], rows: _Rows) -> tuple[Published, ...]:
     return tuple(
         Published(table, row, column, value)

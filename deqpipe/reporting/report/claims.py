@@ -11,9 +11,9 @@ from typing import Literal, TypeAlias
 
 from deqpipe.analysis.decisions import Decision, eight
 from deqpipe.config import Config
+from deqpipe.reporting.cells import Cell
 from deqpipe.reporting.paper import published
-from deqpipe.reporting.tables import table1, table8
-from deqpipe.reporting.tables.formats import Cell
+from deqpipe.reporting.tables import table1
 from deqpipe.workflow import vocabulary
 
 Verdict: TypeAlias = Literal["shown", "contradicted", "open", "not comparable"]
@@ -205,8 +205,8 @@ def _undefended() -> tuple[str, ...]:
 
 def of_table8(cells: Cells, config: Config) -> Found:
     """Half damping makes the stronger attacks."""
-    rows = tuple(table8.row_names(damping)[1] for damping in (1.0, 0.5))
-    columns = [table8.column_name(state) for state in config.attack.grid.states]
+    rows = tuple(published.table8_rows(damping)[1] for damping in (1.0, 0.5))
+    columns = [published.table8_column(state) for state in config.attack.grid.states]
     return Found(
         paper="lambda = 0.5 makes stronger attacks than lambda = 1 at every state.",
         signs=tuple(above(cells.get((rows[0], name)), cells.get((rows[1], name))) for name in columns),
@@ -309,7 +309,9 @@ def _epochs(rows: Rows, better: str, worse: str) -> str:
 def of_figure5(rows: Rows, config: Config) -> Found:
     """As Table 8."""
     cells = {
-        (table8.row_names(float(row["damping"]))[1], table8.column_name(int(row["state"]))): _cell(row, "accuracy")
+        (published.table8_rows(float(row["damping"]))[1], published.table8_column(int(row["state"]))): _cell(
+            row, "accuracy"
+        )
         for row in rows
         if "damping" in row
     }

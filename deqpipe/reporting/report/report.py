@@ -14,13 +14,13 @@ from deqpipe.analysis.decisions import Decision, EarlyState, Tree, early_states,
 from deqpipe.config import Config
 from deqpipe.counts import sum_of
 from deqpipe.errors import UserError
-from deqpipe.reporting import conditions, pages
+from deqpipe.reporting import cells, conditions, pages
+from deqpipe.reporting.cells import Table
 from deqpipe.reporting.figures import described
 from deqpipe.reporting.figures.described import Described
 from deqpipe.reporting.report import claims, summary
 from deqpipe.reporting.sidecar import Input, Origin
-from deqpipe.reporting.tables import formats, tables
-from deqpipe.reporting.tables.formats import Table
+from deqpipe.reporting.tables import tables
 from deqpipe.results import history, records, weights
 from deqpipe.workflow import gridpoints, vocabulary
 from deqpipe.workflow.products import FIGURES, TABLES
@@ -229,7 +229,7 @@ def _name(model: str, config: Config) -> str:
 
 
 def _percent(accuracy: float | None) -> str:
-    return formats.DASH if accuracy is None else f"{100 * accuracy:.1f}"
+    return cells.DASH if accuracy is None else f"{100 * accuracy:.1f}"
 
 
 def _minutes(seconds: float) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from deqpipe.analysis.decisions import Decision, eight
 from deqpipe.config import Config
 from deqpipe.reporting import conditions
+from deqpipe.reporting.cells import Cell, Table, show
 from deqpipe.reporting.tables import table1
-from deqpipe.reporting.tables.formats import Cell, Table, show
 from deqpipe.reporting.tables.table1 import ALL, ALL_PER_IMAGE, CLEAN, GAIN, PER_IMAGE, PGD, TRUNK
 from deqpipe.reporting.tables.table2 import DIFF
 from deqpipe.workflow import gridpoints, vocabulary

@@ -8,9 +8,8 @@ import numpy as np
 
 from deqpipe.analysis.decisions import Decision, Source, Tree, check_specs, ordered
 from deqpipe.config import Config
+from deqpipe.reporting.cells import Block, Cell, Digits, Line, number, percent, show
 from deqpipe.reporting.paper import published
-from deqpipe.reporting.tables import formats
-from deqpipe.reporting.tables.formats import Block, Cell, Digits, Line
 from deqpipe.results import records
 from deqpipe.results.records import Records
 from deqpipe.statistics import intervals
@@ -96,7 +95,7 @@ class Measure:
             return tuple(Cell(row, name, paper=one, note=why) for name, one in zip(columns, paper, strict=True))
         over: OverAttacks = intervals.over_attacks(values, bootstrap, shares=self.shares)
         estimates = (over.average, over.lowest, over.highest)
-        form = formats.percent if self.shares else formats.number
+        form = percent if self.shares else number
         return tuple(
             form(row, name, one, paper=theirs)
             for name, one, theirs in zip(columns, estimates, paper, strict=True)
@@ -112,9 +111,7 @@ class Measure:
                     Line(
                         (decision.framework, decision.method),
                         tuple(
-                            formats.show(
-                                cells[decision.row, f"{name}{suffix}"], signed=not self.shares, digits=self.digits
-                            )
+                            show(cells[decision.row, f"{name}{suffix}"], signed=not self.shares, digits=self.digits)
                             for name in _STATISTICS
                         ),
                     )

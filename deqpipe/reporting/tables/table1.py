@@ -8,9 +8,8 @@ from deqpipe.analysis.autoattack_outcomes import Outcome
 from deqpipe.analysis.decisions import Decision, Evaluation, Source, Tree, controls, eight, evaluate_all
 from deqpipe.config import Config
 from deqpipe.reporting import absent, conditions, phrases
+from deqpipe.reporting.cells import EMPTY, Block, Cell, Line, Shown, percent, show
 from deqpipe.reporting.paper import published
-from deqpipe.reporting.tables import formats
-from deqpipe.reporting.tables.formats import EMPTY, Block, Cell, Line, Shown
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap
 from deqpipe.workflow import vocabulary
@@ -158,7 +157,7 @@ def _gain(evaluation: Evaluation, baseline: Evaluation, tree: Tree) -> Cell:
 
 
 def _percent(row: str, column: str, estimate: intervals.Estimate, *, note: str = "") -> Cell:
-    return formats.percent(row, column, estimate, paper=published.value(1, row, column), note=note)
+    return percent(row, column, estimate, paper=published.value(1, row, column), note=note)
 
 
 def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
@@ -170,7 +169,7 @@ def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block
         lines += [_as_published(cells, config)] if resnet.framework == "PGD-AT" else []
         lines += [_line(one, one.method, cells, config, strong=one.row == best) for one in decisions]
     final = final_column(config)
-    shown = tuple(formats.show(cells[TRUNK.row, column]) for column in (CLEAN, final))
+    shown = tuple(show(cells[TRUNK.row, column]) for column in (CLEAN, final))
     trunk = Line(("clean", conditions.architecture(config, TRUNK.method), TRUNK.method), shown)
     stub = ("Training", "Model", "Method")
     main = Block(stub, _columns(COLUMNS, config), tuple(lines))
@@ -204,7 +203,7 @@ def _line(
     columns: tuple[str, ...] = COLUMNS,
 ) -> Line:
     shown = tuple(
-        formats.show(cells[decision.row, column], signed=column == GAIN, strong=strong and column == PGD)
+        show(cells[decision.row, column], signed=column == GAIN, strong=strong and column == PGD)
         if (decision.row, column) in cells
         else EMPTY
         for column in _columns(columns, config)
@@ -214,7 +213,7 @@ def _line(
 
 def _as_published(cells: Mapping[tuple[str, str], Cell], config: Config) -> Line:
     shown: tuple[Shown, ...] = tuple(
-        formats.show(cells[published.AS_PUBLISHED, column]) if (published.AS_PUBLISHED, column) in cells else EMPTY
+        show(cells[published.AS_PUBLISHED, column]) if (published.AS_PUBLISHED, column) in cells else EMPTY
         for column in _columns(COLUMNS, config)
     )
     return Line(("PGD-AT", "DEQ-Large", "Yang et al. (2022)"), shown)

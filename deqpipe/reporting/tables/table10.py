@@ -6,9 +6,8 @@ from deqpipe.analysis import speeds
 from deqpipe.analysis.decisions import Tree
 from deqpipe.analysis.speeds import Timed
 from deqpipe.config import Config
+from deqpipe.reporting.cells import EMPTY, Block, Cell, Line, Shown, by_size, number, show
 from deqpipe.reporting.paper import published
-from deqpipe.reporting.tables import formats
-from deqpipe.reporting.tables.formats import EMPTY, Block, Cell, Line
 from deqpipe.workflow import gridpoints
 from deqpipe.workflow.gridpoints import EntropySetting
 
@@ -35,9 +34,7 @@ def caption(config: Config) -> str:
 def cells(gathered: Timed, tree: Tree) -> tuple[Cell, ...]:
     """Speed without Sec. 3.2 and with every T_f and R; then what each costs."""
     plain = gathered.speeds[speeds.PLAIN]
-    first = formats.number(
-        ANY, UNDEFENDED, plain.estimate, paper=published.value(10, ANY, UNDEFENDED), note=speeds.BRACKETS
-    )
+    first = number(ANY, UNDEFENDED, plain.estimate, paper=published.value(10, ANY, UNDEFENDED), note=speeds.BRACKETS)
     settings = _settings(tree.config)
     return (
         first,
@@ -53,7 +50,7 @@ def _settings(config: Config) -> tuple[EntropySetting, ...]:
 def _speed(setting: EntropySetting, gathered: Timed) -> Cell:
     row, column = row_name(setting.solver_steps), column_name(setting.input_steps)
     speed = gathered.speeds[setting.defence]
-    return formats.number(row, column, speed.estimate, paper=published.value(10, row, column), note=speeds.BRACKETS)
+    return number(row, column, speed.estimate, paper=published.value(10, row, column), note=speeds.BRACKETS)
 
 
 def _cost(setting: EntropySetting, gathered: Timed) -> Cell:
@@ -61,7 +58,7 @@ def _cost(setting: EntropySetting, gathered: Timed) -> Cell:
     multiple = gathered.speeds[speeds.PLAIN].over(gathered.speeds[setting.defence])
     plain, theirs = published.value(10, ANY, UNDEFENDED), published.value(10, row, column)
     paper = plain / theirs if plain and theirs else None
-    return formats.number(row, cost_name(setting.input_steps), multiple, paper=paper, note=speeds.FARTHEST)
+    return number(row, cost_name(setting.input_steps), multiple, paper=paper, note=speeds.FARTHEST)
 
 
 def row_name(solver_steps: int) -> str:
@@ -92,10 +89,10 @@ def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block
 
 
 def _lines(cells: Mapping[tuple[str, str], Cell], rows: list[str], columns: tuple[str, ...]) -> tuple[Line, ...]:
-    def shown(cell: Cell | None) -> formats.Shown:
+    def shown(cell: Cell | None) -> Shown:
         if cell is None or cell.here is None:
             return EMPTY
-        return formats.show(cell, digits=formats.by_size(cell.here, paper=1))
+        return show(cell, digits=by_size(cell.here, paper=1))
 
     return tuple(Line((row,), tuple(shown(cells.get((row, column))) for column in columns)) for row in rows)
 

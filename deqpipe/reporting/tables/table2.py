@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from deqpipe.analysis.decisions import Evaluation, Tree, eight, evaluate_all
 from deqpipe.config import Config
 from deqpipe.reporting import absent, conditions, phrases
+from deqpipe.reporting.cells import Block, Cell, Line, Shown, percent, show
 from deqpipe.reporting.paper import published
-from deqpipe.reporting.tables import formats
 from deqpipe.reporting.tables.evaluated import Gathered
-from deqpipe.reporting.tables.formats import Block, Cell, Line, Shown
 from deqpipe.statistics import intervals
 from deqpipe.workflow import gridpoints, vocabulary
 
@@ -50,7 +49,7 @@ def _row(evaluation: Evaluation, tree: Tree) -> tuple[Cell, ...]:
     }
     words = {FINAL: evaluation.points[ready].triple, INTER: phrases.strongest(evaluation), DIFF: ""}
     return tuple(
-        formats.percent(row, column, estimate, paper=published.value(2, row, column), note=words[column])
+        percent(row, column, estimate, paper=published.value(2, row, column), note=words[column])
         for column, estimate in estimates.items()
     )
 
@@ -61,7 +60,7 @@ def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block
         Line(
             (decision.framework, decision.method),
             (
-                *(formats.show(cells[decision.row, column], signed=column == DIFF) for column in (FINAL, INTER, DIFF)),
+                *(show(cells[decision.row, column], signed=column == DIFF) for column in (FINAL, INTER, DIFF)),
                 Shown(cells[decision.row, INTER].note),
             ),
         )

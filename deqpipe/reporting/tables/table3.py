@@ -8,9 +8,8 @@ from deqpipe.analysis.attack_answers import Scored
 from deqpipe.analysis.decisions import Decision, Evaluation, Source, Tree, eight, evaluate_all, selection_source
 from deqpipe.config import Config
 from deqpipe.reporting import conditions, phrases
+from deqpipe.reporting.cells import Block, Cell, Line, percent, show
 from deqpipe.reporting.paper import published
-from deqpipe.reporting.tables import formats
-from deqpipe.reporting.tables.formats import Block, Cell, Line
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Estimate
 from deqpipe.workflow import vocabulary
@@ -93,7 +92,7 @@ def _transferred(gathered: Gathered, tree: Tree, row: Decision, crafted_on: Deci
     words = f"strongest at {found.strongest}"
     if crafted_on.defence == "entropy":
         words += f"; the images of column {transfer_column(Decision(crafted_on.model, 'plain'))}"
-    return formats.percent(row.row, column, intervals.minimum(found.right, tree.bootstrap), paper=paper, note=words)
+    return percent(row.row, column, intervals.minimum(found.right, tree.bootstrap), paper=paper, note=words)
 
 
 def _looped(gathered: Gathered, tree: Tree, row: Decision, crafted_on: Decision) -> Iterator[Cell]:
@@ -106,12 +105,12 @@ def _looped(gathered: Gathered, tree: Tree, row: Decision, crafted_on: Decision)
     blind = whole.among(looped.points)
     yield _minimum(row, unseen, blind, tree)
     effect: Estimate = intervals.minimum_difference(looped.right, blind.right, tree.bootstrap)
-    yield formats.percent(row.row, minus, effect)
+    yield percent(row.row, minus, effect)
 
 
 def _minimum(row: Decision, column: str, found: Scored, tree: Tree) -> Cell:
     value = intervals.minimum(found.right, tree.bootstrap)
-    return formats.percent(row.row, column, value, note=f"strongest at {found.strongest}")
+    return percent(row.row, column, value, note=f"strongest at {found.strongest}")
 
 
 def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
@@ -128,9 +127,7 @@ def _block(cells: Mapping[tuple[str, str], Cell], columns: Mapping[str, str]) ->
         found = [cells[row.row, name] for name in columns]
         minima = [cell.here for cell in found if cell.here is not None and not _is_difference(cell)]
         shown = (
-            formats.show(
-                cell, signed=_is_difference(cell), strong=not _is_difference(cell) and cell.here == min(minima)
-            )
+            show(cell, signed=_is_difference(cell), strong=not _is_difference(cell) and cell.here == min(minima))
             for cell in found
         )
         lines.append(Line((row.framework, row.method), tuple(shown)))

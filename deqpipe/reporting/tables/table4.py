@@ -8,9 +8,8 @@ from deqpipe.analysis.autoattack_outcomes import Top
 from deqpipe.analysis.decisions import Evaluation, Source, Tree, eight, evaluate
 from deqpipe.config import Config
 from deqpipe.reporting import absent, conditions, phrases
+from deqpipe.reporting.cells import EMPTY, Block, Cell, Line, percent, show
 from deqpipe.reporting.paper import published
-from deqpipe.reporting.tables import formats
-from deqpipe.reporting.tables.formats import EMPTY, Block, Cell, Line
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap, Correct
 from deqpipe.workflow import gridpoints
@@ -92,7 +91,7 @@ def cells(gathered: Gathered, tree: Tree) -> tuple[Cell, ...]:
     """An accuracy for each attack and point."""
     confidence = tree.config.statistics.confidence
     return tuple(
-        formats.percent(
+        percent(
             row,
             column_name(point),
             intervals.accuracy(right, confidence=confidence),
@@ -110,7 +109,7 @@ def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block
     lines = tuple(
         Line(
             (_images(row, rows, config), _ATTACK.get(row, row)),
-            tuple(formats.show(cells[row, column]) if (row, column) in cells else EMPTY for column in columns),
+            tuple(show(cells[row, column]) if (row, column) in cells else EMPTY for column in columns),
         )
         for row in rows
     )

@@ -7,9 +7,8 @@ from deqpipe.analysis.decisions import Tree
 from deqpipe.analysis.sweep import Sweep
 from deqpipe.config import Config
 from deqpipe.reporting import conditions
+from deqpipe.reporting.cells import Block, Cell, Line, percent, show
 from deqpipe.reporting.paper import published
-from deqpipe.reporting.tables import formats
-from deqpipe.reporting.tables.formats import Block, Cell, Line
 from deqpipe.statistics import intervals
 from deqpipe.workflow import gridpoints
 from deqpipe.workflow.gridpoints import EntropySetting
@@ -56,14 +55,14 @@ def _cell(setting: EntropySetting, gathered: Sweep) -> Cell:
     words = f"strongest at {found.strongest}"
     if setting.input_steps:
         words += f"; minus R = 0: {_gain(setting, gathered)}"
-    return formats.percent(
+    return percent(
         row, column, intervals.minimum(found.right, gathered.bootstrap), paper=published.value(5, row, column),
         note=words,
     )  # fmt: skip
 
 
 def _gain(setting: EntropySetting, gathered: Sweep) -> str:
-    shown = formats.show(formats.percent("", "", gathered.gain(setting)), signed=True)
+    shown = show(percent("", "", gathered.gain(setting)), signed=True)
     return f"{shown.value} [{shown.interval}] points"
 
 
@@ -78,7 +77,7 @@ def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block
         Line(
             (row,),
             tuple(
-                formats.show(cells[row, column], strong=column in columns[2:] and cells[row, column].here == best)
+                show(cells[row, column], strong=column in columns[2:] and cells[row, column].here == best)
                 for column in columns
             ),
         )

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from deqpipe.analysis.decisions import Tree
 from deqpipe.config import Config
 from deqpipe.reporting import conditions
+from deqpipe.reporting.cells import Block, Cell
 from deqpipe.reporting.tables import entropies
 from deqpipe.reporting.tables.entropies import DELTA, Gathered
-from deqpipe.reporting.tables.formats import Block, Cell
 
 
 def gather(tree: Tree) -> Gathered:

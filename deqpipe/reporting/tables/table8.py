@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from deqpipe.analysis.decisions import Evaluation, Tree, eight, evaluate_all
 from deqpipe.config import Config
 from deqpipe.reporting import conditions, phrases
+from deqpipe.reporting.cells import DASH, Block, Cell, Line, Shown, percent, show
 from deqpipe.reporting.paper import published
-from deqpipe.reporting.tables import formats
 from deqpipe.reporting.tables.evaluated import Gathered
-from deqpipe.reporting.tables.formats import Block, Cell, Line, Shown
 from deqpipe.statistics import intervals
 from deqpipe.workflow import gridpoints
 
@@ -43,24 +42,14 @@ def _pair(evaluation: Evaluation, tree: Tree, *, damping: float, state: int) -> 
     attacks = evaluation.at(damping=damping, state=state)
     right = evaluation.right[attacks]
     best = evaluation.points[attacks[intervals.strongest(right)]]
-    steps, pgd, column = *row_names(damping), column_name(state)
+    steps, pgd, column = *published.table8_rows(damping), published.table8_column(state)
     return (
         Cell(steps, column, here=float(best.steps), n=right.shape[1], paper=published.value(8, steps, column)),
-        formats.percent(
+        percent(
             pgd, column, intervals.minimum(right, tree.bootstrap), paper=published.value(8, pgd, column),
             note=f"strongest at {best.triple}",
         ),
     )  # fmt: skip
-
-
-def row_names(damping: float) -> tuple[str, str]:
-    """Names of the two rows of a damping: K_a, and accuracy."""
-    return f"lambda = {damping:g} K_a", f"lambda = {damping:g} PGD"
-
-
-def column_name(state: int) -> str:
-    """Name of the column of an attacked state."""
-    return f"i = {state}"
 
 
 def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
@@ -69,14 +58,15 @@ def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block
     dampings = sorted({point.damping for point in gridpoints.grid_points(config)}, reverse=True)
     lowest = min(cell.here for (row, _), cell in cells.items() if row.endswith("PGD") and cell.here is not None)
     lines = [line for damping in dampings for line in _group(cells, damping, states, lowest)]
-    return (Block(("Damping", ""), tuple(map(column_name, states)), tuple(lines)),)
+    return (Block(("Damping", ""), tuple(map(published.table8_column, states)), tuple(lines)),)
 
 
 def _group(cells: Mapping[tuple[str, str], Cell], damping: float, states: list[int], lowest: float) -> list[Line]:
-    steps_row, pgd_row = row_names(damping)
-    steps = [cells.get((steps_row, column_name(state))) for state in states]
-    pgd = [cells.get((pgd_row, column_name(state)), Cell(pgd_row, column_name(state))) for state in states]
-    shown = [formats.show(cell, strong=cell.here == lowest) for cell in pgd]
+    steps_row, pgd_row = published.table8_rows(damping)
+    columns = [published.table8_column(state) for state in states]
+    steps = [cells.get((steps_row, column)) for column in columns]
+    pgd = [cells.get((pgd_row, column), Cell(pgd_row, column)) for column in columns]
+    shown = [show(cell, strong=cell.here == lowest) for cell in pgd]
     return [
         _line(damping, "(i, K_a)", [_pair_text(state, cell) for state, cell in zip(states, steps, strict=True)]),
         Line((f"lambda = {damping:g}", "PGD"), tuple(Shown(one.value, strong=one.strong) for one in shown)),
@@ -93,7 +83,7 @@ def _group(cells: Mapping[tuple[str, str], Cell], damping: float, states: list[i
 
 
 def _line(damping: float, label: str, texts: list[str]) -> Line:
-    return Line((f"lambda = {damping:g}", label), tuple(Shown(text or formats.DASH) for text in texts))
+    return Line((f"lambda = {damping:g}", label), tuple(Shown(text or DASH) for text in texts))
 
 
 def _pair_text(state: int, cell: Cell | None) -> str:

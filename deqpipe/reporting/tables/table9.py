@@ -6,9 +6,8 @@ from deqpipe.analysis import speeds
 from deqpipe.analysis.decisions import Decision, Tree
 from deqpipe.analysis.speeds import Timed
 from deqpipe.config import Config
+from deqpipe.reporting.cells import EMPTY, Block, Cell, Line, Shown, by_size, number, show
 from deqpipe.reporting.paper import published
-from deqpipe.reporting.tables import formats
-from deqpipe.reporting.tables.formats import EMPTY, Block, Cell, Line, Shown
 from deqpipe.workflow import vocabulary
 
 SPEED, RATIO = "images/s", "times the baseline"
@@ -40,11 +39,11 @@ def cells(gathered: Timed, tree: Tree) -> tuple[Cell, ...]:
 
 def _row(model: str, gathered: Timed) -> list[Cell]:
     row, speed = _METHODS[model].row, gathered.speeds[model]
-    found = [formats.number(row, SPEED, speed.estimate, paper=published.value(9, row, SPEED), note=speeds.BRACKETS)]
+    found = [number(row, SPEED, speed.estimate, paper=published.value(9, row, SPEED), note=speeds.BRACKETS)]
     baseline = _BASELINES[vocabulary.MODELS[model].framework]
     if model != baseline:
         words, paper = f"over {_METHODS[baseline].row}; {speeds.FARTHEST}", _paper_ratio(model, baseline)
-        found.append(formats.number(row, RATIO, speed.over(gathered.speeds[baseline]), paper=paper, note=words))
+        found.append(number(row, RATIO, speed.over(gathered.speeds[baseline]), paper=paper, note=words))
     return found
 
 
@@ -68,7 +67,7 @@ def _ratio(cell: Cell | None) -> Shown:
 
 def _shown(cell: Cell, paper: int) -> Shown:
     assert cell.here is not None
-    return formats.show(cell, digits=formats.by_size(cell.here, paper=paper))
+    return show(cell, digits=by_size(cell.here, paper=paper))
 
 
 def notes(gathered: Timed, config: Config) -> tuple[str, ...]:

@@ -12,9 +12,9 @@ from deqpipe.analysis.decisions import Source, Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.reporting import absent, conditions, pages
+from deqpipe.reporting.cells import Block, Cell, Table
 from deqpipe.reporting.sidecar import Origin, origin, read_sidecar, sidecar_text
 from deqpipe.reporting.tables import formats
-from deqpipe.reporting.tables.formats import Block, Cell, Table
 from deqpipe.results import records
 from deqpipe.workflow.products import TABLES, Definition
 

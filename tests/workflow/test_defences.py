@@ -1,0 +1,75 @@
+"""A defence is what was declared as one; any other name is an error, and never the undefended model."""
+
+import pytest
+
+from deqpipe import build
+from deqpipe.analysis.decisions import Decision
+from deqpipe.defence.entropy import InputEntropyReduction, RestartedEntropyReduction
+from deqpipe.dynamics import PlainDynamics
+from deqpipe.errors import UserError
+from deqpipe.evaluation import autoattack
+from deqpipe.planning import formulas
+from deqpipe.settings import Settings
+from deqpipe.workflow import specs, vocabulary
+from deqpipe.workflow.defences import CONTROLS, DECIDING, DEFENCES, Defence, defence_of, entropy_keys
+from tests import tiny
+
+MODEL = "deq_trades_random_states"
+
+
+def settings() -> Settings:
+    config = tiny.settings({"entropy": {"solver_steps": 2}})
+    return Settings(specs.build("clean", config, model=MODEL, seed=0)["config"])
+
+
+def test_a_defence_that_nobody_declared_is_refused_wherever_it_is_named() -> None:
+    allowed = r"defence is 'surprise', but must be one of plain, entropy, entropy_zero_steps"
+    with pytest.raises(UserError, match=allowed):
+        defence_of("surprise")
+    with pytest.raises(UserError, match=allowed):
+        build.dynamics(settings(), "surprise")
+    with pytest.raises(UserError, match=allowed):
+        formulas.decision(tiny.settings(), "surprise")
+    with pytest.raises(UserError, match="spec has defence 'surprise', but must have one of plain, entropy for"):
+        autoattack._defence_of({"model": MODEL, "defence": "surprise"})
+
+
+def test_a_defence_has_the_dynamics_that_its_value_names() -> None:
+    kinds = {name: type(build.dynamics(settings(), name)) for name in DEFENCES}
+    assert kinds == {
+        "plain": PlainDynamics,
+        "entropy": InputEntropyReduction,
+        "entropy_zero_steps": PlainDynamics,  # Algorithm 1 without descent steps
+        "entropy_restart_only": RestartedEntropyReduction,
+        "entropy_one_round": PlainDynamics,  # a single round of the authors' solver
+    }
+
+
+def test_a_defence_of_another_module_is_found_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = Defence("plain", "Sec. 9", build="tests.workflow.test_defences:cut_short")
+    monkeypatch.setitem(DEFENCES, "plain", declared)
+    assert build.dynamics(settings(), "plain").termination.max_steps == 1
+    assert Decision(MODEL, "plain").method == "+ Secs. 9 & 3.3"
+
+
+def cut_short(settings: Settings, plain: PlainDynamics, defence: Defence) -> PlainDynamics:
+    return plain.up_to(1)
+
+
+def test_controls_are_those_of_a_defence_that_decides() -> None:
+    assert {DEFENCES[name].control_of for name in CONTROLS} <= set(DECIDING)
+    assert [*DECIDING, *CONTROLS] == list(DEFENCES)
+    assert vocabulary.MODELS[MODEL].defences == DECIDING
+    assert vocabulary.MODELS["resnet18_trades"].defences == ("plain",)
+
+
+def test_controls_run_without_the_point_of_what_they_control() -> None:
+    entropy = tiny.settings({"entropy": {"input_steps": 3, "solver_steps": 2}}).entropy
+    assert entropy_keys("plain", entropy, steps=8) is None
+    assert entropy_keys("entropy", entropy, steps=8) == entropy
+    changed = {name: entropy_keys(name, entropy, steps=8) for name in CONTROLS}
+    assert [(keys.input_steps, keys.solver_steps, keys.resolve) for keys in changed.values() if keys] == [
+        (0, 2, "alg1"),
+        (0, 2, "quasi_newton"),
+        (3, 8, "quasi_newton"),
+    ]
