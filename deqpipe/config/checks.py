@@ -1,0 +1,221 @@
+"""Values of several sections that make no sense together."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+from deqpipe.config.data import KNOWN_IMAGES, KnownImages
+from deqpipe.config.experiment import Config
+from deqpipe.config.model import check_model
+from deqpipe.config.paths import check_folders
+from deqpipe.errors import UserError
+
+
+def check(config: Config) -> None:
+    """Refuse values that make no sense together.
+
+    Raises:
+        UserError: names the keys and the values.
+    """
+    check_folders(config.pathvars)
+    _check_imported(config)
+    check_model(config.model)
+    _check_lists(config)
+    _check_states(config)
+    check_schedule(config)
+    _check_protocol(config)
+    _check_library(config)
+    if config.data.source in KNOWN_IMAGES:
+        _check_images(config, KNOWN_IMAGES[config.data.source])
+
+
+def _check_imported(config: Config) -> None:
+    if config.imported and len(config.seeds) > 1:
+        raise UserError(
+            f"config: seeds is {list(config.seeds)}, but must be one seed where models are imported "
+            f"({', '.join(config.imported)})"
+        )
+    for model, file in config.imported.items():
+        if not file.strip() or set(file) & set("{}<>"):
+            raise UserError(f"config: imported.{model} is {file!r}, but must name a file, without any of {{}}<>")
+        models = os.path.abspath(os.path.join(config.pathvars.results, "models"))
+        if os.path.commonpath([models, os.path.abspath(file)]) == models:
+            raise UserError(
+                f"config: imported.{model} is {file!r}, but must not lie where the workflow writes its models"
+            )
+
+
+def _check_lists(config: Config) -> None:
+    grid = config.attack.grid
+    lists = {f"attack.grid.{name}": getattr(grid, name) for name in ("states", "steps", "damping")}
+    sweep = config.entropy_sweep
+    lists |= {f"entropy_sweep.{name}": getattr(sweep, name) for name in ("solver_steps", "input_steps")}
+    lists |= {"autoattack.attacks": config.autoattack.attacks, "seeds": config.seeds}
+    for key, values in lists.items():
+        if len(set(values)) != len(values):
+            raise UserError(f"config: {key} is {list(values)}: every value may stand there once")
+
+
+def _check_states(config: Config) -> None:
+    steps = config.solver.steps
+    if max(config.attack.grid.states) > steps:
+        raise UserError(
+            f"config: attack.grid.states has {max(config.attack.grid.states)}, but the solver has states 1 to {steps}"
+        )
+    if config.early_state.mode == "fixed" and config.early_state.index > steps:
+        raise UserError(
+            f"config: early_state.index is {config.early_state.index}, but the solver has states 1 to {steps}"
+        )
+    if config.entropy.solver_steps > steps:
+        raise UserError(
+            f"config: entropy.solver_steps is {config.entropy.solver_steps}, but must be 1 to {steps}: "
+            f"the solver has {steps} steps, and the input would never be updated"
+        )
+    low, high = config.jacobian.length_jitter
+    if low > high or steps + low < 1:
+        raise UserError(
+            f"config: jacobian.length_jitter is [{low}, {high}], but must ascend "
+            f"and leave at least one of {steps} steps"
+        )
+
+
+def check_schedule(config: Config) -> None:
+    """Refuse learning rates and epochs that do not go together.
+
+    Raises:
+        UserError: names the key and its value.
+    """
+    training = config.training
+    if training.learning_rate_min > training.learning_rate:
+        raise UserError(
+            f"config: training.learning_rate_min is {training.learning_rate_min}, "
+            f"but training.learning_rate is {training.learning_rate}"
+        )
+    if config.selection.first_epoch > training.epochs:
+        raise UserError(
+            f"config: selection.first_epoch is {config.selection.first_epoch}, "
+            f"but training.epochs is {training.epochs}: no epoch would be tried"
+        )
+
+
+def _check_protocol(config: Config) -> None:
+    """Refuse values whose meaning another value takes away."""
+    size, job = config.evaluation.batch_size, config.attack.images_per_job
+    if not config.couples_images:
+        size = 1
+    if size == "auto":
+        raise UserError(
+            "config: evaluation.batch_size is auto, but must be a number with this solver.scope and solver.returned: "
+            "images of a batch influence each other"
+        )
+    if config.couples_images and job % size and config.evaluation.images > job:
+        coupling = {"solver.scope": config.solver.scope, "solver.returned": config.solver.returned}
+        why = " and ".join(f"{key}: {value}" for key, value in coupling.items() if value in ("batch", "lowest_batch"))
+        raise UserError(
+            f"config: attack.images_per_job is {job}, but with {why} it must be a multiple of evaluation.batch_size "
+            f"({size}): images of a batch influence each other, so jobs may not cut batches"
+        )
+    if config.racing.enabled and config.couples_images and config.racing.images % size:
+        raise UserError(
+            f"config: racing.images is {config.racing.images}, but must be a multiple of evaluation.batch_size "
+            f"({size}): images of a batch influence each other"
+        )
+    if config.entropy.resolve == "quasi_newton" and config.solver.name == "fixed_point":
+        raise UserError(
+            "config: entropy.resolve is quasi_newton, but solver.name is fixed_point: it corrects the solver's memory, "
+            "and fixed-point iteration has none"
+        )
+
+
+def _check_library(config: Config) -> None:
+    """Refuse a run of single attacks of which none meets all images: there would be no minimum to take."""
+    library = config.autoattack
+    part = library.square_images < config.evaluation.images
+    if library.mode == "individual" and part and set(library.attacks) == {"square"}:
+        raise UserError(
+            f"config: autoattack.attacks is {list(library.attacks)}, but with autoattack.mode: individual one must "
+            f"stand beside square, which meets the first {library.square_images} of {config.evaluation.images} images"
+        )
+
+
+def _check_images(config: Config, images: KnownImages) -> None:
+    """Refuse what cannot work with the images of a source; for an image folder the jobs themselves do."""
+    if config.data.validation >= images.train:
+        raise UserError(
+            f"config: data.validation is {config.data.validation}, but must be 1 to {images.train - 1} "
+            f"({images.name} has {images.train} training images)"
+        )
+    if config.evaluation.images > images.test:
+        raise UserError(
+            f"config: evaluation.images is {config.evaluation.images}, but {images.name} has {images.test} test images"
+        )
+    scales = len(config.model.channels)
+    if images.size % 2 ** (scales - 1):
+        raise UserError(
+            f"config: model.channels has {scales} scales, but images of {images.size}x{images.size} pixels "
+            f"({images.name}) allow {images.size.bit_length()}"
+        )
+    train = images.train - config.data.validation
+    _check_pretraining(config, train)
+    _check_batch("training.batch_size", config.training.batch_size, train, pixels=images.size >> scales - 1)
+    recipe = config.resnet.training  # three of its stages halve the resolution
+    _check_batch("resnet.training.batch_size", recipe.batch_size, train, pixels=images.size >> 3)
+
+
+def _check_pretraining(config: Config, train: int) -> None:
+    total = config.training.epochs * math.ceil(train / config.training.batch_size)
+    if config.pretrain.steps >= total:
+        raise UserError(
+            f"config: pretrain.steps is {config.pretrain.steps}, but must be 1 to {total - 1}: "
+            f"the {config.training.epochs} epochs have {total} steps"
+        )
+
+
+def _check_batch(key: str, size: int, train: int, *, pixels: int) -> None:
+    """Refuse a batch of one image where one pixel is left of it: batch normalisation has nothing to average over."""
+    if pixels == 1 and (train % size or size) == 1:
+        raise UserError(
+            f"config: {key} is {size}, which leaves one of {train} training images for the last batch: "
+            "batch normalisation needs two"
+        )
+
+
+def check_image_folder(config: Config) -> None:
+    """Refuse an image folder that is not there. Other sources need none.
+
+    Raises:
+        UserError: data.source is folder and train/<class>/ or test/<class>/ is missing.
+    """
+    if config.data.source != "folder":
+        return
+    for split in ("train", "test"):
+        folder = Path(config.data.root, split)
+        if not folder.is_dir() or not any(child.is_dir() for child in folder.iterdir()):
+            raise UserError(
+                f"config: data.root is {config.data.root!r}, but must hold train/<class>/* and test/<class>/*: "
+                f"no class folders in {folder}"
+            )
+
+
+def check_imported_files(config: Config) -> None:
+    """Refuse imported models whose files are not there.
+
+    Raises:
+        UserError: names the first one.
+    """
+    for model, file in config.imported.items():
+        if not Path(file).is_file():
+            raise UserError(f"config: imported.{model} is {file!r}, which is no file (docs/checkpoints.md)")
+
+
+def prepared_by(dataset: Path) -> object:
+    """The spec that a prepared dataset was made by; None where there is no such file. Needs no torch."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(dataset, framework="np") as file:
+            metadata = json.loads((file.metadata() or {})["deqpipe"])
+        return metadata["provenance"]["spec"]
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,64 @@
+"""The whole experiment."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from deqpipe.config.attack import Attack, Racing, ThreatModel
+from deqpipe.config.autoattack import AutoAttack
+from deqpipe.config.base import DeqName, Section, Switch, Whole
+from deqpipe.config.data import Data
+from deqpipe.config.defence import Entropy, EntropySweep
+from deqpipe.config.evaluation import Evaluation, Figures, Statistics, Timing
+from deqpipe.config.model import Model, ResNet
+from deqpipe.config.paths import PathVars
+from deqpipe.config.solver import Solver, couples_images
+from deqpipe.config.training import EarlyState, Jacobian, Pretrain, RandomState, Selection, Training
+
+
+class Config(Section):
+    """The whole experiment."""
+
+    protocol: Literal["paper", "release"]
+    """What `protocol` stands for where a key says so: the paper's text, or its authors' code."""
+    seeds: Annotated[tuple[Whole, ...], Field(min_length=1, strict=False)]
+    """One complete repetition each; tables use the first."""
+    device: Literal["auto", "cpu", "cuda"]
+    """auto takes CUDA where there is one. Recorded with every result, never a reason to run again."""
+    precision: Literal["fp32", "tf32", "bf16"]
+    """Of convolutions: fp32; tf32 and bf16 (those of f alone) round their inputs. tf32 is CUDA's, a CPU computes in
+    fp32 instead; bf16 is done by hand there, for tests."""
+    compile: Switch
+    """Whether f is compiled. auto: on CUDA, where a comparison with the plain way on the device itself allows it and it
+    is faster. Like the next key of no influence on results, up to rounding, and never a reason to run again."""
+    graphs: Switch
+    """Whether attack steps are captured in CUDA graphs and replayed; auto: on CUDA, after the same comparison."""
+    pathvars: PathVars
+    imported: dict[DeqName, str]
+    """DEQs that are taken from a file instead of being trained: name of the model, and the file that `deqpipe
+    import-checkpoint --model` wrote."""
+    data: Data
+    model: Model
+    resnet: ResNet
+    solver: Solver
+    pretrain: Pretrain
+    training: Training
+    jacobian: Jacobian
+    random_state: RandomState
+    selection: Selection
+    early_state: EarlyState
+    threat_model: ThreatModel
+    attack: Attack
+    entropy: Entropy
+    autoattack: AutoAttack
+    entropy_sweep: EntropySweep
+    racing: Racing
+    figures: Figures
+    timing: Timing
+    evaluation: Evaluation
+    statistics: Statistics
+
+    @property
+    def couples_images(self) -> bool:
+        """Whether a decision on an image depends on the images that it is evaluated with."""
+        return couples_images(self.solver)

@@ -1,0 +1,73 @@
+"""The models: MDEQ, and the ResNet baseline."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from deqpipe.config.base import Count, Fraction, NonNegative, Positive, Section
+from deqpipe.errors import UserError
+
+
+class Model(Section):
+    """The multiscale DEQ (MDEQ). The default is MDEQ-Large."""
+
+    channels: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]
+    """Channels of each scale; every scale has half the resolution of the one before."""
+    head_channels: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]
+    """Bottleneck channels of the classification head, one per scale; the head is four times as wide."""
+    final_channels: Count
+    """Channels before global average pooling."""
+    groups: Count
+    """Groups of every GroupNorm in f; half of them, rounded down, after fusing."""
+    expansion: Count
+    """Width of the residual blocks in f, relative to the scale's channels."""
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Variational dropout in f: one mask per image and channel for a whole forward pass, training only."""
+    weight_norm: bool
+    """Weight normalisation of the block and post-fuse convolutions of f."""
+    init: Literal["release", "normal_all"]
+    """release: weight-normed convolutions keep PyTorch's initialisation, the others N(0, 0.01^2); normal_all: all
+    N(0, 0.01^2)."""
+
+
+class ResNetTraining(Section):
+    """Recipe of Pang et al. (2021) for the ResNet-18 rows."""
+
+    epochs: Count
+    batch_size: Count
+    learning_rate: Positive
+    momentum: Fraction
+    weight_decay: NonNegative
+    milestones: Annotated[tuple[Count, ...], Field(strict=False)]
+    """Epochs after which the learning rate is multiplied by `factor`."""
+    factor: Positive
+
+
+class ResNet(Section):
+    """The deep-network baseline: torchvision's ResNet with a 3x3 stem and no max-pooling."""
+
+    layers: Annotated[tuple[Count, ...], Field(min_length=4, max_length=4, strict=False)]
+    """Basic blocks per stage; [2, 2, 2, 2] is ResNet-18."""
+    training: ResNetTraining
+
+
+def check_model(model: Model) -> None:
+    """Refuse scales and groups that do not go together.
+
+    Raises:
+        UserError: names the key and its value.
+    """
+    if len(model.channels) != len(model.head_channels):
+        raise UserError(
+            f"config: model.head_channels has {len(model.head_channels)} entries, "
+            f"but model.channels has {len(model.channels)} scales"
+        )
+    if model.groups < 2:
+        raise UserError(f"config: model.groups is {model.groups}, but must be at least 2 (half of them after fusing)")
+    for channels in model.channels:
+        for groups in (model.groups, model.groups // 2):
+            if channels % groups:
+                raise UserError(
+                    f"config: model.channels has {channels}, which {groups} groups do not divide "
+                    f"(model.groups = {model.groups}, half of them after fusing)"
+                )

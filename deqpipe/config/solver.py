@@ -1,0 +1,31 @@
+"""The fixed-point solver."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from deqpipe.config.base import Count, NonNegative, Section
+
+
+class Solver(Section):
+    """The fixed-point solver of Eq. (3)."""
+
+    name: Literal["broyden", "anderson", "fixed_point"]
+    steps: Count
+    """N: the states are z^[1] .. z^[N]."""
+    anderson_memory: Annotated[int, Field(ge=2)]
+    """How many past states Anderson mixing keeps (only with name: anderson)."""
+    tolerance: NonNegative
+    """A solve stops at this relative residual; 0: always N steps."""
+    scope: Literal["sample", "batch"]
+    """Over what a residual's norm is taken where it decides (tolerance; lowest state of a round or a prefix). sample:
+    every image by itself; batch: one norm over all images at once, which couples them. With batch a solve also ends
+    when that norm has grown a thousandfold."""
+    returned: Literal["last", "lowest_sample", "lowest_batch"]
+    """Which state is z*: z^[N], or the one of lowest residual, of every image by itself or judged by one norm over
+    the batch (which couples its images)."""
+
+
+def couples_images(solver: Solver) -> bool:
+    """Whether a solve of several images at once is something else than a solve of each."""
+    return solver.scope == "batch" or solver.returned == "lowest_batch"
