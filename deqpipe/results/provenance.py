@@ -9,10 +9,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from deqpipe import __version__
+import deqpipe
 from deqpipe.counts import NO_EVALUATIONS, Evaluations
 from deqpipe.errors import UserError
 
+PACKAGE = Path(deqpipe.__file__).parent
+"""Whose source `code_hash` stands for."""
 LIBRARIES = ("torch", "torchvision", "numpy", "pyarrow", "safetensors")
 
 
@@ -68,17 +70,16 @@ def evaluations_of(told: Mapping[str, Any], path: Path) -> Evaluations:
 
 def versions() -> dict[str, str]:
     """Versions of Python, of the package and of the libraries that results depend on."""
-    found = {"python": platform.python_version(), "deqpipe": __version__}
+    found = {"python": platform.python_version(), "deqpipe": deqpipe.__version__}
     return found | {name: metadata.version(name) for name in LIBRARIES}
 
 
 @cache
 def code_hash() -> str:
     """Sixteen hexadecimal digits that stand for the package's source."""
-    root = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in sorted(PACKAGE.rglob("*.py")):
+        digest.update(str(path.relative_to(PACKAGE)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import deqpipe
 from deqpipe.config import Trades
 from deqpipe.counts import Evaluations
 from deqpipe.errors import UserError
@@ -42,11 +43,15 @@ def test_a_spec_without_seed_has_none() -> None:
     assert provenance.provenance({"stage": "data"}, device="", inputs={}, seconds=0.0)["seed"] is None
 
 
+def test_the_code_hash_is_of_the_whole_package() -> None:
+    assert Path(deqpipe.__file__).parent == provenance.PACKAGE
+
+
 def test_the_code_hash_follows_the_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name, text in (("provenance.py", "1"), ("sub/b.py", "2"), ("note.txt", "3")):
+    for name, text in (("a.py", "1"), ("sub/b.py", "2"), ("note.txt", "3")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path)
     hashes = []
     for name, text in (("note.txt", "other"), ("sub/b.py", "2 "), ("sub/c.py", "")):
         hashes.append(provenance.code_hash.__wrapped__())
