@@ -1,7 +1,9 @@
 """The command line: what it prints, and how it answers what is wrong."""
 
+import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,17 +12,20 @@ import pytest
 import yaml
 
 from deqpipe import cli, config
+from deqpipe.cli.evaluation import EVALUATIONS, Evaluation
 from deqpipe.results import records
 from deqpipe.workflow import specs
+from deqpipe.workflow.stages import STAGES
 from tests import tiny
 from tests.tiny import Trained
 
 CONFIG = str(tiny.ROOT / "config.yaml")
 DEMO = str(tiny.ROOT / "config" / "demo.yaml")
 COMMANDS = (
-    "check-config", "write-config", "spec", "prepare-data", "pretrain", "train-deq", "train-resnet",
-    "select-early-state", "clean", "attack-pgd", "attack-grid", "attack-point", "table", "figure", "report",
-    "show-table", "trial", "import-checkpoint", "export-checkpoint", "use-imported", "predict",
+    "check-config", "write-config", "spec", "prepare-data", "pretrain", "train-deq", "train-resnet", "time-training",
+    "import-checkpoint", "export-checkpoint", "use-imported", "select-early-state", "clean", "attack-pgd",
+    "attack-grid", "attack-point", "autoattack", "attack-top", "attack-in-loop", "attack-sweep", "time-inference",
+    "attack-example", "strongest", "race", "table", "figure", "report", "show-table", "predict", "plan", "trial",
 )  # fmt: skip
 
 
@@ -51,10 +56,18 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
     assert f"deqpipe {command}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", EVALUATIONS, ids=lambda command: command.name)
+def test_an_evaluation_calls_a_function_that_takes_what_it_gives(command: Evaluation) -> None:
+    assert command.stage in STAGES
+    job, *others = inspect.signature(command.function()).parameters
+    assert job == "job"
+    assert set(others) == set(command.gives)
+
+
 def test_help_names_every_command_and_version_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert tiny.run("--help") == 0
     text = capsys.readouterr().out
-    assert all(command in text for command in COMMANDS)
+    assert re.findall(r"^    ([a-z-]+)\b", text, re.MULTILINE) == list(COMMANDS)
     assert tiny.run("--version") == 0
     assert capsys.readouterr().out.startswith("deqpipe ")
 

@@ -1,0 +1,66 @@
+"""The `deqpipe` command: one subcommand per step of the workflow. Parse, load, call one function, write.
+
+Each module holds a group of subcommands, their arguments and their calls, and offers `register`. What needs torch is
+imported when a command runs: the parser itself starts in a moment.
+
+What a user got wrong is answered by one line and exit status 2. A diverged training ends with one line and status 1, a
+job that saved and left early with status 75. Everything else is our mistake and keeps its traceback.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from deqpipe import __version__
+from deqpipe.cli import (
+    analysis,
+    checkpoints,
+    configuration,
+    data,
+    evaluation,
+    plan,
+    predict,
+    reporting,
+    training,
+    trial,
+)
+from deqpipe.cli.arguments import Command
+from deqpipe.errors import NonFiniteLossError, UserError
+
+GROUPS = (configuration, data, training, checkpoints, evaluation, analysis, reporting, predict, plan, trial)
+"""In the order in which --help lists their commands."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit status."""
+    options = build_parser().parse_args(arguments)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stderr)
+    command: Command = options.command
+    try:
+        return command(options)
+    except UserError as error:
+        print(f"deqpipe: {error}", file=sys.stderr)
+        return 2
+    except NonFiniteLossError as error:
+        print(f"deqpipe: {error}", file=sys.stderr)
+        return 1
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that answers a mistake with one line; the usage stands in --help."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line and exit with status 2."""
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line, with one subcommand per step."""
+    parser = Parser(prog="deqpipe", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--version", action="version", version=f"deqpipe {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for group in GROUPS:
+        group.register(commands)
+    return parser

@@ -1,0 +1,52 @@
+"""What a reader sees: tables, figures and the report."""
+
+import argparse
+from typing import Any
+
+from deqpipe import config
+from deqpipe.cli.arguments import Command, add, add_paths
+
+
+def register(commands: Any) -> None:
+    """Add table, figure, report and show-table."""
+    _add_numbered(commands, "table", _table, "Write a table.")
+    _add_numbered(commands, "figure", _figure, "Draw a figure.")
+    report = add(commands, "report", _report, "Write the report.")
+    add_paths(report, "config", "results", "output")
+    show = add(commands, "show-table", _show_table, "Print a table that is already written.")
+    show.add_argument("number", type=int)
+    add_paths(show, "results")
+
+
+def _add_numbered(commands: Any, name: str, command: Command, text: str) -> None:
+    parser = add(commands, name, command, text)
+    parser.add_argument("number", type=int)
+    add_paths(parser, "config", "results", "output-stem")
+
+
+def _table(options: argparse.Namespace) -> int:
+    from deqpipe.reporting.tables import tables
+
+    tables.write(options.number, config.load([options.config]), options.results, output_stem=options.output_stem)
+    return 0
+
+
+def _figure(options: argparse.Namespace) -> int:
+    from deqpipe.reporting.figures import figures
+
+    figures.write(options.number, config.load([options.config]), options.results, output_stem=options.output_stem)
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from deqpipe.reporting.report import report
+
+    report.write(config.load([options.config]), options.results, options.output)
+    return 0
+
+
+def _show_table(options: argparse.Namespace) -> int:
+    from deqpipe.reporting.tables import tables
+
+    print(tables.text(options.number, options.results))
+    return 0
