@@ -1,7 +1,7 @@
 # make demo     the whole workflow on small images, in minutes
 # make test     the tests
 # make check    format, lint, types, import contracts, generated files
-# make generate writes the generated files again (schema, configuration.md, differences.md, the diagram in README.md)
+# make generate writes the generated files again (schemas/, pages of docs/, the picture in README.md)
 # make bench    how fast it is, against the plain way: docs/performance.md (make bench RELEASE=FOLDER: and the authors' code)
 # make bench-gpu the same on a GPU, most telling figures first; goes on where it was stopped
 # make gpu-trial the whole workflow on a GPU in six minutes, on photographs in data/ (docs/gpu.md); goes on as well
@@ -32,10 +32,10 @@ check: $(INSTALLED)
 	@$(BIN)/snakefmt --check Snakefile rules
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m deqpipe.docs --check
+	@$(BIN)/python -m documentation.generate --check
 
 generate: $(INSTALLED)
-	@$(BIN)/python -m deqpipe.docs
+	@$(BIN)/python -m documentation.generate
 
 # After a change that cannot change results (a revision was not raised): records the code of every stage anew.
 revisions: $(INSTALLED)

@@ -10,6 +10,7 @@ from typing import get_args
 import grimp
 import pytest
 
+from deqpipe.results import provenance
 from deqpipe.workflow.stages import PRODUCTS, STAGES, ProductName, StageName
 from tests import record_revisions
 from tests.record_revisions import RECORDED, REVISIONS, ROOT, VALUES, complaints, current
@@ -143,3 +144,21 @@ def test_a_new_module_of_a_package_is_noticed(package: Path) -> None:
 def test_a_source_that_does_not_exist_is_named(package: Path) -> None:
     with pytest.raises(FileNotFoundError, match="a stage's code names nowhere"):
         record_revisions.modules(package, "nowhere")
+
+
+def test_an_edited_page_or_difference_marks_no_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = ("deqpipe", "docs", "documentation")
+    package, *prose = (Path(shutil.copytree(ROOT / name, tmp_path / name)) for name in folders)
+    monkeypatch.setattr(provenance, "PACKAGE", package)
+    before = current(package, REVISIONS), provenance.code_hash.__wrapped__()
+    edited = [path for folder in prose for path in folder.rglob("*") if path.suffix in (".md", ".py")]
+    assert {"method.md", "differences.py"} <= {path.name for path in edited}
+    for path in edited:
+        path.write_text(path.read_text(encoding="utf-8") + "\nSURPRISE = 1\n", encoding="utf-8")
+    assert (current(package, REVISIONS), provenance.code_hash.__wrapped__()) == before
+
+
+def test_the_package_imports_nothing_that_writes_its_documentation() -> None:
+    everything = grimp.build_graph("deqpipe", include_external_packages=True, cache_dir=None).modules
+    assert "yaml" in everything
+    assert "documentation" not in everything

@@ -6,7 +6,6 @@ from typing import Any
 from deqpipe.cli.arguments import add, add_budget, add_job, add_paths, not_negative, ways
 from deqpipe.workflow.stages import StageName
 
-
 _TRAININGS: tuple[tuple[str, StageName, str, tuple[str, ...]], ...] = (
     ("pretrain", "pretrain", "Train the trunk that all DEQs start from.", ("handoff",)),
     ("train-deq", "train_deq", "Train a DEQ adversarially from the trunk.", ("trunk",)),

@@ -4,17 +4,16 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deqpipe import config
 from deqpipe.config import PROTOCOLS
-from deqpipe.differences import DIFFERENCES, FINDINGS, NO_RESULT, Difference
 from deqpipe.workflow import products
+from documentation.differences import DIFFERENCES, FINDINGS, NO_RESULT, Difference
+from tests.tiny import ROOT
 
-ROOT = Path(__file__).parents[1]
 DEFAULTS = config.read_yaml(ROOT / "config.yaml")
 ALL: tuple[Difference, ...] = tuple(chain.from_iterable(DIFFERENCES.values()))
 NAMED = {key for difference in ALL for key in difference.keys}

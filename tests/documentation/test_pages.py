@@ -1,18 +1,17 @@
-"""Generated files: current, complete, and always the same."""
+"""Pages of the configuration and of differences: every key and every item, with the values that are in force."""
 
 import json
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from deqpipe import config, docs
-from deqpipe.differences import DIFFERENCES, FINDINGS, NO_RESULT, Difference
-
-ROOT = Path(__file__).parents[1]
+from deqpipe import config
+from documentation import configuration_page, differences_page
+from documentation.differences import DIFFERENCES, FINDINGS, NO_RESULT, Difference
+from tests.tiny import ROOT
 
 
 def keys(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -24,32 +23,8 @@ def keys(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, objec
             yield prefix + key, value
 
 
-def test_generated_files_are_current(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(ROOT)
-    assert docs.main(["--check"]) == 0, capsys.readouterr().err
-
-
-def test_the_generated_files_are_all_that_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docs, "rule_graph", lambda root: "")
-    pages = {path for path in ROOT.glob("docs/*.md") if "This page is generated" in path.read_text(encoding="utf-8")}
-    assert {path.relative_to(ROOT) for path in pages} | {docs.SCHEMA, docs.README} == set(docs.generate(ROOT))
-
-
-def test_a_stale_file_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(docs, "generate", lambda root: {Path("a.md"): "new", Path("b.md"): "same"})
-    Path("a.md").write_text("old")
-    Path("b.md").write_text("same")
-    assert docs.main(["--check"]) == 1
-    assert capsys.readouterr().err == "a.md is not current: run `make generate`\n"
-    assert docs.main([]) == 0
-    assert Path("a.md").read_text() == "new"
-
-
 def test_the_page_explains_every_key_with_its_default() -> None:
-    page = docs.configuration_page(ROOT)
+    page = configuration_page.page(ROOT)
     for key, value in keys(config.read_yaml(ROOT / "config.yaml")):
         (row,) = [line for line in page.splitlines() if line.startswith(f"| `{key}` |")]
         shown = value if isinstance(value, str) else json.dumps(value)
@@ -70,14 +45,14 @@ def read_back(cell: str) -> object:
 
 
 def test_keys_of_the_protocols_are_shown_as_the_protocols_set_them() -> None:
-    rows = rows_of(docs.differences_page(ROOT), "Keys that the protocols set")
+    rows = rows_of(differences_page.page(ROOT), "Keys that the protocols set")
     shown = {row[0].strip("`"): [read_back(cell) for cell in row[1:3]] for row in rows}
     assert shown == {key: [value, config.PROTOCOLS["release"][key]] for key, value in config.PROTOCOLS["paper"].items()}
     assert all(row[4] == "`protocol`" and row[5] for row in rows)
 
 
 def test_keys_that_both_protocols_share_are_shown_as_config_yaml_has_them() -> None:
-    rows = rows_of(docs.differences_page(ROOT), "Keys that decide something below and are the same in both")
+    rows = rows_of(differences_page.page(ROOT), "Keys that decide something below and are the same in both")
     shown = {row[0].strip("`"): read_back(row[1]) for row in rows}
     defaults = dict(keys(config.read_yaml(ROOT / "config.yaml")))
     named = {key for section in DIFFERENCES.values() for one in section for key in one.keys}
@@ -87,7 +62,7 @@ def test_keys_that_both_protocols_share_are_shown_as_config_yaml_has_them() -> N
 
 @pytest.mark.parametrize("title", DIFFERENCES)
 def test_a_section_of_differences_shows_all_of_each(title: str) -> None:
-    rows = rows_of(docs.differences_page(ROOT), title)
+    rows = rows_of(differences_page.page(ROOT), title)
     for row, one in zip(rows, DIFFERENCES[title], strict=True):
         words = (one.topic, one.paper, one.release, one.here)
         assert row[:5] == [", ".join(map(str, one.items)), *(text.replace("<", "\\<") for text in words)]
@@ -96,21 +71,21 @@ def test_a_section_of_differences_shows_all_of_each(title: str) -> None:
 
 
 def test_an_item_shows_what_each_protocol_makes_of_its_key() -> None:
-    rows = rows_of(docs.differences_page(ROOT), "Solver")
+    rows = rows_of(differences_page.page(ROOT), "Solver")
     (row,) = [row for row in rows if row[0] == "10"]
     paper, release = (values["solver.returned"] for values in config.PROTOCOLS.values())
     assert row[5] == f"`solver.returned`: `{paper}` / `{release}`"
 
 
 def test_the_overlay_on_the_page_of_differences_is_valid() -> None:
-    lines = docs.differences_page(ROOT).partition("\n## What to know first")[0].splitlines()
+    lines = differences_page.page(ROOT).partition("\n## What to know first")[0].splitlines()
     overlay = yaml.safe_load("\n".join(line for line in lines if line.startswith("    ")))
     mixed = config.parse(config.merge(config.read_yaml(ROOT / "config.yaml"), overlay))
     assert (mixed.protocol, mixed.attack.unroll.lead_step) == ("paper", True)
 
 
 def test_findings_say_how_they_are_known() -> None:
-    page = docs.differences_page(ROOT)
+    page = differences_page.page(ROOT)
     for number, finding in enumerate(FINDINGS, 1):
         (line,) = [line for line in page.splitlines() if line.startswith(f"{number}. ")]
         assert finding.text in line
@@ -118,18 +93,12 @@ def test_findings_say_how_they_are_known() -> None:
 
 
 def test_items_without_a_result_are_listed_with_their_reason() -> None:
-    rows = rows_of(docs.differences_page(ROOT), "Items that touch no result")
+    rows = rows_of(differences_page.page(ROOT), "Items that touch no result")
     assert {int(item): why for item, why in rows} == dict(NO_RESULT)
 
 
 def test_a_key_that_does_not_exist_is_not_shown_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = Difference((1,), "topic", "paper", "release", "here", ("solver.nonsense",))
-    monkeypatch.setattr(docs, "DIFFERENCES", {"Wrong": (wrong,)})
+    monkeypatch.setattr(differences_page, "DIFFERENCES", {"Wrong": (wrong,)})
     with pytest.raises(KeyError, match=r"solver\.nonsense"):
-        docs.differences_page(ROOT)
-
-
-def test_the_diagram_shows_no_arrow_that_others_imply() -> None:
-    nodes = "".join(f"\tid{number}[{name}]\n" for number, name in enumerate(("all", "c", "b", "a", "write_config")))
-    arrows = "".join(f"\tid{start} --> id{end}\n" for start, end in ((3, 2), (2, 1), (3, 1), (1, 0), (4, 1)))
-    assert docs.diagram(nodes + arrows) == "flowchart LR\n    a --> b\n    b --> c\n"
+        differences_page.page(ROOT)

@@ -1,0 +1,63 @@
+"""docs/configuration.md: every key with its default, what it may hold, and what it means."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from deqpipe import config
+from documentation.keys import allowed, cell, leaves, look_up, shown
+
+HEAD = """\
+# Configuration
+
+`config.yaml` holds every key with its default: the paper's experiment on CIFAR-10. Another experiment is an overlay
+that names only what differs, as `config/demo.yaml` does:
+
+    snakemake --configfile my.yaml
+    snakemake results/tables/table2.csv --configfile my.yaml
+
+A target stands before `--configfile`, which takes everything behind it for a config file.
+
+Unknown and missing keys, wrong types and impossible values are refused when the Snakefile is read, in one line and with
+exit status 2. `deqpipe check-config config.yaml my.yaml` does only that; it also refuses a key that stands twice, of
+which Snakemake takes the last, and says in one line what is wrong with a file that is no YAML. Nested values cannot be
+given with `--config`, which makes text of them.
+
+`protocol` as a value means: what the key `protocol` at the top says of this key; that value follows in brackets.
+
+The column "allowed" gives types and bounds; values that make no sense together are refused too, with the reason.
+
+This page is generated from the types in `deqpipe/config/` (`make generate`).
+"""
+
+
+def page(root: Path) -> str:
+    """The page that explains every key."""
+    defaults = config.read_yaml(root / "config.yaml")
+    demo = config.read_yaml(root / "config" / "demo.yaml")
+    lines = [HEAD, "## Top level", ""]
+    lines += _table(leaves(config.Config, "", nested=False), defaults, demo)
+    for name, field in config.Config.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, config.Section):
+            lines += ["", f"## {name}", "", (section.__doc__ or "").strip(), ""]
+            lines += _table(leaves(section, f"{name}.", nested=True), defaults, demo)
+    return "\n".join(lines) + "\n"
+
+
+def _table(
+    keys: Iterator[tuple[str, dict[str, Any]]], defaults: Mapping[str, Any], demo: Mapping[str, Any]
+) -> list[str]:
+    rows = ["| key | default | demo | allowed | meaning |", "| --- | --- | --- | --- | --- |"]
+    for key, schema in keys:
+        meaning = cell(" ".join(schema.get("description", "").split()))
+        default, reduced = _default(key, defaults), shown(look_up(demo, key))
+        rows.append(f"| `{key}` | {default} | {reduced} | {allowed(schema)} | {meaning} |")
+    return rows
+
+
+def _default(key: str, defaults: Mapping[str, Any]) -> str:
+    value = look_up(defaults, key)
+    if value != "protocol":
+        return shown(value)
+    return f"`protocol` ({', '.join(f'{name}: {shown(of[key])}' for name, of in config.PROTOCOLS.items())})"
