@@ -1,7 +1,7 @@
 # make demo     the whole workflow on small images, in minutes
 # make test     the tests
 # make check    format, lint, types, import contracts, generated files
-# make generate writes the generated files again (schemas/, pages of docs/, the picture in README.md)
+# make generate writes the generated files again (schemas/, pages of docs/, pictures in README.md and docs/architecture.md)
 # make bench    how fast it is, against the plain way: docs/performance.md (make bench RELEASE=FOLDER: and the authors' code)
 # make bench-gpu the same on a GPU, most telling figures first; goes on where it was stopped
 # make gpu-trial the whole workflow on a GPU in six minutes, on photographs in data/ (docs/gpu.md); goes on as well

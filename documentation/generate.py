@@ -14,12 +14,13 @@ from pathlib import Path
 
 from deqpipe import config
 from deqpipe.results import records
-from documentation import configuration_page, differences_page, rules
+from documentation import architecture, configuration_page, differences_page, rules
 
 SCHEMA = Path("schemas/config.schema.json")
 CONFIGURATION = Path("docs/configuration.md")
 DIFFERENCES = Path("docs/differences.md")
 README = Path("README.md")
+ARCHITECTURE = Path("docs/architecture.md")
 
 
 def generate(root: Path) -> dict[Path, str]:
@@ -33,6 +34,7 @@ def generate(root: Path) -> dict[Path, str]:
         CONFIGURATION: configuration_page.page(root),
         DIFFERENCES: differences_page.page(root),
         README: filled(_text(root / README), {"rulegraph": rules.picture(root)}),
+        ARCHITECTURE: filled(_text(root / ARCHITECTURE), architecture.blocks(root)),
     }
 
 
