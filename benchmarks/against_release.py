@@ -53,10 +53,10 @@ from deqpipe.threat_model import LinfBall
 from deqpipe.training.forward import (
     DEQForward,
     DEQPass,
+    LossStates,
     Output,
     RandomStates,
     StateChoice,
-    States,
     UnrolledForward,
     draws,
 )
@@ -454,8 +454,8 @@ class Ours:
 
 def our_forward(settings: Settings) -> DEQForward:
     """Adversarial training as configured, every step with the Jacobian term."""
-    solver, unroll = settings.section("solver", config.Solver), settings.section("training.unroll", config.Unroll)
-    random = settings.section("random_state", config.RandomState)
+    solver, unroll = settings.section("solver", config.SolverConfig), settings.section("training.unroll", config.Unroll)
+    random = settings.section("random_state", config.RandomStateConfig)
     low, high = settings["jacobian.length_jitter"]
     probes: int = settings["jacobian.probes"]
     return DEQForward(
@@ -475,7 +475,7 @@ def our_pass(ours: Ours, forward: DEQForward, *, length: int | None, penalised: 
         output = Output(UnrolledForward(layers=8).logits(model, x, draws(0, 0)), torch.zeros(()))
     else:
         choice = StateChoice(length, forward.returned)
-        passes = DEQPass(forward, model, draws(0, 0), regularised=True, loss_states=States(choice, choice))
+        passes = DEQPass(forward, model, draws(0, 0), regularised=True, loss_states=LossStates(choice, choice))
         output = passes.training(x, choice, penalised=penalised)
     loss = F.cross_entropy(output.logits, y) + output.penalty
     loss.backward()

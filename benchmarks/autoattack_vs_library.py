@@ -19,9 +19,9 @@ import torch
 from deqpipe import config
 from deqpipe.attack.autoattack import runnable
 from deqpipe.config import Config
-from deqpipe.evaluation.autoattack import autoattack
-from deqpipe.evaluation.evaluated_model import Job, Subject, load_subject
+from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_subject
 from deqpipe.evaluation.resumable import Part
+from deqpipe.evaluation.stages.autoattack import autoattack
 from deqpipe.results import records
 from deqpipe.workflow import specs, vocabulary
 
@@ -50,10 +50,10 @@ def main() -> None:
         print(f"| the library | {_theirs(load_subject(job), options.images)} |")
 
 
-def _job(loaded: Config, options: argparse.Namespace, keep: str, folder: Path) -> Job:
+def _job(loaded: Config, options: argparse.Namespace, keep: str, folder: Path) -> EvaluationJob:
     changes = {"autoattack": {"mode": "standard", "keep": keep, "square_images": options.images}}
     changed, seed = config.parse(config.merge(loaded.model_dump(mode="json"), changes)), loaded.seeds[0]
-    return Job(
+    return EvaluationJob(
         spec=specs.build("autoattack", changed, model=options.model, seed=seed, defence="plain"),
         data=options.results / "data" / "dataset.safetensors",
         checkpoint=options.results / "models" / options.model / f"seed{seed}" / "best.safetensors",
@@ -64,7 +64,7 @@ def _job(loaded: Config, options: argparse.Namespace, keep: str, folder: Path) -
     )
 
 
-def _ours(job: Job, count: int) -> str:
+def _ours(job: EvaluationJob, count: int) -> str:
     started = time.monotonic()
     status = autoattack(job, Part(range(count), job.output.parent / "state", float("inf")))
     assert status == 0
@@ -74,7 +74,7 @@ def _ours(job: Job, count: int) -> str:
     return _cells(count, clean=len(clean), fallen=len(set(found["image"][wrong].tolist())), started=started)
 
 
-def _theirs(subject: Subject, count: int) -> str:
+def _theirs(subject: EvaluatedModel, count: int) -> str:
     started, settings, device = time.monotonic(), subject.settings, subject.job.device
     x, y = subject.dataset.test.float_images(slice(count), device), subject.dataset.test.labels[:count].to(device)
     network, epsilon = subject.loaded.model, subject.ball.epsilon

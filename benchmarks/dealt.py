@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.release_code import Dice
-from deqpipe.training.forward import DEQForward, States, draws
+from deqpipe.training.forward import DEQForward, LossStates, draws
 from deqpipe.training.objectives import PGDAdversarial, TradesAdversarial
 
 
@@ -25,8 +25,8 @@ class Dealt:
     """
 
     noise: Tensor
-    crafting: tuple[States, ...]
-    loss: States
+    crafting: tuple[LossStates, ...]
+    loss: LossStates
     extra: int
     dropout: torch.Generator
     probes: torch.Generator | None

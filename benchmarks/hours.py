@@ -15,7 +15,7 @@ from deqpipe.planning import cost
 from deqpipe.planning.cost import Images
 from deqpipe.planning.dry_run import jobs
 from deqpipe.planning.leavers import entering
-from deqpipe.planning.printed import Measured, Plan
+from deqpipe.planning.printed import CostPlan, Measured
 from deqpipe.planning.rates import rates as measured_rates
 from deqpipe.results.records import write_text
 from deqpipe.workflow import gridpoints, vocabulary
@@ -74,7 +74,7 @@ def by_rule(config: Config, images: Images, rates: Path) -> dict[str, Mapping[Pr
     """
     everything = [job for job in jobs([], cores=1, everything=True) if cost.uses_device(job.rule)]
     nothing = Measured({}, "", cuda=True, processes=1)
-    plan = Plan(config, images, everything, (), nothing, 1, entering(config, everything), measured_rates(rates))
+    plan = CostPlan(config, images, everything, (), nothing, 1, entering(config, everything), measured_rates(rates))
     rules = dict.fromkeys(job.rule for job in everything)
     seconds = {rule: plan.on_h100([job for job in everything if job.rule == rule]) for rule in rules}
     return {rule: {name: float(each) / 3600 for name, each in taken.items()} for rule, taken in seconds.items()}

@@ -17,14 +17,14 @@ from deqpipe import build
 from deqpipe.attack.pgd import PGD, cross_entropy_objective
 from deqpipe.attack.surrogate import stacked_surrogate_of, surrogate_of
 from deqpipe.compute.evaluations import Counter
-from deqpipe.config import Entropy
+from deqpipe.config import EntropyConfig
 from deqpipe.dynamics import Dynamics
 from deqpipe.evaluation.evaluated_model import LogitsOf
 from deqpipe.evaluation.judge import DEQJudge
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.solver.solve import build_solver, build_termination, solve
 from deqpipe.training.forward import DEQForward
-from deqpipe.training.loop import Plan, descend
+from deqpipe.training.loop import TrainingPlan, descend
 from deqpipe.training.objectives import Batch, PGDAdversarial, TradesAdversarial
 from deqpipe.workflow import gridpoints, vocabulary
 from deqpipe.workflow.gridpoints import GridPoint
@@ -326,7 +326,7 @@ def stacked_attack_step() -> Operation:
 # --- decisions -------------------------------------------------------------------------------------------------------
 
 
-def entropy_of(world: World, solver_steps: int, input_steps: int) -> Entropy:
+def entropy_of(world: World, solver_steps: int, input_steps: int) -> EntropyConfig:
     """Sec. 3.2 with another T_f and R."""
     return world.config.entropy.model_copy(update={"solver_steps": solver_steps, "input_steps": input_steps})
 
@@ -449,7 +449,7 @@ METHODS = (
 )
 
 
-def objective_of(plan: Plan) -> PGDAdversarial | TradesAdversarial:
+def objective_of(plan: TrainingPlan) -> PGDAdversarial | TradesAdversarial:
     """The objective of an adversarial training."""
     assert isinstance(plan.objective, PGDAdversarial | TradesAdversarial)
     return plan.objective

@@ -22,8 +22,9 @@ import torch
 from deqpipe import config
 from deqpipe.attack.autoattack import Flags, LibraryAttacks
 from deqpipe.config import AttackName, Config
-from deqpipe.evaluation.evaluated_model import Job, Subject, load_subject
-from deqpipe.evaluation.rows import Chunk, attack_rows
+from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_subject
+from deqpipe.evaluation.images import Chunk
+from deqpipe.evaluation.scoring import attack_rows
 from deqpipe.workflow import specs, vocabulary
 
 EPSILONS_255 = (0.0, 8.0, 19.0, 38.0, 57.0, 76.0, 102.0, 128.0, 255.0)
@@ -66,7 +67,7 @@ def _settings(loaded: Config) -> Iterator[tuple[float, int]]:
     yield from ((loaded.threat_model.epsilon_255, steps) for steps in MORE_STEPS)
 
 
-def _subject(loaded: Config, results: Path, model: str, *, epsilon: float, steps: int) -> Subject:
+def _subject(loaded: Config, results: Path, model: str, *, epsilon: float, steps: int) -> EvaluatedModel:
     changed = config.parse(
         config.merge(
             loaded.model_dump(mode="json"),
@@ -77,7 +78,7 @@ def _subject(loaded: Config, results: Path, model: str, *, epsilon: float, steps
         )
     )
     seed = loaded.seeds[0]
-    job = Job(
+    job = EvaluationJob(
         spec=specs.build("attack_grid" if model in vocabulary.DEQS else "attack_pgd", changed, model=model, seed=seed),
         data=results / "data" / "dataset.safetensors",
         checkpoint=results / "models" / model / f"seed{seed}" / "best.safetensors",
@@ -89,7 +90,7 @@ def _subject(loaded: Config, results: Path, model: str, *, epsilon: float, steps
     return load_subject(job)
 
 
-def _row(subject: Subject, states: dict[str, int], *, epsilon: float, steps: int) -> str:
+def _row(subject: EvaluatedModel, states: dict[str, int], *, epsilon: float, steps: int) -> str:
     count = min(len(subject.dataset.test), 200)
     chunk = Chunk(subject.dataset.test, range(count))
     columns = attack_rows(
@@ -105,7 +106,7 @@ def _row(subject: Subject, states: dict[str, int], *, epsilon: float, steps: int
     return "| " + " | ".join([*cells, f"{noise:.1%}", f"{lost:.2%}"]) + " |"
 
 
-def _row_beside(subject: Subject, state: int, *, epsilon: float) -> str:
+def _row_beside(subject: EvaluatedModel, state: int, *, epsilon: float) -> str:
     chunk = Chunk(subject.dataset.test, range(min(len(subject.dataset.test), 100)))
     point, references = subject.final_point(), lambda judge, images: None
     columns = attack_rows(subject, point, chunk, references=references, purpose="sanity/start")
@@ -115,7 +116,7 @@ def _row_beside(subject: Subject, state: int, *, epsilon: float) -> str:
     return "| " + " | ".join([subject.name, f"{epsilon:g}", *(f"{cell:.1%}" for cell in cells)]) + " |"
 
 
-def _library_accuracy(subject: Subject, chunk: Chunk, name: AttackName, *, state: int) -> float:
+def _library_accuracy(subject: EvaluatedModel, chunk: Chunk, name: AttackName, *, state: int) -> float:
     """Share of images that the plain decision is right on both at highest loss and as they fool the logits."""
     x, y = chunk.load(chunk.images, subject.job.device)
     attack = LibraryAttacks(subject.ball, iterations=ITERATIONS, queries=QUERIES)
@@ -128,7 +129,7 @@ def _library_accuracy(subject: Subject, chunk: Chunk, name: AttackName, *, state
     return float((right[0] & right[1]).mean())
 
 
-def _noise_accuracy(subject: Subject, chunk: Chunk, *, state: int) -> float:
+def _noise_accuracy(subject: EvaluatedModel, chunk: Chunk, *, state: int) -> float:
     """Accuracy of the plain decision under random corners of the ball."""
     x, y = chunk.load(chunk.images, subject.job.device)
     draw = subject.stream("sanity/noise").uniform(chunk.images, tuple(x.shape[1:])).to(x.device)

@@ -22,7 +22,7 @@ from deqpipe.planning.sources import images_of
 from deqpipe.settings import Settings
 from deqpipe.threat_model import LinfBall
 from deqpipe.training import run
-from deqpipe.training.loop import Plan
+from deqpipe.training.loop import TrainingPlan
 from deqpipe.workflow import gridpoints, specs, vocabulary
 from deqpipe.workflow.gridpoints import GridPoint
 from deqpipe.workflow.stages import StageName
@@ -155,7 +155,7 @@ class World:
         computed = self.computed if ours else self.computed.plain
         return computed.taken_by(network.to(self.device, self.dtype).eval())
 
-    def plan(self, model: str, *, regularised: bool, run_steps: Runner = DIRECT) -> Plan:
+    def plan(self, model: str, *, regularised: bool, run_steps: Runner = DIRECT) -> TrainingPlan:
         """The training of one of the four DEQs.
 
         Args:
@@ -170,7 +170,7 @@ class World:
             values |= specs.build(stage, config, model=of_model, seed=self.seed)["config"]
         framework = vocabulary.MODELS[model].framework
         values |= {"jacobian.frequency": 1.0} if regularised else {f"jacobian.weight.{framework}": 0.0}
-        job = run.Job(
+        job = run.TrainingJob(
             spec={"seed": self.seed, "model": model, "config": values}, inputs={}, outputs={}, state=Path(),
             device=self.device, threads=self.threads, budget_minutes=math.inf, save_interval=math.inf,
         )  # fmt: skip

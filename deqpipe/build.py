@@ -7,8 +7,7 @@ vocabulary of defences imports no torch; here the name is looked up.
 from collections.abc import Callable
 from importlib import import_module
 
-from deqpipe.config import Entropy, ThreatModel
-from deqpipe.config import Solver as SolverConfig
+from deqpipe.config import EntropyConfig, SolverConfig, ThreatModelConfig
 from deqpipe.defence.entropy import defended
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.gradient import Unrolled
@@ -24,7 +23,7 @@ Build = Callable[[Settings, PlainDynamics, Defence], Dynamics]
 
 def ball(settings: Settings) -> LinfBall:
     """The threat model."""
-    return LinfBall(settings.section("threat_model", ThreatModel).epsilon_255 / 255)
+    return LinfBall(settings.section("threat_model", ThreatModelConfig).epsilon_255 / 255)
 
 
 def plain_dynamics(settings: Settings) -> PlainDynamics:
@@ -43,7 +42,7 @@ def dynamics(settings: Settings, defence: str) -> Dynamics:
     return plain if value.build is None else _function(value.build)(settings, plain, value)
 
 
-def entropy_dynamics(settings: Settings, entropy: Entropy) -> Dynamics:
+def entropy_dynamics(settings: Settings, entropy: EntropyConfig) -> Dynamics:
     """The dynamics of Sec. 3.2 with keys of its own; the undefended ones where these are the same bit for bit."""
     return defended(plain_dynamics(settings), entropy, ball(settings))
 

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deqpipe.config import Solver as SolverConfig
-from deqpipe.config import couples_images
+from deqpipe.config import SolverConfig, couples_images
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.gradient import Unrolled
 from deqpipe.model.classifier import DEQClassifier

@@ -14,7 +14,7 @@ from deqpipe.attack.surrogate import IntermediateState
 from deqpipe.compute.evaluations import Counter
 from deqpipe.compute.precision import Precision
 from deqpipe.compute.replay import DIRECT, Graphs, Runner
-from deqpipe.compute.ways import Outcome, Way
+from deqpipe.compute.ways import TrialOutcome, Way
 from deqpipe.machine import stopwatch
 from deqpipe.machine.device import describe
 from deqpipe.model.classifier import DEQClassifier
@@ -62,7 +62,7 @@ class GradientTrial:
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def run(self, way: Way) -> Outcome:
+    def run(self, way: Way) -> TrialOutcome:
         """Gradients, computed as a job would."""
         model = self._copy(way)
         x, y = self._batch()
@@ -78,7 +78,7 @@ class GradientTrial:
                 fresh(step, "trial", (x, y))
 
         taken = [stopwatch.seconds(attack, self._device) / ATTACK_STEPS for _ in range(REPEATS)]
-        return Outcome((*values, *self._of_weights(model, x, y)), min(taken))
+        return TrialOutcome((*values, *self._of_weights(model, x, y)), min(taken))
 
     @property
     def rounding(self) -> float:

@@ -49,9 +49,9 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _import_checkpoint(options: argparse.Namespace) -> int:
     from deqpipe.model import convert
-    from deqpipe.model.release.inference import Told
+    from deqpipe.model.release.inference import ImportOptions
 
-    told = Told(
+    told = ImportOptions(
         groups=options.groups,
         image_size=options.image_size,
         dropout=options.dropout,

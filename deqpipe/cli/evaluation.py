@@ -24,8 +24,8 @@ class Evaluation:
         name: as it is typed.
         stage: whose spec it takes.
         text: what it does, for --help.
-        calls: `module:function` of deqpipe.evaluation, imported when the command runs: it needs torch. Called with
-            an `evaluated_model.Job`, it returns the exit status.
+        calls: `module:function` of deqpipe.evaluation.stages, imported when the command runs: it needs torch. Called
+            with an `EvaluationJob`, it returns the exit status.
         adds: the arguments beside those of every evaluation, in the order of --help.
         gives: keywords of the function beside the job, and how options become their values.
         inputs: files that it reads beside data and checkpoint.
@@ -42,7 +42,7 @@ class Evaluation:
     def function(self) -> Callable[..., int]:
         """What the command calls, imported now."""
         module, _, name = self.calls.partition(":")
-        function: Callable[..., int] = getattr(import_module(f"deqpipe.evaluation.{module}"), name)
+        function: Callable[..., int] = getattr(import_module(f"deqpipe.evaluation.stages.{module}"), name)
         return function
 
 
@@ -62,10 +62,10 @@ def _evaluate(evaluation: Evaluation, options: argparse.Namespace) -> int:
 
 
 def _job(options: argparse.Namespace) -> Any:
-    from deqpipe.evaluation.evaluated_model import Job
+    from deqpipe.evaluation.evaluated_model import EvaluationJob
     from deqpipe.machine import device
 
-    return Job(
+    return EvaluationJob(
         spec=options.spec,
         data=options.data,
         checkpoint=options.checkpoint,
@@ -139,7 +139,7 @@ def _part(options: argparse.Namespace) -> Any:
 
 
 def _grid_shard(options: argparse.Namespace) -> Any:
-    from deqpipe.evaluation.jobs import GridShard
+    from deqpipe.evaluation.stages.grid import GridShard
 
     return GridShard(options.states, _part(options), options.race)
 
@@ -149,18 +149,18 @@ EVALUATIONS = (
         "select-early-state",
         "select",
         "Choose the state that decides, on the held-out images.",
-        calls="jobs:select_early_state",
+        calls="selection:select_early_state",
         adds=(_add_batch_size,),
     ),
-    Evaluation("clean", "clean", "Judge the test images as they are.", calls="jobs:clean", adds=(_add_batch_size,)),
+    Evaluation("clean", "clean", "Judge the test images as they are.", calls="clean:clean", adds=(_add_batch_size,)),
     Evaluation(
-        "attack-pgd", "attack_pgd", "Attack at the final state.", calls="jobs:attack_pgd", adds=(_add_batch_size,)
+        "attack-pgd", "attack_pgd", "Attack at the final state.", calls="clean:attack_pgd", adds=(_add_batch_size,)
     ),
     Evaluation(
         "attack-grid",
         "attack_grid",
         "Attack a part of the grid of Eq. (11).",
-        calls="jobs:attack_grid",
+        calls="grid:attack_grid",
         adds=(_add_batch_size, _add_part, _add_other, _add_race, _add_states),
         gives={"shard": _grid_shard},
     ),
@@ -168,7 +168,7 @@ EVALUATIONS = (
         "attack-point",
         "attack_grid",
         "Attack one point of the grid, for a closer look.",
-        calls="jobs:attack_point",
+        calls="grid:attack_point",
         adds=(_add_batch_size, _add_images, _add_point),
         gives={"point": attrgetter("point"), "images": _images},
     ),

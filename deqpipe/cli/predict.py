@@ -54,7 +54,7 @@ def _surrogate(text: str) -> tuple[str, GridPoint]:
 def _predict(options: argparse.Namespace) -> int:
     import torch
 
-    from deqpipe.evaluation.predict import Request, predict
+    from deqpipe.evaluation.stages.predict import Request, predict
     from deqpipe.machine import device
     from deqpipe.settings import Settings
 

@@ -34,7 +34,7 @@ def _train(options: argparse.Namespace) -> int:
     from deqpipe.training import run
 
     outputs = ("best", "last", "history", "handoff")
-    job = run.Job(
+    job = run.TrainingJob(
         spec=options.spec,
         inputs={name: getattr(options, name) for name in ("data", "trunk") if name in options},
         outputs={name: getattr(options, name) for name in outputs if name in options},
@@ -53,7 +53,7 @@ def _time_training(options: argparse.Namespace) -> int:
     from deqpipe.machine import device
     from deqpipe.training import timing
 
-    job = timing.Job(
+    job = timing.TimingJob(
         spec=options.spec,
         data=options.data,
         trunk=options.trunk,

@@ -104,7 +104,7 @@ NOTHING_ASKED = Asked()
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialOutcome:
     """What one run of a trial gave: tensors that all ways must agree on, and the seconds of a run like it."""
 
     values: tuple[Tensor, ...]
@@ -120,7 +120,7 @@ class Trial(Protocol):
         """What a verdict depends on beside the code: device, versions, shapes, precision."""
         ...
 
-    def run(self, way: Way) -> Outcome:
+    def run(self, way: Way) -> TrialOutcome:
         """The batch in some way."""
         ...
 
@@ -221,7 +221,7 @@ def judge(asked: Asked, trial: Trial) -> Verdict:
     return Verdict(best, reason, tuple(seen))
 
 
-def _tried(trial: Trial, way: Way, plain: Outcome, allowed: float) -> tuple[Outcome | None, str]:
+def _tried(trial: Trial, way: Way, plain: TrialOutcome, allowed: float) -> tuple[TrialOutcome | None, str]:
     try:
         outcome = trial.run(way)
     except Exception as error:  # whatever a compiler or a capture fails with: the plain way is there

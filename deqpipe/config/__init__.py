@@ -6,8 +6,8 @@ level. The JSON schema in schemas/ and docs/configuration.md are generated from 
 One module per section holds its types; what is imported from here is all of it.
 """
 
-from deqpipe.config.attack import Attack, AttackUnroll, Grid, Pgd, Racing, ThreatModel
-from deqpipe.config.autoattack import AutoAttack
+from deqpipe.config.attack import AttackConfig, AttackUnroll, GridConfig, PgdConfig, RacingConfig, ThreatModelConfig
+from deqpipe.config.autoattack import AutoAttackConfig
 from deqpipe.config.base import (
     DEFAULT_BATCH,
     AttackName,
@@ -26,26 +26,26 @@ from deqpipe.config.base import (
     merge,
 )
 from deqpipe.config.checks import check, check_image_folder, check_imported_files, prepared_by
-from deqpipe.config.data import KNOWN_IMAGES, Data, KnownImages
-from deqpipe.config.defence import Entropy, EntropySweep
-from deqpipe.config.evaluation import Evaluation, Figures, Statistics, Timing
+from deqpipe.config.data import KNOWN_IMAGES, DataConfig, KnownImages
+from deqpipe.config.defence import EntropyConfig, EntropySweepConfig
+from deqpipe.config.evaluation import EvaluationConfig, FiguresConfig, StatisticsConfig, TimingConfig
 from deqpipe.config.experiment import Config
 from deqpipe.config.files import load, parse, read_yaml
-from deqpipe.config.model import Model, ResNet, ResNetTraining
+from deqpipe.config.model import ModelConfig, ResNetConfig, ResNetTrainingConfig
 from deqpipe.config.paths import PathVars
 from deqpipe.config.protocols import PROTOCOLS, resolve_protocol
 from deqpipe.config.schema import json_schema
-from deqpipe.config.solver import Solver, couples_images
+from deqpipe.config.solver import SolverConfig, couples_images
 from deqpipe.config.training import (
-    EarlyState,
-    Jacobian,
+    EarlyStateConfig,
+    JacobianConfig,
     PerFramework,
-    Pretrain,
-    RandomState,
-    Selection,
-    Trades,
-    Training,
-    TrainingAttack,
+    PretrainConfig,
+    RandomStateConfig,
+    SelectionConfig,
+    TradesConfig,
+    TrainingAttackConfig,
+    TrainingConfig,
     Unroll,
 )
 
@@ -53,48 +53,48 @@ __all__ = [
     "DEFAULT_BATCH",
     "KNOWN_IMAGES",
     "PROTOCOLS",
-    "Attack",
+    "AttackConfig",
     "AttackName",
     "AttackUnroll",
-    "AutoAttack",
+    "AutoAttackConfig",
     "Config",
     "Count",
     "Damping",
-    "Data",
+    "DataConfig",
     "Decay",
     "DeqName",
-    "EarlyState",
-    "Entropy",
-    "EntropySweep",
-    "Evaluation",
-    "Figures",
+    "EarlyStateConfig",
+    "EntropyConfig",
+    "EntropySweepConfig",
+    "EvaluationConfig",
+    "FiguresConfig",
     "Fraction",
     "Framework",
-    "Grid",
-    "Jacobian",
+    "GridConfig",
+    "JacobianConfig",
     "KnownImages",
-    "Model",
+    "ModelConfig",
     "NonNegative",
     "PathVars",
     "PerFramework",
-    "Pgd",
+    "PgdConfig",
     "Pixels255",
     "Positive",
-    "Pretrain",
-    "Racing",
-    "RandomState",
-    "ResNet",
-    "ResNetTraining",
+    "PretrainConfig",
+    "RacingConfig",
+    "RandomStateConfig",
+    "ResNetConfig",
+    "ResNetTrainingConfig",
     "Section",
-    "Selection",
-    "Solver",
-    "Statistics",
+    "SelectionConfig",
+    "SolverConfig",
+    "StatisticsConfig",
     "Switch",
-    "ThreatModel",
-    "Timing",
-    "Trades",
-    "Training",
-    "TrainingAttack",
+    "ThreatModelConfig",
+    "TimingConfig",
+    "TradesConfig",
+    "TrainingAttackConfig",
+    "TrainingConfig",
     "Unroll",
     "Whole",
     "check",

@@ -7,14 +7,14 @@ from pydantic import Field
 from deqpipe.config.base import Count, Damping, Pixels255, Section
 
 
-class ThreatModel(Section):
+class ThreatModelConfig(Section):
     """What an attacker may change: every pixel by at most epsilon (l-infinity), within [0, 1]."""
 
     epsilon_255: Pixels255
     """Radius, in 1/255 of the pixel range."""
 
 
-class Pgd(Section):
+class PgdConfig(Section):
     """PGD at evaluation."""
 
     steps: Count
@@ -23,7 +23,7 @@ class Pgd(Section):
     """Whether the uniform random start is clamped into [0, 1]."""
 
 
-class Grid(Section):
+class GridConfig(Section):
     """The intermediate-state attacks of Eq. (11): every combination, and always the ready-made point."""
 
     states: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]
@@ -41,11 +41,11 @@ class AttackUnroll(Section):
     """One undamped f before the damped ones; Eq. (11) as written has none."""
 
 
-class Attack(Section):
+class AttackConfig(Section):
     """The attacks that models are evaluated under."""
 
-    pgd: Pgd
-    grid: Grid
+    pgd: PgdConfig
+    grid: GridConfig
     unroll: AttackUnroll
     defence_in_loop: Literal["none"]
     """none: images are crafted on the undefended dynamics and scored on every decision."""
@@ -60,7 +60,7 @@ class Attack(Section):
     """How many images one grid job takes; no influence on results."""
 
 
-class Racing(Section):
+class RacingConfig(Section):
     """All attacks on a part of the images, then only those that could still be the strongest on the rest.
 
     Serves minima of mean accuracies only. What needs every attack on every image (worst cases per image, Tables 6 to 8,

@@ -7,7 +7,7 @@ from pydantic import Field
 from deqpipe.config.base import AttackName, Count, Section
 
 
-class AutoAttack(Section):
+class AutoAttackConfig(Section):
     """AutoAttack (Croce and Hein, 2020) on the surrogate at the strongest (i, K_a, lambda) of each decision."""
 
     mode: Literal["standard", "individual"]

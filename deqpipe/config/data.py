@@ -25,7 +25,7 @@ KNOWN_IMAGES: Mapping[str, KnownImages] = {
 }
 
 
-class Data(Section):
+class DataConfig(Section):
     """Which images, and how they are split."""
 
     source: Literal["digits", "cifar10", "folder"]

@@ -7,7 +7,7 @@ from pydantic import Field
 from deqpipe.config.base import Count, Pixels255, Section, Whole
 
 
-class Entropy(Section):
+class EntropyConfig(Section):
     """Input entropy reduction along the neural dynamics (Sec. 3.2, Algorithm 1)."""
 
     solver_steps: Count
@@ -34,7 +34,7 @@ class Entropy(Section):
     crafts them again."""
 
 
-class EntropySweep(Section):
+class EntropySweepConfig(Section):
     """Table 5: Sec. 3.2 with other T_f and R, on the weights of TRADES with random states."""
 
     solver_steps: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]

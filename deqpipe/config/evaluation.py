@@ -7,14 +7,14 @@ from pydantic import Field
 from deqpipe.config.base import DEFAULT_BATCH, Count, Section, Whole
 
 
-class Figures(Section):
+class FiguresConfig(Section):
     """What figures may cost."""
 
     jacobian: bool
     """Whether Figure 6, which needs two trainings of its own, is part of `figures` and the report."""
 
 
-class Timing(Section):
+class TimingConfig(Section):
     """Tables 9 and 10: speed of training steps and of inference."""
 
     batch_size: Count
@@ -25,7 +25,7 @@ class Timing(Section):
     """Timed passes; the median counts, lowest and highest stand beside it."""
 
 
-class Evaluation(Section):
+class EvaluationConfig(Section):
     """What is evaluated, and how many images at once."""
 
     images: Count
@@ -42,7 +42,7 @@ class Evaluation(Section):
         return DEFAULT_BATCH if self.batch_size == "auto" else self.batch_size
 
 
-class Statistics(Section):
+class StatisticsConfig(Section):
     """Intervals."""
 
     confidence: Annotated[float, Field(gt=0, lt=1)]

@@ -4,16 +4,23 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from deqpipe.config.attack import Attack, Racing, ThreatModel
-from deqpipe.config.autoattack import AutoAttack
+from deqpipe.config.attack import AttackConfig, RacingConfig, ThreatModelConfig
+from deqpipe.config.autoattack import AutoAttackConfig
 from deqpipe.config.base import DeqName, Section, Switch, Whole
-from deqpipe.config.data import Data
-from deqpipe.config.defence import Entropy, EntropySweep
-from deqpipe.config.evaluation import Evaluation, Figures, Statistics, Timing
-from deqpipe.config.model import Model, ResNet
+from deqpipe.config.data import DataConfig
+from deqpipe.config.defence import EntropyConfig, EntropySweepConfig
+from deqpipe.config.evaluation import EvaluationConfig, FiguresConfig, StatisticsConfig, TimingConfig
+from deqpipe.config.model import ModelConfig, ResNetConfig
 from deqpipe.config.paths import PathVars
-from deqpipe.config.solver import Solver, couples_images
-from deqpipe.config.training import EarlyState, Jacobian, Pretrain, RandomState, Selection, Training
+from deqpipe.config.solver import SolverConfig, couples_images
+from deqpipe.config.training import (
+    EarlyStateConfig,
+    JacobianConfig,
+    PretrainConfig,
+    RandomStateConfig,
+    SelectionConfig,
+    TrainingConfig,
+)
 
 
 class Config(Section):
@@ -37,26 +44,26 @@ class Config(Section):
     imported: dict[DeqName, str]
     """DEQs that are taken from a file instead of being trained: name of the model, and the file that `deqpipe
     import-checkpoint --model` wrote."""
-    data: Data
-    model: Model
-    resnet: ResNet
-    solver: Solver
-    pretrain: Pretrain
-    training: Training
-    jacobian: Jacobian
-    random_state: RandomState
-    selection: Selection
-    early_state: EarlyState
-    threat_model: ThreatModel
-    attack: Attack
-    entropy: Entropy
-    autoattack: AutoAttack
-    entropy_sweep: EntropySweep
-    racing: Racing
-    figures: Figures
-    timing: Timing
-    evaluation: Evaluation
-    statistics: Statistics
+    data: DataConfig
+    model: ModelConfig
+    resnet: ResNetConfig
+    solver: SolverConfig
+    pretrain: PretrainConfig
+    training: TrainingConfig
+    jacobian: JacobianConfig
+    random_state: RandomStateConfig
+    selection: SelectionConfig
+    early_state: EarlyStateConfig
+    threat_model: ThreatModelConfig
+    attack: AttackConfig
+    entropy: EntropyConfig
+    autoattack: AutoAttackConfig
+    entropy_sweep: EntropySweepConfig
+    racing: RacingConfig
+    figures: FiguresConfig
+    timing: TimingConfig
+    evaluation: EvaluationConfig
+    statistics: StatisticsConfig
 
     @property
     def couples_images(self) -> bool:

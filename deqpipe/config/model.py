@@ -8,7 +8,7 @@ from deqpipe.config.base import Count, Fraction, NonNegative, Positive, Section
 from deqpipe.errors import UserError
 
 
-class Model(Section):
+class ModelConfig(Section):
     """The multiscale DEQ (MDEQ). The default is MDEQ-Large."""
 
     channels: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]
@@ -30,7 +30,7 @@ class Model(Section):
     N(0, 0.01^2)."""
 
 
-class ResNetTraining(Section):
+class ResNetTrainingConfig(Section):
     """Recipe of Pang et al. (2021) for the ResNet-18 rows."""
 
     epochs: Count
@@ -43,15 +43,15 @@ class ResNetTraining(Section):
     factor: Positive
 
 
-class ResNet(Section):
+class ResNetConfig(Section):
     """The deep-network baseline: torchvision's ResNet with a 3x3 stem and no max-pooling."""
 
     layers: Annotated[tuple[Count, ...], Field(min_length=4, max_length=4, strict=False)]
     """Basic blocks per stage; [2, 2, 2, 2] is ResNet-18."""
-    training: ResNetTraining
+    training: ResNetTrainingConfig
 
 
-def check_model(model: Model) -> None:
+def check_model(model: ModelConfig) -> None:
     """Refuse scales and groups that do not go together.
 
     Raises:

@@ -7,7 +7,7 @@ from pydantic import Field
 from deqpipe.config.base import Count, NonNegative, Section
 
 
-class Solver(Section):
+class SolverConfig(Section):
     """The fixed-point solver of Eq. (3)."""
 
     name: Literal["broyden", "anderson", "fixed_point"]
@@ -26,6 +26,6 @@ class Solver(Section):
     the batch (which couples its images)."""
 
 
-def couples_images(solver: Solver) -> bool:
+def couples_images(solver: SolverConfig) -> bool:
     """Whether a solve of several images at once is something else than a solve of each."""
     return solver.scope == "batch" or solver.returned == "lowest_batch"

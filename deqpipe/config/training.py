@@ -7,7 +7,7 @@ from pydantic import Field
 from deqpipe.config.base import Count, Damping, Decay, Fraction, NonNegative, Pixels255, Positive, Section, Whole
 
 
-class Pretrain(Section):
+class PretrainConfig(Section):
     """The shared trunk: a weight-tied unrolled network trained on clean images."""
 
     layers: Count
@@ -25,7 +25,7 @@ class Unroll(Section):
     """One undamped f before the damped steps."""
 
 
-class TrainingAttack(Section):
+class TrainingAttackConfig(Section):
     """The attack inside adversarial training."""
 
     steps: Count
@@ -33,7 +33,7 @@ class TrainingAttack(Section):
     """Step size alpha, in 1/255 of the pixel range."""
 
 
-class Trades(Section):
+class TradesConfig(Section):
     """TRADES (Zhang et al., 2019)."""
 
     inverse_lambda: NonNegative
@@ -42,7 +42,7 @@ class Trades(Section):
     """Standard deviation of the Gaussian start of its attack, in units of the pixel range."""
 
 
-class Training(Section):
+class TrainingConfig(Section):
     """Training of the DEQs (Appendix A)."""
 
     epochs: Count
@@ -58,8 +58,8 @@ class Training(Section):
     implicit_steps: Count
     """Solver steps of the adjoint equation (only with gradient: exact)."""
     unroll: Unroll
-    attack: TrainingAttack
-    trades: Trades
+    attack: TrainingAttackConfig
+    trades: TradesConfig
 
 
 class PerFramework(Section):
@@ -69,7 +69,7 @@ class PerFramework(Section):
     trades: NonNegative
 
 
-class Jacobian(Section):
+class JacobianConfig(Section):
     """Jacobian regularisation (Bai et al., 2021)."""
 
     weight: PerFramework
@@ -87,7 +87,7 @@ class Jacobian(Section):
     """Which branches of TRADES carry the term."""
 
 
-class RandomState(Section):
+class RandomStateConfig(Section):
     """Loss from random intermediate states (Sec. 3.3)."""
 
     pick: Literal["iterate", "prefix_lowest"]
@@ -99,7 +99,7 @@ class RandomState(Section):
     """Training attacks see random states too, a new draw per step."""
 
 
-class Selection(Section):
+class SelectionConfig(Section):
     """Choice of the best epoch by PGD at the final state."""
 
     split: Literal["validation", "test"]
@@ -110,10 +110,10 @@ class Selection(Section):
     """Whether the selecting attack on a model that is trained with random states is crafted at random states, too."""
     freeze_fooled: bool
     """Whether the selecting attack leaves an image alone while it is classified wrong."""
-    attack: TrainingAttack
+    attack: TrainingAttackConfig
 
 
-class EarlyState(Section):
+class EarlyStateConfig(Section):
     """Which intermediate state decides (early-state defence)."""
 
     mode: Literal["select", "fixed"]

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deqpipe.config import Entropy as EntropyConfig
-from deqpipe.config import ThreatModel
+from deqpipe.config import EntropyConfig, ThreatModelConfig
 from deqpipe.dynamics import Dynamics, PlainDynamics, Trajectory
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.settings import Settings
@@ -299,4 +298,4 @@ def build(settings: Settings, plain: PlainDynamics, defence: Defence) -> Dynamic
     entropy = settings.section("entropy", EntropyConfig)
     keys = entropy_keys(defence.name, entropy, steps=plain.termination.max_steps)
     assert keys is not None, f"{defence.name} is no variant of Sec. 3.2"
-    return defended(plain, keys, LinfBall(settings.section("threat_model", ThreatModel).epsilon_255 / 255))
+    return defended(plain, keys, LinfBall(settings.section("threat_model", ThreatModelConfig).epsilon_255 / 255))

@@ -21,7 +21,7 @@ from deqpipe.attack.trial import GradientTrial
 from deqpipe.compute.precision import Precision
 from deqpipe.compute.replay import DIRECT, Graphs, Runner
 from deqpipe.compute.ways import NOTHING_ASKED, Asked, choose
-from deqpipe.config import DEFAULT_BATCH, Entropy, Solver
+from deqpipe.config import DEFAULT_BATCH, EntropyConfig, SolverConfig
 from deqpipe.counts import Evaluations, sum_of
 from deqpipe.data import Dataset, load
 from deqpipe.errors import UserError
@@ -43,7 +43,7 @@ LONGEST_UNROLL = 9
 
 
 @dataclass(frozen=True)
-class Job:
+class EvaluationJob:
     """What an evaluation command was called with.
 
     Attributes:
@@ -80,7 +80,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedModel:
     """A trained model under evaluation.
 
     Attributes:
@@ -103,7 +103,7 @@ class Subject:
     settings: Settings
     judges: tuple[Judge, ...]
     controls: tuple[Judge, ...]
-    job: Job
+    job: EvaluationJob
     batching: Batching
     run: Runner = DIRECT
     other: Loaded | None = None
@@ -143,7 +143,7 @@ class Subject:
         """The ready-made attack: the final state of a DEQ; None for an ordinary network."""
         if not self.is_deq:
             return None
-        solver, steps = self.settings.section("solver", Solver), self.settings["evaluation.final_unroll_steps"]
+        solver, steps = self.settings.section("solver", SolverConfig), self.settings["evaluation.final_unroll_steps"]
         return gridpoints.GridPoint(damping=gridpoints.FINAL_DAMPING, state=solver.steps, steps=steps)
 
     def logits_of(
@@ -180,7 +180,7 @@ class Subject:
         )
 
 
-def load_subject(job: Job) -> Subject:
+def load_subject(job: EvaluationJob) -> EvaluatedModel:
     """The subject of a job.
 
     Raises:
@@ -195,7 +195,7 @@ def load_subject(job: Job) -> Subject:
     computation = _computation(loaded.model, settings, job)
     judges = tuple(_judge(loaded, settings, name, defence) for defence in vocabulary.MODELS[name].defences)
     controls = tuple(_judge(loaded, settings, name, defence) for defence in _controls(settings, name))
-    return Subject(name, loaded, dataset, settings, judges, controls, job, computation.batching, computation.run)
+    return EvaluatedModel(name, loaded, dataset, settings, judges, controls, job, computation.batching, computation.run)
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ class Computation:
     run: Runner = DIRECT
 
 
-def _computation(model: nn.Module, settings: Settings, job: Job) -> Computation:
+def _computation(model: nn.Module, settings: Settings, job: EvaluationJob) -> Computation:
     """Let a DEQ take the fastest way that has proved itself, and find out how many images fit."""
     known = Batching(job.batch_size or DEFAULT_BATCH, fixed=job.batch_size is not None)
     if not isinstance(model, DEQClassifier):
@@ -226,7 +226,7 @@ def _computation(model: nn.Module, settings: Settings, job: Job) -> Computation:
     return Computation(replace(known, forget=graphs.forget), graphs)
 
 
-def load_transferring(job: Job) -> Subject:
+def load_transferring(job: EvaluationJob) -> EvaluatedModel:
     """The subject of a job, with the model that its attacks are transferred to where the spec says so.
 
     Raises:
@@ -242,7 +242,7 @@ def load_transferring(job: Job) -> Subject:
     return subject if job.other is None else _transferring(subject, job.other)
 
 
-def _transferring(subject: Subject, path: Path) -> Subject:
+def _transferring(subject: EvaluatedModel, path: Path) -> EvaluatedModel:
     name, settings = vocabulary.other_trades(subject.name), subject.settings
     other = fitting(load_model(path, subject.job.device), subject.dataset, path=path)
     _computation(other.model, settings, subject.job)
@@ -254,10 +254,10 @@ def _transferring(subject: Subject, path: Path) -> Subject:
 def _controls(settings: Settings, name: str) -> tuple[defences.DefenceName, ...]:
     if "entropy" not in settings:
         return ()
-    return vocabulary.MODELS[name].controls(settings.section("entropy", Entropy))
+    return vocabulary.MODELS[name].controls(settings.section("entropy", EntropyConfig))
 
 
-def _check_batch_size(settings: Settings, job: Job) -> None:
+def _check_batch_size(settings: Settings, job: EvaluationJob) -> None:
     if "evaluation.batch_size" in settings and settings["evaluation.batch_size"] != job.batch_size:
         raise UserError(
             f"--batch-size is {job.batch_size}, but the spec has evaluation.batch_size "

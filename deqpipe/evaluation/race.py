@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deqpipe.errors import UserError
-from deqpipe.evaluation.evaluated_model import Subject
+from deqpipe.evaluation.evaluated_model import EvaluatedModel
 from deqpipe.workflow.gridpoints import GridPoint
 
 
 def left_in_race(
-    path: Path, subject: Subject, images: range, *, among: Collection[GridPoint], of: Literal["race", "race_sweep"]
+    path: Path,
+    subject: EvaluatedModel,
+    images: range,
+    *,
+    among: Collection[GridPoint],
+    of: Literal["race", "race_sweep"],
 ) -> set[GridPoint]:
     """The points that `deqpipe race` left for the images behind the race.
 

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 from deqpipe.counts import NO_EVALUATIONS, Evaluations, sum_of
 from deqpipe.errors import UserError
 from deqpipe.evaluation.batching import Batching
-from deqpipe.evaluation.evaluated_model import Subject
-from deqpipe.evaluation.rows import Columns, no_rows
+from deqpipe.evaluation.evaluated_model import EvaluatedModel
+from deqpipe.evaluation.scoring import Columns, no_rows
 from deqpipe.machine.device import describe
 from deqpipe.results import records
 from deqpipe.results.lock import EXIT_UNFINISHED, StopRequest, locked
@@ -25,7 +25,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Found:
+class PieceResult:
     """What a piece came to.
 
     Attributes:
@@ -37,7 +37,7 @@ class Found:
     flags: tuple[str, ...] = ()
 
 
-Piece: TypeAlias = Callable[[], Found]
+Piece: TypeAlias = Callable[[], PieceResult]
 """Computes one piece."""
 
 
@@ -53,7 +53,7 @@ class Groups:
     """
 
     names: tuple[str, ...]
-    compute: Callable[[Sequence[str]], Sequence[Found]]
+    compute: Callable[[Sequence[str]], Sequence[PieceResult]]
     size: int = 1
     batching: Batching | None = None
 
@@ -78,13 +78,13 @@ class Part:
         return f"images{self.images.start}-{self.images.stop - 1}"
 
 
-def file_of(subject: Subject, part: Part, piece: str) -> Path:
+def file_of(subject: EvaluatedModel, part: Part, piece: str) -> Path:
     """Where a piece is kept once it is finished, for pieces that follow from others."""
     return part.state / "points" / subject.weights / f"{piece}_{part.name}.parquet"
 
 
 def run_pieces(
-    subject: Subject,
+    subject: EvaluatedModel,
     part: Part,
     pieces: Mapping[str, Piece],
     *,
@@ -109,7 +109,7 @@ def run_pieces(
         UserError: the time was over before one piece was finished, or the state folder holds pieces of another spec.
     """
 
-    def compute(names: Sequence[str]) -> list[Found]:
+    def compute(names: Sequence[str]) -> list[PieceResult]:
         return [pieces[piece]() for piece in names]
 
     groups = Groups(tuple(pieces), compute, batching=batching)
@@ -117,7 +117,7 @@ def run_pieces(
 
 
 def run_groups(
-    subject: Subject, part: Part, groups: Groups, *, piece_spec: Mapping[str, Any], name: str | None = None
+    subject: EvaluatedModel, part: Part, groups: Groups, *, piece_spec: Mapping[str, Any], name: str | None = None
 ) -> int:
     """The same for pieces that are computed several at once; those that are finished leave their groups."""
     files = {piece: file_of(subject, part, piece) for piece in groups.names}
@@ -145,7 +145,7 @@ def _is_finished(file: Path, piece_spec: Mapping[str, Any], part: Part) -> bool:
 
 
 def _finish(
-    subject: Subject, groups: Groups, files: Mapping[str, Path], piece_spec: Mapping[str, Any], stop: StopRequest
+    subject: EvaluatedModel, groups: Groups, files: Mapping[str, Path], piece_spec: Mapping[str, Any], stop: StopRequest
 ) -> int:
     """Compute pieces until asked to stop; how many were computed."""
     total = len(groups.names)
@@ -169,7 +169,7 @@ def _shares(told: dict[str, Any], count: int) -> list[dict[str, Any]]:
     return [told | {"seconds": seconds, "evaluations": asdict(share)} for share in shares]
 
 
-def _publish(subject: Subject, files: list[Path]) -> None:
+def _publish(subject: EvaluatedModel, files: list[Path]) -> None:
     merged = records.merge([records.read(file) for file in files]) if files else _nothing(subject)
     whole = provenance(
         subject.job.spec,
@@ -182,7 +182,7 @@ def _publish(subject: Subject, files: list[Path]) -> None:
     records.write(subject.job.output, merged.columns, provenance=whole | {"flags": list(flags_of(merged))})
 
 
-def _nothing(subject: Subject) -> Records:
+def _nothing(subject: EvaluatedModel) -> Records:
     """No rows: a race may leave a job without any point."""
     final = subject.final_point()
     return Records(no_rows(final.state if final else 0), ())
@@ -194,7 +194,7 @@ def flags_of(merged: Records) -> tuple[str, ...]:
 
 
 def origin(
-    subject: Subject, spec: Mapping[str, Any], started: float, evaluations: Evaluations = NO_EVALUATIONS
+    subject: EvaluatedModel, spec: Mapping[str, Any], started: float, evaluations: Evaluations = NO_EVALUATIONS
 ) -> dict[str, Any]:
     """Provenance of what was computed since `started` (of `time.monotonic`), after so many evaluations of f."""
     return provenance(

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from deqpipe.config import Model
+from deqpipe.config import ModelConfig
 from deqpipe.data import Dataset
 from deqpipe.errors import UserError
 from deqpipe.model import architecture
@@ -29,7 +29,7 @@ def adopt(source: Path, target: Path, *, spec: Mapping[str, Any], dataset: Datas
     """
     loaded = architecture.fitting(architecture.load_model(source, torch.device("cpu")), dataset, path=source)
     _check_name(loaded.provenance, spec, source)
-    _check_architecture(loaded.architecture, Model.model_validate(spec["config"]["model"]), source)
+    _check_architecture(loaded.architecture, ModelConfig.model_validate(spec["config"]["model"]), source)
     stored = checkpoint.read(source)
     checkpoint.write(target, stored.tensors, stored.metadata)
 
@@ -45,11 +45,11 @@ def _check_name(provenance: Mapping[str, Any], spec: Mapping[str, Any], source: 
         )
 
 
-def _check_architecture(described: Mapping[str, Any], wanted: Model, source: Path) -> None:
+def _check_architecture(described: Mapping[str, Any], wanted: ModelConfig, source: Path) -> None:
     if described["type"] != "deq":
         raise UserError(f"checkpoint {source} holds a ResNet, but must hold a DEQ")
-    there = Model.model_validate(described["model"])
-    for key in Model.model_fields:
+    there = ModelConfig.model_validate(described["model"])
+    for key in ModelConfig.model_fields:
         if key not in _TRAINING_ONLY and getattr(there, key) != getattr(wanted, key):
             raise UserError(
                 f"checkpoint {source} has model.{key} {_plain(getattr(there, key))}, "

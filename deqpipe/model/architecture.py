@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from deqpipe.config import Count, Model
+from deqpipe.config import Count, ModelConfig
 from deqpipe.data import Dataset
 from deqpipe.errors import UserError
 from deqpipe.model.classifier import build_classifier
@@ -30,13 +30,13 @@ class _Described(BaseModel):
     dataset: str
 
 
-def describe_deq(model: Model, dataset: Dataset) -> dict[str, Any]:
+def describe_deq(model: ModelConfig, dataset: Dataset) -> dict[str, Any]:
     """The architecture of a DEQ for a dataset, as JSON values."""
     return deq_for(model, image_shape=dataset.image_shape, classes=dataset.classes, dataset=dataset.name)
 
 
 def deq_for(
-    model: Model, *, image_shape: tuple[int, int, int], classes: tuple[str, ...], dataset: str
+    model: ModelConfig, *, image_shape: tuple[int, int, int], classes: tuple[str, ...], dataset: str
 ) -> dict[str, Any]:
     """The architecture of a DEQ for images of this (channels, height, width) and these classes, as JSON values."""
     return {"type": "deq", "model": model.model_dump(mode="json"), **_data(image_shape, classes, dataset)}
@@ -58,7 +58,7 @@ def build(architecture: Mapping[str, Any], *, seed: int) -> nn.Module:
     image_shape, classes = (channels, height, width), len(architecture["classes"])
     if architecture["type"] == "resnet":
         return resnet(architecture["layers"], classes, image_shape=image_shape, seed=seed)
-    settings = Model.model_validate(architecture["model"])
+    settings = ModelConfig.model_validate(architecture["model"])
     return build_classifier(settings, image_shape=image_shape, classes=classes, seed=seed)
 
 

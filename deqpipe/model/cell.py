@@ -232,7 +232,7 @@ class PostFuse(nn.Module):
         return precision.weight(self.conv.effective_weight())
 
 
-class Cell(nn.Module):
+class MultiscaleCell(nn.Module):
     """The parameters of f on some scales, finest first."""
 
     def __init__(

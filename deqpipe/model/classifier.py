@@ -13,9 +13,9 @@ from deqpipe.compute.compiling import compiled
 from deqpipe.compute.evaluations import Counter
 from deqpipe.compute.precision import FP32, Precision
 from deqpipe.compute.ways import PLAIN, Way
-from deqpipe.config import Model
+from deqpipe.config import ModelConfig
 from deqpipe.errors import UserError
-from deqpipe.model.cell import Cell, CellFunction, CellWeights, Frozen, NormedConv2d
+from deqpipe.model.cell import CellFunction, CellWeights, Frozen, MultiscaleCell, NormedConv2d
 from deqpipe.model.head import Head
 from deqpipe.model.stem import stem
 from deqpipe.seeding import Stream
@@ -84,13 +84,13 @@ class DEQClassifier(nn.Module):
         counter: of the evaluations of f so far.
     """
 
-    def __init__(self, architecture: Model, *, image_shape: tuple[int, int, int], classes: int) -> None:
+    def __init__(self, architecture: ModelConfig, *, image_shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
         _check_resolution(image_shape, scales=len(architecture.channels))
         self.image_shape = image_shape
         self.classes = classes
         self.stem = stem(image_shape[0], architecture.channels[0], scales=len(architecture.channels))
-        self.cell = Cell(
+        self.cell = MultiscaleCell(
             architecture.channels,
             groups=architecture.groups,
             expansion=architecture.expansion,
@@ -171,7 +171,7 @@ def _check_resolution(image_shape: tuple[int, int, int], *, scales: int) -> None
 
 
 def build_classifier(
-    architecture: Model, *, image_shape: tuple[int, int, int], classes: int, seed: int
+    architecture: ModelConfig, *, image_shape: tuple[int, int, int], classes: int, seed: int
 ) -> DEQClassifier:
     """A freshly initialised classifier; the same seed gives the same parameters.
 

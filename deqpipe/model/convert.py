@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from deqpipe.config import Model
+from deqpipe.config import ModelConfig
 from deqpipe.errors import UserError
 from deqpipe.model import architecture
 from deqpipe.model.release import inference, reader
-from deqpipe.model.release.inference import Told
+from deqpipe.model.release.inference import ImportOptions
 from deqpipe.model.release.names import Spelling, WeightNormNames, names_of, read_spelling
 from deqpipe.model.release.reader import FormName
 from deqpipe.results import checkpoint, records
@@ -29,7 +29,7 @@ REVISION = 1  # of what an import writes
 
 
 @dataclass(frozen=True)
-class Origin:
+class ImportOrigin:
     """What a file of the release says beside its tensors, so that it can be written again.
 
     Attributes:
@@ -45,7 +45,7 @@ class Origin:
     perf: int | float | None = None
 
 
-def import_checkpoint(source: Path, target: Path, told: Told) -> list[str]:
+def import_checkpoint(source: Path, target: Path, told: ImportOptions) -> list[str]:
     """Write a checkpoint of the release as one of ours; returns lines on what was understood and what was left out.
 
     Raises:
@@ -56,10 +56,13 @@ def import_checkpoint(source: Path, target: Path, told: Told) -> list[str]:
     with _naming(source):
         tensors, spelling, doubles = read_spelling(contents.state)
         described = inference.describe(tensors, told)
-    settings = Model.model_validate(described["model"])
+    settings = ModelConfig.model_validate(described["model"])
     ours = {name: tensors[theirs] for theirs, name in names_of(settings).items()}
     model = architecture.assemble(described, ours, dtype=torch.float32, source=str(source))
-    origin, left_out = Origin(contents.form, spelling, contents.epoch, contents.perf), [*contents.others, *doubles]
+    origin, left_out = (
+        ImportOrigin(contents.form, spelling, contents.epoch, contents.perf),
+        [*contents.others, *doubles],
+    )
     facts = {"kind": architecture.KIND, "architecture": described, "epoch": origin.epoch}
     made = _provenance(source, told, described) | {"import": {**asdict(origin), "left_out": left_out}}
     checkpoint.write(target, ours, {**facts, "provenance": made})
@@ -106,7 +109,7 @@ def _naming(source: Path) -> Iterator[None]:
         raise UserError(f"{source}: {error}") from None
 
 
-def _provenance(source: Path, told: Told, described: Mapping[str, Any]) -> dict[str, Any]:
+def _provenance(source: Path, told: ImportOptions, described: Mapping[str, Any]) -> dict[str, Any]:
     spec = {
         "stage": "import",
         "revision": REVISION,
@@ -119,22 +122,22 @@ def _provenance(source: Path, told: Told, described: Mapping[str, Any]) -> dict[
     return provenance(spec, device="CPU", inputs={"checkpoint": source}, seconds=0.0)
 
 
-def _exportable(stored: checkpoint.Checkpoint, source: Path) -> Model:
+def _exportable(stored: checkpoint.Checkpoint, source: Path) -> ModelConfig:
     """The settings of a model that the release has, too."""
     described, where = stored.metadata["architecture"], f"checkpoint {source}"
     architecture.assemble(described, stored.tensors, dtype=torch.float32, source=where)
     if described["type"] != "deq":
         raise UserError(f"{where} is a ResNet, and the release has none")
-    settings = Model.model_validate(described["model"])
+    settings = ModelConfig.model_validate(described["model"])
     if len(settings.channels) == 1:
         raise UserError(f"{where} is a DEQ of one scale, which the release does not run as deqpipe does")
     return settings
 
 
-def _origin(stored: checkpoint.Checkpoint, source: Path) -> Origin:
+def _origin(stored: checkpoint.Checkpoint, source: Path) -> ImportOrigin:
     said = stored.metadata["provenance"].get("import", {"epoch": stored.metadata.get("epoch")})
     try:
-        return TypeAdapter(Origin).validate_python(said)
+        return TypeAdapter(ImportOrigin).validate_python(said)
     except ValidationError:
         raise UserError(f"checkpoint {source} does not say in which form it was imported") from None
 
@@ -146,13 +149,13 @@ def _save(target: Path, content: object) -> None:
         temporary.write_bytes(buffer.getbuffer())
 
 
-def _in_words(settings: Model) -> str:
+def _in_words(settings: ModelConfig) -> str:
     channels = "/".join(map(str, settings.channels))
     norm = "" if settings.weight_norm else ", no weight norm"
     return f"MDEQ, {len(settings.channels)} scales of {channels} channels, {settings.groups} groups{norm}"
 
 
-def _form_in_words(origin: Origin, settings: Model) -> str:
+def _form_in_words(origin: ImportOrigin, settings: ModelConfig) -> str:
     epoch = "" if origin.epoch is None else f" of epoch {origin.epoch}"
     form = f"a training checkpoint{epoch}" if origin.form == "checkpoint" else "a bare state_dict"
     example = next(name for name in names_of(settings) if name.startswith("fullstage."))

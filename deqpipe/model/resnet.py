@@ -61,7 +61,7 @@ class ResNet(nn.Module):
         return logits
 
 
-class Block(nn.Module):
+class BasicBlock(nn.Module):
     """Two convolutions beside a shortcut, which is one itself where the shape changes."""
 
     def __init__(self, in_channels: int, channels: int, *, stride: int, convolution: Convolution) -> None:
@@ -122,9 +122,9 @@ def _stage(
     in_channels: int, channels: int, *, blocks: int, stride: int = 2, convolution: Convolution = nn.Conv2d
 ) -> nn.Sequential:
     """Blocks of one width."""
-    first = Block(in_channels, channels, stride=stride, convolution=convolution)
+    first = BasicBlock(in_channels, channels, stride=stride, convolution=convolution)
     return nn.Sequential(
-        first, *(Block(channels, channels, stride=1, convolution=convolution) for _ in range(blocks - 1))
+        first, *(BasicBlock(channels, channels, stride=1, convolution=convolution) for _ in range(blocks - 1))
     )
 
 

@@ -7,19 +7,19 @@ as many as the application itself, one to the weights as many again.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from deqpipe.config import Config, Model
+from deqpipe.config import Config, ModelConfig
 from deqpipe.counts import Number
 from deqpipe.model.resnet import ONE_PIXEL, WIDTHS
 from deqpipe.planning.cost import Images, Part
 
 
-def cell_operations(model: Model, *, image_shape: tuple[int, int, int]) -> int:
+def cell_operations(model: ModelConfig, *, image_shape: tuple[int, int, int]) -> int:
     """Of one application of f to one image."""
     sizes = [(image_shape[1] >> i) * (image_shape[2] >> i) for i in range(len(model.channels))]
     return sum(sum(_of_scale(model, sizes, target)) for target in range(len(sizes)))
 
 
-def _of_scale(model: Model, sizes: Sequence[int], target: int) -> Iterator[int]:
+def _of_scale(model: ModelConfig, sizes: Sequence[int], target: int) -> Iterator[int]:
     """The block of a scale, what comes in from the others, and the convolution behind their sum.
 
     Args:

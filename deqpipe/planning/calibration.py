@@ -34,7 +34,7 @@ from deqpipe.settings import Settings
 from deqpipe.shapes import Images, Labels
 from deqpipe.threat_model import LinfBall
 from deqpipe.training import run
-from deqpipe.training.loop import Plan, descend
+from deqpipe.training.loop import TrainingPlan, descend
 from deqpipe.training.objectives import Batch
 from deqpipe.workflow import defences, gridpoints, specs, vocabulary
 from deqpipe.workflow.gridpoints import GridPoint
@@ -224,12 +224,12 @@ def _per_evaluation(bench: Bench, once: Callable[[int], None], counted: list[int
     return min(found)
 
 
-def _plan(bench: Bench, stages: Mapping[StageName, str | None], model: str) -> Plan:
+def _plan(bench: Bench, stages: Mapping[StageName, str | None], model: str) -> TrainingPlan:
     """The training of a model as its job plans it, but for a learning rate of 0: weights stay as they are."""
     values: dict[str, Any] = {}
     for stage, of_model in stages.items():
         values |= specs.build(stage, bench.config, model=of_model, seed=0)["config"]
-    called = run.Job(
+    called = run.TrainingJob(
         spec={"seed": 0, "model": model, "config": values}, inputs={}, outputs={}, state=Path(),
         device=bench.where, threads=1, budget_minutes=math.inf, save_interval=math.inf,
     )  # fmt: skip
@@ -237,7 +237,7 @@ def _plan(bench: Bench, stages: Mapping[StageName, str | None], model: str) -> P
     return replace(plan, learning_rate=lambda step: 0.0)
 
 
-def _planned(called: run.Job, settings: Settings, dataset: Dataset, model: str) -> Plan:
+def _planned(called: run.TrainingJob, settings: Settings, dataset: Dataset, model: str) -> TrainingPlan:
     if model == vocabulary.TRUNK:
         return run.pretraining_plan(called, settings, dataset)
     if vocabulary.MODELS[model].architecture == "resnet":

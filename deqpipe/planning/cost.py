@@ -12,7 +12,7 @@ from math import ceil
 from typing import TypeAlias
 
 from deqpipe.attack.autoattack import runnable
-from deqpipe.config import AttackName, Config, Entropy
+from deqpipe.config import AttackName, Config, EntropyConfig
 from deqpipe.counts import NO_EVALUATIONS, Evaluations, Number
 from deqpipe.defence.entropy import undefended
 from deqpipe.evaluation.judge import CLASSES, CLASSES_ALONG, EVERYTHING, Wanted, at
@@ -96,7 +96,7 @@ def swept(config: Config, settings: Iterable[gridpoints.EntropySetting], wanted:
     return _sum((decision(config, "plain", wanted) * len(found), *(_descents(more) for more in added)))
 
 
-def _swept_keys(config: Config, setting: gridpoints.EntropySetting) -> Entropy | None:
+def _swept_keys(config: Config, setting: gridpoints.EntropySetting) -> EntropyConfig | None:
     changed = {"solver_steps": setting.solver_steps, "input_steps": setting.input_steps}
     entropy = config.entropy.model_copy(update=changed)
     if setting.restart_only:
@@ -162,7 +162,7 @@ def mean_point(points: Sequence[gridpoints.GridPoint]) -> tuple[Number, Number]:
 
 
 @dataclass(frozen=True)
-class Attacked:
+class AttackCost:
     """What AutoAttack attacks in place of a decision.
 
     Attributes:
@@ -176,13 +176,13 @@ class Attacked:
     decision: Work
 
 
-def attacked(config: Config, model: str, defence: str, points: Sequence[gridpoints.GridPoint]) -> Attacked:
+def attacked(config: Config, model: str, defence: str, points: Sequence[gridpoints.GridPoint]) -> AttackCost:
     """A decision and its surrogates at some points, on average; of a ResNet the network itself."""
     if vocabulary.MODELS[model].architecture == "resnet":
-        return Attacked(_network({"gradient": 1.0}), _network({"decide": 1.0}), _network({"decide": 1.0}))
+        return AttackCost(_network({"gradient": 1.0}), _network({"decide": 1.0}), _network({"decide": 1.0}))
     state, steps = mean_point(points)
     through = through_defence(config, defence, points)
-    return Attacked(
+    return AttackCost(
         gradient_pass(config, state, steps) + through,
         forward_pass(config, state, steps) + through,
         decision(config, defence, at(_deciding(config))),
@@ -193,7 +193,7 @@ def _deciding(config: Config) -> int:
     return config.early_state.index if config.early_state.mode == "fixed" else config.solver.steps
 
 
-def library(config: Config, attack: str, target: Attacked, *, classes: int) -> Work:
+def library(config: Config, attack: str, target: AttackCost, *, classes: int) -> Work:
     """One of AutoAttack's attacks on an image that nothing fools, and what decides about it.
 
     With `keep: best_loss` the image that fools the surrogate is shown to the decision, too, where it withstands the
@@ -395,7 +395,7 @@ def _attack_top(config: Config, images: Images, wildcards: Mapping[str, str]) ->
 
 
 def _library_attack(
-    config: Config, images: Images, wildcards: Mapping[str, str], attack: AttackName, target: Attacked
+    config: Config, images: Images, wildcards: Mapping[str, str], attack: AttackName, target: AttackCost
 ) -> Work:
     """One of the library's attacks on all images of a job that it is run on."""
     first, last = _range(wildcards["images"])

@@ -16,7 +16,7 @@ TARGETS = ("all", "train_all", "select_all", "attack_all", "tables", "figures")
 
 
 @dataclass(frozen=True)
-class Job:
+class PlannedJob:
     """A job as a dry run prints it.
 
     Attributes:
@@ -34,7 +34,7 @@ class Job:
     priority: int = 0
 
 
-def jobs(configfiles: Sequence[Path], *, cores: int, everything: bool) -> list[Job]:
+def jobs(configfiles: Sequence[Path], *, cores: int, everything: bool) -> list[PlannedJob]:
     """The jobs of a run in this folder, in Snakemake's order.
 
     No result is touched: a dry run writes into Snakemake's own folder .snakemake only.
@@ -85,16 +85,16 @@ def parse_counts(printed: str) -> dict[str, int]:
     return {name: int(count) for name, count in rows if name not in (*TARGETS, "total")}
 
 
-def parse_jobs(printed: str) -> list[Job]:
+def parse_jobs(printed: str) -> list[PlannedJob]:
     """The jobs that a dry run describes one by one, without targets."""
     blocks = re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):\n((?: +[^\n]*\n?)*)", printed, re.MULTILINE)
     return [_job(rule, text) for rule, text in blocks if rule not in TARGETS]
 
 
-def _job(rule: str, text: str) -> Job:
+def _job(rule: str, text: str) -> PlannedJob:
     facts = dict(re.findall(r"^ +(\w+): (.*)$", text, re.MULTILINE))
     pairs = (pair.partition("=") for pair in _listed(facts.get("wildcards", "")))
-    return Job(
+    return PlannedJob(
         rule=rule,
         wildcards={name: value for name, _, value in pairs},
         inputs=_listed(facts.get("input", "")),

@@ -15,7 +15,7 @@ from deqpipe.errors import UserError
 from deqpipe.machine.hardware import gpus_per_job
 from deqpipe.planning.dry_run import complaint, jobs
 from deqpipe.planning.leavers import entering
-from deqpipe.planning.printed import Measured, Plan, text
+from deqpipe.planning.printed import CostPlan, Measured, text
 from deqpipe.planning.rates import rates
 from deqpipe.planning.sources import images_of
 
@@ -46,7 +46,7 @@ def plan(configfiles: Sequence[Path], *, cores: int | None, device: Device) -> i
     left = jobs(configfiles, cores=cores, everything=False)
     started = time.monotonic()
     measured = measure(files, cores=cores, device=device if device != "auto" else config.device)
-    print(text(Plan(config, images, everything, left, measured, cores, entering(config, everything), found)))
+    print(text(CostPlan(config, images, everything, left, measured, cores, entering(config, everything), found)))
     print(f"Measured in {time.monotonic() - started:.0f} s.")
     return 0
 

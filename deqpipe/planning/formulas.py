@@ -6,7 +6,7 @@ the counter of a real one says.
 
 from dataclasses import dataclass
 
-from deqpipe.config import Config, Entropy, Solver
+from deqpipe.config import Config, EntropyConfig, SolverConfig
 from deqpipe.counts import Evaluations, Number
 from deqpipe.defence.entropy import undefended
 from deqpipe.evaluation.judge import EVERYTHING, Wanted
@@ -22,12 +22,12 @@ TRAINED = GRADIENT + Evaluations(backward_weights=1)
 # Solves and decisions
 
 
-def reached(solver: Solver, steps: Number) -> Evaluations:
+def reached(solver: SolverConfig, steps: Number) -> Evaluations:
     """A solve whose z* alone is wanted; z^[n] is proposed before its residual is known."""
     return Evaluations(steps if solver.returned == "last" else steps + 1)
 
 
-def dynamics(solver: Solver, entropy: Entropy | None = None, *, residual: bool = True) -> Evaluations:
+def dynamics(solver: SolverConfig, entropy: EntropyConfig | None = None, *, residual: bool = True) -> Evaluations:
     """The whole dynamics, undefended or with Sec. 3.2; `residual`: with that of the last state, which z* may need."""
     whole = Evaluations(solver.steps + (residual or solver.returned != "last"))
     if entropy is None or undefended(entropy, steps=solver.steps):
@@ -41,7 +41,7 @@ def dynamics(solver: Solver, entropy: Entropy | None = None, *, residual: bool =
     return whole + descents + Evaluations(between + last_round_again)
 
 
-def up_to(config: Config, entropy: Entropy | None, state: int) -> Evaluations:
+def up_to(config: Config, entropy: EntropyConfig | None, state: int) -> Evaluations:
     """The dynamics as far as one state, which is read without its residual.
 
     It is solved again where Algorithm 1 says so; the authors' keys do so with z^[N] only, if at all.
@@ -53,13 +53,13 @@ def up_to(config: Config, entropy: Entropy | None, state: int) -> Evaluations:
     return dynamics(solver, entropy, residual=False)
 
 
-def _updates(steps: int, entropy: Entropy) -> list[int]:
+def _updates(steps: int, entropy: EntropyConfig) -> list[int]:
     """The states that an update of the input follows."""
     last = entropy.last_update == "resolve"
     return [n for n in range(1, steps + 1) if n % entropy.solver_steps == 0 and (n < steps or last)]
 
 
-def keys(config: Config, defence: str) -> Entropy | None:
+def keys(config: Config, defence: str) -> EntropyConfig | None:
     """The keys of Sec. 3.2 that a defence or a control runs with; None: the plain dynamics."""
     entropy = entropy_keys(defence, config.entropy, steps=config.solver.steps)
     return None if entropy is None or undefended(entropy, steps=config.solver.steps) else entropy
@@ -133,7 +133,7 @@ CHECKS = 7
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnStates:
     """The states that a training step reads, as numbers of solver steps: those of one step, or on average.
 
     Attributes:
@@ -151,12 +151,12 @@ class Drawn:
     natural: Number
 
 
-def drawn(config: Config, model: str, *, extra: Number = 0) -> Drawn:
+def drawn(config: Config, model: str, *, extra: Number = 0) -> DrawnStates:
     """What a training step draws on average; `extra`: how much longer the solves of its loss are."""
     last, attack_steps = config.solver.steps, config.training.attack.steps
     length = last + extra
     random = _Random.of(config, model)
-    return Drawn(
+    return DrawnStates(
         crafting=_mean(last) if random.crafting else last,
         longest=_expected_largest(last, attack_steps) if random.targets else last,
         different=_expected_different(last, attack_steps) if random.targets else 1,
@@ -204,7 +204,7 @@ def _expected_different(last: int, draws: int) -> float:
     return last * (1 - (1 - 1 / last) ** draws)
 
 
-def training_step(config: Config, model: str, states: Drawn, *, regularised: Number = 0) -> Evaluations:
+def training_step(config: Config, model: str, states: DrawnStates, *, regularised: Number = 0) -> Evaluations:
     """A training step of a DEQ; `regularised`: whether it carries the Jacobian term, or on what share of steps."""
     random = _Random.of(config, model)
     crafted = _state(config, states.crafting, random=random.crafting) + _made_differentiable(config, trained=False)
@@ -238,7 +238,7 @@ def training_unroll(config: Config) -> int:
     return config.training.unroll.steps + config.training.unroll.lead_step
 
 
-def _natural_targets(config: Config, states: Drawn, *, random: bool) -> Evaluations:
+def _natural_targets(config: Config, states: DrawnStates, *, random: bool) -> Evaluations:
     """The natural logits that TRADES' attack moves away from: one solve, and one reading of every state drawn."""
     forward = 1 if config.training.gradient == "exact" else training_unroll(config)
     return _state(config, states.longest, random=random) + Evaluations(states.different * forward)

@@ -13,7 +13,7 @@ import numpy as np
 from deqpipe.config import Config
 from deqpipe.counts import Number
 from deqpipe.errors import UserError
-from deqpipe.planning.dry_run import Job
+from deqpipe.planning.dry_run import PlannedJob
 from deqpipe.results import records
 from deqpipe.workflow import specs
 from deqpipe.workflow.defences import defence_of
@@ -47,7 +47,7 @@ class Entering:
         return f"{self.source}: " + met.replace(" % ", " % meet ", 1)
 
 
-def entering(config: Config, jobs: Sequence[Job]) -> Entering:
+def entering(config: Config, jobs: Sequence[PlannedJob]) -> Entering:
     """What the finished ones of the AutoAttack jobs say; if there is none, what is assumed."""
     attacks = config.autoattack.attacks
     if config.autoattack.mode == "individual":
@@ -61,7 +61,7 @@ def entering(config: Config, jobs: Sequence[Job]) -> Entering:
     return Entering(shares, f"measured in {len(found)} of {len(planned)} jobs")
 
 
-def _met(config: Config, job: Job) -> np.ndarray | None:
+def _met(config: Config, job: PlannedJob) -> np.ndarray | None:
     """How many images each attack was run on in a finished job, and could have been: (2, attacks)."""
     path = Path(job.outputs[0])
     if not path.is_file():
@@ -78,7 +78,7 @@ def _met(config: Config, job: Job) -> np.ndarray | None:
     return np.array([[int((found["attack"] == attack).sum()) for attack in attacks], exposed])
 
 
-def _fingerprint(config: Config, job: Job) -> str:
+def _fingerprint(config: Config, job: PlannedJob) -> str:
     wanted = job.wildcards
     defence = defence_of(wanted["defence"]).name
     spec = specs.build("autoattack", config, model=wanted["model"], seed=int(wanted["seed"]), defence=defence)

@@ -8,7 +8,7 @@ from textwrap import wrap
 from deqpipe.config import Config
 from deqpipe.counts import Number, sum_of
 from deqpipe.planning import arithmetic, cost, rates
-from deqpipe.planning.dry_run import Job
+from deqpipe.planning.dry_run import PlannedJob
 from deqpipe.planning.leavers import Entering
 from deqpipe.planning.rates import PRECISIONS, Precision, Rates
 from deqpipe.planning.schedule import Machine, Run, run, unbounded
@@ -41,7 +41,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CostPlan:
     """All that the printed plan says.
 
     Attributes:
@@ -57,27 +57,27 @@ class Plan:
 
     config: Config
     images: cost.Images
-    everything: Sequence[Job]
-    left: Sequence[Job]
+    everything: Sequence[PlannedJob]
+    left: Sequence[PlannedJob]
     measured: Measured
     cores: int
     entering: Entering
     rates: Rates
 
-    def work_of(self, job: Job, *, leaving: bool = False) -> cost.Work:
+    def work_of(self, job: PlannedJob, *, leaving: bool = False) -> cost.Work:
         """What a job computes; `leaving`: images leave AutoAttack early."""
         entering = self.entering.shares if leaving else {}
         return cost.job(job.rule, job.wildcards, self.config, self.images, entering=entering)
 
-    def seconds(self, jobs: Iterable[Job], *, leaving: bool = False) -> list[Number]:
+    def seconds(self, jobs: Iterable[PlannedJob], *, leaving: bool = False) -> list[Number]:
         """How long each job takes on one core or GPU."""
         return [self.work_of(job, leaving=leaving).seconds(self.measured.prices) for job in jobs]
 
-    def run(self, jobs: Sequence[Job]) -> Run:
+    def run(self, jobs: Sequence[PlannedJob]) -> Run:
         """A run of these jobs."""
         return run(jobs, self.seconds(jobs), Machine(self.cores, one_device=self.measured.cuda))
 
-    def on_h100(self, jobs: Iterable[Job], *, leaving: bool = False) -> dict[Precision, Number]:
+    def on_h100(self, jobs: Iterable[PlannedJob], *, leaving: bool = False) -> dict[Precision, Number]:
         """Seconds of arithmetic on one H100."""
         total: dict[Precision, Number] = dict.fromkeys(PRECISIONS, 0)
         for job in jobs:
@@ -92,18 +92,18 @@ class Plan:
         return found.evaluations.total * of_f + arithmetic.resnet_passes(self.config, found.parts) * of_resnet
 
 
-def text(plan: Plan) -> str:
+def text(plan: CostPlan) -> str:
     """The plan as it is printed."""
     sections = (_measured(plan), _here(plan), _gpu(plan), _remarks(plan), _times(plan))
     return "\n\n".join("\n".join(section) for section in sections)
 
 
-def _measured(plan: Plan) -> list[str]:
+def _measured(plan: CostPlan) -> list[str]:
     together = f", {plan.measured.processes} processes side by side" if plan.measured.processes > 1 else ""
     return [f"Measured on {plan.measured.device}{together}; {plan.cores} core(s) to plan for."]
 
 
-def _here(plan: Plan) -> list[str]:
+def _here(plan: CostPlan) -> list[str]:
     """What jobs take on this machine, rule by rule."""
     title = f"{'rule':<{NAME}}{'jobs':>6}{'left':>6}{'images':>10}{_unit(plan):>12}{'left':>12}"
     left = _by_row(plan.left)
@@ -112,17 +112,17 @@ def _here(plan: Plan) -> list[str]:
     return [title, "-" * len(title), *rows, "-" * len(title), total]
 
 
-def _unit(plan: Plan) -> str:
+def _unit(plan: CostPlan) -> str:
     return "one GPU" if plan.measured.cuda else "one core"
 
 
-def _here_row(plan: Plan, name: str, everything: Sequence[Job], left: Sequence[Job]) -> str:
+def _here_row(plan: CostPlan, name: str, everything: Sequence[PlannedJob], left: Sequence[PlannedJob]) -> str:
     images = sum(cost.taken(job.rule, job.wildcards, plan.config, plan.images) for job in everything)
     total, rest = (duration(sum(plan.seconds(jobs))) for jobs in (everything, left))
     return f"{name:<{NAME}}{len(everything):>6}{len(left):>6}{count(images):>10}{total:>12}{rest:>12}"
 
 
-def _gpu(plan: Plan) -> list[str]:
+def _gpu(plan: CostPlan) -> list[str]:
     """What one H100 would need by the counts, rule by rule."""
     columns = "".join(f"{precision:>11}" for precision in PRECISIONS)
     title = f"{'one H100, by the counts':<{NAME}}{'forward':>10}{'to inputs':>11}{'to weights':>12}{columns}"
@@ -139,7 +139,7 @@ def _gpu(plan: Plan) -> list[str]:
     ]
 
 
-def _gpu_row(plan: Plan, name: str, jobs: Sequence[Job], *, leaving: bool = False) -> str:
+def _gpu_row(plan: CostPlan, name: str, jobs: Sequence[PlannedJob], *, leaving: bool = False) -> str:
     evaluations = sum_of(plan.work_of(job, leaving=leaving).evaluations for job in jobs)
     ways = (evaluations.forward, evaluations.backward_input, evaluations.backward_weights)
     counts = "".join(f"{count(number):>{width}}" for number, width in zip(ways, (10, 11, 12), strict=True))
@@ -151,7 +151,7 @@ def _on_gpu(seconds: Number) -> str:
     return duration(seconds) if seconds >= 1 else "< 1 s"
 
 
-def _remarks(plan: Plan) -> list[str]:
+def _remarks(plan: CostPlan) -> list[str]:
     """What the tables rest on."""
     of_f, _ = arithmetic.operations(plan.config, plan.images)
     remarks = [
@@ -163,7 +163,7 @@ def _remarks(plan: Plan) -> list[str]:
     return [line for remark in remarks for line in _wrapped(remark)]
 
 
-def _leavers(plan: Plan) -> list[str]:
+def _leavers(plan: CostPlan) -> list[str]:
     """What images that leave AutoAttack early save here."""
     attacks = [job for job in plan.everything if job.rule == "autoattack"]
     if not attacks or plan.entering.everybody:
@@ -175,7 +175,7 @@ def _leavers(plan: Plan) -> list[str]:
     ]
 
 
-def _times(plan: Plan) -> list[str]:
+def _times(plan: CostPlan) -> list[str]:
     """What bounds the run, and how long it takes."""
     seconds = plan.seconds(plan.everything)
     files = unbounded(plan.everything, seconds)
@@ -189,21 +189,21 @@ def _times(plan: Plan) -> list[str]:
     return [*(row for line in lines for row in _wrapped(line)), estimate]
 
 
-def _room(plan: Plan) -> str:
+def _room(plan: CostPlan) -> str:
     return "one GPU" if plan.measured.cuda else f"{plan.cores} core(s)"
 
 
-def _chain(jobs: Sequence[Job], found: Run) -> str:
+def _chain(jobs: Sequence[PlannedJob], found: Run) -> str:
     """The jobs of a critical path with their seconds."""
     return ", ".join(f"{_called(jobs[number])} {duration(found.slots[number].seconds)}" for number in found.critical)
 
 
-def _called(job: Job) -> str:
+def _called(job: PlannedJob) -> str:
     model = job.wildcards.get("model")
     return f"{job.rule} ({model})" if model else job.rule
 
 
-def _spent_by_rule(jobs: Sequence[Job], found: Run) -> str:
+def _spent_by_rule(jobs: Sequence[PlannedJob], found: Run) -> str:
     """The rules of the jobs that bound a run, the longest first, without those of little influence."""
     spent = Counter[str]()
     for number in found.critical:
@@ -216,9 +216,9 @@ def _spent_by_rule(jobs: Sequence[Job], found: Run) -> str:
     )
 
 
-def _by_row(jobs: Iterable[Job]) -> dict[str, list[Job]]:
+def _by_row(jobs: Iterable[PlannedJob]) -> dict[str, list[PlannedJob]]:
     """Jobs by the row of the tables that they are part of, in order."""
-    rows: dict[str, list[Job]] = {}
+    rows: dict[str, list[PlannedJob]] = {}
     for job in jobs:
         rows.setdefault(_row(job.rule), []).append(job)
     return rows

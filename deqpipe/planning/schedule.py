@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from deqpipe.counts import Number
 from deqpipe.planning.cost import runs_alone, uses_device
-from deqpipe.planning.dry_run import Job
+from deqpipe.planning.dry_run import PlannedJob
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Run:
         return tuple(reversed(chain))
 
 
-def run(jobs: Sequence[Job], seconds: Sequence[Number], machine: Machine) -> Run:
+def run(jobs: Sequence[PlannedJob], seconds: Sequence[Number], machine: Machine) -> Run:
     """The jobs on a machine.
 
     A job starts when the files it waits for are made and there is room: a core, the GPU where there is one, for
@@ -89,7 +89,7 @@ def run(jobs: Sequence[Job], seconds: Sequence[Number], machine: Machine) -> Run
     return Run(slots)
 
 
-def unbounded(jobs: Sequence[Job], seconds: Sequence[Number]) -> Run:
+def unbounded(jobs: Sequence[PlannedJob], seconds: Sequence[Number]) -> Run:
     """The jobs where nothing but files holds them up: no machine with more room is faster."""
     waits, slots = _waits(jobs), dict[int, Slot]()
     while len(slots) < len(jobs):
@@ -102,13 +102,13 @@ def unbounded(jobs: Sequence[Job], seconds: Sequence[Number]) -> Run:
     return Run(slots)
 
 
-def _waits(jobs: Sequence[Job]) -> list[set[int]]:
+def _waits(jobs: Sequence[PlannedJob]) -> list[set[int]]:
     """The jobs that each one waits for."""
     makers = {output: number for number, job in enumerate(jobs) for output in job.outputs}
     return [{makers[name] for name in job.inputs if name in makers} for job in jobs]
 
 
-def _fits(job: Job, running: Sequence[Job], machine: Machine) -> bool:
+def _fits(job: PlannedJob, running: Sequence[PlannedJob], machine: Machine) -> bool:
     if runs_alone(job.rule) or any(runs_alone(other.rule) for other in running):
         return not running
     if machine.one_device and uses_device(job.rule) and any(uses_device(other.rule) for other in running):

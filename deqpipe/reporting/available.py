@@ -12,7 +12,7 @@ from deqpipe.workflow.products import FIGURES, TABLES, Definition
 
 
 @dataclass(frozen=True)
-class Product:
+class Availability:
     """A table or a figure.
 
     Attributes:
@@ -24,11 +24,11 @@ class Product:
     lacking: str | None
 
 
-def write(config: Config, results: Path) -> Iterator[Product]:
+def write(config: Config, results: Path) -> Iterator[Availability]:
     """Write every table and figure that the results allow, where the workflow would; the others with what they lack."""
     for one in (*TABLES.values(), *FIGURES.values()):
         if one.wanted(config):
-            yield Product(f"{one.kind} {one.number}", _lacking(one, config, results))
+            yield Availability(f"{one.kind} {one.number}", _lacking(one, config, results))
 
 
 def _lacking(one: Definition, config: Config, results: Path) -> str | None:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from deqpipe.config import Solver as SolverConfig
+from deqpipe.config import SolverConfig
 from deqpipe.shapes import PerImage, Scalar, State
 from deqpipe.solver.anderson import Anderson
 from deqpipe.solver.base import (

@@ -65,7 +65,7 @@ class StateChoice:
 
 
 @dataclass(frozen=True)
-class States:
+class LossStates:
     """Which state each branch reads (an ordinary network has none and ignores them)."""
 
     natural: StateChoice
@@ -83,11 +83,11 @@ class Pass(Protocol):
     """The forward passes of one training step."""
 
     @property
-    def loss_states(self) -> States:
+    def loss_states(self) -> LossStates:
         """The states that the loss is computed from."""
         ...
 
-    def crafting_states(self) -> States:
+    def crafting_states(self) -> LossStates:
         """The states that one attack step sees."""
         ...
 
@@ -127,9 +127,9 @@ class PlainPass:
     """The forward passes of one training step of an ordinary network."""
 
     model: nn.Module
-    loss_states: States = States(natural=StateChoice(0), adversarial=StateChoice(0))
+    loss_states: LossStates = LossStates(natural=StateChoice(0), adversarial=StateChoice(0))
 
-    def crafting_states(self) -> States:
+    def crafting_states(self) -> LossStates:
         """No states."""
         return self.loss_states
 
@@ -177,10 +177,12 @@ class RandomStates:
     natural: Literal["final", "independent", "shared"]
     returned: Returned = "last"
 
-    def draw(self, generator: torch.Generator, *, final: StateChoice) -> States:
+    def draw(self, generator: torch.Generator, *, final: StateChoice) -> LossStates:
         """States of 1 to `final.steps` steps; two numbers are drawn whatever `natural` is."""
         first, second = (self._draw(generator, final.steps) for _ in range(2))
-        return States(natural={"final": final, "independent": second, "shared": first}[self.natural], adversarial=first)
+        return LossStates(
+            natural={"final": final, "independent": second, "shared": first}[self.natural], adversarial=first
+        )
 
     def _draw(self, generator: torch.Generator, length: int) -> StateChoice:
         return StateChoice(int(torch.randint(1, length + 1, (), generator=generator)), self.returned)
@@ -214,11 +216,11 @@ class DEQForward:
         states = self.states(sources, length=self.termination.max_steps + extra, random=True)
         return DEQPass(self, model, sources, regularised, states)
 
-    def states(self, sources: Draws, *, length: int, random: bool) -> States:
+    def states(self, sources: Draws, *, length: int, random: bool) -> LossStates:
         """z* of `length` steps for both branches, or a draw if the states are random."""
         final = StateChoice(length, self.returned)
         if self.random_states is None or not random:
-            return States(natural=final, adversarial=final)
+            return LossStates(natural=final, adversarial=final)
         return self.random_states.draw(sources.states, final=final)
 
     @property
@@ -289,9 +291,9 @@ class DEQPass:
     model: DEQClassifier
     sources: Draws
     regularised: bool
-    loss_states: States
+    loss_states: LossStates
 
-    def crafting_states(self) -> States:
+    def crafting_states(self) -> LossStates:
         """z*, or a new draw where crafting sees random states."""
         random, length = self.forward.random_states, self.forward.termination.max_steps
         return self.forward.states(self.sources, length=length, random=random is not None and random.in_attack)

@@ -42,7 +42,7 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """All that decides a training run.
 
     Attributes:
@@ -179,7 +179,7 @@ class Store:
         return origin
 
 
-def train(plan: Plan, model: nn.Module, optimizer: Optimizer, *, store: Store, stop: StopRequest) -> Progress:
+def train(plan: TrainingPlan, model: nn.Module, optimizer: Optimizer, *, store: Store, stop: StopRequest) -> Progress:
     """Train until the plan's last step, or until asked to stop; the state is saved either way.
 
     The host looks at what the device has counted every `store.read_every` steps and before every save. Where the loss
@@ -221,7 +221,7 @@ def train(plan: Plan, model: nn.Module, optimizer: Optimizer, *, store: Store, s
 
 
 def _one_step(
-    plan: Plan, model: nn.Module, optimizer: Optimizer, feed: Feed, so_far: tuple[Progress, Tally]
+    plan: TrainingPlan, model: nn.Module, optimizer: Optimizer, feed: Feed, so_far: tuple[Progress, Tally]
 ) -> tuple[Progress, Tally]:
     started, before = time.monotonic(), _counted(model)
     progress, tally = so_far
@@ -242,7 +242,7 @@ def _counted(model: nn.Module) -> Evaluations:
 
 
 def descend(
-    plan: Plan, model: nn.Module, optimizer: Optimizer, batch: Batch, *, step: int, tally: Tally | None = None
+    plan: TrainingPlan, model: nn.Module, optimizer: Optimizer, batch: Batch, *, step: int, tally: Tally | None = None
 ) -> Tally:
     """One training step on a batch that is ready: attack, loss, gradient, update. Nobody waits for the device.
 
@@ -277,7 +277,7 @@ def _update(optimizer: Optimizer, learning_rate: float, *, withheld: Tensor) -> 
     optimizer.step()
 
 
-def _read_back(plan: Plan, progress: Progress, tally: Tally, store: Store) -> Progress:
+def _read_back(plan: TrainingPlan, progress: Progress, tally: Tally, store: Store) -> Progress:
     """The progress with the sums that the device has.
 
     Raises:
@@ -290,7 +290,7 @@ def _read_back(plan: Plan, progress: Progress, tally: Tally, store: Store) -> Pr
     return replace(progress, loss_sum=found.loss_sum, correct=found.correct, seconds=seconds)
 
 
-def check(found: Reading, plan: Plan, *, good: Path | None = None) -> None:
+def check(found: Reading, plan: TrainingPlan, *, good: Path | None = None) -> None:
     """Refuse to go on where a number was not finite.
 
     Args:
@@ -308,7 +308,7 @@ def check(found: Reading, plan: Plan, *, good: Path | None = None) -> None:
     raise NonFiniteLossError(f"{what} at step {found.bad_step} of {plan.last_step}{last}")
 
 
-def _end_epoch(plan: Plan, model: nn.Module, progress: Progress, store: Store) -> Progress:
+def _end_epoch(plan: TrainingPlan, model: nn.Module, progress: Progress, store: Store) -> Progress:
     started, before = time.monotonic(), _counted(model)
     found = plan.validate(model)
     progress = replace(
@@ -325,13 +325,13 @@ def _end_epoch(plan: Plan, model: nn.Module, progress: Progress, store: Store) -
     return replace(progress, best_epoch=row["epoch"], best_robust=found.robust if found.robust is not None else -1.0)
 
 
-def _is_better(plan: Plan, progress: Progress, found: Validation, *, epoch: int) -> bool:
+def _is_better(plan: TrainingPlan, progress: Progress, found: Validation, *, epoch: int) -> bool:
     if plan.select_from_epoch is None or (progress.step == plan.last_step and not progress.best_epoch):
         return True
     return epoch >= plan.select_from_epoch and found.robust is not None and found.robust > progress.best_robust
 
 
-def _history_row(plan: Plan, progress: Progress, found: Validation) -> dict[str, Any]:
+def _history_row(plan: TrainingPlan, progress: Progress, found: Validation) -> dict[str, Any]:
     return {
         "epoch": -(-progress.step // plan.steps_per_epoch),
         "step": progress.step,
@@ -346,7 +346,7 @@ def _history_row(plan: Plan, progress: Progress, found: Validation) -> dict[str,
     }
 
 
-def _line(row: Mapping[str, Any], plan: Plan) -> str:
+def _line(row: Mapping[str, Any], plan: TrainingPlan) -> str:
     epochs = -(-plan.last_step // plan.steps_per_epoch)
     robust = "" if row["robust_accuracy"] is None else f", under PGD {row['robust_accuracy']:.1%}"
     return (

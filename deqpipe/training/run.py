@@ -19,15 +19,15 @@ from deqpipe.compute.precision import Precision
 from deqpipe.compute.replay import DIRECT, Graphs, Runner
 from deqpipe.compute.ways import NOTHING_ASKED, Asked, choose
 from deqpipe.config import (
-    Model,
-    Pretrain,
-    RandomState,
-    ResNet,
-    Selection,
-    Solver,
-    ThreatModel,
-    Trades,
-    TrainingAttack,
+    ModelConfig,
+    PretrainConfig,
+    RandomStateConfig,
+    ResNetConfig,
+    SelectionConfig,
+    SolverConfig,
+    ThreatModelConfig,
+    TradesConfig,
+    TrainingAttackConfig,
     Unroll,
 )
 from deqpipe.data import Dataset, Split, augmentation, load, steps_per_epoch
@@ -57,7 +57,7 @@ from deqpipe.training.forward import (
     UnrolledForward,
 )
 from deqpipe.training.jacobian import JacobianRegularisation
-from deqpipe.training.loop import HISTORY, Plan, Progress, Store, cosine, multistep, train
+from deqpipe.training.loop import HISTORY, Progress, Store, TrainingPlan, cosine, multistep, train
 from deqpipe.training.objectives import CleanUnrolled, PGDAdversarial, TradesAdversarial, TrainingObjective
 from deqpipe.training.optimizers import SGD, Adam
 from deqpipe.training.validation import Crafting, Scoring, SelectingAttack, Validator
@@ -65,7 +65,7 @@ from deqpipe.workflow import vocabulary
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What a training command was called with.
 
     Attributes:
@@ -95,30 +95,32 @@ class Job:
 class Prepared:
     """A plan, and the model that it is for."""
 
-    plan: Plan
+    plan: TrainingPlan
     model: nn.Module
     architecture: Mapping[str, Any]
     handed_over: checkpoint.Checkpoint | None = None
 
 
-def pretrain(job: Job) -> int:
+def pretrain(job: TrainingJob) -> int:
     """Train the trunk; returns the exit status."""
     dataset = load(job.inputs["data"])
     settings = _set_up(job, job.spec["config"])
-    described = architecture.describe_deq(settings.section("model", Model), dataset)
+    described = architecture.describe_deq(settings.section("model", ModelConfig), dataset)
     model = _fresh(described, job)
     # Clean images are not attacked: there is no step to replay.
-    _fastest(model, _pretraining_surrogate(settings.section("pretrain", Pretrain).layers), settings, job, replay=False)
+    _fastest(
+        model, _pretraining_surrogate(settings.section("pretrain", PretrainConfig).layers), settings, job, replay=False
+    )
     return _run(job, Prepared(pretraining_plan(job, settings, dataset), model, described))
 
 
-def pretraining_plan(job: Job, settings: Settings, dataset: Dataset) -> Plan:
+def pretraining_plan(job: TrainingJob, settings: Settings, dataset: Dataset) -> TrainingPlan:
     """The training of the trunk.
 
     Raises:
         UserError: it takes all epochs.
     """
-    pretraining = settings.section("pretrain", Pretrain)
+    pretraining = settings.section("pretrain", PretrainConfig)
     forward = UnrolledForward(pretraining.layers)
     total = _total_steps(settings, dataset)
     if not 1 <= pretraining.steps < total:
@@ -138,12 +140,12 @@ def pretraining_plan(job: Job, settings: Settings, dataset: Dataset) -> Plan:
     )
 
 
-def train_deq(job: Job) -> int:
+def train_deq(job: TrainingJob) -> int:
     """Train a DEQ adversarially from the trunk's handoff; returns the exit status."""
     return _run(job, prepare_deq(job, load(job.inputs["data"])))
 
 
-def prepare_deq(job: Job, dataset: Dataset) -> Prepared:
+def prepare_deq(job: TrainingJob, dataset: Dataset) -> Prepared:
     """The adversarial training of a DEQ from the trunk's handoff, before its first step.
 
     Raises:
@@ -162,7 +164,9 @@ def prepare_deq(job: Job, dataset: Dataset) -> Prepared:
     return Prepared(plan, model, described, trunk)
 
 
-def _fastest(model: nn.Module, surrogate: IntermediateState, settings: Settings, job: Job, *, replay: bool) -> Runner:
+def _fastest(
+    model: nn.Module, surrogate: IntermediateState, settings: Settings, job: TrainingJob, *, replay: bool
+) -> Runner:
     """Let a DEQ compute in the fastest way that has proved itself on a surrogate; what runs the steps of attacks.
 
     Without `replay` nothing is captured: ways are compared as they are called.
@@ -184,12 +188,14 @@ def _pretraining_surrogate(layers: int) -> IntermediateState:
 
 def _adversarial_surrogate(settings: Settings) -> IntermediateState:
     """z^[N], unrolled as in training."""
-    solver = settings.section("solver", Solver)
+    solver = settings.section("solver", SolverConfig)
     dynamics = PlainDynamics(build_solver(solver), build_termination(solver), solver.returned)
     return IntermediateState(solver.steps, _unroll(settings), dynamics)
 
 
-def adversarial_plan(job: Job, settings: Settings, dataset: Dataset, *, first_step: int, run: Runner = DIRECT) -> Plan:
+def adversarial_plan(
+    job: TrainingJob, settings: Settings, dataset: Dataset, *, first_step: int, run: Runner = DIRECT
+) -> TrainingPlan:
     """The adversarial training of a DEQ.
 
     Args:
@@ -209,24 +215,24 @@ def adversarial_plan(job: Job, settings: Settings, dataset: Dataset, *, first_st
         objective=_adversarial_objective(job, settings, kind, forward, run),
         steps=range(first_step, _total_steps(settings, dataset)),
         validate=_deq_validator(job, settings, dataset, replace(forward, gradient=_unroll(settings)), run),
-        select_from_epoch=settings.section("selection", Selection).first_epoch,
+        select_from_epoch=settings.section("selection", SelectionConfig).first_epoch,
     )
 
 
-def train_resnet(job: Job) -> int:
+def train_resnet(job: TrainingJob) -> int:
     """Train a ResNet adversarially; returns the exit status."""
     dataset = load(job.inputs["data"])
     settings = _set_up(job, job.spec["config"])
-    described = architecture.describe_resnet(settings.section("resnet", ResNet).layers, dataset)
+    described = architecture.describe_resnet(settings.section("resnet", ResNetConfig).layers, dataset)
     return _run(job, Prepared(resnet_plan(job, settings, dataset), _fresh(described, job), described))
 
 
-def resnet_plan(job: Job, settings: Settings, dataset: Dataset) -> Plan:
+def resnet_plan(job: TrainingJob, settings: Settings, dataset: Dataset) -> TrainingPlan:
     """The adversarial training of a ResNet."""
-    recipe = settings.section("resnet", ResNet).training
+    recipe = settings.section("resnet", ResNetConfig).training
     objective = _adversarial_objective(job, settings, vocabulary.MODELS[job.spec["model"]], PlainForward())
     per_epoch = steps_per_epoch(len(dataset.train), recipe.batch_size)
-    return Plan(
+    return TrainingPlan(
         phase="adversarial",
         objective=objective,
         train=dataset.train,
@@ -250,17 +256,17 @@ def resnet_plan(job: Job, settings: Settings, dataset: Dataset) -> Plan:
             fused=True,
         ),
         validate=_robust_validator(job, settings, dataset, _network_logits, recipe.batch_size),
-        select_from_epoch=settings.section("selection", Selection).first_epoch,
+        select_from_epoch=settings.section("selection", SelectionConfig).first_epoch,
     )
 
 
-def _set_up(job: Job, values: Mapping[str, Any]) -> Settings:
+def _set_up(job: TrainingJob, values: Mapping[str, Any]) -> Settings:
     settings = Settings(values)
     set_up(precision=settings["precision"], threads=job.threads)
     return settings
 
 
-def _run(job: Job, prepared: Prepared) -> int:
+def _run(job: TrainingJob, prepared: Prepared) -> int:
     store = Store(job.state, job.spec, _digests(job), job.save_interval)
     model = prepared.model
     with locked(job.state), StopRequest(job.budget_minutes) as stop:
@@ -285,12 +291,12 @@ def hand_over(prepared: Prepared) -> Optimizer:
     return optimizer
 
 
-def _digests(job: Job) -> dict[str, str]:
+def _digests(job: TrainingJob) -> dict[str, str]:
     """What stands for the content of each input, whoever wrote its file and when."""
     return {name: checkpoint.digest(checkpoint.read(path).tensors) for name, path in job.inputs.items()}
 
 
-def _publish(job: Job, prepared: Prepared, progress: Progress, store: Store) -> None:
+def _publish(job: TrainingJob, prepared: Prepared, progress: Progress, store: Store) -> None:
     """Write the outputs from the stored state; doing it again gives the same files."""
     origin = store.origin(
         provenance(
@@ -321,7 +327,7 @@ def _csv(history: tuple[Mapping[str, Any], ...]) -> str:
     return text.getvalue()
 
 
-def _fresh(described: Mapping[str, Any], job: Job) -> nn.Module:
+def _fresh(described: Mapping[str, Any], job: TrainingJob) -> nn.Module:
     return architecture.build(described, seed=job.spec["seed"]).to(job.device)
 
 
@@ -331,7 +337,7 @@ def _total_steps(settings: Settings, dataset: Dataset) -> int:
 
 
 def _deq_plan(
-    job: Job,
+    job: TrainingJob,
     settings: Settings,
     dataset: Dataset,
     *,
@@ -340,10 +346,10 @@ def _deq_plan(
     steps: range,
     validate: Validator,
     select_from_epoch: int | None,
-) -> Plan:
+) -> TrainingPlan:
     """What both phases share: order of the data, augmentation, optimiser, one cosine schedule."""
     start = settings["training.learning_rate"]
-    return Plan(
+    return TrainingPlan(
         phase=phase,
         objective=objective,
         train=dataset.train,
@@ -368,8 +374,8 @@ def _deq_plan(
 
 
 def _deq_forward(settings: Settings, kind: vocabulary.TrainedModel, dataset: Dataset) -> DEQForward:
-    solver = settings.section("solver", Solver)
-    random = settings.section("random_state", RandomState) if kind.random_states else None
+    solver = settings.section("solver", SolverConfig)
+    random = settings.section("random_state", RandomStateConfig) if kind.random_states else None
     per_epoch = steps_per_epoch(len(dataset.train), settings["training.batch_size"])
     low, high = settings["jacobian.length_jitter"]
     return DEQForward(
@@ -388,12 +394,12 @@ def _deq_forward(settings: Settings, kind: vocabulary.TrainedModel, dataset: Dat
     )
 
 
-def _random_states(config: RandomState, solver: Solver) -> RandomStates:
+def _random_states(config: RandomStateConfig, solver: SolverConfig) -> RandomStates:
     returned = "last" if config.pick == "iterate" else lowest_of(solver.scope)
     return RandomStates(in_attack=config.in_attack, natural=config.natural, returned=returned)
 
 
-def _training_gradient(settings: Settings, solver: Solver) -> StateGradient:
+def _training_gradient(settings: Settings, solver: SolverConfig) -> StateGradient:
     if settings["training.gradient"] == "exact":
         return Implicit(solver=build_solver(solver), steps=settings["training.implicit_steps"])
     return _unroll(settings)
@@ -404,19 +410,19 @@ def _unroll(settings: Settings) -> Unrolled:
     return Unrolled(steps=unroll.steps, damping=unroll.damping, lead_step=unroll.lead_step)
 
 
-def _attack(settings: Settings, attack: TrainingAttack, run: Runner) -> PGD:
-    ball = LinfBall(settings.section("threat_model", ThreatModel).epsilon_255 / 255)
+def _attack(settings: Settings, attack: TrainingAttackConfig, run: Runner) -> PGD:
+    ball = LinfBall(settings.section("threat_model", ThreatModelConfig).epsilon_255 / 255)
     return PGD(ball, steps=attack.steps, step_size=attack.step_size_255 / 255, run=run)
 
 
 def _adversarial_objective(
-    job: Job, settings: Settings, kind: vocabulary.TrainedModel, forward: Forward, run: Runner = DIRECT
+    job: TrainingJob, settings: Settings, kind: vocabulary.TrainedModel, forward: Forward, run: Runner = DIRECT
 ) -> TrainingObjective:
-    attack = _attack(settings, settings.section("training.attack", TrainingAttack), run)
+    attack = _attack(settings, settings.section("training.attack", TrainingAttackConfig), run)
     stream = Stream(job.spec["seed"], "training/attack")
     if kind.framework == "pgd_at":
         return PGDAdversarial(forward, attack, stream)
-    trades = settings.section("training.trades", Trades)
+    trades = settings.section("training.trades", TradesConfig)
     return TradesAdversarial(
         forward,
         attack,
@@ -427,13 +433,13 @@ def _adversarial_objective(
     )
 
 
-def _clean_validator(job: Job, settings: Settings, dataset: Dataset, forward: UnrolledForward) -> Validator:
+def _clean_validator(job: TrainingJob, settings: Settings, dataset: Dataset, forward: UnrolledForward) -> Validator:
     logits = partial(_unrolled_logits, forward)
     return Validator(dataset.validation.to(job.device), logits, settings["training.batch_size"], attack=None)
 
 
 def _robust_validator(
-    job: Job,
+    job: TrainingJob,
     settings: Settings,
     dataset: Dataset,
     logits: Scoring,
@@ -442,7 +448,7 @@ def _robust_validator(
     crafting: Crafting | None = None,
     run: Runner = DIRECT,
 ) -> Validator:
-    selection = settings.section("selection", Selection)
+    selection = settings.section("selection", SelectionConfig)
     split: Split = getattr(dataset, selection.split)
     attack = SelectingAttack(
         _attack(settings, selection.attack, run), job.spec["seed"], crafting, freeze_fooled=selection.freeze_fooled
@@ -450,9 +456,11 @@ def _robust_validator(
     return Validator(split.to(job.device), logits, batch_size, attack)
 
 
-def _deq_validator(job: Job, settings: Settings, dataset: Dataset, forward: DEQForward, run: Runner) -> Validator:
+def _deq_validator(
+    job: TrainingJob, settings: Settings, dataset: Dataset, forward: DEQForward, run: Runner
+) -> Validator:
     """Scores the final state, unrolled as in training, whatever the training gradient is."""
-    random = settings.section("selection", Selection).attack_random_state and forward.random_states is not None
+    random = settings.section("selection", SelectionConfig).attack_random_state and forward.random_states is not None
     crafting = partial(_random_logits, forward) if random else None
     return _robust_validator(
         job,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from deqpipe.compute.ways import NOTHING_ASKED, Asked
-from deqpipe.config import Timing
+from deqpipe.config import TimingConfig
 from deqpipe.counts import sum_of
 from deqpipe.data import Dataset, Split, load
 from deqpipe.errors import UserError
@@ -35,7 +35,7 @@ JACOBIAN = "left out"
 
 
 @dataclass(frozen=True)
-class Job:
+class TimingJob:
     """What the command was called with.
 
     Attributes:
@@ -60,7 +60,7 @@ class Job:
 class Method:
     """The training of one model, some steps of it at a time, all of them from the trunk's weights."""
 
-    def __init__(self, job: Job, dataset: Dataset, model: str) -> None:
+    def __init__(self, job: TimingJob, dataset: Dataset, model: str) -> None:
         """Prepare model, optimiser and images."""
         prepared = run.prepare_deq(_training_job(job, model), dataset)
         assert isinstance(prepared.model, DEQClassifier)
@@ -70,7 +70,7 @@ class Method:
         self._optimizer = run.hand_over(prepared)
         # With a learning rate of 0 the optimiser does all its work, and every repeat starts from the same weights.
         self._plan = replace(prepared.plan, learning_rate=lambda step: 0.0)
-        self._batch = _batch(dataset.train, settings.section("timing", Timing), job.device)
+        self._batch = _batch(dataset.train, settings.section("timing", TimingConfig), job.device)
         self._steps = steps_per_repeat(settings)
 
     def __call__(self) -> int:
@@ -111,14 +111,14 @@ def steps_per_repeat(settings: Settings) -> int:
     return steps
 
 
-def time_training(job: Job) -> int:
+def time_training(job: TimingJob) -> int:
     """Time training steps of the four methods on the same images; returns the exit status.
 
     A step is the attack, the loss, its gradient and the optimiser's step; images are on the device already.
     """
     started, before = time.monotonic(), stopwatch.load()
     settings, dataset = Settings(job.spec["config"]), load(job.data)
-    config = settings.section("timing", Timing)
+    config = settings.section("timing", TimingConfig)
     methods = {model: Method(job, dataset, model) for model in vocabulary.DEQS}
     repeats = stopwatch.Repeats(warmup=config.warmup, timed=config.repeats)
     warmups = {model: method.one_step for model, method in methods.items()}
@@ -149,11 +149,11 @@ def time_training(job: Job) -> int:
     return 0
 
 
-def _training_job(job: Job, model: str) -> run.Job:
+def _training_job(job: TimingJob, model: str) -> run.TrainingJob:
     """The training of a model as its own command would start it, but for the Jacobian term."""
     framework = vocabulary.MODELS[model].framework
     without = {**job.spec["config"], f"jacobian.weight.{framework}": 0.0}
-    return run.Job(
+    return run.TrainingJob(
         spec={**job.spec, "model": model, "config": without},
         inputs={"data": job.data, "trunk": job.trunk},
         outputs={},
@@ -166,7 +166,7 @@ def _training_job(job: Job, model: str) -> run.Job:
     )
 
 
-def _batch(split: Split, config: Timing, device: torch.device) -> Batch:
+def _batch(split: Split, config: TimingConfig, device: torch.device) -> Batch:
     """The first training images."""
     if len(split) < config.batch_size:
         raise UserError(

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from deqpipe.config import PROTOCOLS, Entropy
+from deqpipe.config import PROTOCOLS, EntropyConfig
 from deqpipe.errors import UserError
 
 DefenceName: TypeAlias = Literal["plain", "entropy", "entropy_zero_steps", "entropy_restart_only", "entropy_one_round"]
 
-Adjust: TypeAlias = Callable[[Entropy, int], Entropy]
+Adjust: TypeAlias = Callable[[EntropyConfig, int], EntropyConfig]
 """The keys of Sec. 3.2 that a variant of it runs with, from the configured ones and N."""
 
 
@@ -38,24 +38,24 @@ class Defence:
     control_of: DefenceName | None = None
 
 
-def _as_configured(entropy: Entropy, steps: int) -> Entropy:
+def _as_configured(entropy: EntropyConfig, steps: int) -> EntropyConfig:
     return entropy
 
 
-def _without_descent(entropy: Entropy, steps: int) -> Entropy:
+def _without_descent(entropy: EntropyConfig, steps: int) -> EntropyConfig:
     return entropy.model_copy(update={"input_steps": 0})
 
 
-def restarts_alone(entropy: Entropy, steps: int) -> Entropy:
+def restarts_alone(entropy: EntropyConfig, steps: int) -> EntropyConfig:
     """The restarts of the authors' solver, without a descent of the input."""
     return _as_released(entropy).model_copy(update={"input_steps": 0})
 
 
-def _one_round(entropy: Entropy, steps: int) -> Entropy:
+def _one_round(entropy: EntropyConfig, steps: int) -> EntropyConfig:
     return _as_released(entropy).model_copy(update={"solver_steps": steps})
 
 
-def _as_released(entropy: Entropy) -> Entropy:
+def _as_released(entropy: EntropyConfig) -> EntropyConfig:
     """With the keys of the authors' code."""
     released = PROTOCOLS["release"].items()
     return entropy.model_copy(
@@ -88,7 +88,7 @@ def defence_of(name: str) -> Defence:
     return DEFENCES[name]
 
 
-def entropy_keys(name: str, entropy: Entropy, *, steps: int) -> Entropy | None:
+def entropy_keys(name: str, entropy: EntropyConfig, *, steps: int) -> EntropyConfig | None:
     """The keys of Sec. 3.2 that a defence runs with; None: it makes no use of Sec. 3.2.
 
     Args:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from deqpipe.config import Config, Entropy, Framework
+from deqpipe.config import Config, EntropyConfig, Framework
 from deqpipe.workflow.defences import CONTROLS, DECIDING, DEFENCES, PLAIN, DefenceName
 
 
@@ -28,7 +28,7 @@ class TrainedModel:
             return ()
         return DECIDING if self.architecture == "deq" and self.framework else (PLAIN.name,)
 
-    def controls(self, entropy: Entropy) -> tuple[DefenceName, ...]:
+    def controls(self, entropy: EntropyConfig) -> tuple[DefenceName, ...]:
         """The control decisions that its attacked images are scored on as well."""
         if not entropy.controls:
             return ()

@@ -22,7 +22,7 @@ from benchmarks.world import World
 from deqpipe.compute.ways import Layout, Way
 from deqpipe.errors import UserError
 from deqpipe.planning import arithmetic, cost
-from deqpipe.planning.dry_run import Job
+from deqpipe.planning.dry_run import PlannedJob
 from tests import tiny
 
 ROW = Row(
@@ -306,8 +306,8 @@ def test_hours_of_a_rule_are_its_evaluations_at_the_measured_rate(
 ) -> None:
     world = World("MDEQ-Large", batch=1)
     wildcards = {"model": "deq_trades_base", "seed": "0"}
-    trained = Job("train_deq", wildcards, (), ())
-    monkeypatch.setattr(hours, "jobs", lambda *_, **__: [trained, trained, Job("table1", {}, (), ())])
+    trained = PlannedJob("train_deq", wildcards, (), ())
+    monkeypatch.setattr(hours, "jobs", lambda *_, **__: [trained, trained, PlannedJob("table1", {}, (), ())])
     rates = tmp_path / "gpu-rates.csv"
     rates.write_text("precision,work,teraflops,source\nbf16,training,100,a GPU\nbf16,evaluation,7,a GPU\n")
     found = hours.by_rule(world.config, world.shape, rates)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from deqpipe.compute import ways
-from deqpipe.compute.ways import PLAIN, Asked, Outcome, Verdict, Way, choose, difference, judge
+from deqpipe.compute.ways import PLAIN, Asked, TrialOutcome, Verdict, Way, choose, difference, judge
 from deqpipe.errors import UserError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -45,11 +45,11 @@ class Scripted:
     def facts(self) -> Mapping[str, Any]:
         return {"device": self.card}
 
-    def run(self, way: Way) -> Outcome:
+    def run(self, way: Way) -> TrialOutcome:
         self.ran.append(way)
         if way in self.failing:
             raise RuntimeError("no kernel\nfor this")
-        return Outcome((VALUES + self.away.get(way, 0.0),), self.seconds.get(way, 1.0))
+        return TrialOutcome((VALUES + self.away.get(way, 0.0),), self.seconds.get(way, 1.0))
 
     def reordered(self, way: Way) -> tuple[Tensor, ...]:
         return (VALUES + self.noise,)
@@ -222,7 +222,7 @@ def test_a_gain_within_the_noise_of_a_clock_is_none() -> None:
 
 def test_a_trial_that_is_terminated_says_nothing_of_any_way(tmp_path: Path) -> None:
     class Terminated(Scripted):
-        def run(self, way: Way) -> Outcome:
+        def run(self, way: Way) -> TrialOutcome:
             signal.raise_signal(signal.SIGTERM)
             return super().run(way)
 

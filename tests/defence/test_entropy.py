@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from deqpipe.config import Entropy
+from deqpipe.config import EntropyConfig
 from deqpipe.counts import Evaluations
 from deqpipe.defence.entropy import (
     InputDescent,
@@ -605,7 +605,7 @@ SETTINGS = {
 
 def built(**changes: object) -> Dynamics:
     return build_entropy_reduction(
-        Entropy.model_validate(SETTINGS | changes),
+        EntropyConfig.model_validate(SETTINGS | changes),
         solver=Anderson(3),
         termination=Termination(4, scope="batch"),
         ball=BALL,

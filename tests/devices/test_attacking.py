@@ -13,10 +13,11 @@ from deqpipe.attack import pgd
 from deqpipe.attack.autoattack import Flags, LibraryAttacks
 from deqpipe.attack.pgd import PGD, Drawn, Objective, cross_entropy_objective, unfooled_objective, uniform_start
 from deqpipe.attack.surrogate import defended_surrogate_of, stacked_surrogate_of, surrogate_of
-from deqpipe.config import Pgd
+from deqpipe.config import PgdConfig
 from deqpipe.dynamics import PlainDynamics
+from deqpipe.evaluation.crafting import Attack, craft, craft_together
 from deqpipe.evaluation.evaluated_model import load_subject
-from deqpipe.evaluation.rows import Attack, Chunk, craft, craft_together
+from deqpipe.evaluation.images import Chunk
 from deqpipe.seeding import Stream
 from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.solve import Termination
@@ -100,7 +101,7 @@ def test_crafting_waits_for_nothing(kind: Kind, protocol: str, tmp_path: Path, m
     with pretended(kind) as device:
         subject = load_subject(job(tmp_path, device, monkeypatch, changes=changes))
         chunk, some = Chunk(subject.dataset.test, range(12)), range(2, 5)
-        recipe = Pgd(steps=2, step_size_255=10.0, clamp_start=protocol == "paper")
+        recipe = PgdConfig(steps=2, step_size_255=10.0, clamp_start=protocol == "paper")
         for through in ("plain", "entropy"):
             attack = Attack(GridPoint(0.5, 3, 1), through=through)
             assert craft(subject, attack, chunk, some, pgd=recipe, purpose="start").images.device.type == kind

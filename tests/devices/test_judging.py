@@ -11,19 +11,14 @@ from torch import Tensor
 from deqpipe.attack.autoattack import Crafted, LibraryAttacks
 from deqpipe.compute.precision import PrecisionName
 from deqpipe.dynamics import Dynamics
-from deqpipe.evaluation import autoattack, jobs, judge, timing
+from deqpipe.evaluation import judge
+from deqpipe.evaluation.crafting import Attack
 from deqpipe.evaluation.evaluated_model import load_subject
+from deqpipe.evaluation.images import Chunk
 from deqpipe.evaluation.judge import CLASSES, CLASSES_ALONG, DEQJudge, NetworkJudge, Wanted, at
 from deqpipe.evaluation.resumable import Part
-from deqpipe.evaluation.rows import (
-    Attack,
-    Chunk,
-    FreshReferences,
-    StoredReferences,
-    attacks_rows,
-    clean_rows,
-    panel_of,
-)
+from deqpipe.evaluation.scoring import FreshReferences, StoredReferences, attacks_rows, clean_rows, panel_of
+from deqpipe.evaluation.stages import autoattack, selection, timing
 from deqpipe.gradient import Unrolled
 from deqpipe.workflow.gridpoints import GridPoint
 from tests.devices.world import BALL, PLAIN, REDUCTIONS, batch, both, deq, job, network
@@ -137,7 +132,7 @@ def test_early_states_wait_for_the_copies_of_judgements(
     with pretended(kind, reads=2 * (1 + 2)) as device:
         changes = {**GRID, "selection": {"attack": {"steps": 1}}}
         subject = load_subject(job(tmp_path, device, monkeypatch, stage="select", changes=changes))
-        hits = dict(jobs._validation_hits(subject, Chunk(subject.dataset.validation, range(9))))
+        hits = dict(selection._validation_hits(subject, Chunk(subject.dataset.validation, range(9))))
         assert [len(parts) for parts in hits.values()] == [2, 2]
         refuse_another(device)
 
@@ -172,7 +167,7 @@ def test_scoring_autoattack_waits_for_labels_judgements_and_distances(
         defended = subject.judges[1].restricted(at(2))
         target = autoattack.Target(subject, defended, GridPoint(0.5, 1, 1), 2)
         part = Part(range(12), tmp_path / "state", 1.0)
-        course = autoattack.Course(target, part, ("apgd_ce",), Untouched(BALL, iterations=1), sequential=False)
+        course = autoattack.AttackSequence(target, part, ("apgd_ce",), Untouched(BALL, iterations=1), sequential=False)
         found = course._attacked("apgd_ce", 1)
         assert len(found.columns["image"]) == 6
         refuse_another(device)

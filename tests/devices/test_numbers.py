@@ -14,9 +14,9 @@ from torch import Tensor
 
 from deqpipe.attack.autoattack import Flags, LibraryAttacks, check
 from deqpipe.config import AttackName
-from deqpipe.evaluation import autoattack, jobs, sweep
-from deqpipe.evaluation.evaluated_model import Job
+from deqpipe.evaluation.evaluated_model import EvaluationJob
 from deqpipe.evaluation.resumable import Part
+from deqpipe.evaluation.stages import autoattack, clean, grid, selection, sweep
 from deqpipe.results import records
 from deqpipe.workflow import stages, vocabulary
 from tests.devices import world
@@ -79,7 +79,7 @@ GRID: dict[str, Any] = {
     "entropy_sweep": {"solver_steps": [1], "input_steps": [1], "points": "all"},
     "selection": {"attack": {"steps": 1}},
 }
-Run = Callable[[Job, Path], int]
+Run = Callable[[EvaluationJob, Path], int]
 
 
 def part(folder: Path) -> Part:
@@ -87,9 +87,9 @@ def part(folder: Path) -> Part:
 
 
 RUNS: Mapping[str, tuple[stages.StageName, Run]] = {
-    "clean": ("clean", lambda job, folder: jobs.clean(job)),
-    "grid": ("attack_grid", lambda job, folder: jobs.attack_grid(job, jobs.GridShard((1, 4), part(folder)))),
-    "select": ("select", lambda job, folder: jobs.select_early_state(job)),
+    "clean": ("clean", lambda job, folder: clean.clean(job)),
+    "grid": ("attack_grid", lambda job, folder: grid.attack_grid(job, grid.GridShard((1, 4), part(folder)))),
+    "select": ("select", lambda job, folder: selection.select_early_state(job)),
     "AutoAttack": ("autoattack", lambda job, folder: autoattack.autoattack(job, part(folder))),
     "sweep": ("attack_sweep", lambda job, folder: sweep.attack_sweep(job, part(folder), race=None)),
 }

@@ -14,7 +14,7 @@ from deqpipe.config import merge
 from deqpipe.defence.entropy import InputDescent, InputEntropyReduction, RestartedEntropyReduction, Schedule
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.evaluation import evaluated_model
-from deqpipe.evaluation.evaluated_model import Job
+from deqpipe.evaluation.evaluated_model import EvaluationJob
 from deqpipe.model import architecture
 from deqpipe.model.architecture import Loaded
 from deqpipe.model.classifier import DEQClassifier
@@ -95,7 +95,7 @@ def job(
     stage: stages.StageName = "attack_grid",
     model: str = "deq_pgd_at_base",
     changes: Mapping[str, Any] | None = None,
-) -> Job:
+) -> EvaluationJob:
     """An evaluation job on the tiny data set, whose model was never trained."""
     config = tiny.settings(merge({"model": {"channels": [4], "head_channels": [2]}}, changes or {}))
     spec = specs.loads(specs.dumps(specs.build(stage, config, model=model, seed=0, defence="entropy")))
@@ -108,7 +108,7 @@ def job(
     patch.setattr(evaluated_model, "load_model", loaded)
     (folder / model).touch()  # read by nobody, but named in provenance
     size = spec["config"].get("evaluation.batch_size", 5)
-    return Job(
+    return EvaluationJob(
         spec=spec, data=tiny.data_file(folder), checkpoint=folder / model, output=folder / "out.parquet",
         device=device, threads=1, batch_size=size,
     )  # fmt: skip

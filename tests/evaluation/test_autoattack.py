@@ -14,11 +14,12 @@ from torch import nn
 from deqpipe.attack.autoattack import Crafted, LibraryAttacks
 from deqpipe.config import AttackName, merge
 from deqpipe.errors import UserError
-from deqpipe.evaluation import autoattack, resumable
-from deqpipe.evaluation.autoattack import attack_top
-from deqpipe.evaluation.evaluated_model import Job, Subject, load_subject
+from deqpipe.evaluation import resumable
+from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_subject
 from deqpipe.evaluation.judge import NetworkJudge, Wanted
 from deqpipe.evaluation.resumable import Part
+from deqpipe.evaluation.stages import autoattack
+from deqpipe.evaluation.stages.autoattack import attack_top
 from deqpipe.results import records
 from deqpipe.results.lock import EXIT_UNFINISHED, StopRequest
 from deqpipe.results.records import Records
@@ -64,11 +65,11 @@ def job_of(
     *,
     stage: Any = "autoattack",
     **changes: Any,
-) -> Job:
+) -> EvaluationJob:
     config = tiny.settings(merge(BUDGETS, changes))
     spec = specs.build(stage, config, model=model, seed=0, defence=defence)
     folder.mkdir(parents=True, exist_ok=True)
-    return Job(
+    return EvaluationJob(
         spec=specs.loads(specs.dumps(spec)), data=trained.data, checkpoint=trained.file(model),
         output=folder / "out.parquet", device=torch.device("cpu"), threads=1, batch_size=5,
         strongest=None if model == RESNET else strongest(folder, model),
@@ -79,7 +80,7 @@ def part_of(folder: Path, images: range = range(12)) -> Part:
     return Part(images, folder / "state", 1e9)
 
 
-def found_by(job: Job, images: range = range(12)) -> Records:
+def found_by(job: EvaluationJob, images: range = range(12)) -> Records:
     assert autoattack.autoattack(job, part_of(job.output.parent, images)) == 0
     return records.read(job.output)
 
@@ -255,12 +256,12 @@ def test_standard_mode_on_a_network_is_the_librarys_own_evaluation(
     """One seed for all batches, as the library has it; robust set and images are its own."""
     model, pixels = nearest_mean(), 55.0
 
-    def loaded(job: Job) -> Subject:
+    def loaded(job: EvaluationJob) -> EvaluatedModel:
         subject = load_subject(job)
         found = replace(subject.loaded, model=model)
         return replace(subject, loaded=found, judges=(NetworkJudge(model, RESNET),))
 
-    monkeypatch.setattr(autoattack.Course, "_seed", lambda course, attack, number: 7)
+    monkeypatch.setattr(autoattack.AttackSequence, "_seed", lambda course, attack, number: 7)
     monkeypatch.setattr(autoattack, "load_subject", loaded)
     keep: dict[str, Any] = {"autoattack": {"keep": "success", "square_images": 12}}
     found = found_by(job_of(trained, tmp_path, RESNET, threat_model={"epsilon_255": pixels}, **keep))
@@ -339,7 +340,7 @@ def test_strongest_points_that_are_none_are_refused(trained: Trained, tmp_path: 
     assert not (tmp_path / "state").exists()
 
 
-def refused(job: Job, images: range = range(12)) -> str:
+def refused(job: EvaluationJob, images: range = range(12)) -> str:
     with pytest.raises(UserError) as error:
         autoattack.autoattack(job, part_of(job.output.parent, images))
     return str(error.value)
@@ -371,10 +372,10 @@ def test_attacks_have_the_threat_model_and_budgets_of_the_spec(trained: Trained,
 
 
 def test_seeds_differ_by_attack_part_batch_and_job_and_by_nothing_else(trained: Trained, tmp_path: Path) -> None:
-    def seeds(job: Job, first: int = 0) -> list[int]:
+    def seeds(job: EvaluationJob, first: int = 0) -> list[int]:
         subject = load_subject(job)
         target = autoattack._target(subject, "plain")
-        course = autoattack.Course(
+        course = autoattack.AttackSequence(
             target,
             part_of(tmp_path, range(first, 12)),
             ABLE,

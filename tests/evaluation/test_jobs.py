@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from deqpipe.attack.pgd import PGD
 from deqpipe.data import save
 from deqpipe.dynamics import PlainDynamics
-from deqpipe.evaluation import jobs, rows
+from deqpipe.evaluation import scoring
+from deqpipe.evaluation.stages import grid as grid_stage
 from deqpipe.model import architecture
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results import checkpoint, records
@@ -64,13 +65,13 @@ class Counting:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.crafted: list[str] = []
-        original = rows.attacks_rows
+        original = scoring.attacks_rows
 
         def note(subject: Any, attacks: Any, *arguments: Any, **named: Any) -> Any:
             self.crafted += [attack.point.name for attack in attacks]
             return original(subject, attacks, *arguments, **named)
 
-        monkeypatch.setattr(jobs, "attacks_rows", note)
+        monkeypatch.setattr(grid_stage, "attacks_rows", note)
 
 
 def test_grid_holds_its_points_and_the_ready_made_one_for_every_decision_and_image(finished: Records) -> None:

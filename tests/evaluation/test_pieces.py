@@ -8,7 +8,7 @@ import pytest
 
 from deqpipe.evaluation import resumable
 from deqpipe.evaluation.resumable import flags_of
-from deqpipe.evaluation.rows import no_rows
+from deqpipe.evaluation.scoring import no_rows
 from deqpipe.results import records
 from deqpipe.results.records import Records
 

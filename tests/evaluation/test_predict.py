@@ -14,7 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deqpipe.config import Entropy, Solver
+from deqpipe.config import EntropyConfig, SolverConfig
 from deqpipe.defence.entropy import build_entropy_reduction, prediction_entropy
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.gradient import Unrolled
@@ -69,11 +69,11 @@ def section(name: str, protocol: str) -> Any:
 
 
 def dynamics(defence: str, protocol: str) -> Dynamics:
-    solver = Solver.model_validate(section("solver", protocol))
+    solver = SolverConfig.model_validate(section("solver", protocol))
     termination = build_termination(solver)
     if defence == "none":
         return PlainDynamics(Broyden(), termination, solver.returned)
-    entropy = Entropy.model_validate(section("entropy", protocol))
+    entropy = EntropyConfig.model_validate(section("entropy", protocol))
     return build_entropy_reduction(
         entropy, solver=Broyden(), termination=termination, ball=LinfBall(8 / 255), returned=solver.returned
     )

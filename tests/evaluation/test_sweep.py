@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from deqpipe import build
-from deqpipe.config import Entropy
+from deqpipe.config import EntropyConfig
 from deqpipe.defence.entropy import build_entropy_reduction
-from deqpipe.evaluation import sweep
-from deqpipe.evaluation.evaluated_model import Job, Subject, load_subject
+from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_subject
+from deqpipe.evaluation.stages import sweep
 from deqpipe.results import records
 from deqpipe.results.lock import EXIT_UNFINISHED
 from deqpipe.results.records import Records
@@ -57,9 +57,11 @@ def of(found: Records, defence: str) -> Any:
     return in_order(found.where(found["defence"] == defence))
 
 
-def loaded(trained: Trained, **changes: Any) -> Subject:
+def loaded(trained: Trained, **changes: Any) -> EvaluatedModel:
     spec = json.loads(tiny.spec("attack_sweep", {**GRID, **changes}, model=RANDOM))
-    return load_subject(Job(spec, trained.data, trained.file(RANDOM), Path(), torch.device("cpu"), 1, batch_size=5))
+    return load_subject(
+        EvaluationJob(spec, trained.data, trained.file(RANDOM), Path(), torch.device("cpu"), 1, batch_size=5)
+    )
 
 
 def test_every_setting_is_scored_on_every_point_of_the_grid(swept: Records) -> None:
@@ -114,7 +116,7 @@ def test_what_is_left_out_changes_nothing(trained: Trained, protocol: str, setti
     subject = loaded(trained, protocol=protocol)
     judge = next(one for one in sweep.judges(subject) if one.defence == setting.defence)
     change = {"solver_steps": setting.solver_steps, "input_steps": setting.input_steps}
-    entropy = subject.settings.section("entropy", Entropy).model_copy(update=change)
+    entropy = subject.settings.section("entropy", EntropyConfig).model_copy(update=change)
     if setting.restart_only:
         entropy = restarts_alone(entropy, 4)
     plain, ball = build.plain_dynamics(subject.settings), LinfBall(20 / 255)
@@ -138,7 +140,7 @@ def test_equal_decisions_are_solved_once(trained: Trained, swept: Records) -> No
     assert origin["evaluations"]["forward"] > 0
     subject = loaded(trained)
     plain = build.plain_dynamics(subject.settings)
-    entropy = subject.settings.section("entropy", Entropy)
+    entropy = subject.settings.section("entropy", EntropyConfig)
     assert build.entropy_dynamics(subject.settings, entropy.model_copy(update={"input_steps": 0})) == plain
     assert build.entropy_dynamics(subject.settings, entropy) != plain
 

@@ -11,8 +11,8 @@ import torch
 
 from deqpipe.counts import Evaluations
 from deqpipe.errors import UserError
-from deqpipe.evaluation import timing
-from deqpipe.evaluation.evaluated_model import Job, load_subject
+from deqpipe.evaluation.evaluated_model import EvaluationJob, load_subject
+from deqpipe.evaluation.stages import timing
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.workflow import vocabulary
 from tests import tiny
@@ -24,9 +24,9 @@ CHANGES: dict[str, Any] = {
 }
 
 
-def job(trained: Trained, folder: Path, changes: Mapping[str, Any] = CHANGES) -> Job:
+def job(trained: Trained, folder: Path, changes: Mapping[str, Any] = CHANGES) -> EvaluationJob:
     spec = json.loads(tiny.spec("time_inference", changes, model=vocabulary.SWEEP_MODEL))
-    return Job(
+    return EvaluationJob(
         spec=spec,
         data=trained.data,
         checkpoint=trained.file(vocabulary.SWEEP_MODEL),

@@ -10,7 +10,7 @@ import torch
 
 from deqpipe import build
 from deqpipe.attack.surrogate import defended_surrogate_of
-from deqpipe.evaluation.evaluated_model import Job, Subject, load_subject
+from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_subject
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results import records
 from deqpipe.results.lock import EXIT_UNFINISHED
@@ -51,12 +51,14 @@ def transferred(trained: Trained, other: Path, tmp_path_factory: pytest.TempPath
     return records.read(folder / "grid.parquet")
 
 
-def subject(trained: Trained, stage: str, *, model: str, checkpoint: Path, **changes: Any) -> Subject:
+def subject(trained: Trained, stage: str, *, model: str, checkpoint: Path, **changes: Any) -> EvaluatedModel:
     spec = json.loads(tiny.spec(stage, changes, model=model))
-    return load_subject(Job(spec, trained.data, checkpoint, Path("unused"), torch.device("cpu"), 1, batch_size=5))
+    return load_subject(
+        EvaluationJob(spec, trained.data, checkpoint, Path("unused"), torch.device("cpu"), 1, batch_size=5)
+    )
 
 
-def crafted(attacked: Subject, logits_of: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def crafted(attacked: EvaluatedModel, logits_of: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Two steps of PGD on all test images, and their labels."""
     split = attacked.dataset.test
     x, y = split.float_images(slice(None)), split.labels

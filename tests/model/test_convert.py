@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from deqpipe.config import Model
+from deqpipe.config import ModelConfig
 from deqpipe.model import architecture, convert
 from deqpipe.model.cell import NormedConv2d
 from deqpipe.model.classifier import DEQClassifier
@@ -238,7 +238,7 @@ def test_tensors_of_any_layout_come_back(tmp_path: Path) -> None:
     assert_same_tensors(torch.load(tmp_path / "back", weights_only=True), state)
 
 
-def described_for(model: Model, *, size: int) -> dict[str, Any]:
+def described_for(model: ModelConfig, *, size: int) -> dict[str, Any]:
     """As an import of it describes a tiny model."""
     classes = tuple(str(number) for number in range(CLASSES))
     return architecture.deq_for(model, image_shape=(3, size, size), classes=classes, dataset="unknown")

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from deqpipe.config import Model, load
+from deqpipe.config import ModelConfig, load
 from deqpipe.model.cell import NormedConv2d
 from deqpipe.model.classifier import DEQClassifier, build_classifier
 from deqpipe.model.release.names import to_ours
 
 ROOT = Path(__file__).parents[2]
-LARGE: Model = load([ROOT / "config.yaml"]).model
+LARGE: ModelConfig = load([ROOT / "config.yaml"]).model
 GROUPS = {
     "cell.branches.": 7_843_200,
     "cell.fuse.": 784_512,
@@ -28,7 +28,7 @@ GROUPS = {
 }
 
 
-def on_meta(architecture: Model) -> DEQClassifier:
+def on_meta(architecture: ModelConfig) -> DEQClassifier:
     """The model without its numbers."""
     with torch.device("meta"):
         return DEQClassifier(architecture, image_shape=(3, 32, 32), classes=10)
@@ -73,7 +73,7 @@ def test_large_has_a_state_of_61440_numbers_finest_scale_first() -> None:
 
 def test_extra_large_has_48792098_parameters() -> None:
     widths = {"channels": [72, 144, 288, 576], "head_channels": [20, 40, 80, 160], "final_channels": 1800}
-    model = on_meta(Model.model_validate(LARGE.model_dump(mode="json") | widths))
+    model = on_meta(ModelConfig.model_validate(LARGE.model_dump(mode="json") | widths))
     assert sum(parameter.numel() for parameter in model.parameters()) == 48_792_098
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from deqpipe import config
-from deqpipe.config import Model
+from deqpipe.config import ModelConfig
 from deqpipe.model.classifier import build_classifier
 from deqpipe.model.resnet import resnet
 from deqpipe.planning import arithmetic, cost
@@ -17,12 +17,12 @@ from tests import tiny
 from tests.reference.tiny import architecture
 
 
-def large() -> Model:
+def large() -> ModelConfig:
     return config.load([tiny.ROOT / "config.yaml"]).model
 
 
 @torch.no_grad()
-def counted(model: Model, shape: tuple[int, int, int]) -> int:
+def counted(model: ModelConfig, shape: tuple[int, int, int]) -> int:
     network = build_classifier(model, image_shape=shape, classes=3, seed=0).eval()
     fn, z = network.bind(torch.rand(1, *shape)), torch.rand(1, network.state_size)
     with FlopCounterMode(display=False) as found:

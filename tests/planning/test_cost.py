@@ -13,9 +13,10 @@ import torch
 
 from deqpipe import config, data
 from deqpipe.counts import Evaluations, sum_of
-from deqpipe.evaluation import autoattack, example, jobs, sweep, timing, transfer
-from deqpipe.evaluation.evaluated_model import Job, load_subject
+from deqpipe.evaluation.evaluated_model import EvaluationJob, load_subject
 from deqpipe.evaluation.resumable import Part
+from deqpipe.evaluation.stages import autoattack, clean, example, selection, sweep, timing, transfer
+from deqpipe.evaluation.stages.grid import GridShard, attack_grid, attack_point
 from deqpipe.planning import cost, dry_run, leavers
 from deqpipe.results import checkpoint, records
 from deqpipe.training import timing as training_timing
@@ -51,10 +52,10 @@ def evaluated(
     *,
     name: str = "out",
     **more: Any,
-) -> Job:
+) -> EvaluationJob:
     """An evaluation job of a tiny model."""
     spec = json.loads(tiny.spec(stage, changes, model=model))
-    return Job(
+    return EvaluationJob(
         spec=spec, data=trained.data, checkpoint=trained.file(model), output=folder / name, batch_size=5,
         device=torch.device("cpu"), threads=1, **more,
     )  # fmt: skip
@@ -98,7 +99,7 @@ def test_timed_training_counts_what_its_job_counts_up_to_what_is_drawn(trained: 
     changes = {"timing": {"batch_size": 4, "warmup": 1, "repeats": 3}}
     spec = json.loads(tiny.spec("time_training", changes))
     output = tmp_path / "out.json"
-    job = training_timing.Job(
+    job = training_timing.TimingJob(
         spec, trained.data, trained.file(vocabulary.TRUNK, "handoff"), output, torch.device("cpu"), threads=1
     )
     assert training_timing.time_training(job) == 0
@@ -123,7 +124,7 @@ ENTROPY = {
 def test_decisions_count_what_their_job_counts(trained: Trained, tmp_path: Path, changes: dict[str, Any]) -> None:
     merged = config.merge(CONTROLS, changes)
     job = evaluated(trained, tmp_path, "clean", BASE, merged)
-    assert jobs.clean(job) == 0
+    assert clean.clean(job) == 0
     assert expected("clean", merged, model=BASE) == counted(job.output)
 
 
@@ -131,26 +132,26 @@ def test_decisions_count_what_their_job_counts(trained: Trained, tmp_path: Path,
 def test_an_attack_grid_counts_what_its_job_counts(trained: Trained, tmp_path: Path, protocol: dict[str, Any]) -> None:
     merged = config.merge(CONTROLS, protocol)
     job = evaluated(trained, tmp_path, "attack_grid", BASE, merged)
-    assert jobs.attack_grid(job, jobs.GridShard((1, 3), part(tmp_path, range(10)))) == 0
+    assert attack_grid(job, GridShard((1, 3), part(tmp_path, range(10)))) == 0
     assert expected("attack_grid", merged, model=BASE, shard="states1-3_images0-9") == counted(job.output)
 
 
 def test_a_transferred_grid_counts_what_its_job_counts(trained: Trained, tmp_path: Path) -> None:
     job = evaluated(trained, tmp_path, "attack_grid", RANDOM, {}, other=other_trades(trained, tmp_path))
-    assert jobs.attack_grid(job, jobs.GridShard((4, 4), part(tmp_path))) == 0
+    assert attack_grid(job, GridShard((4, 4), part(tmp_path))) == 0
     assert expected("attack_grid", model=RANDOM, shard=f"states4-4_images{ALL}") == counted(job.output)
 
 
 def test_a_single_point_counts_what_its_job_counts(trained: Trained, tmp_path: Path) -> None:
     job, point = evaluated(trained, tmp_path, "attack_grid", RANDOM, {}), GridPoint(1.0, 3, 2)
-    assert jobs.attack_point(job, point=point, images=range(4)) == 0
+    assert attack_point(job, point=point, images=range(4)) == 0
     assert expected("attack_point", model=RANDOM, point=point.name, images="0-3") == counted(job.output)
 
 
 @pytest.mark.parametrize("model", [vocabulary.TRUNK, "resnet18_pgd_at"])
 def test_ready_made_attacks_count_what_their_job_counts(trained: Trained, tmp_path: Path, model: str) -> None:
     job = evaluated(trained, tmp_path, "attack_pgd", model, {})
-    assert jobs.attack_pgd(job) == 0
+    assert clean.attack_pgd(job) == 0
     assert expected("attack_pgd", model=model) == counted(job.output)
 
 
@@ -159,7 +160,7 @@ def test_early_state_selection_counts_what_its_job_counts(
     trained: Trained, tmp_path: Path, protocol: dict[str, Any]
 ) -> None:
     job = evaluated(trained, tmp_path, "select", BASE, protocol, name="out.json")
-    assert jobs.select_early_state(job) == 0
+    assert selection.select_early_state(job) == 0
     assert expected("select_early_state", protocol, model=BASE) == counted(job.output)
 
 
@@ -202,15 +203,15 @@ def assert_equal(found: Evaluations, wanted: Evaluations) -> None:
 
 def test_the_example_counts_what_its_job_counts(trained: Trained, tmp_path: Path) -> None:
     changes = {"attack": GRID}
-    select, clean, grid = (evaluated(trained, tmp_path, stage, BASE, changes, name=stage) for stage in (
+    select, cleaned, grid = (evaluated(trained, tmp_path, stage, BASE, changes, name=stage) for stage in (
         "select", "clean", "attack_grid"))  # fmt: skip
-    assert jobs.select_early_state(select) == jobs.clean(clean) == 0
+    assert selection.select_early_state(select) == clean.clean(cleaned) == 0
     (tmp_path / "grid").mkdir()
     in_folder = evaluated(trained, tmp_path / "grid", "attack_grid", BASE, changes, name="states1-4_images0-11.parquet")
     assert grid.spec == in_folder.spec
-    assert jobs.attack_grid(in_folder, jobs.GridShard((1, 4), part(tmp_path))) == 0
+    assert attack_grid(in_folder, GridShard((1, 4), part(tmp_path))) == 0
     job = evaluated(trained, tmp_path, "attack_example", BASE, changes, name="x.npz")
-    assert example.attack_example(job, select=select.output, clean=clean.output, grid=tmp_path / "grid") == 0
+    assert example.attack_example(job, select=select.output, clean=cleaned.output, grid=tmp_path / "grid") == 0
     with np.load(job.output) as file:
         told = json.loads(str(file["provenance"]))["evaluations"]
     found = expected("attack_example", changes, model=BASE)
@@ -229,7 +230,7 @@ SMALL: dict[str, Any] = {
 """One point, and a ball so small that nothing in it turns an image."""
 
 
-def agreeing(trained: Trained, folder: Path, job: Job, *, through: Any) -> Job:
+def agreeing(trained: Trained, folder: Path, job: EvaluationJob, *, through: Any) -> EvaluationJob:
     """The job on images with the labels that the attacked logits give them: nothing ever fools these."""
     subject = load_subject(job)
     split = subject.dataset.test
@@ -241,10 +242,10 @@ def agreeing(trained: Trained, folder: Path, job: Job, *, through: Any) -> Job:
     return replace(job, data=path)
 
 
-def attacked(trained: Trained, folder: Path, changes: Mapping[str, Any], *, model: str, defence: Any) -> Job:
+def attacked(trained: Trained, folder: Path, changes: Mapping[str, Any], *, model: str, defence: Any) -> EvaluationJob:
     spec = specs.build("autoattack", tiny.settings(changes), model=model, seed=0, defence=defence)
     ranked = None if model == "resnet18_pgd_at" else strongest(folder, [POINT], model=model)
-    job = Job(
+    job = EvaluationJob(
         spec=specs.loads(specs.dumps(spec)), data=trained.data, checkpoint=trained.file(model), output=folder / "out",
         device=torch.device("cpu"), threads=1, batch_size=5, strongest=ranked,
     )  # fmt: skip
@@ -271,7 +272,7 @@ def test_images_that_leave_autoattack_early_cost_nothing_more(trained: Trained, 
     (tmp_path / "strongest.json").write_text(json.dumps(early))
     assert autoattack.autoattack(job, part(tmp_path)) == 0
     wildcards = {"model": BASE, "defence": "plain", "images": ALL, "seed": "0"}
-    planned = dry_run.Job("autoattack", wildcards, (), (str(job.output),))
+    planned = dry_run.PlannedJob("autoattack", wildcards, (), (str(job.output),))
     settings = tiny.settings(changes)
     met = leavers.entering(settings, [planned])
     assert met.source == "measured in 1 of 1 jobs"

@@ -13,7 +13,7 @@ from deqpipe import config, planning
 from deqpipe.errors import UserError
 from deqpipe.planning import arithmetic, cost, dry_run, estimate, printed, rates, sources
 from deqpipe.planning.leavers import Entering
-from deqpipe.planning.printed import Measured, Plan
+from deqpipe.planning.printed import CostPlan, Measured
 from deqpipe.workflow import vocabulary
 from tests import tiny
 
@@ -33,20 +33,22 @@ def demo() -> config.Config:
 MODEL = {"model": "deq_trades_base", "seed": "0"}
 ATTACKED = MODEL | {"defence": "plain", "images": "0-47"}
 JOBS = [
-    dry_run.Job("prepare_data", {}, (), ("data",)),
-    dry_run.Job("train_deq", MODEL, ("data",), ("weights",)),
-    dry_run.Job("train_deq", MODEL | {"model": "deq_pgd_at_base"}, ("data",), ("other",)),
-    dry_run.Job("clean", MODEL, ("weights",), ("clean",)),
-    dry_run.Job("autoattack", ATTACKED, ("weights",), ("attacked",)),
-    dry_run.Job("table1", {}, ("clean", "attacked"), ("table",)),
-    dry_run.Job("report", {}, ("table",), ("report",)),
+    dry_run.PlannedJob("prepare_data", {}, (), ("data",)),
+    dry_run.PlannedJob("train_deq", MODEL, ("data",), ("weights",)),
+    dry_run.PlannedJob("train_deq", MODEL | {"model": "deq_pgd_at_base"}, ("data",), ("other",)),
+    dry_run.PlannedJob("clean", MODEL, ("weights",), ("clean",)),
+    dry_run.PlannedJob("autoattack", ATTACKED, ("weights",), ("attacked",)),
+    dry_run.PlannedJob("table1", {}, ("clean", "attacked"), ("table",)),
+    dry_run.PlannedJob("report", {}, ("table",), ("report",)),
 ]
 ENTERING = Entering({"apgd_ce": 0.5, "apgd_t": 0.0, "fab_t": 0.0, "square": 0.0}, "assumed")
 
 
-def plan(config: config.Config, *, entering: Entering = ENTERING, **changes: Any) -> Plan:
+def plan(config: config.Config, *, entering: Entering = ENTERING, **changes: Any) -> CostPlan:
     rated = rates.rates(Path("nothing"))
-    made = Plan(config, sources.images_of(config), JOBS, JOBS[2:], MEASURED, cores=2, entering=entering, rates=rated)
+    made = CostPlan(
+        config, sources.images_of(config), JOBS, JOBS[2:], MEASURED, cores=2, entering=entering, rates=rated
+    )
     return replace(made, **changes)
 
 
@@ -85,7 +87,7 @@ def test_the_plan_shows_what_an_h100_would_need_from_all_three_counts() -> None:
 
 def test_the_time_on_an_h100_is_that_of_the_paper_s_configuration() -> None:
     one = config.load([tiny.ROOT / "config.yaml"])
-    made = Plan(one, sources.images_of(one), JOBS, JOBS, MEASURED, 2, ENTERING, rates.rates(Path("nothing")))
+    made = CostPlan(one, sources.images_of(one), JOBS, JOBS, MEASURED, 2, ENTERING, rates.rates(Path("nothing")))
     per_image = 239 * 0.823e9  # TRADES, in operations
     steps = (one.training.epochs * 49_000 - one.pretrain.steps * 96) * per_image
     assert made.on_h100(JOBS[1:2])["tf32"] == pytest.approx(steps / 60e12, rel=0.03), "and validation"

@@ -24,7 +24,7 @@ from deqpipe.planning.cost import Images
 from deqpipe.settings import Settings
 from deqpipe.threat_model import LinfBall
 from deqpipe.training.forward import DEQForward, StateChoice, draws
-from deqpipe.training.loop import Plan, descend
+from deqpipe.training.loop import TrainingPlan, descend
 from deqpipe.training.objectives import Batch, PGDAdversarial, TradesAdversarial
 from deqpipe.workflow import defences, gridpoints, specs, vocabulary
 from deqpipe.workflow.gridpoints import GridPoint
@@ -198,7 +198,7 @@ def test_the_checks_of_autoattack() -> None:
 # Training
 
 
-def plan_of(config: Config, model: str) -> Plan:
+def plan_of(config: Config, model: str) -> TrainingPlan:
     stages: dict[StageName, str | None] = {"pretrain": None}
     if model != vocabulary.TRUNK:
         stages["train_deq"] = model
@@ -218,14 +218,14 @@ def one_step(config: Config, model: str, *, step: int) -> Evaluations:
     return counted(network, lambda: descend(plan, network, optimizer, batch, step=step))
 
 
-def drawn_by(plan: Plan, model: DEQClassifier, *, step: int) -> tuple[formulas.Drawn, bool]:
+def drawn_by(plan: TrainingPlan, model: DEQClassifier, *, step: int) -> tuple[formulas.DrawnStates, bool]:
     """What a step draws, and whether it carries the Jacobian term."""
     assert isinstance(plan.objective, PGDAdversarial | TradesAdversarial)
     assert isinstance(plan.objective.forward, DEQForward)
     passes = plan.objective.forward.prepare(model, draws(plan.seed, step))
     crafted = [passes.crafting_states() for _ in range(plan.objective.attack.steps)]
     natural = [states.natural.steps for states in crafted]
-    states = formulas.Drawn(
+    states = formulas.DrawnStates(
         crafting=sum(states.adversarial.steps for states in crafted) / len(crafted),
         longest=max(natural),
         different=len(set(natural)),

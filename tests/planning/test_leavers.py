@@ -15,8 +15,8 @@ SMALL: dict[str, Any] = {"autoattack": {"attacks": ["apgd_ce", "fab_t", "square"
 WILDCARDS = {"model": "deq_trades_base", "defence": "plain", "seed": "0", "images": "0-4"}
 
 
-def job(path: Path) -> dry_run.Job:
-    return dry_run.Job("autoattack", WILDCARDS, (), (str(path),))
+def job(path: Path) -> dry_run.PlannedJob:
+    return dry_run.PlannedJob("autoattack", WILDCARDS, (), (str(path),))
 
 
 def written(path: Path, met: dict[str, list[int]], **spec: Any) -> Path:

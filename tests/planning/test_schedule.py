@@ -7,8 +7,8 @@ import pytest
 from deqpipe.planning import dry_run, schedule
 
 
-def job(rule: str, output: str, *inputs: str) -> dry_run.Job:
-    return dry_run.Job(rule, {}, inputs, (output,))
+def job(rule: str, output: str, *inputs: str) -> dry_run.PlannedJob:
+    return dry_run.PlannedJob(rule, {}, inputs, (output,))
 
 
 JOBS = [
@@ -39,8 +39,8 @@ def test_the_chain_that_bounds_a_run_goes_by_files_and_by_room() -> None:
 
 
 def test_of_the_jobs_that_could_start_the_most_urgent_does() -> None:
-    late, urgent = dry_run.Job("clean", {}, (), ("a",), 10), dry_run.Job("clean", {}, (), ("b",), 90)
-    second = dry_run.Job("clean", {}, (), ("c",), 90)
+    late, urgent = dry_run.PlannedJob("clean", {}, (), ("a",), 10), dry_run.PlannedJob("clean", {}, (), ("b",), 90)
+    second = dry_run.PlannedJob("clean", {}, (), ("c",), 90)
     found = schedule.run([late, urgent, second], [1.0, 2.0, 4.0], machine(1))
     assert [found.slots[number].start for number in range(3)] == [6, 0, 2]
     assert found.critical == (1, 2, 0)

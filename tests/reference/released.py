@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deqpipe.model.cell import NormedConv2d
 from deqpipe.model.classifier import DEQClassifier
-from deqpipe.model.release.inference import Told
+from deqpipe.model.release.inference import ImportOptions
 from deqpipe.model.release.names import names_of
 from tests import tiny
 from tests.reference.tiny import architecture, tiny_model
@@ -21,9 +21,9 @@ GOLDEN_GROUPS = {"small": 4, "rough": 2, "contractive": 2}
 BRANCH = "fullstage.branches.0.blocks.0"
 
 
-def told(**changes: Any) -> Told:
+def told(**changes: Any) -> ImportOptions:
     """What goes with `tiny_model`."""
-    plain = Told(groups=4, image_size=8, dropout=0.25, classes=None, model=None, seed=None)
+    plain = ImportOptions(groups=4, image_size=8, dropout=0.25, classes=None, model=None, seed=None)
     return replace(plain, **changes)
 
 

@@ -2,14 +2,14 @@
 
 import torch
 
-from deqpipe.config import Model
+from deqpipe.config import ModelConfig
 from deqpipe.model.classifier import DEQClassifier, build_classifier
 
 CHANNELS, WIDTHS = (4, 8, 12, 16), (3, 2, 5, 4)  # the second bottleneck has no shortcut convolution: 4 * 2 = 8
 CLASSES = 5
 
 
-def architecture(scales: int = 2, **changes: object) -> Model:
+def architecture(scales: int = 2, **changes: object) -> ModelConfig:
     """A small MDEQ."""
     settings = {
         "channels": CHANNELS[:scales],
@@ -21,7 +21,7 @@ def architecture(scales: int = 2, **changes: object) -> Model:
         "weight_norm": True,
         "init": "release",
     }
-    return Model.model_validate(settings | changes)
+    return ModelConfig.model_validate(settings | changes)
 
 
 def tiny_model(scales: int = 2, *, size: int = 8, seed: int = 0, **changes: object) -> DEQClassifier:

@@ -33,7 +33,7 @@ def config() -> Config:
     ],
 )
 def test_a_claim_is_shown_only_if_every_comparison_shows_it(signs: tuple[Sign | None, ...], verdict: str) -> None:
-    claim = claims.judge("Figure 3 (b)", claims.Found("so", signs, "this with that"))
+    claim = claims.judge("Figure 3 (b)", claims.Evidence("so", signs, "this with that"))
     assert claim.verdict == verdict
     assert claim.anchor == "figure3"
     if signs == (1, -1):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import deqpipe
-from deqpipe.config import Trades
+from deqpipe.config import TradesConfig
 from deqpipe.counts import Evaluations
 from deqpipe.errors import UserError
 from deqpipe.machine import device
@@ -77,7 +77,7 @@ def test_auto_takes_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_settings_are_typed_again() -> None:
     settings = Settings({"training.trades": {"inverse_lambda": 6.0, "start_noise": 0.0}, "precision": "fp32"})
-    assert settings.section("training.trades", Trades) == Trades(inverse_lambda=6.0, start_noise=0.0)
+    assert settings.section("training.trades", TradesConfig) == TradesConfig(inverse_lambda=6.0, start_noise=0.0)
     assert settings["precision"] == "fp32"
     assert "precision" in settings
     assert "solver" not in settings
@@ -90,5 +90,5 @@ def test_settings_that_are_missing_or_wrong_are_named() -> None:
     with pytest.raises(
         UserError, match=r"spec: training.trades.inverse_lambda is -1.0: input should be greater"
     ) as error:
-        settings.section("training.trades", Trades)
+        settings.section("training.trades", TradesConfig)
     assert "\n" not in str(error.value)

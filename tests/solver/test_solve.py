@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deqpipe.config import Solver as SolverConfig
+from deqpipe.config import SolverConfig
 from deqpipe.solver.anderson import Anderson
 from deqpipe.solver.base import FixedPointMap, Solver, SolverState, relative_residual
 from deqpipe.solver.broyden import Broyden

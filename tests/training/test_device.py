@@ -13,7 +13,7 @@ from torch.optim import Adam
 
 from deqpipe import config
 from deqpipe.attack.pgd import PGD, unfooled_objective
-from deqpipe.config import Model
+from deqpipe.config import ModelConfig
 from deqpipe.data import crop_flip, steps_per_epoch
 from deqpipe.gradient import Implicit
 from deqpipe.model import architecture
@@ -23,7 +23,7 @@ from deqpipe.threat_model import LinfBall
 from deqpipe.training import run
 from deqpipe.training.feed import Feed
 from deqpipe.training.forward import Draws
-from deqpipe.training.loop import Plan, descend
+from deqpipe.training.loop import TrainingPlan, descend
 from deqpipe.training.objectives import Batch, Loss, TrainingObjective
 from deqpipe.training.tally import Tally
 from deqpipe.training.validation import Validator
@@ -81,7 +81,7 @@ def released() -> Mapping[str, Any]:
 class World:
     """A training as its job would set it up, on a device that is not there."""
 
-    plan: Plan
+    plan: TrainingPlan
     model: nn.Module
     device: torch.device
 
@@ -94,7 +94,7 @@ class World:
         return steps(self.plan, self.model, self.device, count)
 
 
-def steps(plan: Plan, model: nn.Module, device: torch.device, count: int) -> Tally:
+def steps(plan: TrainingPlan, model: nn.Module, device: torch.device, count: int) -> Tally:
     """Batch, attack, loss, gradient, update."""
     optimizer, batches, tally = plan.optimizer(model), plan.feed(device), Tally.start(device)
     for step in range(plan.first_step, plan.first_step + count):
@@ -109,7 +109,7 @@ def world(device: torch.device, name: str, changes: Mapping[str, Any] | None = N
     values: dict[str, Any] = {}
     for one, which in {"pretrain": None, stage: of_model}.items():
         values |= specs.build(one, settings, model=which, seed=0)["config"] if one != "train_resnet" or which else {}
-    job = run.Job(
+    job = run.TrainingJob(
         spec={"seed": 0, "model": name, "config": values}, inputs={}, outputs={}, state=Path(),
         device=device, threads=1, budget_minutes=math.inf, save_interval=math.inf,
     )  # fmt: skip
@@ -118,11 +118,11 @@ def world(device: torch.device, name: str, changes: Mapping[str, Any] | None = N
         described = architecture.describe_resnet(settings.resnet.layers, dataset)
     else:
         plan = _deq_plan(job, Settings(values), stage)
-        described = architecture.describe_deq(Settings(values).section("model", Model), dataset)
+        described = architecture.describe_deq(Settings(values).section("model", ModelConfig), dataset)
     return World(plan, put(architecture.build(described, seed=0), device), device)
 
 
-def _deq_plan(job: run.Job, values: Settings, stage: str) -> Plan:
+def _deq_plan(job: run.TrainingJob, values: Settings, stage: str) -> TrainingPlan:
     if stage == "pretrain":
         return run.pretraining_plan(job, values, tiny.dataset())
     return run.adversarial_plan(job, values, tiny.dataset(), first_step=values["pretrain"]["steps"])

@@ -14,7 +14,7 @@ from deqpipe.solver.base import FixedPointMap, Solver
 from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.fixed_point import FixedPointIteration
 from deqpipe.solver.solve import Returned, Scope, Termination
-from deqpipe.training.forward import DEQForward, DEQPass, PlainForward, RandomStates, StateChoice, States, draws
+from deqpipe.training.forward import DEQForward, DEQPass, LossStates, PlainForward, RandomStates, StateChoice, draws
 from deqpipe.training.jacobian import JacobianRegularisation, gaussian_probes, jacobian_loss
 from tests.reference.tiny import images, tiny_model
 from tests.training.slow_states import slow_batch_residuals, slow_residuals, slow_returned
@@ -26,7 +26,7 @@ NEVER = JacobianRegularisation(weight=1.0, frequency=0.0, last_step=100, probes=
 JITTERED = JacobianRegularisation(weight=2.0, frequency=1.0, last_step=1000, probes=2, length_jitter=(2, 2))
 
 
-def drawn(rule: RandomStates, count: int = 800) -> list[States]:
+def drawn(rule: RandomStates, count: int = 800) -> list[LossStates]:
     """The states of many steps."""
     return [rule.draw(draws(3, step).states, final=FINAL) for step in range(count)]
 
@@ -114,7 +114,7 @@ def test_without_random_states_every_branch_and_every_attack_step_reads_z_star(r
     whole = forward(returned=returned)
     (passes,) = prepared(whole)
     assert whole.final == star
-    assert passes.loss_states == passes.crafting_states() == States(natural=star, adversarial=star)
+    assert passes.loss_states == passes.crafting_states() == LossStates(natural=star, adversarial=star)
 
 
 @pytest.mark.parametrize("returned", RETURNED)
@@ -122,7 +122,7 @@ def test_an_attack_that_sees_no_random_states_sees_z_star(returned: Returned) ->
     random = RandomStates(in_attack=False, natural="independent", returned="lowest_sample")
     (passes,) = prepared(forward(random, returned=returned))
     star = StateChoice(LENGTH, returned)
-    assert passes.crafting_states() == States(natural=star, adversarial=star)
+    assert passes.crafting_states() == LossStates(natural=star, adversarial=star)
     assert passes.loss_states.adversarial.returned == "lowest_sample"
 
 
@@ -137,7 +137,7 @@ def test_an_attack_that_sees_random_states_draws_anew_at_every_step() -> None:
 def test_a_regularised_step_lengthens_the_solves_of_the_loss_but_not_those_of_the_attack() -> None:
     (passes,) = prepared(forward(jacobian=JITTERED, returned="lowest_batch"))
     longer = StateChoice(LENGTH + 2, "lowest_batch")
-    assert passes.loss_states == States(natural=longer, adversarial=longer)
+    assert passes.loss_states == LossStates(natural=longer, adversarial=longer)
     assert passes.crafting_states().adversarial == StateChoice(LENGTH, "lowest_batch")
 
 

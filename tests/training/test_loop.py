@@ -20,7 +20,7 @@ from deqpipe.errors import NonFiniteLossError, UserError
 from deqpipe.results import checkpoint
 from deqpipe.results.lock import StopRequest
 from deqpipe.training.forward import Draws
-from deqpipe.training.loop import Plan, Progress, Store, Validation, cosine, multistep, train
+from deqpipe.training.loop import Progress, Store, TrainingPlan, Validation, cosine, multistep, train
 from deqpipe.training.objectives import Batch, Loss
 from deqpipe.training.tally import Tally
 
@@ -73,10 +73,10 @@ class StopAfter(StopRequest):
         return self.left < 0
 
 
-def plan(objective: Recording, *, accuracies: Sequence[float | None] = (), **changes: Any) -> Plan:
+def plan(objective: Recording, *, accuracies: Sequence[float | None] = (), **changes: Any) -> TrainingPlan:
     """Two epochs of ten images whose pixel is their index."""
     values = iter(accuracies) if accuracies else itertools.repeat(None)
-    whole = Plan(
+    whole = TrainingPlan(
         phase="adversarial",
         objective=objective,
         train=Split(torch.arange(IMAGES, dtype=torch.uint8).view(-1, 1, 1, 1), torch.arange(IMAGES) % 2),
@@ -94,7 +94,7 @@ def plan(objective: Recording, *, accuracies: Sequence[float | None] = (), **cha
 
 
 def run(
-    todo: Plan,
+    todo: TrainingPlan,
     folder: Path,
     *,
     model: nn.Module | None = None,

@@ -98,9 +98,9 @@ def planned(
     trained: Trained, laboratory: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Any]:
     """The plan that a model is trained by, without training it."""
-    plans: list[loop.Plan] = []
+    plans: list[loop.TrainingPlan] = []
 
-    def look(plan: loop.Plan, model: nn.Module, optimizer: Any, **named: Any) -> loop.Progress:
+    def look(plan: loop.TrainingPlan, model: nn.Module, optimizer: Any, **named: Any) -> loop.Progress:
         plans.append(plan)
         return loop.Progress(step=plan.first_step + 1)
 

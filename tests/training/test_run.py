@@ -218,7 +218,7 @@ def test_a_signal_ends_a_run_resumably(
 ) -> None:
     training = again(trained.trainings[model], tmp_path)
 
-    def step(plan: loop.Plan, network: nn.Module, optimizer: Any, feed: Feed, so_far: Any) -> Any:
+    def step(plan: loop.TrainingPlan, network: nn.Module, optimizer: Any, feed: Feed, so_far: Any) -> Any:
         if so_far[0].step == last:
             signal.raise_signal(number)
         return one_step(plan, network, optimizer, feed, so_far)
@@ -354,9 +354,9 @@ def test_what_a_config_says_reaches_the_training(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wiring from config.yaml's keys to the objects that train."""
-    plans: list[loop.Plan] = []
+    plans: list[loop.TrainingPlan] = []
 
-    def look(plan: loop.Plan, model: nn.Module, optimizer: Any, **named: Any) -> loop.Progress:
+    def look(plan: loop.TrainingPlan, model: nn.Module, optimizer: Any, **named: Any) -> loop.Progress:
         plans.append(plan)
         return loop.Progress(step=plan.first_step + 1)
 
@@ -403,7 +403,7 @@ def test_the_trunks_optimiser_is_the_configured_one(
 ) -> None:
     groups: list[Mapping[str, Any]] = []
 
-    def look(plan: loop.Plan, model: nn.Module, optimizer: Any, **named: Any) -> loop.Progress:
+    def look(plan: loop.TrainingPlan, model: nn.Module, optimizer: Any, **named: Any) -> loop.Progress:
         groups.append(optimizer.param_groups[0])
         return loop.Progress(step=plan.first_step + 1)
 

@@ -20,8 +20,8 @@ from tests.tiny import Trained
 TIMING = {"timing": {"batch_size": 8, "warmup": 1, "repeats": 3}}
 
 
-def job(trained: Trained, folder: Path, changes: Mapping[str, Any] = TIMING) -> training_timing.Job:
-    return training_timing.Job(
+def job(trained: Trained, folder: Path, changes: Mapping[str, Any] = TIMING) -> training_timing.TimingJob:
+    return training_timing.TimingJob(
         spec=json.loads(tiny.spec("time_training", changes)),
         data=trained.data,
         trunk=trained.file(vocabulary.TRUNK, "handoff"),

@@ -7,7 +7,7 @@ from deqpipe.analysis.decisions import Decision
 from deqpipe.defence.entropy import InputEntropyReduction, RestartedEntropyReduction
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.errors import UserError
-from deqpipe.evaluation import autoattack
+from deqpipe.evaluation.stages import autoattack
 from deqpipe.planning import formulas
 from deqpipe.settings import Settings
 from deqpipe.workflow import specs, vocabulary

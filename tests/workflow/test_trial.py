@@ -59,7 +59,7 @@ def test_the_trial_is_of_the_size_that_its_comment_says(workspace: Workspace, tm
     assert sum(cost.uses_device(job.rule) for job in jobs) == 42
 
 
-def found(job: dry_run.Job, settings: config.Config, images: Images) -> float:
+def found(job: dry_run.PlannedJob, settings: config.Config, images: Images) -> float:
     """Evaluations of f of a job, gradients counted as such."""
     return float(cost.job(job.rule, job.wildcards, settings, images).evaluations.total)
 

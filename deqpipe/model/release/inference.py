@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deqpipe.config import KNOWN_IMAGES, Model
+from deqpipe.config import KNOWN_IMAGES, ModelConfig
 from deqpipe.errors import UserError
 from deqpipe.model.architecture import deq_for
 from deqpipe.model.classifier import DEQClassifier
@@ -21,7 +21,7 @@ NAMEABLE = (vocabulary.TRUNK, *vocabulary.DEQS)
 
 
 @dataclass(frozen=True)
-class Told:
+class ImportOptions:
     """What names and shapes do not tell.
 
     Attributes:
@@ -58,7 +58,7 @@ class Told:
             raise UserError(f"--classes is {','.join(self.classes)!r}, but every class needs a name of its own")
 
 
-def describe(tensors: Mapping[str, Tensor], told: Told) -> dict[str, Any]:
+def describe(tensors: Mapping[str, Tensor], told: ImportOptions) -> dict[str, Any]:
     """The architecture of these tensors, which are named as by `names.Spelling()`.
 
     Raises:
@@ -78,7 +78,7 @@ def describe(tensors: Mapping[str, Tensor], told: Told) -> dict[str, Any]:
         "weight_norm": has_weight_norm(tensors),
         "init": "release",
     }
-    model = Model.model_validate(settings)
+    model = ModelConfig.model_validate(settings)
     image_shape = (_shape(tensors, "downsample.0.weight", 4)[1], told.image_size, told.image_size)
     classes, dataset = _classes(_shape(tensors, "classifier.weight", 2)[0], image_shape, told.classes)
     _check_fit(tensors, model, image_shape, len(classes))
@@ -164,7 +164,9 @@ def _classes(
     return tuple(map(str, range(count))), "unknown"
 
 
-def _check_fit(tensors: Mapping[str, Tensor], model: Model, image_shape: tuple[int, int, int], classes: int) -> None:
+def _check_fit(
+    tensors: Mapping[str, Tensor], model: ModelConfig, image_shape: tuple[int, int, int], classes: int
+) -> None:
     """Refuse tensors that are missing, unknown, or of another shape or kind, by the release's names."""
     with torch.device("meta"):
         wanted = DEQClassifier(model, image_shape=image_shape, classes=classes).state_dict()

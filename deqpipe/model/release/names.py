@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from deqpipe.config import Model
+from deqpipe.config import ModelConfig
 from deqpipe.errors import UserError
 from deqpipe.model.head import EXPANSION
 
@@ -43,7 +43,7 @@ def names(scales: int, *, weight_norm: bool, shortcuts: Collection[int]) -> dict
     return {theirs: ours for part in parts for theirs, ours in part}
 
 
-def names_of(model: Model) -> dict[str, str]:
+def names_of(model: ModelConfig) -> dict[str, str]:
     """Our name of every tensor of an architecture, by the release's."""
     widths = zip(model.channels, model.head_channels, strict=True)
     shortcuts = [i for i, (channels, head) in enumerate(widths) if channels != EXPANSION * head]

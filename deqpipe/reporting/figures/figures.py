@@ -18,7 +18,7 @@ from deqpipe.results import records
 from deqpipe.workflow.products import FIGURES
 
 
-class Maker(Protocol):
+class FigureMaker(Protocol):
     """What the module of a figure offers (`workflow.products.Definition.module`)."""
 
     def draw(self, tree: Tree) -> Drawing:
@@ -56,7 +56,7 @@ def _draw(number: int, tree: Tree) -> Drawing:
     if definition.every_attack and absent.reason(tree.config):
         return _absent(tree)
     maker: Any = import_module(definition.module)
-    module: Maker = maker
+    module: FigureMaker = maker
     return module.draw(tree)
 
 

@@ -31,7 +31,7 @@ _PAIRS = (
 
 
 @dataclass(frozen=True)
-class Found:
+class Evidence:
     """What numbers say of a claim.
 
     Attributes:
@@ -62,7 +62,7 @@ class Claim:
         return "".join(self.name.lower().split()[:2])
 
 
-def judge(name: str, found: Found) -> Claim:
+def judge(name: str, found: Evidence) -> Claim:
     """The verdict on a claim, with the count of comparisons behind it."""
     known = [sign for sign in found.signs if sign is not None]
     counts = _counted(known, found.compared, absent=len(found.signs) - len(known))
@@ -113,13 +113,13 @@ def _interval(cell: Cell | None) -> tuple[float, float] | None:
     return cell.low, cell.high
 
 
-def of_table1(cells: Cells, config: Config) -> Found:
+def of_table1(cells: Cells, config: Config) -> Evidence:
     """Each method is above its baseline."""
     rows = [one.row for one in eight("pgd_at", "trades") if Decision(one.model, one.defence).method != "baseline"]
     theirs = [published.value(1, row, table1.PGD) for row in rows]
     base = [published.value(1, f"{row.split(' + ')[0]} baseline", table1.PGD) for row in rows]
     up = sum(a is not None and b is not None and a > b for a, b in zip(theirs, base, strict=True))
-    return Found(
+    return Evidence(
         paper="Secs. 3.2 and 3.3 raise robustness over adversarial training alone.",
         signs=tuple(beyond(cells.get((row, table1.GAIN)), 0.0) for row in rows),
         compared="each method with its baseline under PGD, paired by image",
@@ -127,9 +127,9 @@ def of_table1(cells: Cells, config: Config) -> Found:
     )
 
 
-def of_table2(cells: Cells, config: Config) -> Found:
+def of_table2(cells: Cells, config: Config) -> Evidence:
     """Intermediate-state attacks are stronger than the ready-made one."""
-    return Found(
+    return Evidence(
         paper="Attacks on intermediate states are always stronger than the ready-made attack.",
         signs=tuple(beyond(cells.get((one.row, "DIFF")), 0.0) for one in eight("pgd_at", "trades")),
         compared="FINAL with INTER, paired by image",
@@ -137,12 +137,12 @@ def of_table2(cells: Cells, config: Config) -> Found:
     )
 
 
-def of_table3(cells: Cells, config: Config) -> Found:
+def of_table3(cells: Cells, config: Config) -> Evidence:
     """Nothing is stronger against a method than attacks on its own weights."""
     base, random = (Decision(model, "plain").row for model in vocabulary.TRADES)
     other = {vocabulary.TRADES[0]: random, vocabulary.TRADES[1]: base}
     own = {vocabulary.TRADES[0]: base, vocabulary.TRADES[1]: random}
-    return Found(
+    return Evidence(
         paper="Each method is hurt most by the attacks that were crafted on it.",
         signs=tuple(
             above(cells.get((one.row, f"from {other[one.model]}")), cells.get((one.row, f"from {own[one.model]}")))
@@ -153,7 +153,7 @@ def of_table3(cells: Cells, config: Config) -> Found:
     )
 
 
-def of_table4(cells: Cells, config: Config) -> Found:
+def of_table4(cells: Cells, config: Config) -> Evidence:
     """APGD is at least as strong as PGD, and Square weaker."""
     columns = dict.fromkeys(column for row, column in cells if row == "PGD")
     few = "PGD on Square's images"
@@ -161,7 +161,7 @@ def of_table4(cells: Cells, config: Config) -> Found:
     square = [
         above(cells.get(("SQUARE", column)), cells.get((few, column), cells.get(("PGD", column)))) for column in columns
     ]
-    return Found(
+    return Evidence(
         paper="APGD-CE is stronger than PGD, and Square is weaker.",
         signs=(*apgd, *square),
         compared="APGD-CE, and Square on its images, with PGD at every point",
@@ -169,30 +169,30 @@ def of_table4(cells: Cells, config: Config) -> Found:
     )
 
 
-def of_table5(cells: Cells, config: Config) -> Found:
+def of_table5(cells: Cells, config: Config) -> Evidence:
     """A larger T_f is less robust."""
     least, most = min(config.entropy_sweep.solver_steps), max(config.entropy_sweep.solver_steps)
     columns = [f"R = {steps}" for steps in config.entropy_sweep.input_steps]
     pairs = [(cells.get((f"T_f = {least}", name)), cells.get((f"T_f = {most}", name))) for name in columns]
-    return Found(
+    return Evidence(
         paper="A larger T_f, so descent less often, lowers robustness.",
         signs=tuple(above(*pair) for pair in pairs if least != most),
         compared=f"T_f = {least} with T_f = {most} for every R",
     )
 
 
-def of_table6(cells: Cells, config: Config) -> Found:
+def of_table6(cells: Cells, config: Config) -> Evidence:
     """Under all attacks, most clean images have the lower entropy."""
-    return Found(
+    return Evidence(
         paper="Under every attack, most clean images have a lower entropy than their attacked ones (P > 50 %).",
         signs=tuple(beyond(cells.get((row, "MIN")), 50.0) for row in _undefended()),
         compared="the lowest P over all attacks with 50 %, for each model",
     )
 
 
-def of_table7(cells: Cells, config: Config) -> Found:
+def of_table7(cells: Cells, config: Config) -> Evidence:
     """Under all attacks, clean entropy is lower on average."""
-    return Found(
+    return Evidence(
         paper="Under every attack, the mean entropy of clean images is lower (Delta H < 0).",
         signs=tuple(below(cells.get((row, "MAX")), 0.0) for row in _undefended()),
         compared="the highest Delta H over all attacks with 0, for each model",
@@ -203,28 +203,28 @@ def _undefended() -> tuple[str, ...]:
     return tuple(Decision(model, "plain").row for model in vocabulary.DEQS)
 
 
-def of_table8(cells: Cells, config: Config) -> Found:
+def of_table8(cells: Cells, config: Config) -> Evidence:
     """Half damping makes the stronger attacks."""
     rows = tuple(published.table8_rows(damping)[1] for damping in (1.0, 0.5))
     columns = [published.table8_column(state) for state in config.attack.grid.states]
-    return Found(
+    return Evidence(
         paper="lambda = 0.5 makes stronger attacks than lambda = 1 at every state.",
         signs=tuple(above(cells.get((rows[0], name)), cells.get((rows[1], name))) for name in columns),
         compared="lambda = 1 with 0.5 at every attacked state",
     )
 
 
-def of_table9(cells: Cells, config: Config) -> Found:
+def of_table9(cells: Cells, config: Config) -> Evidence:
     """Random states make training faster."""
     rows = [tuple(Decision(model, "plain").row for model in pair) for pair in _PAIRS]
-    return Found(
+    return Evidence(
         paper="Training with Sec. 3.3 is faster, as its solver stops early.",
         signs=tuple(above(cells.get((fast, "images/s")), cells.get((slow, "images/s"))) for slow, fast in rows),
         compared="images per second with and without, by the range of the repeats (no interval)",
     )
 
 
-def of_table10(cells: Cells, config: Config) -> Found:
+def of_table10(cells: Cells, config: Config) -> Evidence:
     """More descent steps cost more, seldom ones less."""
     often, descents = sorted(config.entropy_sweep.solver_steps), sorted(config.entropy_sweep.input_steps)
     by_steps = [
@@ -235,7 +235,7 @@ def of_table10(cells: Cells, config: Config) -> Found:
     by_often = [
         above(_speed(cells, often[-1], steps), _speed(cells, often[0], steps)) for steps in descents if len(often) > 1
     ]
-    return Found(
+    return Evidence(
         paper="The cost of Sec. 3.2 grows with R and falls with T_f.",
         signs=(*by_steps, *by_often),
         compared="smallest with largest R and T_f, by the range of the repeats (no interval)",
@@ -246,22 +246,22 @@ def _speed(cells: Cells, solver_steps: int, input_steps: int) -> Cell | None:
     return cells.get((f"T_f = {solver_steps}", f"R = {input_steps}"))
 
 
-def of_figure2(rows: Rows, config: Config) -> Found:
+def of_figure2(rows: Rows, config: Config) -> Evidence:
     """Attacked images have the higher entropy."""
     quantity = "prediction entropy: median of the paired difference (nats)"
     found = [_cell(row, "value") for row in rows if row.get("quantity") == quantity]
-    return Found(
+    return Evidence(
         paper="Attacked images have a higher prediction entropy at the last state than clean ones.",
         signs=tuple(beyond(cell, 0.0) for cell in found),
         compared="the median of attacked minus clean with 0, paired by image",
     )
 
 
-def of_figure3b(rows: Rows, config: Config) -> Found:
+def of_figure3b(rows: Rows, config: Config) -> Evidence:
     """Sec. 3.2 lowers the entropy along the states."""
     first, kind = config.entropy.solver_steps, "entropy with minus without (nats): quantile 0.5"
     found = [_cell(row, "value") for row in rows if row.get("kind") == kind and int(row["state"]) >= first]
-    return Found(
+    return Evidence(
         paper="Sec. 3.2 lowers the prediction entropy at every state after the first.",
         signs=tuple(below(cell, 0.0) for cell in found),
         compared=f"the median of with minus without with 0, paired by image, at every state from {first} (T_f) on",
@@ -269,7 +269,7 @@ def of_figure3b(rows: Rows, config: Config) -> Found:
     )
 
 
-def of_figure3c(rows: Rows, config: Config) -> Found:
+def of_figure3c(rows: Rows, config: Config) -> Evidence:
     """Random states keep attacked dynamics closer to clean ones."""
     row_of = {
         (row["row"], int(row["state"])): _cell(row, "value")
@@ -278,18 +278,18 @@ def of_figure3c(rows: Rows, config: Config) -> Found:
     }
     slow, fast = (Decision(model, "plain").row for model in _PAIRS[1])
     states = range(1, config.solver.steps + 1)
-    return Found(
+    return Evidence(
         paper="With Sec. 3.3, attacked states deviate less from clean ones than with the TRADES baseline.",
         signs=tuple(above(row_of.get((slow, state)), row_of.get((fast, state))) for state in states),
         compared="the baseline's mean relative deviation with that of + Sec. 3.3, at every state",
     )
 
 
-def of_figure4(rows: Rows, config: Config) -> Found:
+def of_figure4(rows: Rows, config: Config) -> Evidence:
     """Random states are above the baseline while training."""
     pairs = [tuple(Decision(model, "plain").row for model in pair) for pair in _PAIRS]
     said = [_epochs(rows, better, worse) for worse, better in pairs]
-    return Found(
+    return Evidence(
         paper="Throughout training, Sec. 3.3 lies above the baseline.",
         signs=tuple(above(_kept(rows, better), _kept(rows, worse)) for worse, better in pairs),
         compared="validation accuracies under PGD at the kept epochs",
@@ -306,7 +306,7 @@ def _epochs(rows: Rows, better: str, worse: str) -> str:
     return f"{better} is above in {sum(one[e] > other[e] for e in both)} of {len(both)} epochs." if both else ""
 
 
-def of_figure5(rows: Rows, config: Config) -> Found:
+def of_figure5(rows: Rows, config: Config) -> Evidence:
     """As Table 8."""
     cells = {
         (published.table8_rows(float(row["damping"]))[1], published.table8_column(int(row["state"]))): _cell(
@@ -318,11 +318,11 @@ def of_figure5(rows: Rows, config: Config) -> Found:
     return of_table8(cells, config)
 
 
-def of_figure6(rows: Rows, config: Config) -> Found:
+def of_figure6(rows: Rows, config: Config) -> Evidence:
     """PGD-AT needs the larger Jacobian weight."""
     usual, other = config.jacobian.weight.pgd_at, config.jacobian.other_weight.pgd_at
     names = [f"PGD-AT, Jacobian weight {weight:g}" for weight in sorted((usual, other))]
-    return Found(
+    return Evidence(
         paper="PGD-AT needs the larger weight of the Jacobian term; with TRADES the weight matters little.",
         signs=(above(_kept(rows, names[1]), _kept(rows, names[0])),) if usual != other else (),
         compared=f"weight {max(usual, other):g} with {min(usual, other):g} under PGD-AT, at the kept epochs",
@@ -340,8 +340,8 @@ def _cell(row: Mapping[str, str], column: str) -> Cell:
     return Cell("", column, here=here, low=low, high=high)
 
 
-Tabular: TypeAlias = Callable[[Cells, Config], Found]
-Graphic: TypeAlias = Callable[[Rows, Config], Found]
+Tabular: TypeAlias = Callable[[Cells, Config], Evidence]
+Graphic: TypeAlias = Callable[[Rows, Config], Evidence]
 OF_TABLES: Mapping[int, Tabular] = {
     1: of_table1, 2: of_table2, 3: of_table3, 4: of_table4, 5: of_table5,
     6: of_table6, 7: of_table7, 8: of_table8, 9: of_table9, 10: of_table10,

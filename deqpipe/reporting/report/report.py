@@ -66,7 +66,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingSummary:
     """How one model was trained, as text."""
 
     name: str
@@ -79,7 +79,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Choice:
+class EarlyStateChoice:
     """The early state of one decision."""
 
     row: str
@@ -92,7 +92,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Made:
+class ReportProvenance:
     """What everything in the report was made with."""
 
     inputs: tuple[Input, ...]
@@ -203,13 +203,13 @@ def _file(path: Path) -> File:
     return File(path.name, kind, f"data:{_KINDS[kind]};base64,{base64.b64encode(content).decode('ascii')}")
 
 
-def _training(tree: Tree, model: str) -> Training:
+def _training(tree: Tree, model: str) -> TrainingSummary:
     epochs = history.read(tree.history(model))
     file = weights.read(tree.weights(model))
     if file.epoch is None:
         raise UserError(f"weights {tree.weights(model)} do not say of which epoch they are")
     kept = history.at(tree.history(model), file.epoch)
-    return Training(
+    return TrainingSummary(
         name=_name(model, tree.config),
         epochs=epochs[-1].epoch,
         chosen=kept.epoch,
@@ -236,11 +236,11 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _choice(tree: Tree, decision: Decision) -> Choice:
-    return Choice(decision.row, early_states(tree, decision.model)[decision.defence])
+def _choice(tree: Tree, decision: Decision) -> EarlyStateChoice:
+    return EarlyStateChoice(decision.row, early_states(tree, decision.model)[decision.defence])
 
 
-def _made(origins: Sequence[Origin]) -> Made:
+def _made(origins: Sequence[Origin]) -> ReportProvenance:
     """The inputs of all tables and figures; a file stands twice if it was made again between two of them."""
     unique = {(one.path, one.spec, one.code): one for origin in origins for one in origin.inputs}
-    return Made(tuple(unique[key] for key in sorted(unique)))
+    return ReportProvenance(tuple(unique[key] for key in sorted(unique)))

@@ -50,7 +50,7 @@ class Entropies:
 
 
 @dataclass(frozen=True)
-class Gathered:
+class EntropyPairs:
     """The four undefended DEQs; none with racing."""
 
     by_decision: Mapping[Decision, Entropies]
@@ -73,7 +73,7 @@ class Measure:
     shares: bool
     digits: Digits | None
 
-    def cells(self, gathered: Gathered, tree: Tree) -> tuple[Cell, ...]:
+    def cells(self, gathered: EntropyPairs, tree: Tree) -> tuple[Cell, ...]:
         """Average, minimum and maximum over attacks, for both states."""
         return tuple(
             cell
@@ -131,17 +131,17 @@ P = Measure(table=6, of=lower, shares=True, digits=None)
 DELTA = Measure(table=7, of=lambda difference: difference, shares=False, digits=Digits(4, 3, 4))
 
 
-def gather(tree: Tree) -> Gathered:
+def gather(tree: Tree) -> EntropyPairs:
     """The entropies of the four undefended DEQs; none with racing, where not every attack met every image.
 
     Raises:
         UserError: records are missing, incomplete, doubled, or of another configuration.
     """
     if shards.races(tree.config):
-        return Gathered({}, ())
+        return EntropyPairs({}, ())
     found = {decision: _entropies(tree, decision.model) for decision in _DECISIONS}
     sources = tuple(source for _, behind in found.values() for source in behind)
-    return Gathered({decision: entropies for decision, (entropies, _) in found.items()}, sources)
+    return EntropyPairs({decision: entropies for decision, (entropies, _) in found.items()}, sources)
 
 
 def _entropies(tree: Tree, model: str) -> tuple[Entropies, tuple[Source, ...]]:
@@ -171,7 +171,7 @@ def _ordered(rows: Records, points: tuple[GridPoint, ...] | None, config: Config
     return found
 
 
-def notes(gathered: Gathered, config: Config) -> tuple[str, ...]:
+def notes(gathered: EntropyPairs, config: Config) -> tuple[str, ...]:
     """What the states are, what is left out, and when nothing can be said."""
     if not gathered.by_decision:
         return ("Absent: racing is enabled, so that not every attack met every image.",)

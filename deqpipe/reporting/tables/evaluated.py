@@ -7,7 +7,7 @@ from deqpipe.analysis.decisions import Decision, Evaluation, Source
 
 
 @dataclass(frozen=True)
-class Gathered:
+class EvaluatedModels:
     """The evaluations of whole models."""
 
     by_decision: Mapping[Decision, Evaluation]

@@ -27,7 +27,7 @@ _FRAMEWORKS = tuple(
 
 
 @dataclass(frozen=True)
-class Gathered:
+class Robustness:
     """What one seed's numbers are made of.
 
     Attributes:
@@ -47,7 +47,7 @@ class Gathered:
         return (*graded, *(source for one in self.outcomes.values() for source in one.sources))
 
 
-def gather(tree: Tree) -> Gathered:
+def gather(tree: Tree) -> Robustness:
     """Every decision on clean images, under PGD, and under AutoAttack.
 
     Raises:
@@ -56,7 +56,7 @@ def gather(tree: Tree) -> Gathered:
     """
     evaluations = evaluate_all(tree, vocabulary.EVALUATED)
     outcomes = {decision: autoattack_outcomes.outcome(tree, evaluations[decision]) for decision in _attacked()}
-    return Gathered(evaluations, outcomes, tree.bootstrap)
+    return Robustness(evaluations, outcomes, tree.bootstrap)
 
 
 def _attacked() -> tuple[Decision, ...]:
@@ -74,7 +74,7 @@ def caption(config: Config) -> str:
     )
 
 
-def cells(gathered: Gathered, tree: Tree) -> tuple[Cell, ...]:
+def cells(gathered: Robustness, tree: Tree) -> tuple[Cell, ...]:
     """Seven columns for every decision, three for a control; the trunk with a column of its own."""
     rows: list[Cell] = []
     for resnet, (baseline, *others) in _FRAMEWORKS:
@@ -88,7 +88,7 @@ def cells(gathered: Gathered, tree: Tree) -> tuple[Cell, ...]:
     return (*rows, *_single(gathered.evaluations[TRUNK], tree, final_column(tree.config)))
 
 
-def _method(gathered: Gathered, decision: Decision, tree: Tree) -> list[Cell]:
+def _method(gathered: Robustness, decision: Decision, tree: Tree) -> list[Cell]:
     return [*_deq(gathered.evaluations[decision], tree), *_autoattack(gathered.outcomes[decision], tree)]
 
 
@@ -219,7 +219,7 @@ def _as_published(cells: Mapping[tuple[str, str], Cell], config: Config) -> Line
     return Line(("PGD-AT", "DEQ-Large", "Yang et al. (2022)"), shown)
 
 
-def notes(gathered: Gathered, config: Config) -> tuple[str, ...]:
+def notes(gathered: Robustness, config: Config) -> tuple[str, ...]:
     """What is absent, what is not the same attack, and which states decide."""
     judged = [gathered.evaluations[decision] for decision in eight("pgd_at", "trades")]
     outcomes = tuple(gathered.outcomes.values())

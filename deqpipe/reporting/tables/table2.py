@@ -7,7 +7,7 @@ from deqpipe.config import Config
 from deqpipe.reporting import absent, conditions, phrases
 from deqpipe.reporting.cells import Block, Cell, Line, Shown, percent, show
 from deqpipe.reporting.paper import published
-from deqpipe.reporting.tables.evaluated import Gathered
+from deqpipe.reporting.tables.evaluated import EvaluatedModels
 from deqpipe.statistics import intervals
 from deqpipe.workflow import gridpoints, vocabulary
 
@@ -16,13 +16,13 @@ POINT = "(i, K_a, lambda)"
 _DECISIONS = eight("pgd_at", "trades")
 
 
-def gather(tree: Tree) -> Gathered:
+def gather(tree: Tree) -> EvaluatedModels:
     """The evaluations of the four DEQs.
 
     Raises:
         UserError: records are missing, incomplete, doubled, or of another configuration.
     """
-    return Gathered(evaluate_all(tree, vocabulary.DEQS, clean=False))
+    return EvaluatedModels(evaluate_all(tree, vocabulary.DEQS, clean=False))
 
 
 def caption(config: Config) -> str:
@@ -34,7 +34,7 @@ def caption(config: Config) -> str:
     )
 
 
-def cells(gathered: Gathered, tree: Tree) -> tuple[Cell, ...]:
+def cells(gathered: EvaluatedModels, tree: Tree) -> tuple[Cell, ...]:
     """Three columns for each of the eight decisions."""
     return tuple(cell for decision in _DECISIONS for cell in _row(gathered[decision], tree))
 
@@ -69,7 +69,7 @@ def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block
     return (Block(("Training", "Method"), (FINAL, INTER, DIFF, POINT), lines),)
 
 
-def notes(gathered: Gathered, config: Config) -> tuple[str, ...]:
+def notes(gathered: EvaluatedModels, config: Config) -> tuple[str, ...]:
     """Which states decide and which attacks are strongest."""
     judged = [gathered[decision] for decision in _DECISIONS]
     return (

@@ -20,7 +20,7 @@ _ABSENT = "absent: attack.transfer is false, so the grid's images were judged by
 
 
 @dataclass(frozen=True)
-class Gathered:
+class TransferredAttacks:
     """Everybody's answers to everybody's images.
 
     Attributes:
@@ -36,7 +36,7 @@ class Gathered:
     sources: tuple[Source, ...]
 
 
-def gather(tree: Tree) -> Gathered:
+def gather(tree: Tree) -> TransferredAttacks:
     """The records of both TRADES DEQs.
 
     Raises:
@@ -51,7 +51,7 @@ def gather(tree: Tree) -> Gathered:
         blind |= {(decision, crafter): found for decision, found in others.by_decision.items()}
         in_loop |= {(decision, crafter): found for decision, found in looped.by_decision.items()}
         sources += [*others.sources, *looped.sources, selection_source(tree, crafter)]
-    return Gathered(evaluations, blind, in_loop, tuple(sources))
+    return TransferredAttacks(evaluations, blind, in_loop, tuple(sources))
 
 
 def caption(config: Config) -> str:
@@ -76,14 +76,14 @@ def loop_columns(crafted_on: Decision) -> tuple[str, str, str]:
     return f"{name}, in the loop", f"{name}, same points blind", f"{name}, in the loop minus blind"
 
 
-def cells(gathered: Gathered, tree: Tree) -> tuple[Cell, ...]:
+def cells(gathered: TransferredAttacks, tree: Tree) -> tuple[Cell, ...]:
     """Four by four, then three for each decision and each model that images were crafted on through Sec. 3.2."""
     main = [_transferred(gathered, tree, row, crafted_on) for row in _DECISIONS for crafted_on in _DECISIONS]
     pairs = ((row, crafted_on) for row in _DECISIONS for crafted_on in _DEFENDED)
     return (*main, *(cell for row, crafted_on in pairs for cell in _looped(gathered, tree, row, crafted_on)))
 
 
-def _transferred(gathered: Gathered, tree: Tree, row: Decision, crafted_on: Decision) -> Cell:
+def _transferred(gathered: TransferredAttacks, tree: Tree, row: Decision, crafted_on: Decision) -> Cell:
     column = transfer_column(crafted_on)
     paper = published.value(3, row.row, column)
     found = gathered.blind.get((row, crafted_on.model))
@@ -95,7 +95,7 @@ def _transferred(gathered: Gathered, tree: Tree, row: Decision, crafted_on: Deci
     return percent(row.row, column, intervals.minimum(found.right, tree.bootstrap), paper=paper, note=words)
 
 
-def _looped(gathered: Gathered, tree: Tree, row: Decision, crafted_on: Decision) -> Iterator[Cell]:
+def _looped(gathered: TransferredAttacks, tree: Tree, row: Decision, crafted_on: Decision) -> Iterator[Cell]:
     seen, unseen, minus = loop_columns(crafted_on)
     looped, whole = gathered.in_loop[row, crafted_on.model], gathered.blind.get((row, crafted_on.model))
     yield _minimum(row, seen, looped, tree)
@@ -138,7 +138,7 @@ def _is_difference(cell: Cell) -> bool:
     return cell.column.endswith("minus blind")
 
 
-def notes(gathered: Gathered, config: Config) -> tuple[str, ...]:
+def notes(gathered: TransferredAttacks, config: Config) -> tuple[str, ...]:
     """Which columns are the same images, what is absent, and what was crafted through Sec. 3.2."""
     judged = [gathered.evaluations[decision] for decision in _DECISIONS]
     return (
@@ -166,7 +166,7 @@ def _absent(config: Config) -> tuple[str, ...]:
     )
 
 
-def _points(gathered: Gathered) -> str:
+def _points(gathered: TransferredAttacks) -> str:
     """Which points were crafted through Sec. 3.2, per model."""
     listed = []
     for crafted_on in _DEFENDED:

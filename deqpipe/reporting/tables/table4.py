@@ -26,7 +26,7 @@ _ATTACK = {PGD_FEW: PGD, APGD_FEW: APGD}
 
 
 @dataclass(frozen=True)
-class Gathered:
+class StrongAttacks:
     """What one seed's numbers are made of.
 
     Attributes:
@@ -44,7 +44,7 @@ class Gathered:
     sources: tuple[Source, ...]
 
 
-def gather(tree: Tree) -> Gathered:
+def gather(tree: Tree) -> StrongAttacks:
     """PGD, APGD-CE and Square at the top points.
 
     Raises:
@@ -55,7 +55,7 @@ def gather(tree: Tree) -> Gathered:
     points = tuple(evaluation.points[index] for index in best)
     found, sources = autoattack_outcomes.top(tree, evaluation, points)
     right = _rows(evaluation.right[list(best)], found)
-    return Gathered(points, right, evaluation, tree.bootstrap, (*evaluation.sources, *sources))
+    return StrongAttacks(points, right, evaluation, tree.bootstrap, (*evaluation.sources, *sources))
 
 
 def top_points(evaluation: Evaluation, config: Config) -> tuple[int, ...]:
@@ -87,7 +87,7 @@ def caption(config: Config) -> str:
     )
 
 
-def cells(gathered: Gathered, tree: Tree) -> tuple[Cell, ...]:
+def cells(gathered: StrongAttacks, tree: Tree) -> tuple[Cell, ...]:
     """An accuracy for each attack and point."""
     confidence = tree.config.statistics.confidence
     return tuple(
@@ -121,7 +121,7 @@ def _images(row: str, rows: Sequence[str], config: Config) -> str:
     return f"first {autoattack_outcomes.square_images(config):,}" if few else f"all {config.evaluation.images:,}"
 
 
-def notes(gathered: Gathered, config: Config) -> tuple[str, ...]:
+def notes(gathered: StrongAttacks, config: Config) -> tuple[str, ...]:
     """Budgets, how the attacks compare, and which state decides."""
     seeds = ("Each seed ranks its own points: a spread is over the seeds that have a point among their strongest.",) * (
         len(config.seeds) > 1
@@ -141,13 +141,13 @@ def notes(gathered: Gathered, config: Config) -> tuple[str, ...]:
     )
 
 
-def _on_squares(gathered: Gathered, attack: str) -> str:
+def _on_squares(gathered: StrongAttacks, attack: str) -> str:
     """The row of an attack on Square's images."""
     few = {APGD: APGD_FEW, PGD: PGD_FEW}[attack]
     return few if few in gathered.right else attack
 
 
-def _compared(gathered: Gathered, rows: tuple[str, str], *, expected: str) -> str:
+def _compared(gathered: StrongAttacks, rows: tuple[str, str], *, expected: str) -> str:
     """Paired differences of two rows at each point, and where these are not as attacks of these kinds should be."""
     first, second = (gathered.right[row] for row in rows)
     found = {

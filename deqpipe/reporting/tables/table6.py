@@ -7,10 +7,10 @@ from deqpipe.config import Config
 from deqpipe.reporting import conditions
 from deqpipe.reporting.cells import Block, Cell
 from deqpipe.reporting.tables import entropies
-from deqpipe.reporting.tables.entropies import Gathered, P
+from deqpipe.reporting.tables.entropies import EntropyPairs, P
 
 
-def gather(tree: Tree) -> Gathered:
+def gather(tree: Tree) -> EntropyPairs:
     """The entropies of the four undefended DEQs."""
     return entropies.gather(tree)
 
@@ -23,7 +23,7 @@ def caption(config: Config) -> str:
     )
 
 
-def cells(gathered: Gathered, tree: Tree) -> tuple[Cell, ...]:
+def cells(gathered: EntropyPairs, tree: Tree) -> tuple[Cell, ...]:
     """Average, minimum and maximum over attacks, at z^[N] and at the final state."""
     return P.cells(gathered, tree)
 
@@ -33,6 +33,6 @@ def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block
     return P.blocks(cells)
 
 
-def notes(gathered: Gathered, config: Config) -> tuple[str, ...]:
+def notes(gathered: EntropyPairs, config: Config) -> tuple[str, ...]:
     """What the states are, and what is left out."""
     return entropies.notes(gathered, config)

@@ -7,20 +7,20 @@ from deqpipe.config import Config
 from deqpipe.reporting import conditions, phrases
 from deqpipe.reporting.cells import DASH, Block, Cell, Line, Shown, percent, show
 from deqpipe.reporting.paper import published
-from deqpipe.reporting.tables.evaluated import Gathered
+from deqpipe.reporting.tables.evaluated import EvaluatedModels
 from deqpipe.statistics import intervals
 from deqpipe.workflow import gridpoints
 
 DECISION = eight("trades")[-1]
 
 
-def gather(tree: Tree) -> Gathered:
+def gather(tree: Tree) -> EvaluatedModels:
     """The evaluations of one model.
 
     Raises:
         UserError: records are missing, incomplete, doubled, or of another configuration.
     """
-    return Gathered(evaluate_all(tree, (DECISION.model,), clean=False))
+    return EvaluatedModels(evaluate_all(tree, (DECISION.model,), clean=False))
 
 
 def caption(config: Config) -> str:
@@ -31,7 +31,7 @@ def caption(config: Config) -> str:
     )
 
 
-def cells(gathered: Gathered, tree: Tree) -> tuple[Cell, ...]:
+def cells(gathered: EvaluatedModels, tree: Tree) -> tuple[Cell, ...]:
     """K_a and accuracy for every pair of damping and state that was attacked."""
     evaluation = gathered[DECISION]
     pairs = sorted({(point.damping, point.state) for point in evaluation.points}, key=lambda pair: (-pair[0], pair[1]))
@@ -94,7 +94,7 @@ def _paper_pair(state: int, cell: Cell | None) -> str:
     return f"({state}, {cell.paper:g})" if cell is not None and cell.paper is not None else ""
 
 
-def notes(gathered: Gathered, config: Config) -> tuple[str, ...]:
+def notes(gathered: EvaluatedModels, config: Config) -> tuple[str, ...]:
     """What else belongs to the numbers."""
     return (
         "Each number is a minimum over K_a of noisy accuracies: compare neighbouring states with their intervals.",

@@ -31,7 +31,7 @@ class Gathered(Protocol):
 
 
 @runtime_checkable
-class Maker(Protocol[G]):
+class TableMaker(Protocol[G]):
     """What the module of a table offers (`workflow.products.Definition.module`)."""
 
     def gather(self, tree: Tree) -> G:
@@ -50,10 +50,10 @@ class Maker(Protocol[G]):
         """What must be said with these numbers alone."""
 
 
-def _maker(definition: Definition) -> Maker[Any]:
+def _maker(definition: Definition) -> TableMaker[Any]:
     """The module that makes a table."""
     module: Any = import_module(definition.module)
-    maker: Maker[Any] = module
+    maker: TableMaker[Any] = module
     return maker
 
 

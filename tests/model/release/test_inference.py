@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.models import resnet18
 
-from deqpipe.config import Model
+from deqpipe.config import ModelConfig
 from deqpipe.errors import UserError
 from deqpipe.model.release.inference import CIFAR10_CLASSES, describe
 from tests.reference.released import BRANCH, GOLDEN, state_of, tiny_state, told
@@ -43,7 +43,7 @@ def test_order_of_the_names_does_not_matter() -> None:
 def test_architecture_of_the_recorded_model_is_found() -> None:
     state = torch.load(GOLDEN / "small.pth.tar", weights_only=True)["state_dict"]
     found = describe(state, told(image_size=32, dropout=0.1))
-    assert Model.model_validate(found["model"]) == Model(
+    assert ModelConfig.model_validate(found["model"]) == ModelConfig(
         channels=(8, 16, 32), head_channels=(4, 8, 16), final_channels=48, groups=4, expansion=5, dropout=0.1,
         weight_norm=True, init="release",
     )  # fmt: skip

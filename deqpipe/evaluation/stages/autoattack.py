@@ -26,10 +26,10 @@ from deqpipe.attack.autoattack import Crafted, Flags, LibraryAttacks, LogitsOf, 
 from deqpipe.config import AttackName
 from deqpipe.errors import UserError
 from deqpipe.evaluation.batching import Batching
-from deqpipe.evaluation.evaluated_model import Job, Subject, load_subject
+from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_subject
 from deqpipe.evaluation.judge import Judge, Judgement, at
-from deqpipe.evaluation.resumable import Found, Part, Piece, file_of, run_pieces
-from deqpipe.evaluation.rows import Columns, joined, no_rows, rows
+from deqpipe.evaluation.resumable import Part, Piece, PieceResult, file_of, run_pieces
+from deqpipe.evaluation.scoring import Columns, joined, no_rows, record_rows
 from deqpipe.machine.device import upload
 from deqpipe.results import records
 from deqpipe.solver.base import where_images
@@ -39,7 +39,7 @@ from deqpipe.workflow.defences import DECIDING, DefenceName, defence_of
 PURPOSE = "autoattack"
 
 
-def autoattack(job: Job, part: Part) -> int:
+def autoattack(job: EvaluationJob, part: Part) -> int:
     """All attacks on one decision, at the strongest point against it; returns the exit status."""
     subject = _load(job)
     _check_images(subject, part.images)
@@ -47,13 +47,13 @@ def autoattack(job: Job, part: Part) -> int:
     asked = tuple(subject.settings["autoattack.attacks"])
     able = runnable(asked, classes=len(subject.dataset.classes))
     targets = subject.settings["autoattack.targets"]
-    course = Course(target, part, able, _strength(subject, targets=targets), sequential=mode == "standard")
+    course = AttackSequence(target, part, able, _strength(subject, targets=targets), sequential=mode == "standard")
     clean: dict[str, Piece] = {"clean": course.clean}
     checks: dict[str, Piece] = {"checks": partial(course.checked, asked)}
     return run_pieces(subject, part, clean | course.pieces() | checks, piece_spec=job.spec, batching=_batching(subject))
 
 
-def attack_top(job: Job, part: Part) -> int:
+def attack_top(job: EvaluationJob, part: Part) -> int:
     """APGD-CE and Square on the defended decision at the strongest points of damping 0.5; returns the exit status."""
     subject = _load(job)
     _check_images(subject, part.images)
@@ -64,21 +64,21 @@ def attack_top(job: Job, part: Part) -> int:
     pieces: dict[str, Piece] = {}
     for point in points[: subject.settings["autoattack.top_points"]]:
         target, strength = replace(first, point=point), _strength(subject, targets=1)
-        pieces |= Course(target, part, ("apgd_ce", "square"), strength, sequential=False).pieces()
+        pieces |= AttackSequence(target, part, ("apgd_ce", "square"), strength, sequential=False).pieces()
     return run_pieces(subject, part, pieces, piece_spec=job.spec, batching=_batching(subject))
 
 
-def _load(job: Job) -> Subject:
+def _load(job: EvaluationJob) -> EvaluatedModel:
     """The subject, f as it is called: batches shrink from attack to attack, and each size would be compiled anew."""
     return load_subject(replace(job, ways=replace(job.ways, compiled=False)))
 
 
-def _batching(subject: Subject) -> Batching:
+def _batching(subject: EvaluatedModel) -> Batching:
     """The library's batches, which are part of its results."""
     return Batching(subject.settings["autoattack.batch_size"], key="autoattack.batch_size")
 
 
-def _strength(subject: Subject, *, targets: int) -> LibraryAttacks:
+def _strength(subject: EvaluatedModel, *, targets: int) -> LibraryAttacks:
     settings = subject.settings
     return LibraryAttacks(
         subject.ball,
@@ -100,7 +100,7 @@ def _defence_of(spec: Mapping[str, Any]) -> DefenceName:
     )
 
 
-def _check_images(subject: Subject, images: range) -> None:
+def _check_images(subject: EvaluatedModel, images: range) -> None:
     there = len(subject.dataset.test)
     if not 0 <= images.start < images.stop <= there:
         raise UserError(
@@ -122,7 +122,7 @@ class Strongest:
     points: Mapping[str, tuple[gridpoints.GridPoint, ...]]
 
 
-def read_strongest(subject: Subject) -> Strongest:
+def read_strongest(subject: EvaluatedModel) -> Strongest:
     """The ranked points of a job's model.
 
     Raises:
@@ -183,7 +183,7 @@ class Target:
         state: that decides, counted from 1.
     """
 
-    subject: Subject
+    subject: EvaluatedModel
     judge: Judge
     point: gridpoints.GridPoint | None
     state: int
@@ -222,7 +222,7 @@ class Target:
         }
 
 
-def _target(subject: Subject, defence: DefenceName) -> Target:
+def _target(subject: EvaluatedModel, defence: DefenceName) -> Target:
     judge = next(judge for judge in subject.judges if judge.defence == defence)
     if not subject.is_deq:
         return Target(subject, judge, None, 1)
@@ -232,7 +232,7 @@ def _target(subject: Subject, defence: DefenceName) -> Target:
 
 
 @dataclass(frozen=True)
-class Course:
+class AttackSequence:
     """Attacks on a part of the images, one after the other, each batch by batch.
 
     Attributes:
@@ -262,7 +262,7 @@ class Course:
             for number in range(self._batches(attack))
         }
 
-    def clean(self) -> Found:
+    def clean(self) -> PieceResult:
         """Rows of the images as they are."""
         parts = []
         for first in range(self.part.images.start, self.part.images.stop, self._size):
@@ -270,29 +270,29 @@ class Course:
             x, y = self.target.load(images)
             facts = self.target.facts("clean", np.zeros(len(images)))
             label = y.cpu().numpy()
-            parts.append(rows(self.target.judge, self.target.judge(x, y), images, label, facts))
-        return Found(joined(parts))
+            parts.append(record_rows(self.target.judge, self.target.judge(x, y), images, label, facts))
+        return PieceResult(joined(parts))
 
-    def checked(self, asked: Sequence[AttackName]) -> Found:
+    def checked(self, asked: Sequence[AttackName]) -> PieceResult:
         """No rows, but what the library's checks say of the logits, and of Square beside the other attacks."""
         flags, images = Flags(), self.part.images
         x, y = self.target.load(images[: self._size])
         check(self.target.logits_of, x, y, attacks=asked, flags=flags)
         if "square" in self.attacks and self._exposed("square"):
             check_square(self._accuracy(self._exposed("square")), flags=flags)
-        return Found(self._no_rows(), flags.lines)
+        return PieceResult(self._no_rows(), flags.lines)
 
-    def _attacked(self, attack: AttackName, number: int) -> Found:
+    def _attacked(self, attack: AttackName, number: int) -> PieceResult:
         images = self._open(attack)[number * self._size : (number + 1) * self._size]
         if not images:
-            return Found(self._no_rows())
+            return PieceResult(self._no_rows())
         x, y = self.target.load(images)
         flags, seed = Flags(), self._seed(attack, number)
         found = self.strength(attack, self.target.logits_of, x, y, seed=seed, flags=flags)
         label = y.cpu().numpy()
         judged, shown = self._judged(found, y, label)
         facts = self.target.facts(attack, self.target.subject.ball.distance(shown, x).cpu().numpy())
-        return Found(rows(self.target.judge, judged, images, label, facts), flags.lines)
+        return PieceResult(record_rows(self.target.judge, judged, images, label, facts), flags.lines)
 
     def _judged(self, found: Crafted, y: Tensor, label: np.ndarray) -> tuple[Judgement, Tensor]:
         """The judgement of each image that counts, and these images."""

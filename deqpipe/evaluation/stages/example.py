@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from deqpipe.config import Pgd
+from deqpipe.config import PgdConfig
 from deqpipe.errors import UserError
-from deqpipe.evaluation.evaluated_model import Job, Subject, load_subject
-from deqpipe.evaluation.jobs import STARTS
+from deqpipe.evaluation.crafting import Attack, craft
+from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_subject
+from deqpipe.evaluation.images import STARTS, Chunk
 from deqpipe.evaluation.judge import CLASSES
 from deqpipe.evaluation.resumable import origin
-from deqpipe.evaluation.rows import Attack, Chunk, craft
 from deqpipe.results import records
 from deqpipe.results.records import Records
 from deqpipe.workflow import specs
@@ -25,7 +25,7 @@ _COLUMNS = ("image", "label", "model", "defence", "state", "steps", "damping", "
 
 
 @dataclass(frozen=True)
-class Choice:
+class ExampleImage:
     """The image that is shown.
 
     Attributes:
@@ -39,7 +39,7 @@ class Choice:
     shard: Records
 
 
-def attack_example(job: Job, *, select: Path, clean: Path, grid: Path) -> int:
+def attack_example(job: EvaluationJob, *, select: Path, clean: Path, grid: Path) -> int:
     """Write the first test image that the ready-made attack turns, clean and attacked; returns the exit status.
 
     Where no image is turned it is the first one that is right when clean, or else the first one.
@@ -92,20 +92,20 @@ def _early_state(path: Path, spec: Mapping[str, Any]) -> int:
     return state
 
 
-def _check_origin(path: Path, told: Mapping[str, Any], stage: str, subject: Subject) -> None:
+def _check_origin(path: Path, told: Mapping[str, Any], stage: str, subject: EvaluatedModel) -> None:
     if specs.fingerprint(told["spec"]) != subject.job.spec["upstream"][stage]:
         raise UserError(f"records {path} are of another configuration, model or seed than the spec")
     if told["weights"] != subject.weights:
         raise UserError(f"records {path} are of other weights than {subject.job.checkpoint}")
 
 
-def _of_plain(found: Records, subject: Subject) -> Records:
+def _of_plain(found: Records, subject: EvaluatedModel) -> Records:
     """The rows of the undefended decision, in the order of images."""
     rows = found.where((found["defence"] == "plain") & (found["model"] == subject.name))
     return rows.where(np.argsort(rows["image"], kind="stable"))
 
 
-def _shards(folder: Path, subject: Subject) -> list[Records]:
+def _shards(folder: Path, subject: EvaluatedModel) -> list[Records]:
     """The rows of the undefended decision under the ready-made attack, shard by shard, in the order of images."""
     point, upstream = subject.final_point(), subject.job.spec["upstream"]
     assert point is not None, "only DEQs have a grid"
@@ -121,7 +121,7 @@ def _shards(folder: Path, subject: Subject) -> list[Records]:
     return sorted(shards, key=lambda shard: int(shard["image"][0]))
 
 
-def _check_complete(shards: list[Records], folder: Path, subject: Subject) -> None:
+def _check_complete(shards: list[Records], folder: Path, subject: EvaluatedModel) -> None:
     count: int = subject.settings["evaluation.images"]  # a race leaves the ready-made attack in
     lacking = set(range(count)).difference(*(shard["image"].tolist() for shard in shards))
     if lacking:
@@ -131,16 +131,16 @@ def _check_complete(shards: list[Records], folder: Path, subject: Subject) -> No
         )
 
 
-def _choose(clean: Records, shards: list[Records], early: int) -> Choice:
+def _choose(clean: Records, shards: list[Records], early: int) -> ExampleImage:
     """The first image that is turned; else the first that is right when clean; else the first."""
     right = dict(zip(clean["image"].tolist(), _is_right(clean, early), strict=True))
     for shard in shards:
         for image, withstands in zip(shard["image"].tolist(), _is_right(shard, early), strict=True):
             if right[image] and not withstands:
-                return Choice(image, True, shard)
+                return ExampleImage(image, True, shard)
     attacked = [image for shard in shards for image in shard["image"].tolist()]
     image = next((image for image in attacked if right[image]), attacked[0])
-    return Choice(image, False, next(shard for shard in shards if image in shard["image"]))
+    return ExampleImage(image, False, next(shard for shard in shards if image in shard["image"]))
 
 
 def _is_right(found: Records, state: int) -> list[bool]:
@@ -148,12 +148,12 @@ def _is_right(found: Records, state: int) -> list[bool]:
     return right
 
 
-def _crafted_again(subject: Subject, choice: Choice) -> tuple[Tensor, Tensor]:
+def _crafted_again(subject: EvaluatedModel, choice: ExampleImage) -> tuple[Tensor, Tensor]:
     """The image as it is and attacked, (channels, height, width): crafted among the images that it met in the grid."""
     held = choice.shard["image"]
     chunk = Chunk(subject.dataset.test, range(int(held[0]), int(held[-1]) + 1))
     images = next(batch for batch in chunk.batches(subject.batch_size) if choice.image in batch)
-    pgd, where = subject.settings.section("attack.pgd", Pgd), images.index(choice.image)
+    pgd, where = subject.settings.section("attack.pgd", PgdConfig), images.index(choice.image)
     made = craft(subject, Attack(subject.final_point()), chunk, images, pgd=pgd, purpose=STARTS).images
     x, y = chunk.load(images, subject.job.device)
     plain = next(judge for judge in subject.judges if judge.defence == "plain")
@@ -167,7 +167,7 @@ _TOLERANCE = {"fp32": 1e-3, "tf32": 2e-2, "bf16": 1e-1}
 """Of margins of images that were crafted in other batches."""
 
 
-def _check_same(choice: Choice, again: Mapping[str, np.ndarray], *, tolerance: float) -> None:
+def _check_same(choice: ExampleImage, again: Mapping[str, np.ndarray], *, tolerance: float) -> None:
     """Refuse an image other than that of the records: it would be shown beside what was measured on another."""
     recorded = choice.shard.where(choice.shard["image"] == choice.image)
     close = np.allclose(again["margin"], recorded["margin"][0], rtol=tolerance, atol=tolerance)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from deqpipe import build
-from deqpipe.config import Entropy, Timing
+from deqpipe.config import EntropyConfig, TimingConfig
 from deqpipe.dynamics import Dynamics
-from deqpipe.evaluation.evaluated_model import Job, Subject, load_subject
+from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_subject
 from deqpipe.evaluation.resumable import origin
 from deqpipe.machine import stopwatch
 from deqpipe.machine.device import describe
@@ -26,11 +26,11 @@ from deqpipe.workflow.gridpoints import EntropySetting, swept
 _logger = logging.getLogger(__name__)
 
 
-def time_inference(job: Job) -> int:
+def time_inference(job: EvaluationJob) -> int:
     """Time decisions on clean test images, without Sec. 3.2 and with every T_f and R; returns the exit status."""
     started, before = time.monotonic(), stopwatch.load()
     subject = load_subject(_of_whole_batches(job))
-    config = subject.settings.section("timing", Timing)
+    config = subject.settings.section("timing", TimingConfig)
     x = _images(subject, config.batch_size)
     passes = {name: _decision(subject, dynamics, x) for name, dynamics in _dynamics(subject.settings).items()}
     repeats = stopwatch.Repeats(warmup=config.warmup, timed=config.repeats)
@@ -52,19 +52,19 @@ def time_inference(job: Job) -> int:
     return 0
 
 
-def _of_whole_batches(job: Job) -> Job:
+def _of_whole_batches(job: EvaluationJob) -> EvaluationJob:
     """The job with the batch size that its spec insists on where the solver couples images; another one is timed."""
     size = job.spec["config"].get("evaluation.batch_size", job.batch_size)
     return replace(job, batch_size=size)
 
 
-def _images(subject: Subject, count: int) -> Images:
+def _images(subject: EvaluatedModel, count: int) -> Images:
     """The first test images, from the start again where there are too few."""
     split = subject.dataset.test
     return split.float_images(torch.arange(count, device=split.images.device) % len(split), subject.job.device)
 
 
-def _decision(subject: Subject, dynamics: Dynamics, x: Tensor) -> Callable[[], int]:
+def _decision(subject: EvaluatedModel, dynamics: Dynamics, x: Tensor) -> Callable[[], int]:
     """What it takes to get one class per image: the dynamics to z^[N] and one reading of the head.
 
     Nothing is unrolled behind z^[N], whose residual is not computed. The class goes to the CPU, as a user would have
@@ -92,4 +92,4 @@ def _dynamics(settings: Settings) -> dict[str, Dynamics]:
 
 def _defended(settings: Settings, setting: EntropySetting) -> Dynamics:
     changed: dict[str, Any] = {"solver_steps": setting.solver_steps, "input_steps": setting.input_steps}
-    return build.entropy_dynamics(settings, settings.section("entropy", Entropy).model_copy(update=changed))
+    return build.entropy_dynamics(settings, settings.section("entropy", EntropyConfig).model_copy(update=changed))

@@ -4,21 +4,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from deqpipe import build
-from deqpipe.config import Entropy, EntropySweep
+from deqpipe.config import EntropyConfig, EntropySweepConfig
 from deqpipe.errors import UserError
-from deqpipe.evaluation.autoattack import read_strongest
-from deqpipe.evaluation.evaluated_model import Job, Subject, load_subject
-from deqpipe.evaluation.jobs import attack_groups, check_images, grid_points
+from deqpipe.evaluation.crafting import Attack
+from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_subject
+from deqpipe.evaluation.images import Chunk, check_images
 from deqpipe.evaluation.judge import CLASSES_ALONG, DEQJudge
 from deqpipe.evaluation.race import left_in_race
 from deqpipe.evaluation.resumable import Part, run_groups
-from deqpipe.evaluation.rows import Attack, Chunk, Panel
+from deqpipe.evaluation.scoring import Panel
+from deqpipe.evaluation.stages.autoattack import read_strongest
+from deqpipe.evaluation.stages.grid import attack_groups, grid_points
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.workflow import gridpoints
 from deqpipe.workflow.defences import restarts_alone
 
 
-def attack_sweep(job: Job, part: Part, *, race: Path | None) -> int:
+def attack_sweep(job: EvaluationJob, part: Part, *, race: Path | None) -> int:
     """Craft the grid's images again and score them with every T_f and R; returns the exit status.
 
     The images are those of the grid bit for bit: same starts, undefended dynamics.
@@ -34,9 +36,9 @@ def attack_sweep(job: Job, part: Part, *, race: Path | None) -> int:
     return run_groups(subject, part, groups, piece_spec=job.spec)
 
 
-def _points(subject: Subject, part: Part, race: Path | None) -> list[gridpoints.GridPoint]:
+def _points(subject: EvaluatedModel, part: Part, race: Path | None) -> list[gridpoints.GridPoint]:
     """The grid, or its strongest points; with a race those that are left in it."""
-    job, count = subject.job, subject.settings.section("entropy_sweep", EntropySweep).points
+    job, count = subject.job, subject.settings.section("entropy_sweep", EntropySweepConfig).points
     if count == "all":
         if job.strongest is not None:
             raise UserError(f"--strongest is {job.strongest}, but the spec has entropy_sweep.points all")
@@ -49,10 +51,10 @@ def _points(subject: Subject, part: Part, race: Path | None) -> list[gridpoints.
     return [point for point in points if point in left]
 
 
-def judges(subject: Subject) -> tuple[DEQJudge, ...]:
+def judges(subject: EvaluatedModel) -> tuple[DEQJudge, ...]:
     """One judge per T_f and R; those that are never updated, and R = 0 in Algorithm 1, are the undefended decision."""
-    settings, sweep = subject.settings, subject.settings.section("entropy_sweep", EntropySweep)
-    model, entropy = subject.loaded.model, settings.section("entropy", Entropy)
+    settings, sweep = subject.settings, subject.settings.section("entropy_sweep", EntropySweepConfig)
+    model, entropy = subject.loaded.model, settings.section("entropy", EntropyConfig)
     assert isinstance(model, DEQClassifier)
     return tuple(
         DEQJudge(
@@ -67,7 +69,7 @@ def judges(subject: Subject) -> tuple[DEQJudge, ...]:
     )
 
 
-def _keys(entropy: Entropy, setting: gridpoints.EntropySetting, *, last: int) -> Entropy:
+def _keys(entropy: EntropyConfig, setting: gridpoints.EntropySetting, *, last: int) -> EntropyConfig:
     """The keys of Sec. 3.2 with the T_f and R of a setting."""
     keys = entropy.model_copy(update={"solver_steps": setting.solver_steps, "input_steps": setting.input_steps})
     return restarts_alone(keys, last) if setting.restart_only else keys

@@ -1,7 +1,7 @@
-"""From judgements to the rows of a records file."""
+"""What decisions make of images, as rows of a records file."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,42 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deqpipe.attack.pgd import PGD, Attacked, cross_entropy_objective, uniform_start
+from deqpipe.attack.pgd import Attacked
 from deqpipe.compute.host import to_host
-from deqpipe.config import Pgd
-from deqpipe.data import Split
+from deqpipe.config import PgdConfig
 from deqpipe.evaluation.batching import has_room
-from deqpipe.evaluation.evaluated_model import Subject
+from deqpipe.evaluation.crafting import Attack, craft_together
+from deqpipe.evaluation.evaluated_model import EvaluatedModel
+from deqpipe.evaluation.images import Chunk
 from deqpipe.evaluation.judge import Judge, Judgement, StatesWithFinal
 from deqpipe.results.records import PER_STATE, SCALARS
 from deqpipe.shapes import Images, Labels
-from deqpipe.workflow.defences import DefenceName
 from deqpipe.workflow.gridpoints import GridPoint
 
 Columns = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Some images of a split, by index."""
-
-    split: Split
-    images: range
-
-    def batches(self, size: int) -> Sequence[range]:
-        """The indices, at most `size` at once."""
-        first, last = self.images.start, self.images.stop
-        return [range(start, min(start + size, last)) for start in range(first, last, size)]
-
-    def load(self, images: range, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Images in [0, 1] and labels of some of them."""
-        where = slice(images.start, images.stop)
-        return self.split.float_images(where, device), self.split.labels[where].to(device)
-
-    def labels(self, images: range) -> np.ndarray:
-        """The labels of some of them, on the host."""
-        found: np.ndarray = self.split.labels[images.start : images.stop].cpu().numpy()
-        return found
 
 
 @runtime_checkable
@@ -60,7 +37,7 @@ class References(Protocol):
 class FreshReferences:
     """Clean states computed when asked for: for a chunk that is attacked once."""
 
-    subject: Subject
+    subject: EvaluatedModel
     chunk: Chunk
 
     def __call__(self, judge: Judge, images: range) -> StatesWithFinal | None:
@@ -76,7 +53,7 @@ class StoredReferences:
     device where these are a small part of its free memory, and on the CPU elsewhere.
     """
 
-    def __init__(self, subject: Subject, chunk: Chunk) -> None:
+    def __init__(self, subject: EvaluatedModel, chunk: Chunk) -> None:
         """Compute and keep the states of all judges on a chunk."""
         self._device, self._first = subject.job.device, chunk.images.start
         self._states: dict[str, Tensor] = {}
@@ -99,21 +76,6 @@ class StoredReferences:
     def __call__(self, judge: Judge, images: range) -> StatesWithFinal | None:
         """The kept states of these images."""
         return self._states[judge.defence][:, self._where(images)].to(self._device)
-
-
-@dataclass(frozen=True)
-class Attack:
-    """PGD on one surrogate.
-
-    Attributes:
-        point: of the grid; None for an ordinary network.
-        through: the defence whose dynamics the surrogate's z^[i] comes from.
-        name: as records have it.
-    """
-
-    point: GridPoint | None
-    through: DefenceName = "plain"
-    name: str = "pgd"
 
 
 @dataclass(frozen=True)
@@ -146,60 +108,13 @@ class Panel:
         return [found[number] for number in range(len(judges))]
 
 
-def panel_of(subject: Subject) -> Panel:
+def panel_of(subject: EvaluatedModel) -> Panel:
     """The judges of a grid: every decision and control of the subject, and those that it is transferred to."""
     return Panel(subject.judges, (*subject.controls, *subject.transferred))
 
 
-def craft(subject: Subject, attack: Attack, chunk: Chunk, images: range, *, pgd: Pgd, purpose: str) -> Attacked:
-    """PGD on the surrogate of a point. Random starts are keyed by image: all points of a seed share them."""
-    (made,) = craft_together(subject, [attack], chunk, images, pgd=pgd, purpose=purpose)
-    return made
-
-
-def craft_together(
-    subject: Subject, attacks: Sequence[Attack], chunk: Chunk, images: range, *, pgd: Pgd, purpose: str
-) -> list[Attacked]:
-    """PGD on several surrogates. Those that differ in the length of their unroll only are attacked as one batch."""
-    x, y = chunk.load(images, subject.job.device)
-    start = uniform_start(x, ball=subject.ball, stream=subject.stream(purpose), images=images, clamp=pgd.clamp_start)
-    ascent = PGD(subject.ball, steps=pgd.steps, step_size=pgd.step_size_255 / 255, run=subject.run)
-    made: dict[int, Attacked] = {}
-    for alike in _alike(attacks, subject.final_point()):
-        logits_of, count = _logits_of(subject, [attacks[number] for number in alike]), len(alike)
-        objective = cross_entropy_objective(logits_of, y.repeat(count))
-        together = ascent(objective, x.repeat(count, 1, 1, 1), start=start.repeat(count, 1, 1, 1))
-        made |= dict(zip(alike, together.parts(count), strict=True))
-    return [made[number] for number in range(len(attacks))]
-
-
-def _logits_of(subject: Subject, attacks: Sequence[Attack]) -> Callable[[Tensor], Tensor]:
-    points = [attack.point for attack in attacks if attack.point is not None]
-    if len(points) > 1:
-        return subject.logits_of_several(points)
-    return subject.logits_of(attacks[0].point, through=attacks[0].through)
-
-
-def _alike(attacks: Sequence[Attack], ready_made: GridPoint | None) -> list[list[int]]:
-    """Numbers of attacks whose surrogates can be stacked, the longest unroll first.
-
-    The ready-made one stays alone: Figure 2 crafts it again, and wants the same rounding.
-    """
-    groups: dict[Any, list[int]] = {}
-    for number, attack in enumerate(attacks):
-        point = attack.point
-        alone = point == ready_made or attack.through != "plain"
-        key = number if point is None or alone else (point.state, point.damping)
-        groups.setdefault(key, []).append(number)
-    return [sorted(group, key=lambda number: -_unroll_steps(attacks[number])) for group in groups.values()]
-
-
-def _unroll_steps(attack: Attack) -> int:
-    return attack.point.steps if attack.point else 0
-
-
 def attack_rows(
-    subject: Subject,
+    subject: EvaluatedModel,
     point: GridPoint | None,
     chunk: Chunk,
     *,
@@ -219,7 +134,7 @@ def attack_rows(
     return attacks_rows(subject, [Attack(point)], chunk, panel=panel, references=references, purpose=purpose)[0]
 
 
-def together(subject: Subject, chunk: Chunk) -> int:
+def together(subject: EvaluatedModel, chunk: Chunk) -> int:
     """How many attacks' images of a chunk are judged at once: one, where images of a batch influence each other."""
     if "evaluation.batch_size" in subject.settings:
         return 1
@@ -227,7 +142,7 @@ def together(subject: Subject, chunk: Chunk) -> int:
 
 
 def attacks_rows(
-    subject: Subject,
+    subject: EvaluatedModel,
     attacks: Sequence[Attack],
     chunk: Chunk,
     *,
@@ -245,7 +160,7 @@ def attacks_rows(
         references: where the states of the clean images come from; None: `panel.compared` is empty.
         purpose: of the random starts.
     """
-    pgd = subject.settings.section("attack.pgd", Pgd)
+    pgd = subject.settings.section("attack.pgd", PgdConfig)
     parts: list[list[Columns]] = [[] for _ in attacks]
     for images in chunk.batches(subject.batch_size):
         (x, y), label = chunk.load(images, subject.job.device), chunk.labels(images)
@@ -257,7 +172,7 @@ def attacks_rows(
             facts = _facts(subject, attack, made, x)
             own = slice(number * len(images), (number + 1) * len(images))
             for judge, judged in zip((*panel.compared, *panel.others), judgements, strict=True):
-                parts[number].append(rows(judge, judged.part(own), images, label, facts))
+                parts[number].append(record_rows(judge, judged.part(own), images, label, facts))
     return [joined(part) for part in parts]
 
 
@@ -266,7 +181,7 @@ def _repeated(states: Tensor | None, times: int) -> Tensor | None:
     return states if states is None or times == 1 else states.repeat(1, times, 1)
 
 
-def _facts(subject: Subject, attack: Attack, made: Attacked, x: Images) -> dict[str, Any]:
+def _facts(subject: EvaluatedModel, attack: Attack, made: Attacked, x: Images) -> dict[str, Any]:
     """What holds for all judges of one attack."""
     point, change = attack.point, subject.ball.distance(made.images, x)
     found = to_host({"perturbation": change, "lost_gradient": made.lost_gradient})
@@ -281,7 +196,7 @@ def _facts(subject: Subject, attack: Attack, made: Attacked, x: Images) -> dict[
     }
 
 
-def clean_rows(subject: Subject, chunk: Chunk) -> Columns:
+def clean_rows(subject: EvaluatedModel, chunk: Chunk) -> Columns:
     """Rows of the images as they are."""
     parts: list[Columns] = []
     facts = {"attack": "clean", "crafted_on": "", "state": 0, "steps": 0, "damping": 0.0,
@@ -290,14 +205,14 @@ def clean_rows(subject: Subject, chunk: Chunk) -> Columns:
     for images in chunk.batches(subject.batch_size):
         (x, y), label = chunk.load(images, subject.job.device), chunk.labels(images)
         judged = zip(panel.others, panel.judge(x, y, ()), strict=True)
-        parts += [rows(judge, judgement, images, label, facts) for judge, judgement in judged]
+        parts += [record_rows(judge, judgement, images, label, facts) for judge, judgement in judged]
     return joined(parts)
 
 
-def rows(
+def record_rows(
     judge: Judge, judged: Judgement, images: Sequence[int], label: np.ndarray, facts: Mapping[str, Any]
 ) -> Columns:
-    """One row per image; `facts` are the same for all rows, or arrays with one value per image."""
+    """One row per image; `facts` are the same for all record_rows, or arrays with one value per image."""
     columns: dict[str, Any] = {"model": judge.decides_for, "defence": judge.defence, **facts}
     columns |= {"image": np.array(images), "label": label, "status": judged.status}
     full = {name: np.broadcast_to(np.asarray(value), (len(images),)) for name, value in columns.items()}
@@ -305,12 +220,12 @@ def rows(
 
 
 def no_rows(states: int) -> Columns:
-    """The rows of no image, of a model with so many states and the final one."""
+    """The record_rows of no image, of a model with so many states and the final one."""
     texts = ("model", "defence", "attack", "crafted_on")
     scalars = {name: np.array([], str if name in texts else float) for name in SCALARS}
     return scalars | {name: np.empty((0, states + 1)) for name in PER_STATE}
 
 
 def joined(parts: Sequence[Columns]) -> Columns:
-    """The rows of all parts."""
+    """The record_rows of all parts."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

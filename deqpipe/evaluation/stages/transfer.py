@@ -1,16 +1,18 @@
 """Table 3's second block: the strongest points of a TRADES DEQ, crafted again through Sec. 3.2."""
 
-from deqpipe.evaluation.autoattack import read_strongest
-from deqpipe.evaluation.evaluated_model import Job, load_transferring
-from deqpipe.evaluation.jobs import attack_groups, check_images
+from deqpipe.evaluation.crafting import Attack
+from deqpipe.evaluation.evaluated_model import EvaluationJob, load_transferring
+from deqpipe.evaluation.images import Chunk, check_images
 from deqpipe.evaluation.judge import CLASSES_ALONG
 from deqpipe.evaluation.resumable import Part, run_groups
-from deqpipe.evaluation.rows import Attack, Chunk, Panel
+from deqpipe.evaluation.scoring import Panel
+from deqpipe.evaluation.stages.autoattack import read_strongest
+from deqpipe.evaluation.stages.grid import attack_groups
 
 IN_LOOP = "pgd_in_loop"  # the attack's name in records
 
 
-def attack_in_loop(job: Job, part: Part) -> int:
+def attack_in_loop(job: EvaluationJob, part: Part) -> int:
     """Attack through the defended dynamics, and score on the four TRADES decisions; returns the exit status.
 
     Forward, the surrogate is z^[i] of Sec. 3.2's dynamics; its gradient is that of the unroll at the received input.

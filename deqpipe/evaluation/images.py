@@ -1,0 +1,77 @@
+"""Which test images an evaluation may take, and the random streams of their attacks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deqpipe.data import Split
+from deqpipe.errors import UserError
+from deqpipe.evaluation.evaluated_model import EvaluatedModel
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some images of a split, by index."""
+
+    split: Split
+    images: range
+
+    def batches(self, size: int) -> Sequence[range]:
+        """The indices, at most `size` at once."""
+        first, last = self.images.start, self.images.stop
+        return [range(start, min(start + size, last)) for start in range(first, last, size)]
+
+    def load(self, images: range, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Images in [0, 1] and labels of some of them."""
+        where = slice(images.start, images.stop)
+        return self.split.float_images(where, device), self.split.labels[where].to(device)
+
+    def labels(self, images: range) -> np.ndarray:
+        """The labels of some of them, on the host."""
+        found: np.ndarray = self.split.labels[images.start : images.stop].cpu().numpy()
+        return found
+
+
+STARTS = "attack/start"  # random starts on test images; on validation images they have a stream of their own
+SELECTION_STARTS = "selection/start"
+
+
+def first_images(subject: EvaluatedModel, count: int) -> Chunk:
+    """The first so many test images.
+
+    Raises:
+        UserError: there are not so many, or a batch whose images influence each other would be cut.
+    """
+    chunk = Chunk(subject.dataset.test, range(count))
+    check_images(subject, chunk.images)
+    return chunk
+
+
+def check_images(subject: EvaluatedModel, images: range) -> None:
+    """Refuse test images that are not there, or that would cut a batch whose images influence each other.
+
+    Raises:
+        UserError: says which images are allowed.
+    """
+    there = len(subject.dataset.test)
+    if not 0 <= images.start < images.stop <= there:
+        raise UserError(
+            f"test images {images.start} to {images.stop - 1} were asked for, but {subject.dataset.name} has "
+            f"images 0 to {there - 1} (evaluation.images may be at most {there})"
+        )
+    _check_batches(subject, images, there=there)
+
+
+def _check_batches(subject: EvaluatedModel, images: range, *, there: int) -> None:
+    """Refuse to cut batches where their images influence each other."""
+    if "evaluation.batch_size" not in subject.settings:
+        return
+    size, last = subject.batch_size, min(there, subject.settings["evaluation.images"])
+    if images.start % size or images.stop > last or (images.stop % size and images.stop != last):
+        raise UserError(
+            f"test images {images.start} to {images.stop - 1} were asked for, but the solver couples the images of a "
+            f"batch: the first must be a multiple of evaluation.batch_size ({size}), and no batch may be cut short"
+        )

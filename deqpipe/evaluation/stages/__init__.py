@@ -1,0 +1,1 @@
+"""The evaluating stages, one module each."""

@@ -1,0 +1,56 @@
+"""The choice of the state that decides, on held-out images."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from deqpipe.config import EarlyStateConfig, PgdConfig, TrainingAttackConfig
+from deqpipe.defence.early_state import best_state
+from deqpipe.evaluation.crafting import Attack, craft
+from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_subject
+from deqpipe.evaluation.images import SELECTION_STARTS, Chunk
+from deqpipe.evaluation.judge import CLASSES
+from deqpipe.evaluation.resumable import origin
+from deqpipe.results import records
+
+_logger = logging.getLogger(__name__)
+
+
+def select_early_state(job: EvaluationJob) -> int:
+    """Choose the state that decides, per defence, under ready-made PGD on the held-out images; the exit status."""
+    started, subject = time.monotonic(), load_subject(job)
+    split = getattr(subject.dataset, subject.settings["selection.split"])
+    chunk = Chunk(split, range(len(split)))
+    found = subject.batching.backing_off(lambda: list(_validation_hits(subject, chunk)))
+    hits = {judge.defence: np.concatenate(parts) for judge, parts in found}
+    mode = subject.settings.section("early_state", EarlyStateConfig)
+    chosen: dict[str, Any] = {}
+    for defence, correct in hits.items():
+        accuracy = [float(value) for value in correct.mean(0)]
+        state = mode.index if mode.mode == "fixed" else best_state(accuracy[:-1])
+        chosen[defence] = {"state": state, "accuracy": accuracy[:-1], "final": accuracy[-1], "n": len(correct)}
+        _logger.info("%s: state %d of %d, %.1f %%", defence, state, len(accuracy) - 1, 100 * accuracy[state - 1])
+    chosen["provenance"] = origin(subject, job.spec, started)
+    records.write_text(job.output, json.dumps(chosen, indent=1, sort_keys=True) + "\n")
+    return 0
+
+
+def _validation_hits(subject: EvaluatedModel, chunk: Chunk) -> Iterator[tuple[Any, list[np.ndarray]]]:
+    """Per judge, whether each image is right at each state under the ready-made attack."""
+    recipe = TrainingAttackConfig.model_validate(subject.settings["selection.attack"])
+    clamp: bool = subject.settings["attack.pgd.clamp_start"]
+    pgd = PgdConfig(steps=recipe.steps, step_size_255=recipe.step_size_255, clamp_start=clamp)
+    judges = [judge.restricted(CLASSES) for judge in subject.judges]
+    hits: dict[str, list[np.ndarray]] = {judge.defence: [] for judge in judges}
+    for images in chunk.batches(subject.batch_size):
+        y, label = chunk.load(images, subject.job.device)[1], chunk.labels(images)
+        attack = Attack(subject.final_point())
+        adversarial = craft(subject, attack, chunk, images, pgd=pgd, purpose=SELECTION_STARTS).images
+        for judge in judges:
+            predicted = judge(adversarial, y).columns["predicted"]
+            hits[judge.defence].append(predicted == label[:, None])
+    return ((judge, hits[judge.defence]) for judge in judges)
