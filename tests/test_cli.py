@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from deqpipe import cli, config
-from deqpipe.cli.evaluation import EVALUATIONS, Evaluation
+from deqpipe.cli.evaluation import EVALUATIONS, EvaluationCommand
 from deqpipe.results import records
 from deqpipe.workflow import specs
 from deqpipe.workflow.stages import STAGES
@@ -57,7 +57,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("command", EVALUATIONS, ids=lambda command: command.name)
-def test_an_evaluation_calls_a_function_that_takes_what_it_gives(command: Evaluation) -> None:
+def test_an_evaluation_calls_a_function_that_takes_what_it_gives(command: EvaluationCommand) -> None:
     assert command.stage in STAGES
     job, *others = inspect.signature(command.function()).parameters
     assert job == "job"

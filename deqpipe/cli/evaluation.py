@@ -17,7 +17,7 @@ Value = Callable[[argparse.Namespace], Any]
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationCommand:
     """One command that evaluates a model.
 
     Attributes:
@@ -56,7 +56,7 @@ def register(commands: Any) -> None:
             add_arguments(parser)
 
 
-def _evaluate(evaluation: Evaluation, options: argparse.Namespace) -> int:
+def _evaluate(evaluation: EvaluationCommand, options: argparse.Namespace) -> int:
     function, job = evaluation.function(), _job(options)
     return function(job, **{keyword: value(options) for keyword, value in evaluation.gives.items()})
 
@@ -145,18 +145,20 @@ def _grid_shard(options: argparse.Namespace) -> Any:
 
 
 EVALUATIONS = (
-    Evaluation(
+    EvaluationCommand(
         "select-early-state",
         "select",
         "Choose the state that decides, on the held-out images.",
         calls="selection:select_early_state",
         adds=(_add_batch_size,),
     ),
-    Evaluation("clean", "clean", "Judge the test images as they are.", calls="clean:clean", adds=(_add_batch_size,)),
-    Evaluation(
+    EvaluationCommand(
+        "clean", "clean", "Judge the test images as they are.", calls="clean:clean", adds=(_add_batch_size,)
+    ),
+    EvaluationCommand(
         "attack-pgd", "attack_pgd", "Attack at the final state.", calls="clean:attack_pgd", adds=(_add_batch_size,)
     ),
-    Evaluation(
+    EvaluationCommand(
         "attack-grid",
         "attack_grid",
         "Attack a part of the grid of Eq. (11).",
@@ -164,7 +166,7 @@ EVALUATIONS = (
         adds=(_add_batch_size, _add_part, _add_other, _add_race, _add_states),
         gives={"shard": _grid_shard},
     ),
-    Evaluation(
+    EvaluationCommand(
         "attack-point",
         "attack_grid",
         "Attack one point of the grid, for a closer look.",
@@ -172,7 +174,7 @@ EVALUATIONS = (
         adds=(_add_batch_size, _add_images, _add_point),
         gives={"point": attrgetter("point"), "images": _images},
     ),
-    Evaluation(
+    EvaluationCommand(
         "autoattack",
         "autoattack",
         "Run AutoAttack at the strongest point of a decision.",
@@ -180,7 +182,7 @@ EVALUATIONS = (
         adds=(_add_batch_size, _add_part, _add_strongest),
         gives={"part": _part},
     ),
-    Evaluation(
+    EvaluationCommand(
         "attack-top",
         "attack_top",
         "Run APGD-CE and Square at the strongest points (Table 4).",
@@ -188,7 +190,7 @@ EVALUATIONS = (
         adds=(_add_batch_size, _add_part, _add_strongest),
         gives={"part": _part},
     ),
-    Evaluation(
+    EvaluationCommand(
         "attack-in-loop",
         "attack_in_loop",
         "Attack the strongest points through Sec. 3.2 (Table 3).",
@@ -196,7 +198,7 @@ EVALUATIONS = (
         adds=(_add_batch_size, _add_part, _add_other, _add_strongest),
         gives={"part": _part},
     ),
-    Evaluation(
+    EvaluationCommand(
         "attack-sweep",
         "attack_sweep",
         "Score attacks on Sec. 3.2 with other T_f and R (Table 5).",
@@ -204,13 +206,13 @@ EVALUATIONS = (
         adds=(_add_batch_size, _add_part, _add_race, _add_strongest),
         gives={"part": _part, "race": attrgetter("race")},
     ),
-    Evaluation(
+    EvaluationCommand(
         "time-inference",
         "time_inference",
         "Time inference with Sec. 3.2 (Table 10).",
         calls="timing:time_inference",
     ),
-    Evaluation(
+    EvaluationCommand(
         "attack-example",
         "attack_example",
         "Craft the images of Figure 2 (c) again, and keep them.",

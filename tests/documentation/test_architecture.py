@@ -54,9 +54,16 @@ def test_the_way_of_a_number_leads_through_code_that_exists(module: str, names: 
     ] == []
 
 
-@pytest.mark.parametrize("page", ["architecture", "extending", "method"])
+def modules_named_in(page: Path) -> set[str]:
+    """Such as `solver/solve.py`, from the root of the repository or of the package."""
+    return set(re.findall(r"`([\w/]+\.(?:py|smk))`", page.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name != "log.md"))
 def test_every_module_that_a_page_names_exists(page: str) -> None:
-    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`([\w/]+\.(?:py|smk))`", text))
-    assert named
+    named = modules_named_in(ROOT / "docs" / page)
     assert sorted(name for name in named if not any((root / name).exists() for root in (ROOT, PACKAGE))) == []
+
+
+def test_pages_name_modules() -> None:
+    assert len(modules_named_in(ROOT / "docs" / "method.md")) > 10
