@@ -1,4 +1,4 @@
-"""Writes the generated files: schemas/config.schema.json, pages of docs/, and pictures in other pages.
+"""Writes the generated files: schemas/config.schema.json, the paper's settings, pages of docs/ and pictures in others.
 
 Run from the root of the repository:
 
@@ -14,12 +14,13 @@ from pathlib import Path
 
 from deqpipe import config
 from deqpipe.results import records
-from documentation import architecture, configuration_page, differences_page, rules
+from documentation import architecture, configuration_page, differences_page, paper_settings, rules
 
 SCHEMA = Path("schemas/config.schema.json")
 CONFIGURATION = Path("docs/configuration.md")
 DIFFERENCES = Path("docs/differences.md")
 README = Path("README.md")
+SETTINGS = Path("deqpipe/reporting/paper/settings.py")
 ARCHITECTURE = Path("docs/architecture.md")
 
 
@@ -30,6 +31,7 @@ def generate(root: Path) -> dict[Path, str]:
         root: the repository.
     """
     return {
+        SETTINGS: paper_settings.module(root),
         SCHEMA: json.dumps(config.json_schema(), indent=2) + "\n",
         CONFIGURATION: configuration_page.page(root),
         DIFFERENCES: differences_page.page(root),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from deqpipe.config import PROTOCOLS, Config, Section
 from deqpipe.reporting.paper import experiment
+from deqpipe.reporting.paper.settings import SETTINGS
 from deqpipe.workflow import gridpoints, shards
 
 _MDEQ_LARGE = ("model.channels", "model.head_channels", "model.final_channels", "model.expansion")
@@ -50,7 +51,7 @@ def differences(config: Config) -> tuple[tuple[str, str, str], ...]:
     here = dict(settings(config))
     return tuple(
         (experiment.NAMES.get(key, key), _written(here[key]), _written(value))
-        for key, value in experiment.SETTINGS.items()
+        for key, value in SETTINGS.items()
         if here[key] != value and (key not in _USED_IF or _USED_IF[key](config))
     )
 
@@ -88,7 +89,7 @@ def architecture(config: Config, method: str) -> str:
     if method == "ResNet":
         return f"ResNet-{2 * sum(config.resnet.layers) + 2}"
     here = dict(settings(config))
-    large = all(here[key] == experiment.SETTINGS[key] for key in _MDEQ_LARGE)
+    large = all(here[key] == SETTINGS[key] for key in _MDEQ_LARGE)
     return "DEQ-Large" if large else "small DEQ"
 
 

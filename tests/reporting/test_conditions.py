@@ -8,6 +8,7 @@ import pytest
 from deqpipe.config import PROTOCOLS, read_yaml
 from deqpipe.reporting import conditions
 from deqpipe.reporting.paper import experiment
+from deqpipe.reporting.paper.settings import SETTINGS
 from tests.reporting import fabricate
 
 FULL = ("config.yaml",)
@@ -120,8 +121,8 @@ def test_a_key_counts_where_another_one_puts_it_to_use(overlay: dict[str, Any], 
 
 
 def test_the_papers_settings_are_those_of_the_full_configuration() -> None:
-    assert dict(conditions.settings(fabricate.config(base=FULL))) == dict(experiment.SETTINGS)
-    assert set(experiment.NAMES) <= set(experiment.SETTINGS)
+    assert dict(conditions.settings(fabricate.config(base=FULL))) == dict(SETTINGS)
+    assert set(experiment.NAMES) <= set(SETTINGS)
     assert len(set(experiment.NAMES.values())) == len(experiment.NAMES)
 
 
