@@ -42,13 +42,14 @@ from benchmarks.release_code import (
 from deqpipe import build, cli, config
 from deqpipe.attack.pgd import PGD, cross_entropy_objective, unfooled_objective
 from deqpipe.attack.surrogate import surrogate_of
+from deqpipe.build import build_solver, build_termination
 from deqpipe.gradient import Unrolled
 from deqpipe.model.architecture import load_model
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results import checkpoint
 from deqpipe.seeding import Stream
 from deqpipe.settings import Settings
-from deqpipe.solver.solve import build_solver, build_termination, lowest_of
+from deqpipe.solver.solve import lowest_of
 from deqpipe.threat_model import LinfBall
 from deqpipe.training.forward import (
     DEQForward,

@@ -16,13 +16,14 @@ from benchmarks.world import World
 from deqpipe import build
 from deqpipe.attack.pgd import PGD, cross_entropy_objective
 from deqpipe.attack.surrogate import stacked_surrogate_of, surrogate_of
+from deqpipe.build import build_solver, build_termination
 from deqpipe.compute.evaluations import Counter
 from deqpipe.config import EntropyConfig
 from deqpipe.dynamics import Dynamics
 from deqpipe.evaluation.evaluated_model import LogitsOf
 from deqpipe.evaluation.judge import DEQJudge
 from deqpipe.model.classifier import DEQClassifier
-from deqpipe.solver.solve import build_solver, build_termination, solve
+from deqpipe.solver.solve import solve
 from deqpipe.training.forward import DEQForward
 from deqpipe.training.loop import TrainingPlan, descend
 from deqpipe.training.objectives import Batch, PGDAdversarial, TradesAdversarial

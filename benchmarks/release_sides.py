@@ -15,9 +15,10 @@ from benchmarks.dealt import deal, to_release
 from benchmarks.operations import METHODS, SETTINGS, Method, Operation, Shown, Side
 from benchmarks.release_code import PAPERS, Dice, Release, Shape, TradesStep, surrogate_name
 from benchmarks.world import World
+from deqpipe.build import build_solver, build_termination
 from deqpipe.compute.evaluations import Counter, Evaluations
 from deqpipe.model.release.names import names_of
-from deqpipe.solver.solve import build_solver, build_termination, solve
+from deqpipe.solver.solve import solve
 from deqpipe.workflow.gridpoints import GridPoint
 
 AUTHORS = "the authors' code"

@@ -4,21 +4,44 @@ A defence names the function that makes its dynamics (deqpipe/workflow/defences.
 vocabulary of defences imports no torch; here the name is looked up.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
+from typing import Any
 
 from deqpipe.config import EntropyConfig, SolverConfig, ThreatModelConfig
 from deqpipe.defence.entropy import defended
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.gradient import Unrolled
 from deqpipe.settings import Settings
-from deqpipe.solver.solve import build_solver, build_termination
+from deqpipe.solver.anderson import Anderson
+from deqpipe.solver.base import Solver
+from deqpipe.solver.broyden import Broyden
+from deqpipe.solver.fixed_point import FixedPointIteration
+from deqpipe.solver.solve import Termination
 from deqpipe.threat_model import LinfBall
 from deqpipe.workflow.defences import Defence, defence_of
 from deqpipe.workflow.gridpoints import FINAL_DAMPING
 
 Build = Callable[[Settings, PlainDynamics, Defence], Dynamics]
 """What a defence's `build` names: its dynamics, from settings, the undefended ones and its value."""
+
+
+SOLVERS: Mapping[str, Callable[[SolverConfig], Solver[Any]]] = {
+    "broyden": lambda config: Broyden(room=config.steps),
+    "anderson": lambda config: Anderson(memory=config.anderson_memory),
+    "fixed_point": lambda config: FixedPointIteration(),
+}
+"""The solvers, by their names in the configuration."""
+
+
+def build_solver(config: SolverConfig) -> Solver[Any]:
+    """The solver that a config names."""
+    return SOLVERS[config.name](config)
+
+
+def build_termination(config: SolverConfig) -> Termination:
+    """When the configured solve stops."""
+    return Termination(max_steps=config.steps, rtol=config.tolerance, scope=config.scope)
 
 
 def ball(settings: Settings) -> LinfBall:

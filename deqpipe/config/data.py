@@ -17,11 +17,13 @@ class KnownImages:
     test: int
     size: int
     """Height and width."""
+    described: str
+    """What tables call it."""
 
 
 KNOWN_IMAGES: Mapping[str, KnownImages] = {
-    "digits": KnownImages("digits", train=1437, test=360, size=8),
-    "cifar10": KnownImages("CIFAR-10", train=50_000, test=10_000, size=32),
+    "digits": KnownImages("digits", train=1437, test=360, size=8, described="scikit-learn's handwritten digits (8x8)"),
+    "cifar10": KnownImages("CIFAR-10", train=50_000, test=10_000, size=32, described="CIFAR-10"),
 }
 
 

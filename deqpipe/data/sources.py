@@ -25,11 +25,12 @@ def prepare(source: Literal["digits", "cifar10", "folder"], root: Path, *, valid
     Raises:
         UserError: the images are missing or unusable, or `validation` is too large.
     """
-    if source == "digits":
-        return digits(validation=validation)
-    if source == "cifar10":
-        return cifar10(root, validation=validation)
-    return folder(root, validation=validation)
+    read = {
+        "digits": lambda: digits(validation=validation),
+        "cifar10": lambda: cifar10(root, validation=validation),
+        "folder": lambda: folder(root, validation=validation),
+    }
+    return read[source]()
 
 
 def digits(*, validation: int) -> Dataset:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from deqpipe.config import PROTOCOLS, Config, Section
+from deqpipe.config import KNOWN_IMAGES, PROTOCOLS, Config, Section
 from deqpipe.reporting.paper import experiment
 from deqpipe.reporting.paper.settings import SETTINGS
 from deqpipe.workflow import gridpoints, shards
@@ -13,7 +13,6 @@ _PROTOCOLS = {
     "paper": "where the paper and its authors' code differ, the paper's text holds",
     "release": "where the paper and its authors' code differ, the code holds",
 }
-_SOURCES = {"digits": "scikit-learn's handwritten digits (8x8)", "cifar10": "CIFAR-10"}
 # Keys and sections whose value changes no number. Where images lie is said by data.source.
 _INERT = (
     "protocol",  # it stands resolved in every key that it sets
@@ -81,7 +80,7 @@ def data(config: Config) -> str:
     """The data set in words; image folders by their name."""
     if config.data.source == "folder":
         return f"the image folder {Path(config.data.root).name or config.data.root}"
-    return _SOURCES[config.data.source]
+    return KNOWN_IMAGES[config.data.source].described
 
 
 def architecture(config: Config, method: str) -> str:

@@ -9,9 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from deqpipe.config import SolverConfig
 from deqpipe.shapes import PerImage, Scalar, State
-from deqpipe.solver.anderson import Anderson
 from deqpipe.solver.base import (
     FixedPointMap,
     Residuals,
@@ -21,8 +19,6 @@ from deqpipe.solver.base import (
     relative_residual,
     where_images,
 )
-from deqpipe.solver.broyden import Broyden
-from deqpipe.solver.fixed_point import FixedPointIteration
 
 Scope: TypeAlias = Literal["sample", "batch"]
 """Over what a residual's norm is taken where it decides: every image by itself, or all of them at once."""
@@ -361,15 +357,3 @@ def _verdict(state: Any, termination: Termination, grown_from: Scalar | None = N
     if grown_from is not None:
         going = torch.where(residual > GROWTH * grown_from, Status.DIVERGED, going)
     return torch.where(residual < termination.rtol, Status.CONVERGED, going)
-
-
-def build_solver(config: SolverConfig) -> Solver[Any]:
-    """The solver that a config names."""
-    if config.name == "anderson":
-        return Anderson(memory=config.anderson_memory)
-    return Broyden(room=config.steps) if config.name == "broyden" else FixedPointIteration()
-
-
-def build_termination(config: SolverConfig) -> Termination:
-    """When the configured solve stops."""
-    return Termination(max_steps=config.steps, rtol=config.tolerance, scope=config.scope)

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from deqpipe.attack.pgd import PGD
 from deqpipe.attack.surrogate import IntermediateState
 from deqpipe.attack.trial import GradientTrial
+from deqpipe.build import build_solver, build_termination
 from deqpipe.compute.precision import Precision
 from deqpipe.compute.replay import DIRECT, Graphs, Runner
 from deqpipe.compute.ways import NOTHING_ASKED, Asked, choose
@@ -45,7 +46,7 @@ from deqpipe.seeding import Stream
 from deqpipe.settings import Settings
 from deqpipe.shapes import Logits
 from deqpipe.solver.fixed_point import FixedPointIteration
-from deqpipe.solver.solve import Termination, build_solver, build_termination, lowest_of
+from deqpipe.solver.solve import Termination, lowest_of
 from deqpipe.threat_model import LinfBall
 from deqpipe.training.forward import (
     CraftingLogits,

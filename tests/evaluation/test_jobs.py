@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from deqpipe.attack.pgd import PGD
+from deqpipe.build import build_solver, build_termination
 from deqpipe.data import save
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.evaluation import scoring
@@ -29,7 +30,7 @@ from deqpipe.results.provenance import file_hash
 from deqpipe.results.records import Records
 from deqpipe.seeding import Stream
 from deqpipe.solver.broyden import Broyden
-from deqpipe.solver.solve import Termination, build_solver, build_termination
+from deqpipe.solver.solve import Termination
 from deqpipe.threat_model import LinfBall
 from deqpipe.workflow import gridpoints, specs
 from tests import tiny

@@ -14,6 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from deqpipe.build import build_termination
 from deqpipe.config import EntropyConfig, SolverConfig
 from deqpipe.defence.entropy import build_entropy_reduction, prediction_entropy
 from deqpipe.dynamics import Dynamics, PlainDynamics
@@ -22,7 +23,7 @@ from deqpipe.model.architecture import KIND, build, describe_resnet
 from deqpipe.reporting.paper import experiment
 from deqpipe.results import checkpoint
 from deqpipe.solver.broyden import Broyden
-from deqpipe.solver.solve import Termination, build_termination
+from deqpipe.solver.solve import Termination
 from deqpipe.threat_model import LinfBall
 from tests import tiny
 from tests.model.test_architecture import dataset

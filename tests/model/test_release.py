@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 
 from deqpipe import config
+from deqpipe.build import build_solver, build_termination
 from deqpipe.config import Config
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.gradient import Unrolled
 from deqpipe.model.architecture import load_model
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.model.release.names import to_ours
-from deqpipe.solver.solve import build_solver, build_termination
 from deqpipe.training.forward import DEQForward, StateChoice, UnrolledForward, draws
 from deqpipe.training.jacobian import JacobianRegularisation, jacobian_loss
 from tests import tiny

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deqpipe.build import build_solver, build_termination
 from deqpipe.config import SolverConfig
 from deqpipe.solver.anderson import Anderson
 from deqpipe.solver.base import FixedPointMap, Solver, SolverState, relative_residual
@@ -23,8 +24,6 @@ from deqpipe.solver.solve import (
     Solution,
     Status,
     Termination,
-    build_solver,
-    build_termination,
     following,
     lowest_of,
     reach,

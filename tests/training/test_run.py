@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.optim import Adam
 
+from deqpipe.build import build_solver, build_termination
 from deqpipe.data import batches, crop_flip, to_float
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.gradient import Unrolled
@@ -26,7 +27,6 @@ from deqpipe.results import checkpoint
 from deqpipe.results.lock import EXIT_UNFINISHED, StopRequest
 from deqpipe.results.provenance import file_hash
 from deqpipe.seeding import Stream
-from deqpipe.solver.solve import build_solver, build_termination
 from deqpipe.training import loop
 from deqpipe.training import run as training_jobs
 from deqpipe.training.feed import Feed
