@@ -17,7 +17,6 @@ from deqpipe.solver.anderson import Anderson
 from deqpipe.solver.base import Solver
 from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.fixed_point import FixedPointIteration
-from deqpipe.solver.relaxed import Relaxed
 from deqpipe.solver.solve import Termination
 from deqpipe.threat_model import LinfBall
 from deqpipe.workflow.defences import Defence, defence_of
@@ -31,7 +30,6 @@ SOLVERS: Mapping[str, Callable[[SolverConfig], Solver[Any]]] = {
     "broyden": lambda config: Broyden(room=config.steps),
     "anderson": lambda config: Anderson(memory=config.anderson_memory),
     "fixed_point": lambda config: FixedPointIteration(),
-    "relaxed": lambda config: Relaxed(),
 }
 """The solvers, by their names in the configuration."""
 

@@ -10,7 +10,7 @@ from deqpipe.config.base import Count, NonNegative, Section
 class SolverConfig(Section):
     """The fixed-point solver of Eq. (3)."""
 
-    name: Literal["broyden", "anderson", "fixed_point", "relaxed"]
+    name: Literal["broyden", "anderson", "fixed_point"]
     steps: Count
     """N: the states are z^[1] .. z^[N]."""
     anderson_memory: Annotated[int, Field(ge=2)]
