@@ -47,6 +47,8 @@ def build(
         "config": _dump(value.adapt(whole, model or ""), *keys),
         "upstream": {role: fingerprint(_made(made, config, seed)) for role, made in upstream.items()},
     }
+    if judged := value.decisions(whole, model or ""):
+        spec["decisions"] = list(judged)
     if model is not None:
         spec["model"] = model
     if seed is not None:

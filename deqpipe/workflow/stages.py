@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from deqpipe.config import Config
+from deqpipe.workflow.defences import DefenceName
 from deqpipe.workflow.shards import autoattack_ranges, image_ranges, races, races_in_sweep, shard_names
 from deqpipe.workflow.vocabulary import (
     DEQS,
@@ -62,6 +63,18 @@ def _by_decision(config: Config, model: str, below: int | None) -> tuple[Mapping
     return tuple({"defence": defence, **part} for defence in MODELS[model].defences for part in images)
 
 
+def _none(config: Config, model: str) -> tuple[DefenceName, ...]:
+    return ()
+
+
+def _defences(config: Config, model: str) -> tuple[DefenceName, ...]:
+    return MODELS[model].defences
+
+
+def _with_controls(config: Config, model: str) -> tuple[DefenceName, ...]:
+    return (*MODELS[model].defences, *MODELS[model].controls(config.entropy))
+
+
 def _unchanged(config: Config, model: str) -> Config:
     return config
 
@@ -86,6 +99,8 @@ class Stage:
         seeded: whether every repetition has a job of its own.
         parts: wildcards of its jobs beside model and seed, for a model; of those alone whose test images come before
             one, if one is given.
+        decisions: the defences and controls that its images are judged by, for a model: with another one declared,
+            records lack it.
     """
 
     name: StageName
@@ -98,6 +113,7 @@ class Stage:
     adapt: Callable[[Config, str], Config] = _unchanged
     seeded: bool = True
     parts: Parts = _whole
+    decisions: Callable[[Config, str], tuple[DefenceName, ...]] = _none
 
 
 @dataclass(frozen=True)
@@ -335,19 +351,19 @@ STAGES: Mapping[str, Stage] = {
         ),
         Stage(
             "select", 2, _EVALUATION, "select/{model}/seed{seed}.json", _select_keys, _weights, DEQS,
-            _without_controls,
+            _without_controls, decisions=_defences,
         ),
         Stage(
             "clean", 4, _EVALUATION, "attacks/clean/{model}/seed{seed}.parquet", _and("evaluation.images"), _weights,
-            EVALUATED,
+            EVALUATED, decisions=_with_controls,
         ),
         Stage(
             "attack_grid", 5, _EVALUATION, "attacks/grid/{model}/seed{seed}/{shard}.parquet", _grid_keys,
-            _grid_upstream, DEQS, parts=_shards,
+            _grid_upstream, DEQS, parts=_shards, decisions=_with_controls,
         ),
         Stage(
             "attack_pgd", 3, _EVALUATION, "attacks/pgd/{model}/seed{seed}.parquet", _and(*_PGD, "evaluation.images"),
-            _weights, (TRUNK, *RESNETS),
+            _weights, (TRUNK, *RESNETS), decisions=_defences,
         ),
         Stage("race", 1, _ANALYSIS, "race/grid/{model}/seed{seed}.json", _racing_keys, _race_upstream, DEQS),
         Stage(
@@ -369,7 +385,7 @@ STAGES: Mapping[str, Stage] = {
         Stage(
             "attack_in_loop", 2, _EVALUATION, "attacks/in_loop/{model}/seed{seed}/images{images}.parquet",
             _and(*_PGD, "attack.in_loop_points", "evaluation.images"), _in_loop_upstream, TRADES, _without_controls,
-            parts=_by_images,
+            parts=_by_images, decisions=_defences,
         ),
         Stage(
             "attack_sweep", 2, _EVALUATION, "attacks/sweep/{model}/seed{seed}/images{images}.parquet", _sweep_keys,

@@ -73,3 +73,14 @@ def test_controls_run_without_the_point_of_what_they_control() -> None:
         (0, 2, "quasi_newton"),
         (3, 8, "quasi_newton"),
     ]
+
+
+def test_a_further_defence_marks_what_is_judged_and_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    judging = ("select", "clean", "attack_grid", "attack_in_loop")
+    others = ("train_deq",)
+    before = {stage: specs.build(stage, tiny.settings(), model=MODEL, seed=0) for stage in (*judging, *others)}
+    monkeypatch.setattr(vocabulary, "DECIDING", (*DECIDING, "entropy_one_round"))
+    after = {stage: specs.build(stage, tiny.settings(), model=MODEL, seed=0) for stage in (*judging, *others)}
+    assert {stage for stage in before if before[stage] != after[stage]} == set(judging)
+    resnet = specs.build("clean", tiny.settings(), model="resnet18_trades", seed=0)
+    assert resnet["decisions"] == ["plain"]
