@@ -12,6 +12,7 @@ from deqpipe.planning import formulas
 from deqpipe.settings import Settings
 from deqpipe.workflow import specs, vocabulary
 from deqpipe.workflow.defences import CONTROLS, DECIDING, DEFENCES, Defence, defence_of, entropy_keys
+from deqpipe.workflow.stages import StageName
 from tests import tiny
 
 MODEL = "deq_trades_random_states"
@@ -76,8 +77,8 @@ def test_controls_run_without_the_point_of_what_they_control() -> None:
 
 
 def test_a_further_defence_marks_what_is_judged_and_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    judging = ("select", "clean", "attack_grid", "attack_in_loop")
-    others = ("train_deq",)
+    judging: tuple[StageName, ...] = ("select", "clean", "attack_grid", "attack_in_loop")
+    others: tuple[StageName, ...] = ("train_deq",)
     before = {stage: specs.build(stage, tiny.settings(), model=MODEL, seed=0) for stage in (*judging, *others)}
     monkeypatch.setattr(vocabulary, "DECIDING", (*DECIDING, "entropy_one_round"))
     after = {stage: specs.build(stage, tiny.settings(), model=MODEL, seed=0) for stage in (*judging, *others)}
