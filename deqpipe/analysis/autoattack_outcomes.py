@@ -3,19 +3,18 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deqpipe.analysis.decisions import Decision, Evaluation, Source, Tree, refuse_uncomputed
+from deqpipe.analysis import reading
+from deqpipe.analysis.decisions import Decision, Evaluation, Tree, refuse_uncomputed
+from deqpipe.analysis.reading import Source
 from deqpipe.config import AttackName, Config
 from deqpipe.errors import UserError
-from deqpipe.results import records
 from deqpipe.results.records import Records
 from deqpipe.statistics.intervals import Correct
-from deqpipe.workflow import specs, vocabulary
+from deqpipe.workflow import vocabulary
 from deqpipe.workflow.gridpoints import GridPoint
 
 CLEAN = "clean"
@@ -87,9 +86,8 @@ def outcome(tree: Tree, evaluation: Evaluation) -> Outcome:
     """
     decision, config = evaluation.decision, tree.config
     where = f"AutoAttack records of {decision.row}"
-    spec = specs.build("autoattack", config, model=decision.model, seed=tree.seed, defence=decision.defence)
-    paths = tree.autoattack(decision)
-    found, sources = load(tree, paths, spec)
+    files = tree.opened("autoattack", decision.model, tree.autoattack(decision), defence=decision.defence)
+    found = reading.whole(files, _COLUMNS)
     _check_subject(found, evaluation, where)
     clean = _alone(found, CLEAN, evaluation.state, where)
     _check_images(clean.images, np.arange(config.evaluation.images), f"{where} on clean images")
@@ -102,27 +100,9 @@ def outcome(tree: Tree, evaluation: Evaluation) -> Outcome:
         rows=_rows(alone, survived, config, where),
         survived=survived,
         flags=_flags(found),
-        jobs=len(paths),
-        sources=sources,
+        jobs=len(files.paths),
+        sources=files.sources,
     )
-
-
-def load(tree: Tree, paths: Sequence[Path], spec: Mapping[str, Any]) -> tuple[Records, tuple[Source, ...]]:
-    """The records of several files of one spec as one, and where they come from.
-
-    Raises:
-        UserError: a file is missing or of another spec, or the files hold an image twice.
-    """
-    parts = [records.read(path, _COLUMNS) for path in paths]
-    entries = [part.provenance[0] for part in parts]
-    for path, entry in zip(paths, entries, strict=True):
-        if specs.dumps(entry["spec"]) != specs.dumps(spec):
-            raise UserError(
-                f"{path} was made by spec {specs.fingerprint(entry['spec'])}, but the configuration asks for "
-                f"{specs.fingerprint(spec)}; run the workflow again"
-            )
-    named = zip(paths, entries, strict=True)
-    return records.merge(parts), tuple(tree.source(path, entry) for path, entry in named)
 
 
 def top(tree: Tree, evaluation: Evaluation, points: Sequence[GridPoint]) -> tuple["Top", tuple[Source, ...]]:
@@ -133,8 +113,8 @@ def top(tree: Tree, evaluation: Evaluation, points: Sequence[GridPoint]) -> tupl
     """
     decision, config = evaluation.decision, tree.config
     where = f"records of the top points of {decision.row}"
-    spec = specs.build("attack_top", config, model=decision.model, seed=tree.seed)
-    found, sources = load(tree, tree.top(decision.model), spec)
+    files = tree.opened("attack_top", decision.model, tree.top(decision.model))
+    found = reading.whole(files, _COLUMNS)
     _check_decision(found, decision, where)
     _check_labels(found, where)
     _refuse(found, ~np.isin(found["attack"], ("apgd_ce", "square")), where)
@@ -143,7 +123,7 @@ def top(tree: Tree, evaluation: Evaluation, points: Sequence[GridPoint]) -> tupl
     return Top(
         apgd=_at_points(found, evaluation, points, attack="apgd_ce", images=full, where=where),
         square=_at_points(found, evaluation, points, attack="square", images=part, where=where),
-    ), sources
+    ), files.sources
 
 
 @dataclass(frozen=True)
@@ -226,8 +206,9 @@ def _alone(found: Records, attack: str, state: int, where: str) -> Alone:
     twice = images[1:][images[1:] == images[:-1]]
     if len(twice):
         raise UserError(f"{where} hold image {twice[0]} under {attack} twice")
-    refuse_uncomputed(rows["predicted"], state, where)
-    right: Correct = (rows["predicted"][:, state - 1] == rows["label"])[order]
+    predicted = rows["predicted"][:, state - 1]
+    refuse_uncomputed(predicted, state, where)
+    right: Correct = (predicted == rows["label"])[order]
     return Alone(images, right, int((rows["perturbation"] == 0).sum()))
 
 

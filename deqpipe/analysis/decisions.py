@@ -13,10 +13,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from deqpipe.analysis import reading
+from deqpipe.analysis.reading import Asked, Files, Judge, Rows, Source
 from deqpipe.config import Config, Framework
 from deqpipe.errors import UserError
 from deqpipe.results import records
-from deqpipe.results.records import Records
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap, Correct
 from deqpipe.workflow import gridpoints, shards, specs, vocabulary
@@ -30,10 +31,7 @@ FINAL = 0
 """Stands for the final state where a state is asked for; the others count from 1."""
 
 _FRAMEWORKS: dict[Framework | None, str] = {"pgd_at": "PGD-AT", "trades": "TRADES"}
-_COLUMNS = (
-    "image", "label", "model", "defence", "state", "steps", "damping", "predicted", "perturbation", "lost_gradient",
-    "status",
-)  # fmt: skip
+_CHECKED = ("perturbation", "lost_gradient", "status")
 _NONFINITE = 3  # solver.solve.Status
 
 Kind: TypeAlias = Literal["grid", "sweep"]
@@ -46,6 +44,11 @@ class Decision:
 
     model: str
     defence: DefenceName
+
+    @property
+    def judge(self) -> Judge:
+        """Its name in records."""
+        return self.model, self.defence
 
     @property
     def framework(self) -> str:
@@ -97,14 +100,6 @@ def eight(*frameworks: Framework) -> tuple[Decision, ...]:
         if vocabulary.MODELS[model].framework == framework
         for defence in vocabulary.MODELS[model].defences
     )
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file that was read, and where its content comes from."""
-
-    path: str
-    provenance: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -185,6 +180,35 @@ class Tree:
         """Speed of inference (Table 10)."""
         return self.file("time_inference", model)
 
+    def opened(
+        self, stage: StageName, model: str, paths: Sequence[Path], *, defence: DefenceName | None = None
+    ) -> Files:
+        """Records of a stage that were seen to be of the configuration.
+
+        Raises:
+            UserError: a file is missing, no records file, or of another configuration.
+        """
+        spec = specs.build(stage, self.config, model=model, seed=self.seed, defence=defence)
+        return reading.opened(paths, spec, root=self.root)
+
+    def rows(
+        self,
+        files: Files,
+        asked: Mapping[Judge, Asked],
+        *columns: str,
+        grid: bool = True,
+        crafted_on: str | None = None,
+    ) -> dict[Judge, Rows]:
+        """Rows of the evaluated images, by decision; of the grid's attacks, or of one whatever its surrogate is called.
+
+        Raises:
+            UserError: as `reading.read`.
+        """
+        points = gridpoints.grid_points(self.config) if grid else None
+        return reading.read(
+            files, asked, columns, grid=points, images=self.config.evaluation.images, crafted_on=crafted_on
+        )
+
     def source(self, path: Path, entry: Mapping[str, Any]) -> Source:
         """A file of this tree, with the provenance that it was read with."""
         return Source(str(path.relative_to(self.root)), dict(entry))
@@ -210,7 +234,7 @@ class Attacks:
 
     Attributes:
         points: those that ran on all images, in their sort order.
-        dropped: those that ran on the images before `specs.race_cut` only.
+        dropped: those that ran on the images before `shards.race_cut` only.
         sources: the file that says which, if there was a race.
     """
 
@@ -253,14 +277,14 @@ class AttackChecks:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Right and wrong answers of one decision, at every state.
+    """Right and wrong answers of one decision, at the state that decides.
 
     Attributes:
         decision: whose answers.
         state: the state that decides, or FINAL.
         points: the attacks that ran on all images, in their sort order (lambda, i, K_a).
-        clean: (images, states), the last column being the final state; None where it was not asked for.
-        attacked: (points, images, states).
+        clean: (images,); None where it was not asked for.
+        right: (points, images).
         checks: of the attacks.
         sources: the files behind it.
         dropped: how many attacks more ran on the first images only, because they lost a race.
@@ -270,21 +294,16 @@ class Evaluation:
     state: int
     points: tuple[GridPoint, ...]
     clean: Correct | None
-    attacked: Correct
+    right: Correct
     checks: AttackChecks
     sources: tuple[Source, ...]
     dropped: int = 0
 
     @property
     def right_when_clean(self) -> Correct:
-        """(images,) at the deciding state."""
+        """(images,)."""
         assert self.clean is not None, "clean images were not asked for"
-        return self.clean[:, self.state - 1]
-
-    @property
-    def right(self) -> Correct:
-        """(points, images) at the deciding state."""
-        return self.attacked[:, :, self.state - 1]
+        return self.clean
 
     @property
     def strongest(self) -> int:
@@ -358,23 +377,30 @@ def evaluate(tree: Tree, model: str, *, clean: bool = True) -> tuple[Evaluation,
     Raises:
         UserError: records are missing, incomplete, doubled, or of another configuration.
     """
-    unattacked = load(tree, "clean", model, (tree.clean(model),)) if clean else None
-    attacked = load(tree, "attack_grid" if model in vocabulary.DEQS else "attack_pgd", model, tree.attacked(model))
-    chosen = early_states(tree, model) if model in vocabulary.DEQS else {}
-    ran = attacks(tree, model) if model in vocabulary.DEQS else None
-    behind = [*_named(tree, [tree.clean(model)], unattacked), *_named(tree, tree.attacked(model), attacked)]
-    behind += [tree.source(tree.select(model), _selection(tree, model)["provenance"])] if chosen else []
-    behind += ran.sources if ran else ()
+    deq = model in vocabulary.DEQS
+    unattacked = tree.opened("clean", model, [tree.clean(model)]) if clean else None
+    attacked = tree.opened("attack_grid" if deq else "attack_pgd", model, tree.attacked(model))
+    states = _deciding(tree, model)
+    ran = attacks(tree, model) if deq else None
+    asked = {decision.judge: Asked(state - 1) for decision, state in states.items()}
+    rows = tree.rows(attacked, asked, "label", "predicted", *_CHECKED, grid=deq)
+    alone = tree.rows(unattacked, asked, "label", "predicted", grid=False) if unattacked else {}
+    behind = (*(unattacked.sources if unattacked else ()), *attacked.sources)
+    behind += (selection_source(tree, model), *ran.sources) if ran else ()
     return tuple(
-        _evaluation(tree, Decision(model, defence), (unattacked, attacked, ran), tuple(behind), chosen.get(defence))
-        for defence in (*vocabulary.MODELS[model].defences, *vocabulary.MODELS[model].controls(tree.config.entropy))
+        _evaluation(tree, decision, (alone.get(decision.judge), rows[decision.judge], ran), behind, state)
+        for decision, state in states.items()
     )
 
 
-def _named(tree: Tree, paths: Sequence[Path], found: Records | None) -> list[Source]:
-    if found is None:
-        return []
-    return [tree.source(path, entry) for path, entry in zip(paths, found.provenance, strict=True)]
+def _deciding(tree: Tree, model: str) -> dict[Decision, int]:
+    """The state that decides, or FINAL, for each decision of a model."""
+    kind = vocabulary.MODELS[model]
+    chosen = early_states(tree, model) if model in vocabulary.DEQS else {}
+    return {
+        Decision(model, defence): chosen[defence].state if chosen else FINAL
+        for defence in (*kind.defences, *kind.controls(tree.config.entropy))
+    }
 
 
 def evaluate_all(tree: Tree, models: Sequence[str], *, clean: bool = True) -> dict[Decision, Evaluation]:
@@ -385,33 +411,26 @@ def evaluate_all(tree: Tree, models: Sequence[str], *, clean: bool = True) -> di
 def _evaluation(
     tree: Tree,
     decision: Decision,
-    parts: tuple[Records | None, Records, Attacks | None],
+    parts: tuple[Rows | None, Rows, Attacks | None],
     sources: tuple[Source, ...],
-    chosen: EarlyState | None,
+    state: int,
 ) -> Evaluation:
-    unattacked, attacked, ran = parts
-    rows, where = attacked.where(_of(attacked, decision)), f"attack records of {decision.row}"
-    whole = finished(rows, ran, tree.config, where=where) if ran else rows
-    labels, classes = _cube(whole, ran.points if ran else None, tree.config, where=where)
+    unattacked, rows, ran = parts
+    where = f"attack records of {decision.row}"
+    labels, right = answers(rows, ran, tree.config, state=state, where=where)
     return Evaluation(
         decision=decision,
-        state=chosen.state if chosen else FINAL,
+        state=state,
         points=ran.points if ran else (GridPoint(damping=0.0, state=0, steps=0),),
-        clean=None if unattacked is None else _right_when_clean(tree, decision, unattacked, labels),
-        attacked=classes == labels[None, :, None],
+        clean=None if unattacked is None else _right_when_clean(tree, decision, unattacked, labels, state),
+        right=right,
         checks=_checks(rows),
         sources=sources,
         dropped=len(ran.dropped) if ran else 0,
     )
 
 
-def _of(found: Records, decision: Decision) -> NDArray[np.bool_]:
-    """Which rows a decision judged: records of a transferred attack hold those of another model, too."""
-    mask: NDArray[np.bool_] = (found["model"] == decision.model) & (found["defence"] == decision.defence)
-    return mask
-
-
-def _checks(rows: Records) -> AttackChecks:
+def _checks(rows: Rows) -> AttackChecks:
     return AttackChecks(
         perturbation=float(rows["perturbation"].max()),
         lost_gradient=float(rows["lost_gradient"].mean()),
@@ -419,13 +438,12 @@ def _checks(rows: Records) -> AttackChecks:
     )
 
 
-def _right_when_clean(tree: Tree, decision: Decision, found: Records, labels: NDArray[np.int16]) -> Correct:
-    rows = found.where(_of(found, decision))
-    labels_again, classes = _cube(rows, None, tree.config, where=f"clean records of {decision.row}")
+def _right_when_clean(tree: Tree, decision: Decision, rows: Rows, labels: NDArray[np.int16], state: int) -> Correct:
+    labels_again, right = answers(rows, None, tree.config, state=state, where=f"clean records of {decision.row}")
     if (labels != labels_again).any():
         raise UserError(f"clean and attacked records of {decision.row} have different labels: not the same images")
-    right: Correct = classes[0] == labels[:, None]
-    return right
+    alone: Correct = right[0]
+    return alone
 
 
 def attacks(tree: Tree, model: str, of: Kind = "grid") -> Attacks:
@@ -458,54 +476,68 @@ def attacks(tree: Tree, model: str, of: Kind = "grid") -> Attacks:
     )
 
 
-def finished(rows: Records, ran: Attacks, config: Config, *, where: str) -> Records:
-    """The rows of the attacks that ran on all images, once those of the others are seen to be complete as well.
+def answers(
+    rows: Rows, ran: Attacks | None, config: Config, *, state: int, where: str
+) -> tuple[NDArray[np.int16], Correct]:
+    """Labels (images,), and which attacks' images (attacks, images) got them: of the attacks that ran on all images.
 
     Args:
-        rows: of one decision.
-        ran: which attacks ran on which images.
+        rows: of one decision, with labels, and classes at the state that decides.
+        ran: which attacks ran on which images; None: one attack on all.
         config: the configuration.
+        state: that decides, counted from 1, or FINAL.
         where: what the rows are called in messages.
 
     Raises:
-        UserError: an attack that lost the race lacks an image that it ran on, or has other images.
+        UserError: rows are missing, doubled, or of other attacks or images; an image has two labels; the state was not
+            computed; or an attack that lost the race lacks an image that it ran on, or has other images.
     """
-    if not ran.dropped:
-        return rows
-    every = tuple(sorted((*ran.points, *ran.dropped)))
-    kept = np.array([point in ran.points for point in every])[_positions(rows, every, where)]
-    lost = f"{where} of attacks that lost the race"
-    _cube(rows.where(~kept), ran.dropped, config, where=lost, images=shards.race_cut(config))
-    return rows.where(kept)
+    rows.refuse_foreign(where)
+    if ran and ran.dropped:
+        lost = f"{where} of attacks that lost the race"
+        (label,) = rows.table("label", points=ran.dropped, images=shards.race_cut(config), where=lost)
+        reading.same_labels(label, lost)
+    return _right(rows, ran.points if ran else None, state=state, images=config.evaluation.images, where=where)
 
 
-def before_race(rows: Records, config: Config, *, where: str) -> Correct:
-    """Whether the images that face every attack were classified right: (points, images, states).
+def before_race(rows: Rows, config: Config, *, state: int, where: str) -> Correct:
+    """Whether the images that face every attack were classified right: (attacks, images).
 
     Args:
         rows: of one decision, on these images alone.
         config: the configuration.
+        state: that decides, counted from 1.
         where: what the rows are called in messages.
 
     Raises:
         UserError: rows are missing, doubled, or of other attacks or images.
     """
-    cut = shards.race_cut(config)
-    labels, classes = _cube(rows, gridpoints.grid_points(config), config, where=where, images=cut)
-    right: Correct = classes == labels[None, :, None]
+    _, right = _right(rows, None, state=state, images=shards.race_cut(config), where=where)
     return right
 
 
-def load(tree: Tree, stage: StageName, model: str, paths: Sequence[Path]) -> Records:
-    """The records of some files of one stage, as one.
+def _right(
+    rows: Rows, points: tuple[GridPoint, ...] | None, *, state: int, images: int, where: str
+) -> tuple[NDArray[np.int16], Correct]:
+    label, predicted = rows.table("label", "predicted", points=points, images=images, where=where)
+    labels = reading.same_labels(label, where)
+    refuse_uncomputed(predicted, state, where)
+    return labels, predicted == labels
+
+
+def refuse_uncomputed(predicted: NDArray[np.int16], state: int, where: str) -> None:
+    """Refuse records that say nothing of the state that decides: they are of a run that decided at another one.
+
+    Args:
+        predicted: classes at that state.
+        state: counted from 1.
+        where: what the rows are called.
 
     Raises:
-        UserError: a file is missing or of another configuration, or they do not belong together.
+        UserError: a class was not computed.
     """
-    parts = [records.read(path, _COLUMNS) for path in paths]
-    for path, part in zip(paths, parts, strict=True):
-        check_specs(tree, stage, model, part.provenance, path)
-    return records.merge(parts)
+    if (predicted == records.NOT_COMPUTED).any():
+        raise UserError(f"{where} say nothing of state {state}, which decides; run the workflow again")
 
 
 def check_specs(tree: Tree, stage: StageName, model: str | None, entries: Sequence[Any], path: Path) -> None:
@@ -516,87 +548,7 @@ def check_specs(tree: Tree, stage: StageName, model: str | None, entries: Sequen
     """
     expected = specs.build(stage, tree.config, model=model, seed=tree.seed)
     for entry in entries:
-        if specs.dumps(entry["spec"]) != specs.dumps(expected):
-            raise UserError(
-                f"{path} was made by spec {specs.fingerprint(entry['spec'])}, but the configuration asks for "
-                f"{specs.fingerprint(expected)}; run the workflow again"
-            )
-
-
-def _cube(
-    rows: Records, points: tuple[GridPoint, ...] | None, config: Config, *, where: str, images: int | None = None
-) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
-    """Labels (images,) and predicted classes (points, images, states), every pair of point and image exactly once.
-
-    All evaluated images are asked for, or the first `images` of them.
-    """
-    images = images or config.evaluation.images
-    order = ordered(rows, points, images=images, where=where)
-    labels = rows["label"][order].reshape(-1, images)
-    if (labels != labels[0]).any():
-        raise UserError(f"{where} give one image different labels")
-    return labels[0], rows["predicted"][order].reshape(len(labels), images, -1)
-
-
-def ordered(rows: Records, points: tuple[GridPoint, ...] | None, *, images: int, where: str) -> NDArray[np.intp]:
-    """The order of the rows by point and image, once it is sure that each of their pairs is there exactly once.
-
-    Args:
-        rows: of one decision.
-        points: what must be there; None: one attack, whatever its surrogate is called.
-        images: how many there must be, counted from 0.
-        where: what the rows are called where they are refused.
-
-    Raises:
-        UserError: rows are missing, doubled, or belong to other points or images.
-    """
-    position = _positions(rows, points, where)
-    outside = (rows["image"] < 0) | (rows["image"] >= images)
-    if outside.any():
-        raise UserError(f"{where} hold image {rows['image'][outside][0]}, but images 0 to {images - 1} are evaluated")
-    cell = position * images + rows["image"]
-    counts = np.bincount(cell, minlength=len(points or (0,)) * images)
-    if (counts != 1).any():
-        raise UserError(f"{where} {_incomplete(counts, points, images)}")
-    return np.argsort(cell)
-
-
-def refuse_uncomputed(predicted: NDArray[np.int16], state: int, where: str) -> None:
-    """Refuse records that say nothing of the state that decides: they are of a run that decided at another one.
-
-    Args:
-        predicted: classes, (rows, states).
-        state: counted from 1.
-        where: what the rows are called.
-
-    Raises:
-        UserError: the class at that state was not computed.
-    """
-    if (predicted[:, state - 1] == records.NOT_COMPUTED).any():
-        raise UserError(f"{where} say nothing of state {state}, which decides; run the workflow again")
-
-
-def _positions(rows: Records, points: tuple[GridPoint, ...] | None, where: str) -> NDArray[np.int64]:
-    """Which of the points each row belongs to."""
-    if points is None:
-        return np.zeros(len(rows), dtype=np.int64)
-    position = np.full(len(rows), -1, dtype=np.int64)
-    for index, point in enumerate(points):
-        position[rows.under(point)] = index
-    if (position < 0).any():
-        row = int(np.argmax(position < 0))
-        extra = GridPoint(float(rows["damping"][row]), int(rows["state"][row]), int(rows["steps"][row]))
-        raise UserError(f"{where} hold the attack {extra.name}, which the configuration does not ask for")
-    return position
-
-
-def _incomplete(counts: NDArray[np.intp], points: tuple[GridPoint, ...] | None, images: int) -> str:
-    first = int(np.argmax(counts != 1))
-    attack = f"attack {points[first // images].name}, " if points else ""
-    what = f"{attack}image {first % images}"
-    if counts[first]:
-        return f"hold {what} {counts[first]} times"
-    return f"lack {(counts == 0).sum()} of {len(counts)} rows, the first of them {what}"
+        reading.refuse_other_spec(entry, expected, path)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

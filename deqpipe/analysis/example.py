@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deqpipe.analysis.decisions import Source, Tree, check_specs
+from deqpipe.analysis.decisions import Tree, check_specs
+from deqpipe.analysis.reading import Source
 from deqpipe.errors import UserError
 from deqpipe.workflow import vocabulary
 

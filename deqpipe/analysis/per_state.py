@@ -4,31 +4,27 @@
 time, so that a grid of ten thousand images never stands in memory whole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deqpipe.analysis.decisions import Decision, Source, Tree, check_specs
+from deqpipe.analysis.decisions import Decision, Tree
+from deqpipe.analysis.reading import Asked, Files, Rows, Source
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.results import records
-from deqpipe.results.records import Records
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap, Estimate
-from deqpipe.workflow import stages
 from deqpipe.workflow.gridpoints import GridPoint
 from deqpipe.workflow.shards import image_ranges, state_ranges
 
 Values: TypeAlias = NDArray[np.float64]
+Attacked: TypeAlias = tuple[Decision, GridPoint]
 
-_COLUMNS = (
-    "image", "label", "model", "defence", "state", "steps", "damping", "predicted", "entropy", "residual", "deviation",
-)  # fmt: skip
+_COLUMNS = ("label", "predicted", "entropy", "residual", "deviation")
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,9 @@ def clean(tree: Tree, decision: Decision) -> States:
     Raises:
         UserError: records are missing, incomplete, doubled, or of another configuration.
     """
-    return _states(tree, "clean", decision, [tree.clean(decision.model)], None)
+    files = tree.opened("clean", decision.model, [tree.clean(decision.model)])
+    rows = tree.rows(files, {decision.judge: Asked()}, *_COLUMNS, grid=False)[decision.judge]
+    return _states(rows, None, files, where=f"records of {decision.row}")
 
 
 def attacked(tree: Tree, decision: Decision, point: GridPoint) -> States:
@@ -73,9 +71,34 @@ def attacked(tree: Tree, decision: Decision, point: GridPoint) -> States:
     Raises:
         UserError: as `clean`.
     """
-    shards = zip(tree.attacked(decision.model), _shards(tree.config), strict=True)
-    paths = [path for path, (first, last) in shards if first <= point.state <= last]
-    return _states(tree, "attack_grid", decision, paths, point)
+    files = _files(tree, decision.model, [point])
+    rows = tree.rows(files, {decision.judge: Asked(points=[point])}, *_COLUMNS)[decision.judge]
+    return _states(rows, point, files, where=f"records of {decision.row}")
+
+
+def column(tree: Tree, name: str, asked: Collection[Attacked]) -> dict[Attacked, Values]:
+    """One column (images, states) of decisions under attacks of the grid; each model's files are read once.
+
+    Raises:
+        UserError: as `clean`.
+    """
+    found: dict[Attacked, Values] = {}
+    for model in dict.fromkeys(decision.model for decision, _ in asked):
+        mine = [pair for pair in asked if pair[0].model == model]
+        files = _files(tree, model, [point for _, point in mine])
+        points = {one.judge: Asked(points=[point for other, point in mine if other == one]) for one, _ in mine}
+        rows = tree.rows(files, points, name)
+        for decision, point in mine:
+            (values,) = rows[decision.judge].table(name, points=(point,), where=f"records of {decision.row}")
+            found[decision, point] = values[0].astype(np.float64)
+    return found
+
+
+def _files(tree: Tree, model: str, points: Collection[GridPoint]) -> Files:
+    """The shards of a grid that hold some attacks."""
+    shards = zip(tree.attacked(model), _shards(tree.config), strict=True)
+    paths = [path for path, (first, last) in shards if any(first <= point.state <= last for point in points)]
+    return tree.opened("attack_grid", model, paths)
 
 
 def _shards(config: Config) -> list[tuple[int, int]]:
@@ -83,37 +106,11 @@ def _shards(config: Config) -> list[tuple[int, int]]:
     return [states for states, _ in product(state_ranges(config), image_ranges(config))]
 
 
-def _states(
-    tree: Tree, stage: stages.StageName, decision: Decision, paths: Sequence[Path], point: GridPoint | None
-) -> States:
-    parts = []
-    for path in paths:
-        found = records.read(path, _COLUMNS)
-        check_specs(tree, stage, decision.model, found.provenance, path)
-        parts.append(found.where(_wanted(found, decision, point)))
-    rows = records.merge(parts)
-    order = _order(rows, tree.config, where=f"records of {decision.row}" + (f" under {point.name}" if point else ""))
-    values = {name: rows[name][order].astype(np.float64) for name in ("entropy", "residual", "deviation")}
-    sources = [tree.source(path, entry) for path, entry in zip(paths, rows.provenance, strict=True)]
-    return States(label=rows["label"][order], predicted=rows["predicted"][order], sources=tuple(sources), **values)
-
-
-def _wanted(found: Records, decision: Decision, point: GridPoint | None) -> NDArray[np.bool_]:
-    mask: NDArray[np.bool_] = (found["model"] == decision.model) & (found["defence"] == decision.defence)
-    if point is None:
-        return mask
-    return mask & found.under(point)
-
-
-def _order(rows: Records, config: Config, *, where: str) -> NDArray[np.intp]:
-    """The order that puts the images 0 .. n - 1 in a row, each of them exactly once."""
-    images, order = config.evaluation.images, np.argsort(rows["image"], kind="stable")
-    lacking = np.setdiff1d(np.arange(images), rows["image"])
-    if len(lacking):
-        raise UserError(f"{where} lack {len(lacking)} of {images} images, the first of them {lacking[0]}")
-    if len(order) != images:
-        raise UserError(f"{where} hold {len(order)} images, but must hold the images 0 to {images - 1}, once each")
-    return order
+def _states(rows: Rows, point: GridPoint | None, files: Files, *, where: str) -> States:
+    points = None if point is None else (point,)
+    label, predicted, *values = (table[0] for table in rows.table(*_COLUMNS, points=points, where=where))
+    entropy, residual, deviation = (one.astype(np.float64) for one in values)
+    return States(label, predicted, entropy, residual, deviation, files.sources)
 
 
 def same_images(first: States, second: States, *, where: str) -> None:

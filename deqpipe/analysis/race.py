@@ -2,20 +2,21 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from deqpipe.analysis import decisions
 from deqpipe.analysis.decisions import Kind, Tree
+from deqpipe.analysis.reading import Asked, Files, Judge
 from deqpipe.errors import UserError
 from deqpipe.results import records
 from deqpipe.results.provenance import provenance
-from deqpipe.results.records import Records
 from deqpipe.statistics import racing
 from deqpipe.statistics.intervals import Correct
-from deqpipe.workflow import gridpoints, shards, specs, stages, vocabulary
+from deqpipe.workflow import gridpoints, shards, specs, vocabulary
+from deqpipe.workflow.stages import StageName
 
 _logger = logging.getLogger(__name__)
 
@@ -34,12 +35,12 @@ def write(tree: Tree, model: str, *, of: Kind, output: Path) -> None:
     Raises:
         UserError: nothing races, or records or early states are missing, incomplete or of another configuration.
     """
-    stage: stages.StageName = "race_sweep" if of == "sweep" else "race"
+    stage: StageName = "race_sweep" if of == "sweep" else "race"
     spec = specs.build(stage, tree.config, model=model, seed=tree.seed)  # refuses other models
     _check_race(tree, of)
     paths = (tree.sweep if of == "sweep" else tree.attacked)(model, below=shards.race_cut(tree.config))
-    found = decisions.load(tree, "attack_sweep" if of == "sweep" else "attack_grid", model, paths)
-    points = left(tree, model, found, of=of)
+    files = tree.opened("attack_sweep" if of == "sweep" else "attack_grid", model, paths)
+    points = left(tree, model, files, of=of)
     every = len(gridpoints.grid_points(tree.config))
     raced = {
         "points": [point.name for point in points],
@@ -64,40 +65,50 @@ def _check_race(tree: Tree, of: Kind) -> None:
         )
 
 
-def left(tree: Tree, model: str, found: Records, *, of: Kind) -> tuple[gridpoints.GridPoint, ...]:
+def left(tree: Tree, model: str, files: Files, *, of: Kind) -> tuple[gridpoints.GridPoint, ...]:
     """The points that go on, in their sort order.
 
     Args:
         tree: the results.
         model: the attacked DEQ.
-        found: the records of the images that face every attack.
+        files: the records of the images that face every attack.
         of: which attacks.
     """
     points, confidence = gridpoints.grid_points(tree.config), tree.config.racing.confidence
-    scored = _sweep_answers(tree, model, found) if of == "sweep" else _grid_answers(tree, model, found)
-    stay = [racing.survivors(right, confidence=confidence) for right in scored]
+    scored = answers(tree, files, _sweep_states(tree, model) if of == "sweep" else _grid_states(tree, model))
+    stay = [racing.survivors(right, confidence=confidence) for right in scored.values()]
     stay.append(np.array([point == gridpoints.ready_made(tree.config) for point in points]))
     return tuple(point for point, goes_on in zip(points, np.any(stay, axis=0), strict=True) if goes_on)
 
 
-def _grid_answers(tree: Tree, model: str, found: Records) -> Iterator[Correct]:
-    """Per decision that the grid is scored on, transferred images included: (points, images)."""
+def answers(tree: Tree, files: Files, states: Mapping[Judge, int]) -> dict[Judge, Correct]:
+    """Per decision, at the state that decides: (points, images).
+
+    Args:
+        tree: the results.
+        files: the records of the images that face every attack.
+        states: that decide, counted from 1.
+    """
+    asked = {judge: Asked(state - 1) for judge, state in states.items()}
+    return {
+        judge: decisions.before_race(
+            rows, tree.config, state=states[judge], where=f"attack records of {judge[0]}, {judge[1]},"
+        )
+        for judge, rows in tree.rows(files, asked, "label", "predicted").items()
+    }
+
+
+def _grid_states(tree: Tree, model: str) -> dict[Judge, int]:
+    """Of every decision that the grid is scored on, transferred images included."""
+    found: dict[Judge, int] = {}
     for judge in filter(None, (model, vocabulary.transfers_to(tree.config, model))):
-        early = decisions.early_states(tree, judge)
-        kind = vocabulary.MODELS[judge]
+        early, kind = decisions.early_states(tree, judge), vocabulary.MODELS[judge]
         controls = kind.controls(tree.config.entropy) if judge == model else ()
-        for defence in (*kind.defences, *controls):
-            yield _answers(tree, found, judge=judge, defence=defence, state=early[defence].state)
+        found |= {(judge, defence): early[defence].state for defence in (*kind.defences, *controls)}
+    return found
 
 
-def _sweep_answers(tree: Tree, model: str, found: Records) -> Iterator[Correct]:
-    """Per T_f and R, which decide at the early state of Sec. 3.2: (points, images)."""
+def _sweep_states(tree: Tree, model: str) -> dict[Judge, int]:
+    """Of every T_f and R: the early state of Sec. 3.2."""
     state = decisions.early_states(tree, model)["entropy"].state
-    for setting in gridpoints.entropy_settings(tree.config):
-        yield _answers(tree, found, judge=model, defence=setting.defence, state=state)
-
-
-def _answers(tree: Tree, found: Records, *, judge: str, defence: str, state: int) -> Correct:
-    rows = found.where((found["model"] == judge) & (found["defence"] == defence))
-    right = decisions.before_race(rows, tree.config, where=f"attack records of {judge}, {defence},")
-    return right[:, :, state - 1]
+    return {(model, setting.defence): state for setting in gridpoints.entropy_settings(tree.config)}

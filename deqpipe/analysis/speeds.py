@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deqpipe.analysis.decisions import Source, Tree, read_made
+from deqpipe.analysis.decisions import Tree, read_made
+from deqpipe.analysis.reading import Source
 from deqpipe.errors import UserError
 from deqpipe.statistics.intervals import Estimate
 from deqpipe.workflow import gridpoints, vocabulary

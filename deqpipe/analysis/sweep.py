@@ -1,11 +1,12 @@
 """What Sec. 3.2 with every T_f and R says of the same attacked images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from deqpipe.analysis import attack_answers
+from deqpipe.analysis import attack_answers, reading
 from deqpipe.analysis.attack_answers import Scored
-from deqpipe.analysis.decisions import Source, Tree, attacks, early_states, selection_source
+from deqpipe.analysis.decisions import Tree, attacks, early_states, selection_source
+from deqpipe.analysis.reading import Files, Source
 from deqpipe.errors import UserError
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap, Estimate
@@ -49,25 +50,26 @@ def sweep(tree: Tree) -> Sweep:
     Raises:
         UserError: they are missing, incomplete, doubled, or of another configuration.
     """
-    paths, where = tree.sweep(vocabulary.SWEEP_MODEL), "records of T_f and R"
-    rows = attack_answers.read(tree, "attack_sweep", vocabulary.SWEEP_MODEL, paths)
-    settings = gridpoints.entropy_settings(tree.config)
-    foreign = sorted(set(rows["defence"]) - {setting.defence for setting in settings})
-    if foreign:
-        raise UserError(f"{where} hold the setting {foreign[0]}, which the configuration does not ask for")
-    most = tree.config.entropy_sweep.points
-    ran = (
-        attacks(tree, vocabulary.SWEEP_MODEL, "sweep")
-        if most == "all"
-        else attack_answers.few(rows, most, tree.config, where=where)
-    )
-    state = early_states(tree, vocabulary.SWEEP_MODEL)["entropy"].state
+    config, where = tree.config, "records of T_f and R"
+    model, settings = vocabulary.SWEEP_MODEL, gridpoints.entropy_settings(config)
+    files = tree.opened("attack_sweep", model, tree.sweep(model))
+    _refuse_other_settings(files, settings, where)
+    few = config.entropy_sweep.points
+    state = early_states(tree, model)["entropy"].state
+    judges = {(model, setting.defence): state for setting in settings}
+    rows = attack_answers.read(tree, files, judges, crafter=model)
+    ran = attacks(tree, model, "sweep") if few == "all" else attack_answers.few(rows.values(), few, config, where=where)
     by_setting = {
         one: attack_answers.score(
-            rows.where(rows["defence"] == one.defence), ran, state=state, config=tree.config,
-            where=f"{where}, of {one.defence},",
+            rows[model, one.defence], ran, state=state, config=config, where=f"{where}, of {one.defence},"
         )
         for one in settings
-    }  # fmt: skip
-    behind = (*attack_answers.sources(tree, paths, rows), selection_source(tree, vocabulary.SWEEP_MODEL), *ran.sources)
+    }
+    behind = (*files.sources, selection_source(tree, model), *ran.sources)
     return Sweep(by_setting, state, tree.bootstrap, len(ran.dropped), behind)
+
+
+def _refuse_other_settings(files: Files, settings: Sequence[EntropySetting], where: str) -> None:
+    foreign = sorted(set(reading.defences(files)) - {setting.defence for setting in settings})
+    if foreign:
+        raise UserError(f"{where} hold the setting {foreign[0]}, which the configuration does not ask for")

@@ -1,12 +1,12 @@
 """What the TRADES decisions say of images that were crafted on the other TRADES DEQ, or through Sec. 3.2."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deqpipe.analysis import attack_answers
 from deqpipe.analysis.attack_answers import Scored
-from deqpipe.analysis.decisions import Attacks, Decision, Source, Tree, attacks, early_states
-from deqpipe.results.records import Records
+from deqpipe.analysis.decisions import Attacks, Decision, Tree, attacks, early_states
+from deqpipe.analysis.reading import Judge, Rows, Source
 from deqpipe.workflow import vocabulary
 
 
@@ -32,10 +32,11 @@ def transferred(tree: Tree, crafter: str) -> Judged:
     other = vocabulary.transfers_to(tree.config, crafter)
     if other is None:
         return Judged({}, ())
-    paths, ran = tree.attacked(crafter), attacks(tree, crafter)
-    rows = attack_answers.read(tree, "attack_grid", crafter, paths, keep=lambda found: found["model"] == other)
-    judged = _judge(tree, rows, ran, models=(other,), where=f"records transferred from {crafter}")
-    return Judged(judged, (*attack_answers.sources(tree, paths, rows), *ran.sources))
+    files, ran = tree.opened("attack_grid", crafter, tree.attacked(crafter)), attacks(tree, crafter)
+    states = _states(tree, (other,))
+    rows = attack_answers.read(tree, files, _judges(states), crafter=crafter)
+    judged = _judge(tree, rows, ran, states, where=f"records transferred from {crafter}")
+    return Judged(judged, (*files.sources, *ran.sources))
 
 
 def in_loop(tree: Tree, crafter: str) -> Judged:
@@ -44,22 +45,34 @@ def in_loop(tree: Tree, crafter: str) -> Judged:
     Raises:
         UserError: as `transferred`, or there are not as many attacks as the configuration asks for.
     """
-    paths, where = tree.in_loop(crafter), f"records crafted in the loop on {crafter}"
-    rows = attack_answers.read(tree, "attack_in_loop", crafter, paths)
-    ran = attack_answers.few(rows, tree.config.attack.in_loop_points, tree.config, where=where)
-    judged = _judge(tree, rows, ran, models=vocabulary.TRADES, where=where)
-    return Judged(judged, attack_answers.sources(tree, paths, rows))
+    files = tree.opened("attack_in_loop", crafter, tree.in_loop(crafter))
+    where = f"records crafted in the loop on {crafter}"
+    states = _states(tree, vocabulary.TRADES)
+    rows = attack_answers.read(tree, files, _judges(states), crafter=crafter)
+    ran = attack_answers.few(rows.values(), tree.config.attack.in_loop_points, tree.config, where=where)
+    return Judged(_judge(tree, rows, ran, states, where=where), files.sources)
 
 
-def _judge(tree: Tree, rows: Records, ran: Attacks, *, models: tuple[str, ...], where: str) -> dict[Decision, Scored]:
-    found = {}
-    for model in models:
-        states = early_states(tree, model)
-        for defence in vocabulary.MODELS[model].defences:
-            decision = Decision(model, defence)
-            mask = (rows["model"] == model) & (rows["defence"] == defence)
-            found[decision] = attack_answers.score(
-                rows.where(mask), ran, state=states[defence].state, config=tree.config,
-                where=f"{where}, judged by {decision.row},",
-            )  # fmt: skip
-    return found
+def _states(tree: Tree, models: Sequence[str]) -> dict[Decision, int]:
+    """The state that decides, for each decision of the models."""
+    chosen = {model: early_states(tree, model) for model in models}
+    return {
+        Decision(model, defence): chosen[model][defence].state
+        for model in models
+        for defence in vocabulary.MODELS[model].defences
+    }
+
+
+def _judges(states: Mapping[Decision, int]) -> dict[Judge, int]:
+    return {decision.judge: state for decision, state in states.items()}
+
+
+def _judge(
+    tree: Tree, rows: Mapping[Judge, Rows], ran: Attacks, states: Mapping[Decision, int], *, where: str
+) -> dict[Decision, Scored]:
+    return {
+        decision: attack_answers.score(
+            rows[decision.judge], ran, state=state, config=tree.config, where=f"{where}, judged by {decision.row},"
+        )
+        for decision, state in states.items()
+    }

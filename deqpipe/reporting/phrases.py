@@ -142,14 +142,15 @@ def _counts(outcome: Outcome, clean: Sequence[str]) -> str:
 
 def against_pgd(outcomes: Sequence[Outcome], bootstrap: Bootstrap) -> list[str]:
     """APGD-CE against PGD at the same point, on the images that APGD-CE met; nothing where it met none."""
-    found = {}
+    pairs = {}
     for one in outcomes:
         apgd = one.alone.get("apgd_ce")
         if apgd is not None:
             pgd = one.evaluation.right[one.evaluation.strongest, apgd.images]
-            found[one.decision.row] = intervals.minimum_difference(apgd.right[None], pgd[None], bootstrap)
-    if not found:
+            pairs[one.decision.row] = apgd.right[None], pgd[None]
+    if not pairs:
         return []
+    found = intervals.minimum_differences(pairs, bootstrap)
     return [
         f"APGD-CE minus PGD at the same point, on the images that APGD-CE met, in points: {differences(found)}. The "
         "point is the one where PGD is at its lowest, which favours PGD a little."

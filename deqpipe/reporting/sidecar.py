@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from deqpipe.analysis.decisions import Source
+from deqpipe.analysis.reading import Source
 from deqpipe.config import Config
 from deqpipe.counts import Evaluations
 from deqpipe.errors import UserError

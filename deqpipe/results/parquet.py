@@ -1,6 +1,7 @@
 """Columns of numpy arrays in Parquet files. No pandas, which Arrow's own ways from and to numpy import."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,13 @@ class Found:
     names: tuple[str, ...]
     table: pa.Table
 
+    def words(self, name: str) -> tuple[tuple[str, ...], np.ndarray]:
+        """The words of a column, and the number of its word for each row."""
+        column = self.table[name].unify_dictionaries()
+        numbers = [np.from_dlpack(chunk.indices) for chunk in column.chunks]
+        words = column.chunk(0).dictionary.to_pylist() if column.num_chunks else ()
+        return tuple(words), np.concatenate([np.empty(0, np.int8), *numbers])
+
     def column(self, name: str) -> np.ndarray:
         """A column as it was written."""
         column = self.table[name]
@@ -90,10 +98,30 @@ def read(path: Path, names: Sequence[str]) -> Found:
     Raises:
         OSError: the file is missing, damaged or no Parquet file.
     """
+    with _opened(path) as file:
+        schema = file.schema_arrow
+        table = file.read(columns=[name for name in names if name in schema.names])
+    return Found(schema.metadata or {}, tuple(schema.names), table)
+
+
+def groups(path: Path, names: Sequence[str]) -> Iterator[Found]:
+    """The same columns, of one group of rows after the other: files may hold more rows than memory does.
+
+    Raises:
+        OSError: as `read`.
+    """
+    with _opened(path) as file:
+        schema = file.schema_arrow
+        there = [name for name in names if name in schema.names]
+        for number in range(max(1, file.num_row_groups)):  # without rows there is no group
+            table = file.read_row_group(number, columns=there) if file.num_row_groups else file.read(columns=there)
+            yield Found(schema.metadata or {}, tuple(schema.names), table)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            table = file.read(columns=[name for name in names if name in schema.names])
+            yield file
     except pa.ArrowInvalid as error:
         raise OSError(str(error)) from None
-    return Found(schema.metadata or {}, tuple(schema.names), table)

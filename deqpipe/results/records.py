@@ -74,6 +74,40 @@ class Records:
         return Records({name: column[mask] for name, column in self.columns.items()}, self.provenance)
 
 
+@dataclass(frozen=True)
+class Group:
+    """Some rows of a file, whose words are kept as they are stored: each once, and its number in every row.
+
+    Attributes:
+        numbers: columns as in `Records`.
+        words: the words of a column, and their numbers (rows,).
+    """
+
+    numbers: Mapping[str, np.ndarray]
+    words: Mapping[str, tuple[tuple[str, ...], np.ndarray]]
+
+    def __len__(self) -> int:
+        return len(self.numbers["image"])
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.numbers[name]
+
+    def where(self, **words: str) -> NDArray[np.intp]:
+        """Indices of the rows that have these words in the columns of these names."""
+        masks = [self._has(name, word) for name, word in words.items()]
+        return np.flatnonzero(np.logical_and.reduce(masks))
+
+    def _has(self, name: str, word: str) -> NDArray[np.bool_]:
+        known, numbers = self.words[name]
+        mask: NDArray[np.bool_] = numbers == (known.index(word) if word in known else -1)
+        return mask
+
+    def occurring(self, name: str) -> tuple[str, ...]:
+        """The words that rows have in a column."""
+        known, numbers = self.words[name]
+        return tuple(known[number] for number in np.flatnonzero(np.bincount(numbers, minlength=len(known))))
+
+
 def write(path: Path, columns: Mapping[str, np.ndarray], *, provenance: Mapping[str, Any]) -> None:
     """Write records whole: under a temporary name, then renamed. `provenance` goes into the file's metadata.
 
@@ -95,19 +129,46 @@ def read(path: Path, columns: Sequence[str] = COLUMNS) -> Records:
     """
     from deqpipe.results import parquet
 
-    try:
+    with _readable(path):
         found = parquet.read(path, columns)
+        provenance = _checked(found.metadata, found.names, path, columns)
+    return Records({name: found.column(name) for name in columns}, (provenance,))
+
+
+def groups(path: Path, columns: Sequence[str]) -> Iterator[Group]:
+    """The rows of one file, in the groups that they are stored in: at most a million at once.
+
+    Raises:
+        UserError: as `read`.
+    """
+    from deqpipe.results import parquet
+
+    texts = [name for name in columns if SCALARS.get(name) is str]
+    with _readable(path):
+        for found in parquet.groups(path, columns):
+            _checked(found.metadata, found.names, path, columns)
+            numbers = {name: found.column(name) for name in columns if name not in texts}
+            yield Group(numbers, {name: found.words(name) for name in texts})
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise UserError(f"records {path} do not exist") from None
     except OSError as error:
         raise UserError(f"records {path} cannot be read: {' '.join(str(error).split())}") from None
-    if METADATA_KEY not in found.metadata:
+
+
+def _checked(metadata: Mapping[bytes, bytes], names: Sequence[str], path: Path, columns: Sequence[str]) -> Any:
+    """The provenance of a file that has it, and all columns."""
+    if METADATA_KEY not in metadata:
         raise UserError(f"records {path} carry no provenance: not written by deqpipe")
-    lacking = [name for name in columns if name not in found.names]
+    lacking = [name for name in columns if name not in names]
     if lacking:
         raise UserError(f"records {path} lack {', '.join(lacking)}: an older revision wrote them; delete the file")
-    provenance = json.loads(found.metadata[METADATA_KEY])
-    return Records({name: found.column(name) for name in columns}, (provenance,))
+    return json.loads(metadata[METADATA_KEY])
 
 
 def merge(parts: Sequence[Records]) -> Records:
@@ -118,16 +179,25 @@ def merge(parts: Sequence[Records]) -> Records:
             same attack and decision.
     """
     provenance = tuple(entry for part in parts for entry in part.provenance)
+    refuse_mixed(provenance)
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0].columns}
+    merged = Records(columns, provenance)
+    _refuse_duplicates(merged)
+    return merged
+
+
+def refuse_mixed(provenance: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse records that must not be put together.
+
+    Raises:
+        UserError: they come from different specs or from different weights.
+    """
     specs = {json.dumps(entry["spec"], sort_keys=True) for entry in provenance}
     if len(specs) > 1:
         raise UserError(f"records of {len(specs)} different specs cannot be put together; delete the older ones")
     weights = {entry.get("weights") for entry in provenance}
     if len(weights) > 1:
         raise UserError(f"records of {len(weights)} differently trained models of one spec cannot be put together")
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0].columns}
-    merged = Records(columns, provenance)
-    _refuse_duplicates(merged)
-    return merged
 
 
 def _refuse_duplicates(records: Records) -> None:

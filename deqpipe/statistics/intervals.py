@@ -4,12 +4,14 @@ What is resampled are images: one table of right and wrong answers, attacks x im
 paired. Accuracies are shares in [0, 1].
 """
 
+import hashlib
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import lru_cache
 from statistics import NormalDist
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,7 @@ Values: TypeAlias = NDArray[np.float64]
 
 _Means: TypeAlias = NDArray[np.float64]
 _CHUNK = 256  # resamples at once: bounds the memory at 10,000 images
+_AT_ONCE = 2  # numbers of images that are drawn for at once: each holds 80 MB at 10,000 images
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ def minimum(correct: Correct, bootstrap: Bootstrap) -> Estimate:
     of arcsin(sqrt(accuracy)), where the spread of an accuracy does not depend on the accuracy, so that intervals near 0
     and 1 are not too short.
     """
-    return _estimate(lambda means: means.min(axis=0), _checked(correct), bootstrap, _Share())
+    value, draws = _lowest(correct, bootstrap)
+    return _interval(_quantiles(value, draws, correct.shape[1], bootstrap), _Share(), bootstrap)
 
 
 def minimum_difference(first: Correct, second: Correct, bootstrap: Bootstrap) -> Estimate:
@@ -103,10 +107,20 @@ def minimum_difference(first: Correct, second: Correct, bootstrap: Bootstrap) ->
     Raises:
         ValueError: the two differ in their number of images.
     """
-    both, split = _paired(first, second)
-    return _estimate(
-        lambda means: means[:split].min(axis=0) - means[split:].min(axis=0), both, bootstrap, _Difference()
-    )
+    n = _paired(first, second)
+    (value, draws), (less, fewer) = _lowest(first, bootstrap), _lowest(second, bootstrap)
+    return _interval(_quantiles(value - less, draws - fewer, n, bootstrap), _Difference(), bootstrap)
+
+
+def minimum_differences(pairs: Mapping[str, tuple[Correct, Correct]], bootstrap: Bootstrap) -> dict[str, Estimate]:
+    """`minimum_difference` of several pairs that differ in their images, by name: draws for each of them take long.
+
+    Raises:
+        ValueError: as `minimum_difference`.
+    """
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        found = {name: pool.submit(minimum_difference, *pair, bootstrap) for name, pair in pairs.items()}
+    return {name: one.result() for name, one in found.items()}
 
 
 def excess(correct: Correct, attack: int, bootstrap: Bootstrap) -> Estimate:
@@ -116,7 +130,8 @@ def excess(correct: Correct, attack: int, bootstrap: Bootstrap) -> Estimate:
     upper end would be squeezed to the value, and at zero to zero. The interval is at least Wilson's for the same share
     of the images, as differences of answers (-1, 0 or 1) with mean v have at least the variance v (1 - v) of a share.
     """
-    found = _resample(lambda means: means[attack] - means.min(axis=0), _checked(correct), bootstrap)
+    (value, draws), (less, fewer) = _lowest(correct[[attack]], bootstrap), _lowest(correct, bootstrap)
+    found = _quantiles(value - less, draws - fewer, correct.shape[1], bootstrap)
     least = wilson(round(found.value * found.n), found.n, confidence=bootstrap.confidence)
     low = max(0.0, min(2 * found.value - found.upper, least.low))
     return Estimate(found.value, low, max(found.upper, least.high), found.n)
@@ -205,23 +220,18 @@ class _Unbounded(_Difference):
     most: float = math.inf
 
 
-def _paired(first: Correct, second: Correct) -> tuple[Correct, int]:
-    first, second = _checked(first), _checked(second)
-    if first.shape[1] != second.shape[1]:
-        raise ValueError(f"{first.shape[1]} images cannot be paired with {second.shape[1]}")
-    return np.concatenate([first, second]), len(first)
+def _paired(first: Correct, second: Correct) -> int:
+    """The number of images that both have."""
+    images, others = len(_checked(first)[0]), len(_checked(second)[0])
+    if images != others:
+        raise ValueError(f"{images} images cannot be paired with {others}")
+    return images
 
 
 def _checked(correct: Correct) -> Correct:
     if correct.ndim != 2 or 0 in correct.shape:
         raise ValueError(f"a table of attacks x images is needed, not shape {correct.shape}")
     return correct
-
-
-def _estimate(
-    statistic: Callable[[_Means], _Means], correct: Correct, bootstrap: Bootstrap, scale: _Share | _Difference
-) -> Estimate:
-    return _interval(_resample(statistic, correct, bootstrap), scale, bootstrap)
 
 
 def _interval(found: "_Resampled", scale: _Share | _Difference, bootstrap: Bootstrap) -> Estimate:
@@ -244,24 +254,34 @@ class _Resampled:
     n: int
 
 
-def _resample(statistic: Callable[[_Means], _Means], correct: Correct, bootstrap: Bootstrap) -> _Resampled:
-    value = float(statistic(correct.mean(axis=1, dtype=np.float64)[:, None])[0])
-    draws = np.concatenate([statistic(means) for means in _resampled_means(correct, bootstrap)])
-    return _quantiles(value, draws, correct.shape[1], bootstrap)
-
-
 def _quantiles(value: float, draws: _Means, n: int, bootstrap: Bootstrap) -> _Resampled:
     tail = (1 - bootstrap.confidence) / 2
     lower, upper = (float(quantile) for quantile in np.quantile(draws, [tail, 1 - tail]))
     return _Resampled(value, lower, upper, bool(np.ptp(draws) < 1e-12), n)
 
 
-def _resampled_means(correct: Correct, bootstrap: Bootstrap) -> Iterator[_Means]:
-    """Accuracies (attacks, resamples) of images drawn with replacement, in chunks."""
-    n = correct.shape[1]
-    table = correct.astype(np.float32)  # counts stay exact below 2^24
-    for weights in resample_weights(n, bootstrap):
-        yield (table @ weights.astype(np.float32).T).astype(np.float64) / n
+@dataclass(frozen=True)
+class _Table:
+    """Answers that equal others by their bits."""
+
+    digest: bytes
+    correct: Correct = field(compare=False)
+
+
+def _lowest(correct: Correct, bootstrap: Bootstrap) -> tuple[float, _Means]:
+    """Lowest accuracy over attacks: of the images, and of each resample of them (resamples,)."""
+    digest = hashlib.sha256(repr(correct.shape).encode() + np.packbits(_checked(correct)).tobytes()).digest()
+    return float(correct.mean(axis=1, dtype=np.float64).min()), _lowest_resampled(_Table(digest, correct), bootstrap)
+
+
+@lru_cache(maxsize=32)  # a minimum, its differences from others, and the excess over it ask for the same
+def _lowest_resampled(table: _Table, bootstrap: Bootstrap) -> _Means:
+    n = table.correct.shape[1]
+    correct, drawn = table.correct.astype(np.float32), _draws(n, bootstrap)  # counts stay exact below 2^24
+    starts = range(0, bootstrap.resamples, _CHUNK)
+    counts = np.concatenate([(correct @ drawn[start : start + _CHUNK].T).min(axis=0) for start in starts])
+    lowest: _Means = counts.astype(np.float64) / n
+    return lowest
 
 
 def resample_weights(n: int, bootstrap: Bootstrap) -> Iterator[_Means]:
@@ -272,9 +292,9 @@ def resample_weights(n: int, bootstrap: Bootstrap) -> Iterator[_Means]:
 
 
 @lru_cache(maxsize=2)  # every number of a table is resampled alike, and drawing takes longer than the rest
-def _draws(n: int, bootstrap: Bootstrap) -> NDArray[np.unsignedinteger[Any]]:
+def _draws(n: int, bootstrap: Bootstrap) -> NDArray[np.float32]:
     generator, chances = np.random.default_rng(bootstrap.seed), np.full(n, 1 / n)
-    drawn = np.empty((bootstrap.resamples, n), np.min_scalar_type(n))
+    drawn = np.empty((bootstrap.resamples, n), np.float32)  # holds counts exactly
     for start in range(0, bootstrap.resamples, _CHUNK):
         size = min(_CHUNK, bootstrap.resamples - start)
         drawn[start : start + size] = generator.multinomial(n, chances, size=size)

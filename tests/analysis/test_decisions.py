@@ -101,14 +101,14 @@ def test_order_of_rows_and_shards_does_not_matter(results: Path, config: Config)
     before = evaluate(tree(results, config), MODEL)
     rewrite(results, config, lambda rows: {name: column[::-1] for name, column in rows.items()})
     for one, other in zip(before, evaluate(tree(results, config), MODEL), strict=True):
-        assert (one.attacked == other.attacked).all()
+        assert (one.right == other.right).all()
 
 
 def test_strongest_attack_has_the_lowest_accuracy_and_ties_go_by_lambda_state_and_steps() -> None:
     points = (GridPoint(0.5, 1, 3), GridPoint(0.5, 2, 1), GridPoint(1.0, 1, 1))
-    attacked = np.zeros((3, 4, 2), dtype=bool)
-    attacked[0, :2] = attacked[1, 1:2] = attacked[2, 3:4] = True
-    evaluation = Evaluation(Decision(MODEL, "plain"), 1, points, np.ones((4, 2), dtype=bool), attacked, CHECKS, ())
+    right = np.zeros((3, 4), dtype=bool)
+    right[0, :2] = right[1, 1:2] = right[2, 3:4] = True
+    evaluation = Evaluation(Decision(MODEL, "plain"), 1, points, np.ones(4, dtype=bool), right, CHECKS, ())
     assert list(points) == sorted(points)
     assert points[evaluation.strongest] == GridPoint(0.5, 2, 1)
 

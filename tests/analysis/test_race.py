@@ -159,12 +159,10 @@ def test_a_race_needs_no_later_image(results: Path, config: Config, tmp_path: Pa
 
 def test_the_sweep_races_on_every_setting(raced: Path, config: Config) -> None:
     tree = Tree(raced, config, 0)
-    found = decisions.load(tree, "attack_sweep", OTHER, tree.sweep(OTHER, below=CUT))
-    answers = [
-        decisions.before_race(found.where(found["defence"] == setting.defence), config, where="records")[:, :, 2]
-        for setting in gridpoints.entropy_settings(config)
-    ]
-    stay = np.any([racing.survivors(right, confidence=0.8) for right in answers], axis=0)
+    files = tree.opened("attack_sweep", OTHER, tree.sweep(OTHER, below=CUT))
+    states = {(OTHER, setting.defence): 3 for setting in gridpoints.entropy_settings(config)}
+    answers = race.answers(tree, files, states)
+    stay = np.any([racing.survivors(right, confidence=0.8) for right in answers.values()], axis=0)
     points = [point.name for point, goes_on in zip(gridpoints.grid_points(config), stay, strict=True) if goes_on]
     written = json.loads(tree.race("sweep", OTHER).read_text())
     assert set(written["points"]) == {*points, gridpoints.ready_made(config).name}
@@ -178,7 +176,7 @@ def test_evaluations_after_a_race_are_those_of_its_points(raced: Path, config: C
         kept = [index for index, point in enumerate(all_of_them.points) if point.name in left]
         assert [point.name for point in one.points] == left
         assert one.dropped == 17 - len(left)
-        assert (one.attacked == all_of_them.attacked[kept]).all()
+        assert (one.right == all_of_them.right[kept]).all()
         assert all_of_them.dropped == 0
         assert one.right_when_clean.tolist() == all_of_them.right_when_clean.tolist()
         assert "race/grid/deq_trades_base/seed0.json" in {source.path for source in one.sources}

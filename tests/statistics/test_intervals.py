@@ -1,6 +1,7 @@
 """Intervals against slow versions, known values and their coverage."""
 
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import pytest
@@ -219,3 +220,25 @@ def test_accuracy_refuses_several_attacks() -> None:
 def test_decisions_on_different_images_cannot_be_paired() -> None:
     with pytest.raises(ValueError, match="5 images cannot be paired with 6"):
         intervals.minimum_difference(table(1, 5), table(1, 6), BOOTSTRAP)
+
+
+def test_what_is_kept_of_one_table_is_never_given_for_another() -> None:
+    """Tables of equal bits in other shapes, and other seeds; asked for in turn, twice."""
+    generator, bootstraps = np.random.default_rng(3), [Bootstrap(300, 0.95, seed) for seed in (0, 1)]
+    whole = generator.random((6, 40)) < 0.6
+    tables = (whole, whole.reshape(3, 80), whole[:5], whole[::-1], ~whole)
+    for _ in range(2):
+        for correct, bootstrap in product(tables, bootstraps):
+            drawn = np.concatenate(list(intervals.resample_weights(correct.shape[1], bootstrap)))
+            lowest = (correct.astype(float) @ drawn.T / correct.shape[1]).min(axis=0)
+            found = intervals.excess(correct, 0, bootstrap)
+            first = correct[0].astype(float) @ drawn.T / correct.shape[1]
+            assert found.high >= np.quantile(first - lowest, 0.975) - 1e-12
+            assert np.array_equal(intervals._lowest(correct, bootstrap)[1], lowest)
+
+
+def test_several_differences_are_those_of_one_after_the_other() -> None:
+    generator, bootstrap = np.random.default_rng(4), Bootstrap(100, 0.95, 0)
+    pairs = {str(n): (generator.random((2, n)) < 0.5, generator.random((1, n)) < 0.5) for n in (10, 20, 30, 40, 50)}
+    expected = {name: intervals.minimum_difference(*pair, bootstrap) for name, pair in pairs.items()}
+    assert intervals.minimum_differences(pairs, bootstrap) == expected

@@ -9,8 +9,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import SubFigure
 
 from deqpipe.analysis import per_state
-from deqpipe.analysis.decisions import Decision, Evaluation, Source, Tree, eight, evaluate_all
-from deqpipe.analysis.per_state import Values
+from deqpipe.analysis.decisions import Decision, Evaluation, Tree, eight, evaluate_all
+from deqpipe.analysis.per_state import Attacked, Values
 from deqpipe.config import Config
 from deqpipe.reporting import conditions, phrases
 from deqpipe.reporting.figures import plotting
@@ -28,6 +28,7 @@ _DODGE = 0.15  # Four decisions stand side by side at every state.
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _LINES = ("-", "--", "-.", ":")
 _Row = tuple[str | float | int, ...]
+_Seen = Mapping[Attacked, Values]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,6 @@ class _Reduction:
         medians: per state.
         lower: per state, the share of images whose entropy is lower with Sec. 3.2.
         control: medians of the same for R = 0; None where no controls were scored.
-        sources: the files behind it.
     """
 
     evaluation: Evaluation
@@ -68,7 +68,6 @@ class _Reduction:
     medians: tuple[Estimate, ...]
     lower: tuple[Estimate, ...]
     control: tuple[Estimate, ...] | None
-    sources: tuple[Source, ...]
 
     @property
     def model(self) -> str:
@@ -88,12 +87,10 @@ class _Deviations:
     Attributes:
         curves: per decision, per state.
         difference: at the last state, + Sec. 3.3 minus the baseline, paired by image.
-        sources: the files behind it.
     """
 
     curves: Mapping[Decision, tuple[Estimate, ...]]
     difference: Estimate
-    sources: tuple[Source, ...]
 
 
 def draw(tree: Tree) -> Drawing:
@@ -103,8 +100,11 @@ def draw(tree: Tree) -> Drawing:
     found = evaluate_all(tree, models, clean=False)
     evaluations = [found[decision] for decision in decisions]
     curves = [_curve(evaluation, tree) for evaluation in evaluations]
-    reductions = [_reduction(found[Decision(model, "entropy")], tree) for model in models]
-    deviations = _deviations(evaluations, tree)
+    defended = [found[Decision(model, "entropy")] for model in models]
+    entropies = per_state.column(tree, "entropy", [pair for one in defended for pair in _compared(one, tree)])
+    reductions = [_reduction(evaluation, entropies, tree) for evaluation in defended]
+    strongest = [(one.decision, _strongest(one)) for one in evaluations]
+    deviations = _deviations(evaluations, per_state.column(tree, "deviation", strongest), tree)
     figure, parts = plotting.panels(_HEIGHTS)
     _plot_attacks(parts[0], curves, tree)
     _plot_reductions(parts[1], reductions)
@@ -121,7 +121,7 @@ def draw(tree: Tree) -> Drawing:
         ),
         notes=_notes(evaluations, reductions, deviations, tree),
         conditions=conditions.setup(tree.config, seed=tree.seed),
-        sources=_sources(evaluations, reductions, deviations),
+        sources=tuple(source for one in evaluations for source in one.sources),
     )
 
 
@@ -132,13 +132,6 @@ def _looks() -> dict[Decision, _Look]:
         decision: _Look(colour, marker, line, (position - 1.5) * _DODGE)
         for position, (decision, colour, marker, line) in enumerate(styles)
     }
-
-
-def _sources(
-    evaluations: Sequence[Evaluation], reductions: Sequence[_Reduction], deviations: _Deviations
-) -> tuple[Source, ...]:
-    parts = [*(one.sources for one in evaluations), *(one.sources for one in reductions), deviations.sources]
-    return tuple(source for part in parts for source in part)
 
 
 def _notes(
@@ -203,28 +196,29 @@ def _extent(curve: _Curve) -> list[float]:
     return [*(estimate.value for estimate in curve.attacks), curve.overall.low, curve.overall.high]
 
 
-def _reduction(evaluation: Evaluation, tree: Tree) -> _Reduction:
+def _compared(defended: Evaluation, tree: Tree) -> list[Attacked]:
+    """The decisions of a model whose entropies panel (b) compares, all under the attack strongest with Sec. 3.2."""
+    model = defended.decision.model
+    compared = [Decision(model, "plain"), defended.decision]
+    if "entropy_zero_steps" in vocabulary.MODELS[model].controls(tree.config.entropy):
+        compared.append(Decision(model, "entropy_zero_steps"))
+    return [(decision, _strongest(defended)) for decision in compared]
+
+
+def _reduction(evaluation: Evaluation, entropies: _Seen, tree: Tree) -> _Reduction:
     model, point = evaluation.decision.model, _strongest(evaluation)
-    plain = per_state.attacked(tree, Decision(model, "plain"), point)
     last, confidence = tree.config.solver.steps, tree.config.statistics.confidence
-    with_it = per_state.attacked(tree, evaluation.decision, point)
-    difference = (with_it.entropy - plain.entropy)[:, :last]
+    plain = entropies[Decision(model, "plain"), point][:, :last]
+    control = entropies.get((Decision(model, "entropy_zero_steps"), point))
+    difference = entropies[evaluation.decision, point][:, :last] - plain
     return _Reduction(
         evaluation=evaluation,
         point=point,
         quantiles=_quantiles(difference),
         medians=_medians(difference, confidence),
         lower=tuple(intervals.accuracy(column < 0, confidence=confidence) for column in difference.T),
-        control=_control(tree, model, point, plain.entropy[:, :last]),
-        sources=(*plain.sources, *with_it.sources),
+        control=None if control is None else _medians(control[:, :last] - plain, confidence),
     )
-
-
-def _control(tree: Tree, model: str, point: GridPoint, plain: Values) -> tuple[Estimate, ...] | None:
-    if "entropy_zero_steps" not in vocabulary.MODELS[model].controls(tree.config.entropy):
-        return None
-    found = per_state.attacked(tree, Decision(model, "entropy_zero_steps"), point)
-    return _medians(found.entropy[:, : plain.shape[1]] - plain, tree.config.statistics.confidence)
 
 
 def _medians(difference: Values, confidence: float) -> tuple[Estimate, ...]:
@@ -277,17 +271,16 @@ def _pale(colour: str) -> tuple[float, float, float, float]:
     return red, green, blue, 0.22
 
 
-def _deviations(evaluations: Sequence[Evaluation], tree: Tree) -> _Deviations:
+def _deviations(evaluations: Sequence[Evaluation], seen: _Seen, tree: Tree) -> _Deviations:
     last = tree.config.solver.steps
-    found = [per_state.attacked(tree, one.decision, _strongest(one)) for one in evaluations]
+    found = [seen[one.decision, _strongest(one)] for one in evaluations]
     plain = [part for part, one in zip(found, evaluations, strict=True) if one.decision.defence == "plain"]
-    difference = plain[1].deviation[:, last - 1] - plain[0].deviation[:, last - 1]
-    columns = [*(part.deviation[:, :last] for part in found), difference[:, None]]
+    difference = plain[1][:, last - 1] - plain[0][:, last - 1]
+    columns = [*(part[:, :last] for part in found), difference[:, None]]
     estimates = per_state.means(np.concatenate(columns, axis=1), tree.bootstrap)
     return _Deviations(
         curves={one.decision: estimates[last * k : last * (k + 1)] for k, one in enumerate(evaluations)},
         difference=estimates[-1],
-        sources=tuple(source for part in found for source in part.sources),
     )
 
 

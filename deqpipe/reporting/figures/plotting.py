@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from deqpipe.analysis.decisions import Source
+from deqpipe.analysis.reading import Source
 from deqpipe.results import records
 
 # Okabe and Ito: told apart with every common kind of colour blindness, and in print.

@@ -1,26 +1,23 @@
 """Tables 6 and 7: entropy of clean images against that of attacked ones (Eqs. (12) and (13)), on undefended DEQs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from deqpipe.analysis.decisions import Decision, Source, Tree, check_specs, ordered
+from deqpipe.analysis.decisions import Decision, Tree
+from deqpipe.analysis.reading import Asked, Files, Source
 from deqpipe.config import Config
 from deqpipe.reporting.cells import Block, Cell, Digits, Line, number, percent, show
 from deqpipe.reporting.paper import published
-from deqpipe.results import records
-from deqpipe.results.records import Records
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap, OverAttacks, Values
-from deqpipe.workflow import gridpoints, shards, stages, vocabulary
-from deqpipe.workflow.gridpoints import GridPoint
+from deqpipe.workflow import gridpoints, shards, vocabulary
 
-_COLUMNS = ("image", "model", "defence", "state", "steps", "damping", "entropy")
 _DECISIONS = tuple(Decision(model, "plain") for model in vocabulary.DEQS)
 _STATISTICS = ("AVG", "MIN", "MAX")
 _RACED = "absent: racing is enabled, so that not every attack met every image"
+_LAST_TWO = slice(-2, None)
 _SUFFIXES = ("", ", final state")  # z^[N], which the paper's columns are read as; and the unrolled state
 
 
@@ -145,30 +142,18 @@ def gather(tree: Tree) -> EntropyPairs:
 
 
 def _entropies(tree: Tree, model: str) -> tuple[Entropies, tuple[Source, ...]]:
-    clean, behind = _rows(tree, "clean", model, (tree.clean(model),))
-    attacked, more = _rows(tree, "attack_grid", model, tree.attacked(model))
-    alone = _ordered(clean, None, tree.config, where=f"clean records of {model}")[0]
-    grid = _ordered(attacked, gridpoints.grid_points(tree.config), tree.config, where=f"attack records of {model}")
-    return Entropies(alone, grid), (*behind, *more)
+    clean = tree.opened("clean", model, [tree.clean(model)])
+    attacked = tree.opened("attack_grid", model, tree.attacked(model))
+    (alone,) = _values(tree, clean, model, grid=False, where=f"clean records of {model}")
+    grid = _values(tree, attacked, model, grid=True, where=f"attack records of {model}")
+    return Entropies(alone, grid), (*clean.sources, *attacked.sources)
 
 
-def _rows(tree: Tree, stage: stages.StageName, model: str, paths: Sequence[Path]) -> tuple[Records, tuple[Source, ...]]:
-    """The undefended rows of one model, file by file: controls and transferred rows never stand in memory together."""
-    parts, behind = [], []
-    for path in paths:
-        found = records.read(path, _COLUMNS)
-        check_specs(tree, stage, model, found.provenance, path)
-        parts.append(found.where((found["model"] == model) & (found["defence"] == "plain")))
-        behind += [tree.source(path, entry) for entry in found.provenance]
-    return records.merge(parts), tuple(behind)
-
-
-def _ordered(rows: Records, points: tuple[GridPoint, ...] | None, config: Config, *, where: str) -> Values:
-    """Entropies (attacks, images, 2) at z^[N] and at the final state."""
-    images = config.evaluation.images
-    order = ordered(rows, points, images=images, where=where)
-    found: Values = rows["entropy"][order, -2:].astype(np.float64).reshape(-1, images, 2)
-    return found
+def _values(tree: Tree, files: Files, model: str, *, grid: bool, where: str) -> Values:
+    """Entropies (attacks, images, 2) of the undefended model at z^[N] and at the final state."""
+    judge = model, "plain"
+    (found,) = tree.rows(files, {judge: Asked(_LAST_TWO)}, "entropy", grid=grid)[judge].table("entropy", where=where)
+    return found.astype(np.float64)
 
 
 def notes(gathered: EntropyPairs, config: Config) -> tuple[str, ...]:

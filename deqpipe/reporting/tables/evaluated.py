@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from deqpipe.analysis.decisions import Decision, Evaluation, Source
+from deqpipe.analysis.decisions import Decision, Evaluation
+from deqpipe.analysis.reading import Source
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from deqpipe.analysis import autoattack_outcomes
 from deqpipe.analysis.autoattack_outcomes import Outcome
-from deqpipe.analysis.decisions import Decision, Evaluation, Source, Tree, controls, eight, evaluate_all
+from deqpipe.analysis.decisions import Decision, Evaluation, Tree, controls, eight, evaluate_all
+from deqpipe.analysis.reading import Source
 from deqpipe.config import Config
 from deqpipe.reporting import absent, conditions, phrases
 from deqpipe.reporting.cells import EMPTY, Block, Cell, Line, Shown, percent, show

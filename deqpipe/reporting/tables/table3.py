@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from deqpipe.analysis import transfers
 from deqpipe.analysis.attack_answers import Scored
-from deqpipe.analysis.decisions import Decision, Evaluation, Source, Tree, eight, evaluate_all, selection_source
+from deqpipe.analysis.decisions import Decision, Evaluation, Tree, eight, evaluate_all, selection_source
+from deqpipe.analysis.reading import Source
 from deqpipe.config import Config
 from deqpipe.reporting import conditions, phrases
 from deqpipe.reporting.cells import Block, Cell, Line, percent, show

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from deqpipe.analysis import autoattack_outcomes, ranking
 from deqpipe.analysis.autoattack_outcomes import Top
-from deqpipe.analysis.decisions import Evaluation, Source, Tree, eight, evaluate
+from deqpipe.analysis.decisions import Evaluation, Tree, eight, evaluate
+from deqpipe.analysis.reading import Source
 from deqpipe.config import Config
 from deqpipe.reporting import absent, conditions, phrases
 from deqpipe.reporting.cells import EMPTY, Block, Cell, Line, percent, show

@@ -8,7 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from deqpipe.analysis.decisions import Source, Tree
+from deqpipe.analysis.decisions import Tree
+from deqpipe.analysis.reading import Source
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.reporting import absent, conditions, pages
