@@ -62,7 +62,7 @@ def score(rows: Rows, ran: Attacks, *, state: int, config: Config, where: str) -
     return Scored(ran.points, right)
 
 
-def few(found: Iterable[Rows], most: int, config: Config, *, where: str) -> Attacks:
+def strongest_present(found: Iterable[Rows], most: int, config: Config, *, where: str) -> Attacks:
     """The attacks of the grid that the rows are of, where the strongest of them were taken.
 
     Raises:

@@ -28,7 +28,7 @@ _Images = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Alone:
+class AttackOutcome:
     """What one attack did to the images that it saw.
 
     Attributes:
@@ -43,7 +43,7 @@ class Alone:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AutoAttackOutcome:
     """AutoAttack on one decision.
 
     Attributes:
@@ -58,7 +58,7 @@ class Outcome:
     """
 
     evaluation: Evaluation
-    alone: Mapping[AttackName, Alone]
+    alone: Mapping[AttackName, AttackOutcome]
     rows: Correct
     survived: Correct
     flags: Mapping[str, int]
@@ -77,7 +77,7 @@ class Outcome:
         return stacked
 
 
-def outcome(tree: Tree, evaluation: Evaluation) -> Outcome:
+def outcome(tree: Tree, evaluation: Evaluation) -> AutoAttackOutcome:
     """AutoAttack on the decision of an evaluation.
 
     Raises:
@@ -94,7 +94,7 @@ def outcome(tree: Tree, evaluation: Evaluation) -> Outcome:
     _check_labels(found, where)
     alone = _attacks(found, clean, evaluation.state, config, where)
     survived = _survived(clean, alone.values())
-    return Outcome(
+    return AutoAttackOutcome(
         evaluation=evaluation,
         alone={name: one for name, one in alone.items() if len(one.images)},
         rows=_rows(alone, survived, config, where),
@@ -199,7 +199,7 @@ def _check_labels(found: Records, where: str) -> None:
         raise UserError(f"{where} give image {found['image'][differ][0]} different labels")
 
 
-def _alone(found: Records, attack: str, state: int, where: str) -> Alone:
+def _alone(found: Records, attack: str, state: int, where: str) -> AttackOutcome:
     rows = found.where(found["attack"] == attack)
     order = np.argsort(rows["image"], kind="stable")
     images: _Images = rows["image"][order].astype(np.int64)
@@ -209,7 +209,7 @@ def _alone(found: Records, attack: str, state: int, where: str) -> Alone:
     predicted = rows["predicted"][:, state - 1]
     refuse_uncomputed(predicted, state, where)
     right: Correct = (predicted == rows["label"])[order]
-    return Alone(images, right, int((rows["perturbation"] == 0).sum()))
+    return AttackOutcome(images, right, int((rows["perturbation"] == 0).sum()))
 
 
 def _check_images(images: _Images, expected: _Images, where: str) -> None:
@@ -222,14 +222,16 @@ def _check_images(images: _Images, expected: _Images, where: str) -> None:
         )
 
 
-def _attacks(found: Records, clean: Alone, state: int, config: Config, where: str) -> dict[AttackName, Alone]:
+def _attacks(
+    found: Records, clean: AttackOutcome, state: int, config: Config, where: str
+) -> dict[AttackName, AttackOutcome]:
     """Each attack with the images that it saw, which must be the ones that it had to."""
     settings = config.autoattack
     attacks = _run(found, settings.attacks)
     _refuse(found, ~np.isin(found["attack"], (CLEAN, *attacks)), where)
     standard = settings.mode == "standard"
     alive = clean.images[clean.right] if standard else clean.images
-    alone: dict[AttackName, Alone] = {}
+    alone: dict[AttackName, AttackOutcome] = {}
     for attack in attacks:
         said = f"{where} under {NAMES[attack]}"
         one = _alone(found, attack, state, where)
@@ -246,14 +248,14 @@ def _run(found: Records, attacks: Sequence[AttackName]) -> tuple[AttackName, ...
     return tuple(name for name in attacks if not any(flag.startswith(f"{NAMES[name]} is left out") for flag in said))
 
 
-def _survived(clean: Alone, attacks: Iterable[Alone]) -> Correct:
+def _survived(clean: AttackOutcome, attacks: Iterable[AttackOutcome]) -> Correct:
     survived = clean.right.copy()
     for one in attacks:
         survived[one.images] &= one.right
     return survived
 
 
-def _rows(alone: Mapping[AttackName, Alone], survived: Correct, config: Config, where: str) -> Correct:
+def _rows(alone: Mapping[AttackName, AttackOutcome], survived: Correct, config: Config, where: str) -> Correct:
     if config.autoattack.mode == "standard":
         return survived[None]
     whole = [one.right for one in alone.values() if len(one.images) == len(survived)]

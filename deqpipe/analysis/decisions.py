@@ -21,7 +21,7 @@ from deqpipe.results import records
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap, Correct
 from deqpipe.workflow import gridpoints, shards, specs, vocabulary
-from deqpipe.workflow.defences import DefenceName, defence_of
+from deqpipe.workflow.defences import ENTROPY, DefenceName, defence_of
 from deqpipe.workflow.gridpoints import GridPoint
 from deqpipe.workflow.layout import files, needed
 from deqpipe.workflow.products import Need
@@ -83,7 +83,7 @@ def _with(labels: Sequence[str]) -> str:
 
 
 def controls(config: Config) -> tuple[Decision, ...]:
-    """The control decisions of Sec. 3.2, in the order of `eight`."""
+    """The control decisions of Sec. 3.2, in the order of the paper's decisions."""
     return tuple(
         Decision(model, control)
         for model in vocabulary.DEQS
@@ -91,8 +91,13 @@ def controls(config: Config) -> tuple[Decision, ...]:
     )
 
 
-def eight(*frameworks: Framework) -> tuple[Decision, ...]:
+def paper_decisions(*frameworks: Framework) -> tuple[Decision, ...]:
     """The paper's four methods in each framework, in the paper's order."""
+    return tuple(one for one in all_decisions(*frameworks) if defence_of(one.defence).published)
+
+
+def all_decisions(*frameworks: Framework) -> tuple[Decision, ...]:
+    """Every decision of the DEQs in some frameworks, model by model: the paper's, and those with further defences."""
     return tuple(
         Decision(model, defence)
         for framework in frameworks
@@ -100,6 +105,10 @@ def eight(*frameworks: Framework) -> tuple[Decision, ...]:
         if vocabulary.MODELS[model].framework == framework
         for defence in vocabulary.MODELS[model].defences
     )
+
+
+SWEEP_DECISION = Decision(vocabulary.SWEEP_MODEL, ENTROPY.name)
+"""TRADES with Secs. 3.2 and 3.3: the decision of Tables 4, 8 and Figure 5."""
 
 
 @dataclass(frozen=True)

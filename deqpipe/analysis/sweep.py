@@ -58,7 +58,11 @@ def sweep(tree: Tree) -> Sweep:
     state = early_states(tree, model)["entropy"].state
     judges = {(model, setting.defence): state for setting in settings}
     rows = attack_answers.read(tree, files, judges, crafter=model)
-    ran = attacks(tree, model, "sweep") if few == "all" else attack_answers.few(rows.values(), few, config, where=where)
+    ran = (
+        attacks(tree, model, "sweep")
+        if few == "all"
+        else attack_answers.strongest_present(rows.values(), few, config, where=where)
+    )
     by_setting = {
         one: attack_answers.score(
             rows[model, one.defence], ran, state=state, config=config, where=f"{where}, of {one.defence},"

@@ -49,7 +49,7 @@ def in_loop(tree: Tree, crafter: str) -> Judged:
     where = f"records crafted in the loop on {crafter}"
     states = _states(tree, vocabulary.TRADES)
     rows = attack_answers.read(tree, files, _judges(states), crafter=crafter)
-    ran = attack_answers.few(rows.values(), tree.config.attack.in_loop_points, tree.config, where=where)
+    ran = attack_answers.strongest_present(rows.values(), tree.config.attack.in_loop_points, tree.config, where=where)
     return Judged(_judge(tree, rows, ran, states, where=where), files.sources)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from deqpipe.analysis import autoattack_outcomes
-from deqpipe.analysis.autoattack_outcomes import Outcome
+from deqpipe.analysis.autoattack_outcomes import AutoAttackOutcome
 from deqpipe.analysis.decisions import Evaluation
 from deqpipe.config import AttackName, Config
 from deqpipe.reporting import cells
@@ -122,7 +122,7 @@ def kept(config: Config) -> str:
     )
 
 
-def met(outcomes: Sequence[Outcome], config: Config) -> str:
+def met(outcomes: Sequence[AutoAttackOutcome], config: Config) -> str:
     """What every attack left, of the images that it met, and how many it handed back as they were."""
     clean = tuple(autoattack_outcomes.NAMES) if config.autoattack.keep == "success" else ("fab_t",)
     listed = [f"{one.decision.row} {_counts(one, clean)}" for one in outcomes]
@@ -132,7 +132,7 @@ def met(outcomes: Sequence[Outcome], config: Config) -> str:
     )
 
 
-def _counts(outcome: Outcome, clean: Sequence[str]) -> str:
+def _counts(outcome: AutoAttackOutcome, clean: Sequence[str]) -> str:
     counts = []
     for name, one in outcome.alone.items():
         unchanged = f" ({one.untouched:,} unchanged)" if name in clean else ""
@@ -140,7 +140,7 @@ def _counts(outcome: Outcome, clean: Sequence[str]) -> str:
     return ", ".join(counts) or "met none"
 
 
-def against_pgd(outcomes: Sequence[Outcome], bootstrap: Bootstrap) -> list[str]:
+def against_pgd(outcomes: Sequence[AutoAttackOutcome], bootstrap: Bootstrap) -> list[str]:
     """APGD-CE against PGD at the same point, on the images that APGD-CE met; nothing where it met none."""
     pairs = {}
     for one in outcomes:
@@ -157,7 +157,7 @@ def against_pgd(outcomes: Sequence[Outcome], bootstrap: Bootstrap) -> list[str]:
     ]
 
 
-def square_against_apgd(outcomes: Sequence[Outcome], bootstrap: Bootstrap) -> str:
+def square_against_apgd(outcomes: Sequence[AutoAttackOutcome], bootstrap: Bootstrap) -> str:
     """Square against APGD-CE on the images that Square met, where both met these."""
     found = {
         one.decision.row: intervals.minimum_difference(
@@ -180,7 +180,7 @@ def difference(estimate: Estimate) -> str:
     return f"{shown.value} [{shown.interval}]"
 
 
-def flags(outcomes: Sequence[Outcome]) -> str:
+def flags(outcomes: Sequence[AutoAttackOutcome]) -> str:
     """What the library's checks said, and of which decisions."""
     said: dict[str, list[str]] = {}
     for one in outcomes:

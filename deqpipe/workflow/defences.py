@@ -27,6 +27,7 @@ class Defence:
         label: in tables, behind the name of the training method.
         build: `module:function` that makes its dynamics (see `deqpipe.build.dynamics`); None: the undefended ones.
         adjust: of the keys of Sec. 3.2, if it is a variant of that.
+        published: whether the paper has numbers of it.
         control_of: the defence whose point it lacks, if it is a control: attacked images are scored on it beside that
             one, and it decides at that one's early state.
     """
@@ -35,6 +36,7 @@ class Defence:
     label: str
     build: str | None = None
     adjust: Adjust | None = None
+    published: bool = False
     control_of: DefenceName | None = None
 
 
@@ -64,13 +66,13 @@ def _as_released(entropy: EntropyConfig) -> EntropyConfig:
 
 
 _SEC_32 = "deqpipe.defence.entropy:build"
-PLAIN = Defence("plain", "")
-ENTROPY = Defence("entropy", "Sec. 3.2", _SEC_32, _as_configured)
+PLAIN = Defence("plain", "", published=True)
+ENTROPY = Defence("entropy", "Sec. 3.2", _SEC_32, _as_configured, published=True)
 # Sec. 3.2 without its point: no descent steps; and with the authors' code's keys, the restarts of the solver without
 # descent, and a single round (T_f = N), after which nothing follows.
-ZERO_STEPS = Defence("entropy_zero_steps", "control: R = 0", _SEC_32, _without_descent, "entropy")
-RESTART_ONLY = Defence("entropy_restart_only", "control: restart only", _SEC_32, restarts_alone, "entropy")
-ONE_ROUND = Defence("entropy_one_round", "control: T_f = N", _SEC_32, _one_round, "entropy")
+ZERO_STEPS = Defence("entropy_zero_steps", "control: R = 0", _SEC_32, _without_descent, control_of="entropy")
+RESTART_ONLY = Defence("entropy_restart_only", "control: restart only", _SEC_32, restarts_alone, control_of="entropy")
+ONE_ROUND = Defence("entropy_one_round", "control: T_f = N", _SEC_32, _one_round, control_of="entropy")
 DEFENCES: Mapping[str, Defence] = {one.name: one for one in (PLAIN, ENTROPY, ZERO_STEPS, RESTART_ONLY, ONE_ROUND)}
 CONTROLS: tuple[DefenceName, ...] = tuple(one.name for one in DEFENCES.values() if one.control_of)
 DECIDING: tuple[DefenceName, ...] = tuple(one.name for one in DEFENCES.values() if not one.control_of)

@@ -15,9 +15,9 @@ from deqpipe.analysis.decisions import (
     Tree,
     controls,
     early_states,
-    eight,
     evaluate,
     evaluate_all,
+    paper_decisions,
 )
 from deqpipe.config import Config
 from deqpipe.errors import UserError
@@ -56,10 +56,10 @@ def without(columns: Columns, mask: np.ndarray) -> Columns:
 
 
 def test_rows_are_named_as_in_the_paper() -> None:
-    assert [decision.row for decision in eight("trades")] == [
+    assert [decision.row for decision in paper_decisions("trades")] == [
         "TRADES baseline", "TRADES + Sec. 3.2", "TRADES + Sec. 3.3", "TRADES + Secs. 3.2 & 3.3",
     ]  # fmt: skip
-    assert len(eight("pgd_at", "trades")) == 8
+    assert len(paper_decisions("pgd_at", "trades")) == 8
     assert Decision("resnet18_pgd_at", "plain").row == "PGD-AT ResNet"
     assert Decision(vocabulary.TRUNK, "plain").row == "pretrained trunk"
 
@@ -72,7 +72,7 @@ def test_controls_are_named_after_the_method_that_they_control(config: Config) -
         for method in ("+ Sec. 3.2", "+ Secs. 3.2 & 3.3")
         for kind in kinds
     ]
-    assert not set(controls(config)) & set(eight("pgd_at", "trades"))
+    assert not set(controls(config)) & set(paper_decisions("pgd_at", "trades"))
 
 
 def test_answers_equal_a_slow_reading_of_the_files(finished: Path, config: Config) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deqpipe.analysis import autoattack_outcomes
-from deqpipe.analysis.autoattack_outcomes import Outcome
+from deqpipe.analysis.autoattack_outcomes import AutoAttackOutcome
 from deqpipe.analysis.decisions import Decision, Evaluation, Tree, evaluate_all
 from deqpipe.config import Config
 from deqpipe.errors import UserError
@@ -37,7 +37,7 @@ def evaluation(results: Path, config: Config, decision: Decision = DECISION) -> 
     return evaluate_all(Tree(results, config, 0), [decision.model])[decision]
 
 
-def outcome(results: Path, config: Config, decision: Decision = DECISION) -> Outcome:
+def outcome(results: Path, config: Config, decision: Decision = DECISION) -> AutoAttackOutcome:
     return autoattack_outcomes.outcome(Tree(results, config, 0), evaluation(results, config, decision))
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deqpipe.analysis.decisions import eight
+from deqpipe.analysis.decisions import paper_decisions
 from deqpipe.config import Config
 from deqpipe.reporting.cells import Cell
 from deqpipe.reporting.report import claims
@@ -70,13 +70,13 @@ def overview(number: int, cells: dict[tuple[str, str], tuple[float, float]], con
     return claim
 
 
-TRADES = tuple(decision.row for decision in eight("trades"))
+TRADES = tuple(decision.row for decision in paper_decisions("trades"))
 FOUR = ("PGD-AT baseline", "PGD-AT + Sec. 3.3", "TRADES baseline", "TRADES + Sec. 3.3")
 LOW, HIGH = (1.0, 2.0), (60.0, 70.0)
 # Per table, cells that show its claim; each is one of the two sides of a comparison.
 SHOWING: dict[int, dict[tuple[str, str], tuple[float, float]]] = {
     1: {(row, "PGD gain"): LOW for row in ("PGD-AT + Sec. 3.2", "TRADES + Sec. 3.3")},
-    2: {(decision.row, "DIFF"): LOW for decision in eight("pgd_at", "trades")},
+    2: {(decision.row, "DIFF"): LOW for decision in paper_decisions("pgd_at", "trades")},
     3: {(row, f"from {maker}"): LOW if (row in TRADES[:2]) == (maker == FOUR[2]) else HIGH
         for row in TRADES for maker in FOUR[2:]},
     4: {("PGD", "(3,5)"): (30.0, 35.0), ("APGD", "(3,5)"): LOW, ("SQUARE", "(3,5)"): HIGH},

@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import SubFigure
 
 from deqpipe.analysis import per_state
-from deqpipe.analysis.decisions import Decision, Evaluation, Tree, eight, evaluate_all
+from deqpipe.analysis.decisions import Decision, Evaluation, Tree, evaluate_all, paper_decisions
 from deqpipe.analysis.per_state import Attacked, Values
 from deqpipe.config import Config
 from deqpipe.reporting import conditions, phrases
@@ -95,7 +95,7 @@ class _Deviations:
 
 def draw(tree: Tree) -> Drawing:
     """The paper's three panels, one below the other."""
-    decisions = eight("trades")
+    decisions = paper_decisions("trades")
     models = tuple(dict.fromkeys(decision.model for decision in decisions))
     found = evaluate_all(tree, models, clean=False)
     evaluations = [found[decision] for decision in decisions]
@@ -127,7 +127,7 @@ def draw(tree: Tree) -> Drawing:
 
 def _looks() -> dict[Decision, _Look]:
     """The same in all panels."""
-    styles = zip(eight("trades"), plotting.COLOURS, plotting.MARKERS, _LINES, strict=False)
+    styles = zip(paper_decisions("trades"), plotting.COLOURS, plotting.MARKERS, _LINES, strict=False)
     return {
         decision: _Look(colour, marker, line, (position - 1.5) * _DODGE)
         for position, (decision, colour, marker, line) in enumerate(styles)

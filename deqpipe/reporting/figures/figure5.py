@@ -2,7 +2,7 @@
 
 from matplotlib.axes import Axes
 
-from deqpipe.analysis.decisions import Evaluation, Tree, eight, evaluate_all
+from deqpipe.analysis.decisions import SWEEP_DECISION, Evaluation, Tree, evaluate_all
 from deqpipe.reporting import conditions, phrases
 from deqpipe.reporting.figures import plotting
 from deqpipe.reporting.figures.plotting import Drawing
@@ -11,7 +11,7 @@ from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Estimate
 from deqpipe.workflow import gridpoints
 
-DECISION = eight("trades")[-1]
+DECISION = SWEEP_DECISION
 _COLUMNS = ("damping", "state", "steps", "accuracy", "low", "high", "n", "paper")
 _Point = tuple[gridpoints.GridPoint, Estimate]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from deqpipe.analysis.decisions import Decision, eight
+from deqpipe.analysis.decisions import Decision, paper_decisions
 from deqpipe.config import Config
 from deqpipe.reporting.cells import Cell
 from deqpipe.reporting.paper import published
@@ -115,7 +115,9 @@ def _interval(cell: Cell | None) -> tuple[float, float] | None:
 
 def of_table1(cells: Cells, config: Config) -> Evidence:
     """Each method is above its baseline."""
-    rows = [one.row for one in eight("pgd_at", "trades") if Decision(one.model, one.defence).method != "baseline"]
+    rows = [
+        one.row for one in paper_decisions("pgd_at", "trades") if Decision(one.model, one.defence).method != "baseline"
+    ]
     theirs = [published.value(1, row, table1.PGD) for row in rows]
     base = [published.value(1, f"{row.split(' + ')[0]} baseline", table1.PGD) for row in rows]
     up = sum(a is not None and b is not None and a > b for a, b in zip(theirs, base, strict=True))
@@ -131,7 +133,7 @@ def of_table2(cells: Cells, config: Config) -> Evidence:
     """Intermediate-state attacks are stronger than the ready-made one."""
     return Evidence(
         paper="Attacks on intermediate states are always stronger than the ready-made attack.",
-        signs=tuple(beyond(cells.get((one.row, "DIFF")), 0.0) for one in eight("pgd_at", "trades")),
+        signs=tuple(beyond(cells.get((one.row, "DIFF")), 0.0) for one in paper_decisions("pgd_at", "trades")),
         compared="FINAL with INTER, paired by image",
         aside="The opposite cannot come out: INTER is a minimum that contains FINAL.",
     )
@@ -146,7 +148,7 @@ def of_table3(cells: Cells, config: Config) -> Evidence:
         paper="Each method is hurt most by the attacks that were crafted on it.",
         signs=tuple(
             above(cells.get((one.row, f"from {other[one.model]}")), cells.get((one.row, f"from {own[one.model]}")))
-            for one in eight("trades")
+            for one in paper_decisions("trades")
         ),
         compared="images crafted on a method's own weights with those of the other TRADES model",
         aside="Baseline and + Sec. 3.2 share weights and images here: the paper tells them apart.",

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from markupsafe import Markup
 
-from deqpipe.analysis.decisions import Decision, EarlyState, Tree, early_states, eight
+from deqpipe.analysis.decisions import Decision, EarlyState, Tree, all_decisions, early_states
 from deqpipe.config import Config
 from deqpipe.counts import sum_of
 from deqpipe.errors import UserError
@@ -151,7 +151,7 @@ def write(config: Config, results: Path, output: Path) -> None:
         tables=[_tabled(one.table, results) for one in written.values()],
         figures=pictures,
         trainings=[_training(tree, model) for model in _trained(config)],
-        choices=[_choice(tree, decision) for decision in eight("pgd_at", "trades")],
+        choices=[_choice(tree, decision) for decision in all_decisions("pgd_at", "trades")],
         made=_made(origins),
         settings=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100),
     )

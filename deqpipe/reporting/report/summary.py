@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from deqpipe.analysis.decisions import Decision, eight
+from deqpipe.analysis.decisions import Decision, paper_decisions
 from deqpipe.config import Config
 from deqpipe.reporting import conditions
 from deqpipe.reporting.cells import Cell, Table, show
@@ -75,7 +75,7 @@ def _verdict(gain: Cell) -> str:
 
 
 def _all_gains(cells: _Cells) -> str:
-    gains = [cells[one.row, GAIN] for one in eight("pgd_at", "trades") if (one.row, GAIN) in cells]
+    gains = [cells[one.row, GAIN] for one in paper_decisions("pgd_at", "trades") if (one.row, GAIN) in cells]
     above = sum(gain.low is not None and gain.low > 0 for gain in gains)
     below = sum(gain.high is not None and gain.high < 0 for gain in gains)
     return (
@@ -92,7 +92,7 @@ def _autoattack(cells: _Cells, config: Config) -> str:
     both = cells.get((best.row, ALL))
     if both is None or both.here is None:
         return ""
-    highest = max(eight("pgd_at", "trades"), key=lambda one: _here(cells, one.row, ALL))
+    highest = max(paper_decisions("pgd_at", "trades"), key=lambda one: _here(cells, one.row, ALL))
     first = f"With AutoAttack as well (ALL in Table 1), {best.row} is right on {_value(both, config)}"
     if _here(cells, highest.row, ALL) == both.here:
         return f"{first}, and no other DEQ on more."
@@ -138,7 +138,7 @@ def _against(full: Cell, restart: Cell) -> str:
 
 def _through_the_defence(cells: _Cells) -> str:
     """What seeing Sec. 3.2 does to attacks on the defended decisions of the model that they were crafted on."""
-    own = [one.row for one in eight("trades") if one.defence == "entropy"]
+    own = [one.row for one in paper_decisions("trades") if one.defence == "entropy"]
     effects = {row: cells.get((row, f"from {row}, in the loop minus blind")) for row in own}
     known = {row: cell for row, cell in effects.items() if cell is not None and cell.here is not None}
     if not known:
@@ -161,7 +161,7 @@ def _stronger(effects: list[Cell]) -> str:
 
 
 def _attacks(cells: _Cells, config: Config) -> str:
-    rows = [one.row for one in eight("pgd_at", "trades")]
+    rows = [one.row for one in paper_decisions("pgd_at", "trades")]
     differences = sorted(cells[row, DIFF].here or 0.0 for row in rows)
     shown = sum((cells[row, DIFF].low or 0.0) > 0 for row in rows)
     return (

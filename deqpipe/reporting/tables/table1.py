@@ -4,8 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from deqpipe.analysis import autoattack_outcomes
-from deqpipe.analysis.autoattack_outcomes import Outcome
-from deqpipe.analysis.decisions import Decision, Evaluation, Tree, controls, eight, evaluate_all
+from deqpipe.analysis.autoattack_outcomes import AutoAttackOutcome
+from deqpipe.analysis.decisions import (
+    Decision,
+    Evaluation,
+    Tree,
+    all_decisions,
+    controls,
+    evaluate_all,
+    paper_decisions,
+)
 from deqpipe.analysis.reading import Source
 from deqpipe.config import Config
 from deqpipe.reporting import absent, conditions, phrases
@@ -21,7 +29,7 @@ COLUMNS = (CLEAN, PGD, AA, ALL, PER_IMAGE, ALL_PER_IMAGE, GAIN)
 TRUNK = Decision(vocabulary.TRUNK, "plain")
 # Rows in the paper's order: the ResNet of a framework, then its four DEQs, the baseline first.
 _FRAMEWORKS = tuple(
-    (Decision(resnet, "plain"), eight(framework))
+    (Decision(resnet, "plain"), all_decisions(framework))
     for resnet in vocabulary.RESNETS
     if (framework := vocabulary.MODELS[resnet].framework)
 )
@@ -38,7 +46,7 @@ class Robustness:
     """
 
     evaluations: Mapping[Decision, Evaluation]
-    outcomes: Mapping[Decision, Outcome]
+    outcomes: Mapping[Decision, AutoAttackOutcome]
     bootstrap: Bootstrap
 
     @property
@@ -93,7 +101,7 @@ def _method(gathered: Robustness, decision: Decision, tree: Tree) -> list[Cell]:
     return [*_deq(gathered.evaluations[decision], tree), *_autoattack(gathered.outcomes[decision], tree)]
 
 
-def _autoattack(outcome: Outcome, tree: Tree) -> list[Cell]:
+def _autoattack(outcome: AutoAttackOutcome, tree: Tree) -> list[Cell]:
     """AutoAttack alone, with PGD, and what withstands every image of both."""
     row, config = outcome.decision.row, tree.config
     confidence = config.statistics.confidence
@@ -111,7 +119,7 @@ def _autoattack(outcome: Outcome, tree: Tree) -> list[Cell]:
     return [*found, _percent(row, ALL_PER_IMAGE, intervals.accuracy(both, confidence=confidence))]
 
 
-def _lower(outcome: Outcome) -> str:
+def _lower(outcome: AutoAttackOutcome) -> str:
     """Which of the two is the minimum; PGD where they are equal."""
     return PGD if intervals.strongest(outcome.with_grid) < len(outcome.evaluation.right) else AA
 
@@ -191,7 +199,7 @@ def _columns(names: tuple[str, ...], config: Config) -> tuple[str, ...]:
 
 def most_robust(cells: Mapping[tuple[str, str], Cell]) -> Decision:
     """The DEQ decision with the highest accuracy under its strongest attack; of equal ones the first."""
-    return max(eight("pgd_at", "trades"), key=lambda decision: cells[decision.row, PGD].here or 0.0)
+    return max(paper_decisions("pgd_at", "trades"), key=lambda decision: cells[decision.row, PGD].here or 0.0)
 
 
 def _line(
@@ -222,7 +230,7 @@ def _as_published(cells: Mapping[tuple[str, str], Cell], config: Config) -> Line
 
 def notes(gathered: Robustness, config: Config) -> tuple[str, ...]:
     """What is absent, what is not the same attack, and which states decide."""
-    judged = [gathered.evaluations[decision] for decision in eight("pgd_at", "trades")]
+    judged = [gathered.evaluations[decision] for decision in all_decisions("pgd_at", "trades")]
     outcomes = tuple(gathered.outcomes.values())
     return (
         f"Of PGD, ResNets and trunk face PGD-{config.attack.pgd.steps} alone; they answer at their final state. DEQs "
@@ -248,7 +256,7 @@ def _absent(config: Config) -> str:
     return said
 
 
-def autoattack_notes(outcomes: tuple[Outcome, ...], bootstrap: Bootstrap, config: Config) -> tuple[str, ...]:
+def autoattack_notes(outcomes: tuple[AutoAttackOutcome, ...], bootstrap: Bootstrap, config: Config) -> tuple[str, ...]:
     """How AutoAttack was run, what its attacks did, and what the library said."""
     return (
         f"AutoAttack: {phrases.budget(config.autoattack.attacks, config)}. {phrases.mode(config)}",
@@ -263,7 +271,7 @@ def autoattack_notes(outcomes: tuple[Outcome, ...], bootstrap: Bootstrap, config
     )
 
 
-def _points(outcomes: tuple[Outcome, ...]) -> str:
+def _points(outcomes: tuple[AutoAttackOutcome, ...]) -> str:
     deqs = [one for one in outcomes if one.decision.model in vocabulary.DEQS]
     return "; ".join(f"{one.decision.row} {phrases.strongest(one.evaluation)}" for one in deqs)
 
@@ -273,7 +281,7 @@ def _square_compares(config: Config) -> bool:
     return config.autoattack.mode == "individual" and {"square", "apgd_ce"} <= set(config.autoattack.attacks)
 
 
-def _above_pgd(outcomes: tuple[Outcome, ...]) -> list[str]:
+def _above_pgd(outcomes: tuple[AutoAttackOutcome, ...]) -> list[str]:
     """Where AutoAttack is the weaker of the two, and why that can be."""
     rows = [one.decision.row for one in outcomes if _accuracy(one) > _pgd(one)]
     if not rows:
@@ -284,9 +292,9 @@ def _above_pgd(outcomes: tuple[Outcome, ...]) -> list[str]:
     ]
 
 
-def _accuracy(outcome: Outcome) -> float:
+def _accuracy(outcome: AutoAttackOutcome) -> float:
     return float(outcome.rows.mean(axis=1).min())
 
 
-def _pgd(outcome: Outcome) -> float:
+def _pgd(outcome: AutoAttackOutcome) -> float:
     return float(outcome.evaluation.right.mean(axis=1).min())

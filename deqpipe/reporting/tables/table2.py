@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from deqpipe.analysis.decisions import Evaluation, Tree, eight, evaluate_all
+from deqpipe.analysis.decisions import Evaluation, Tree, all_decisions, evaluate_all
 from deqpipe.config import Config
 from deqpipe.reporting import absent, conditions, phrases
 from deqpipe.reporting.cells import Block, Cell, Line, Shown, percent, show
@@ -13,7 +13,7 @@ from deqpipe.workflow import gridpoints, vocabulary
 
 FINAL, INTER, DIFF = "FINAL", "INTER", "DIFF"
 POINT = "(i, K_a, lambda)"
-_DECISIONS = eight("pgd_at", "trades")
+_DECISIONS = all_decisions("pgd_at", "trades")
 
 
 def gather(tree: Tree) -> EvaluatedModels:
@@ -55,7 +55,7 @@ def _row(evaluation: Evaluation, tree: Tree) -> tuple[Cell, ...]:
 
 
 def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
-    """The paper's eight rows."""
+    """The paper's eight rows, and those of further defences."""
     lines = tuple(
         Line(
             (decision.framework, decision.method),

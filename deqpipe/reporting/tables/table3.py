@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from deqpipe.analysis import transfers
 from deqpipe.analysis.attack_answers import Scored
-from deqpipe.analysis.decisions import Decision, Evaluation, Tree, eight, evaluate_all, selection_source
+from deqpipe.analysis.decisions import Decision, Evaluation, Tree, evaluate_all, paper_decisions, selection_source
 from deqpipe.analysis.reading import Source
 from deqpipe.config import Config
 from deqpipe.reporting import conditions, phrases
@@ -15,7 +15,7 @@ from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Estimate
 from deqpipe.workflow import vocabulary
 
-_DECISIONS = eight("trades")
+_DECISIONS = paper_decisions("trades")
 _DEFENDED = tuple(Decision(model, "entropy") for model in vocabulary.TRADES)
 _ABSENT = "absent: attack.transfer is false, so the grid's images were judged by the model alone that they came from"
 

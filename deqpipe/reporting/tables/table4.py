@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from deqpipe.analysis import autoattack_outcomes, ranking
 from deqpipe.analysis.autoattack_outcomes import Top
-from deqpipe.analysis.decisions import Evaluation, Tree, eight, evaluate
+from deqpipe.analysis.decisions import SWEEP_DECISION, Evaluation, Tree, evaluate
 from deqpipe.analysis.reading import Source
 from deqpipe.config import Config
 from deqpipe.reporting import absent, conditions, phrases
@@ -16,7 +16,7 @@ from deqpipe.statistics.intervals import Bootstrap, Correct
 from deqpipe.workflow import gridpoints
 from deqpipe.workflow.gridpoints import GridPoint
 
-DECISION = eight("trades")[-1]
+DECISION = SWEEP_DECISION
 PGD, APGD, SQUARE = "PGD", "APGD", "SQUARE"
 PGD_FEW, APGD_FEW = "PGD on Square's images", "APGD on Square's images"
 _EXPECTED = {

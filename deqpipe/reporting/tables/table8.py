@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from deqpipe.analysis.decisions import Evaluation, Tree, eight, evaluate_all
+from deqpipe.analysis.decisions import SWEEP_DECISION, Evaluation, Tree, evaluate_all
 from deqpipe.config import Config
 from deqpipe.reporting import conditions, phrases
 from deqpipe.reporting.cells import DASH, Block, Cell, Line, Shown, percent, show
@@ -11,7 +11,7 @@ from deqpipe.reporting.tables.evaluated import EvaluatedModels
 from deqpipe.statistics import intervals
 from deqpipe.workflow import gridpoints
 
-DECISION = eight("trades")[-1]
+DECISION = SWEEP_DECISION
 
 
 def gather(tree: Tree) -> EvaluatedModels:
