@@ -203,7 +203,7 @@ def transferred(config: Config, model: str, seed: int, points: Sequence[GridPoin
         return []
     return [
         moved(rows(config, other, seed, attack=attack, point=point, defence=defence, images=images), shift, model)
-        for point in points for defence in ("plain", "entropy")
+        for point in points for defence in defences.DECIDING
     ]  # fmt: skip
 
 
