@@ -12,9 +12,7 @@ from typing import Literal, TypeAlias
 from deqpipe.config import PROTOCOLS, EntropyConfig
 from deqpipe.errors import UserError
 
-DefenceName: TypeAlias = Literal[
-    "plain", "entropy", "rounding", "entropy_zero_steps", "entropy_restart_only", "entropy_one_round"
-]
+DefenceName: TypeAlias = Literal["plain", "entropy", "entropy_zero_steps", "entropy_restart_only", "entropy_one_round"]
 
 Adjust: TypeAlias = Callable[[EntropyConfig, int], EntropyConfig]
 """The keys of Sec. 3.2 that a variant of it runs with, from the configured ones and N."""
@@ -70,15 +68,12 @@ def _as_released(entropy: EntropyConfig) -> EntropyConfig:
 _SEC_32 = "deqpipe.defence.entropy:build"
 PLAIN = Defence("plain", "", published=True)
 ENTROPY = Defence("entropy", "Sec. 3.2", _SEC_32, _as_configured, published=True)
-ROUNDING = Defence("rounding", "rounding", "deqpipe.defence.rounding:build")
 # Sec. 3.2 without its point: no descent steps; and with the authors' code's keys, the restarts of the solver without
 # descent, and a single round (T_f = N), after which nothing follows.
 ZERO_STEPS = Defence("entropy_zero_steps", "control: R = 0", _SEC_32, _without_descent, control_of="entropy")
 RESTART_ONLY = Defence("entropy_restart_only", "control: restart only", _SEC_32, restarts_alone, control_of="entropy")
 ONE_ROUND = Defence("entropy_one_round", "control: T_f = N", _SEC_32, _one_round, control_of="entropy")
-DEFENCES: Mapping[str, Defence] = {
-    one.name: one for one in (PLAIN, ENTROPY, ROUNDING, ZERO_STEPS, RESTART_ONLY, ONE_ROUND)
-}
+DEFENCES: Mapping[str, Defence] = {one.name: one for one in (PLAIN, ENTROPY, ZERO_STEPS, RESTART_ONLY, ONE_ROUND)}
 CONTROLS: tuple[DefenceName, ...] = tuple(one.name for one in DEFENCES.values() if one.control_of)
 DECIDING: tuple[DefenceName, ...] = tuple(one.name for one in DEFENCES.values() if not one.control_of)
 """Those that decide for themselves: every adversarially trained DEQ is evaluated with each."""
