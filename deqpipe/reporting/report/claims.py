@@ -360,6 +360,12 @@ OF_FIGURES: Mapping[int, Mapping[str, Graphic]] = {
 def overview(tables: Mapping[int, Iterable[Cell]], figures: Mapping[int, Rows], config: Config) -> tuple[Claim, ...]:
     """One line per claim, by table and figure; the figures' rows are those of their csv, none where one is absent."""
     by_name = {number: {(cell.row, cell.column): cell for cell in cells} for number, cells in tables.items()}
-    said = [judge(f"Table {number}", OF_TABLES[number](cells, config)) for number, cells in by_name.items()]
-    graphics = [(name, claim, rows) for number, rows in figures.items() for name, claim in OF_FIGURES[number].items()]
+    said = [
+        judge(f"Table {number}", claim(cells, config))
+        for number, cells in by_name.items()
+        if (claim := OF_TABLES.get(number))  # a table that the paper does not have claims nothing
+    ]
+    graphics = [
+        (name, claim, rows) for number, rows in figures.items() for name, claim in OF_FIGURES.get(number, {}).items()
+    ]
     return (*said, *(judge(name, claim(rows, config)) for name, claim, rows in graphics))
