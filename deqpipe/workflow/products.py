@@ -171,10 +171,6 @@ _TABLES = (
         "table", 10, "Speed of inference with Sec. 3.2.", "speed of inference", "deqpipe.reporting.tables.table10",
         lambda config: (Need("time_inference", (SWEEP_MODEL,), every_seed=False),), comparable=False, priority=5,
     ),
-    Definition(
-        "table", 11, "Clean accuracy at the early and the final state.", "clean accuracy by state",
-        "deqpipe.reporting.tables.table11", _entropies,
-    ),
 )  # fmt: skip
 _FIGURES = (
     Definition(
