@@ -24,14 +24,13 @@ class KnownImages:
 KNOWN_IMAGES: Mapping[str, KnownImages] = {
     "digits": KnownImages("digits", train=1437, test=360, size=8, described="scikit-learn's handwritten digits (8x8)"),
     "cifar10": KnownImages("CIFAR-10", train=50_000, test=10_000, size=32, described="CIFAR-10"),
-    "stripes": KnownImages("stripes", train=400, test=100, size=8, described="made-up stripes (8x8)"),
 }
 
 
 class DataConfig(Section):
     """Which images, and how they are split."""
 
-    source: Literal["digits", "cifar10", "folder", "stripes"]
+    source: Literal["digits", "cifar10", "folder"]
     """digits: scikit-learn's 8x8 digits (embedded); cifar10: torchvision's (downloaded); folder: train/<class>/* and
     test/<class>/*."""
     root: str

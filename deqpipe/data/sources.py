@@ -14,7 +14,7 @@ from deqpipe.errors import UserError
 DIGITS_TEST = 360
 
 
-def prepare(source: Literal["digits", "cifar10", "folder", "stripes"], root: Path, *, validation: int) -> Dataset:
+def prepare(source: Literal["digits", "cifar10", "folder"], root: Path, *, validation: int) -> Dataset:
     """Images of a source, split by index.
 
     Args:
@@ -28,7 +28,6 @@ def prepare(source: Literal["digits", "cifar10", "folder", "stripes"], root: Pat
     read = {
         "digits": lambda: digits(validation=validation),
         "cifar10": lambda: cifar10(root, validation=validation),
-        "stripes": lambda: stripes(validation=validation),
         "folder": lambda: folder(root, validation=validation),
     }
     return read[source]()
@@ -52,18 +51,6 @@ def digits(*, validation: int) -> Dataset:
         classes=tuple(str(digit) for digit in range(10)),
         name="digits",
     )
-
-
-def stripes(*, validation: int) -> Dataset:
-    """Bright rows or columns on noise: 500 images, 8x8, one channel."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 128, (500, 1, 8, 8), generator=generator, dtype=torch.uint8)
-    labels = torch.arange(500) % 2
-    images[0::2, :, 3], images[1::2, :, :, 3] = 255, 255
-    return hold_out(
-        Split(images[:400], labels[:400]), Split(images[400:], labels[400:]),
-        validation=validation, classes=("row", "column"), name="stripes",
-    )  # fmt: skip
 
 
 def _digits_file() -> Path:
