@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from deqpipe.analysis import decisions
 from deqpipe.analysis.decisions import Attacks, Tree
-from deqpipe.analysis.reading import Asked, Files, Judge, Rows
+from deqpipe.analysis.reading import Files, Judge, RowQuery, Rows
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.statistics import intervals
@@ -48,7 +48,7 @@ def read(tree: Tree, files: Files, states: Mapping[Judge, int], *, crafter: str)
     Raises:
         UserError: files are damaged, rows stand twice, or images were crafted on another model.
     """
-    asked = {judge: Asked(state - 1) for judge, state in states.items()}
+    asked = {judge: RowQuery(state - 1) for judge, state in states.items()}
     return tree.rows(files, asked, "label", "predicted", crafted_on=crafter)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqpipe.analysis import reading
-from deqpipe.analysis.reading import Asked, Files, Judge, Rows, Source
+from deqpipe.analysis.reading import Files, Judge, RowQuery, Rows, Source
 from deqpipe.config import Config, Framework
 from deqpipe.errors import UserError
 from deqpipe.results import records
@@ -203,7 +203,7 @@ class Tree:
     def rows(
         self,
         files: Files,
-        asked: Mapping[Judge, Asked],
+        asked: Mapping[Judge, RowQuery],
         *columns: str,
         grid: bool = True,
         crafted_on: str | None = None,
@@ -391,7 +391,7 @@ def evaluate(tree: Tree, model: str, *, clean: bool = True) -> tuple[Evaluation,
     attacked = tree.opened("attack_grid" if deq else "attack_pgd", model, tree.attacked(model))
     states = _deciding(tree, model)
     ran = attacks(tree, model) if deq else None
-    asked = {decision.judge: Asked(state - 1) for decision, state in states.items()}
+    asked = {decision.judge: RowQuery(state - 1) for decision, state in states.items()}
     rows = tree.rows(attacked, asked, "label", "predicted", *_CHECKED, grid=deq)
     alone = tree.rows(unattacked, asked, "label", "predicted", grid=False) if unattacked else {}
     behind = (*(unattacked.sources if unattacked else ()), *attacked.sources)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqpipe.analysis.decisions import Decision, Tree
-from deqpipe.analysis.reading import Asked, Files, Rows, Source
+from deqpipe.analysis.reading import Files, RowQuery, Rows, Source
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.statistics import intervals
@@ -61,7 +61,7 @@ def clean(tree: Tree, decision: Decision) -> States:
         UserError: records are missing, incomplete, doubled, or of another configuration.
     """
     files = tree.opened("clean", decision.model, [tree.clean(decision.model)])
-    rows = tree.rows(files, {decision.judge: Asked()}, *_COLUMNS, grid=False)[decision.judge]
+    rows = tree.rows(files, {decision.judge: RowQuery()}, *_COLUMNS, grid=False)[decision.judge]
     return _states(rows, None, files, where=f"records of {decision.row}")
 
 
@@ -72,7 +72,7 @@ def attacked(tree: Tree, decision: Decision, point: GridPoint) -> States:
         UserError: as `clean`.
     """
     files = _files(tree, decision.model, [point])
-    rows = tree.rows(files, {decision.judge: Asked(points=[point])}, *_COLUMNS)[decision.judge]
+    rows = tree.rows(files, {decision.judge: RowQuery(points=[point])}, *_COLUMNS)[decision.judge]
     return _states(rows, point, files, where=f"records of {decision.row}")
 
 
@@ -86,7 +86,7 @@ def column(tree: Tree, name: str, asked: Collection[Attacked]) -> dict[Attacked,
     for model in dict.fromkeys(decision.model for decision, _ in asked):
         mine = [pair for pair in asked if pair[0].model == model]
         files = _files(tree, model, [point for _, point in mine])
-        points = {one.judge: Asked(points=[point for other, point in mine if other == one]) for one, _ in mine}
+        points = {one.judge: RowQuery(points=[point for other, point in mine if other == one]) for one, _ in mine}
         rows = tree.rows(files, points, name)
         for decision, point in mine:
             (values,) = rows[decision.judge].table(name, points=(point,), where=f"records of {decision.row}")

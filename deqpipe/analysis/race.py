@@ -9,7 +9,7 @@ import numpy as np
 
 from deqpipe.analysis import decisions
 from deqpipe.analysis.decisions import Kind, Tree
-from deqpipe.analysis.reading import Asked, Files, Judge
+from deqpipe.analysis.reading import Files, Judge, RowQuery
 from deqpipe.errors import UserError
 from deqpipe.results import records
 from deqpipe.results.provenance import provenance
@@ -89,7 +89,7 @@ def answers(tree: Tree, files: Files, states: Mapping[Judge, int]) -> dict[Judge
         files: the records of the images that face every attack.
         states: that decide, counted from 1.
     """
-    asked = {judge: Asked(state - 1) for judge, state in states.items()}
+    asked = {judge: RowQuery(state - 1) for judge, state in states.items()}
     return {
         judge: decisions.before_race(
             rows, tree.config, state=states[judge], where=f"attack records of {judge[0]}, {judge[1]},"

@@ -50,7 +50,7 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RowQuery:
     """Which rows of a decision, and which of its states.
 
     Attributes:
@@ -190,7 +190,7 @@ def refuse_other_spec(entry: Mapping[str, Any], spec: Mapping[str, Any], path: P
 
 def read(
     files: Files,
-    asked: Mapping[Judge, Asked],
+    asked: Mapping[Judge, RowQuery],
     columns: Sequence[str],
     *,
     grid: Points | None,
@@ -282,7 +282,7 @@ class _Part:
 
 
 def _part(
-    group: Group, point: NDArray[np.int16], judge: Judge, asked: Asked, columns: Sequence[str], grid: Points | None
+    group: Group, point: NDArray[np.int16], judge: Judge, asked: RowQuery, columns: Sequence[str], grid: Points | None
 ) -> _Part:
     where = group.where(model=judge[0], defence=judge[1])
     if asked.points is not None:

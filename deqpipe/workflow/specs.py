@@ -49,16 +49,16 @@ def build(
     }
     if judged := value.decisions(whole, model or ""):
         spec["decisions"] = list(judged)
-    if model is not None:
-        spec["model"] = model
-    if seed is not None:
-        spec["seed"] = seed
-    if stage == "autoattack":
-        allowed = MODELS[model or ""].defences
-        if defence not in allowed:
-            raise UserError(f"defence is {defence!r}, but must be one of {', '.join(allowed)} for {model}")
-        spec["defence"] = defence
-    return spec
+    subject = {"model": model, "seed": seed, "defence": _attacked(model, defence) if stage == "autoattack" else None}
+    return spec | {name: value for name, value in subject.items() if value is not None}
+
+
+def _attacked(model: str | None, defence: DefenceName | None) -> DefenceName:
+    """The decision that AutoAttack runs on."""
+    allowed = MODELS[model or ""].defences
+    if defence not in allowed:
+        raise UserError(f"defence is {defence!r}, but must be one of {', '.join(allowed)} for {model}")
+    return defence
 
 
 def _made(made: Made, config: Config, seed: int | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 
 from deqpipe.analysis import reading
 from deqpipe.analysis.decisions import Tree, attacks, evaluate
-from deqpipe.analysis.reading import Asked, Judge, Rows
+from deqpipe.analysis.reading import Judge, RowQuery, Rows
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.results import records
@@ -59,7 +59,7 @@ def test_rows_of_the_grid_are_those_of_a_loop_over_its_files(
     """Controls, and images that are transferred to the other model, included."""
     tree = Tree(finished, config, 0)
     files = tree.opened("attack_grid", MODEL, tree.attacked(MODEL))
-    rows = tree.rows(files, {judge: Asked(states)}, *NAMES)[judge]
+    rows = tree.rows(files, {judge: RowQuery(states)}, *NAMES)[judge]
     check(rows, one_by_one(finished / f"attacks/grid/{MODEL}/seed0", judge), states)
 
 
@@ -72,7 +72,7 @@ def test_rows_of_the_sweep_and_of_points_in_the_loop_are_those_of_a_loop(finishe
         files = tree.opened(stage, model, paths)
         defences = reading.defences(files)
         assert set(defences) == set(slow.frame(paths[0].parent)["defence"])
-        asked = {(model, defence): Asked(1) for defence in defences}
+        asked = {(model, defence): RowQuery(1) for defence in defences}
         for judge, rows in tree.rows(files, asked, *NAMES, crafted_on=model).items():
             expected = one_by_one(paths[0].parent, judge)
             assert rows.present == tuple(sorted({point for point, _ in expected}))
@@ -82,7 +82,7 @@ def test_rows_of_the_sweep_and_of_points_in_the_loop_are_those_of_a_loop(finishe
 def test_only_the_attacks_that_were_asked_for_are_kept(finished: Path, config: Config) -> None:
     tree, points = Tree(finished, config, 0), gridpoints.grid_points(config)[2:4]
     files = tree.opened("attack_grid", MODEL, tree.attacked(MODEL))
-    rows = tree.rows(files, {PLAIN: Asked(points=points)}, *NAMES)[PLAIN]
+    rows = tree.rows(files, {PLAIN: RowQuery(points=points)}, *NAMES)[PLAIN]
     assert rows.present == points
     assert len(rows["label"]) == 2 * config.evaluation.images
     whole = one_by_one(finished / f"attacks/grid/{MODEL}/seed0", PLAIN)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deqpipe.analysis.decisions import Decision, Tree
-from deqpipe.analysis.reading import Asked, Files, Source
+from deqpipe.analysis.reading import Files, RowQuery, Source
 from deqpipe.config import Config
 from deqpipe.reporting.cells import Block, Cell, Digits, Line, number, percent, show
 from deqpipe.reporting.paper import published
@@ -152,7 +152,7 @@ def _entropies(tree: Tree, model: str) -> tuple[Entropies, tuple[Source, ...]]:
 def _values(tree: Tree, files: Files, model: str, *, grid: bool, where: str) -> Values:
     """Entropies (attacks, images, 2) of the undefended model at z^[N] and at the final state."""
     judge = model, "plain"
-    (found,) = tree.rows(files, {judge: Asked(_LAST_TWO)}, "entropy", grid=grid)[judge].table("entropy", where=where)
+    (found,) = tree.rows(files, {judge: RowQuery(_LAST_TWO)}, "entropy", grid=grid)[judge].table("entropy", where=where)
     return found.astype(np.float64)
 
 
