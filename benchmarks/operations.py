@@ -425,7 +425,7 @@ class Method:
 
     Attributes:
         name: in tables.
-        model: in `specs.MODELS`.
+        model: in `vocabulary.MODELS`.
         regularised: whether every step carries the Jacobian term, or none.
     """
 

@@ -5,13 +5,13 @@ vocabulary of defences imports no torch; here the name is looked up.
 """
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import Any
 
 from deqpipe.config import EntropyConfig, SolverConfig, ThreatModelConfig
 from deqpipe.defence.entropy import defended
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.gradient import Unrolled
+from deqpipe.lazy import named
 from deqpipe.settings import Settings
 from deqpipe.solver.anderson import Anderson
 from deqpipe.solver.base import Solver
@@ -62,7 +62,10 @@ def dynamics(settings: Settings, defence: str) -> Dynamics:
         UserError: nobody declared the defence.
     """
     value, plain = defence_of(defence), plain_dynamics(settings)
-    return plain if value.build is None else _function(value.build)(settings, plain, value)
+    if value.build is None:
+        return plain
+    build: Build = named(value.build)
+    return build(settings, plain, value)
 
 
 def entropy_dynamics(settings: Settings, entropy: EntropyConfig) -> Dynamics:
@@ -77,10 +80,3 @@ def final_unroll(settings: Settings) -> Unrolled:
         damping=FINAL_DAMPING,
         lead_step=settings["attack.unroll"]["lead_step"],
     )
-
-
-def _function(path: str) -> Build:
-    """The function of an import path `module:name`."""
-    module, _, name = path.partition(":")
-    function: Build = getattr(import_module(module), name)
-    return function

@@ -1,9 +1,16 @@
-"""A value that is computed when it is first asked for."""
+"""Values that are computed, and code that is imported, when they are first asked for."""
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from importlib import import_module
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+
+
+def named(path: str) -> Any:
+    """What an import path names: a module, or with `module:name` something in it."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name) if name else import_module(module)
 
 
 class Lazy(Generic[T]):

@@ -63,7 +63,7 @@ rule race_sweep:
     benchmark:
         "<logs>/benchmark/race/sweep/{model}/seed{seed}.tsv"
     wildcard_constraints:
-        model=any_of([SWEPT]),
+        model=any_of([SWEEP_MODEL]),
     priority: 40
     params:
         spec=spec("race_sweep"),

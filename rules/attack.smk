@@ -158,7 +158,7 @@ rule attack_top:
     benchmark:
         "<logs>/benchmark/attack_top/{model}/seed{seed}/images{images}.tsv"
     wildcard_constraints:
-        model=any_of([SWEPT]),
+        model=any_of([SWEEP_MODEL]),
     priority: 40
     threads: THREADS
     resources:
@@ -222,7 +222,7 @@ rule attack_sweep:
     benchmark:
         "<logs>/benchmark/attack_sweep/{model}/seed{seed}/images{images}.tsv"
     wildcard_constraints:
-        model=any_of([SWEPT]),
+        model=any_of([SWEEP_MODEL]),
     priority: 40
     threads: THREADS
     resources:
@@ -257,7 +257,7 @@ rule attack_example:
     benchmark:
         "<logs>/benchmark/attack_example/{model}/seed{seed}.tsv"
     wildcard_constraints:
-        model=any_of([EXAMPLE]),
+        model=any_of([FIGURE2_MODEL]),
     priority: 30
     threads: THREADS
     resources:

@@ -21,7 +21,7 @@ except UserError as error:
     sys.exit(2)
 
 MODELS, DEQS, RESNETS, TRUNK = vocabulary.EVALUATED, vocabulary.DEQS, vocabulary.RESNETS, vocabulary.TRUNK
-TRADES, SWEPT, EXAMPLE = vocabulary.TRADES, vocabulary.SWEEP_MODEL, vocabulary.FIGURE2_MODEL
+TRADES, SWEEP_MODEL, FIGURE2_MODEL = vocabulary.TRADES, vocabulary.SWEEP_MODEL, vocabulary.FIGURE2_MODEL
 TRAINED, IMPORTED = vocabulary.trained_here(CONFIG), tuple(CONFIG.imported)
 OTHER_JACOBIAN = vocabulary.OTHER_JACOBIAN  # Figure 6 alone
 SEEDS = CONFIG.seeds
@@ -137,11 +137,6 @@ def in_report(path, kind, about):
     return report(path, caption=f"../report/{kind}.rst", category=f"{kind.capitalize()}s", labels=labels)
 
 
-def dumped(stage, model, seed):
-    """The spec of a job that is known by name."""
-    return specs.dumps(specs.build(stage, CONFIG, model=model, seed=int(seed)))
-
-
 def shard_option(name):
     """The states or the images of a grid job, from its name: states1-8_images0-999."""
 
@@ -185,7 +180,7 @@ def made_of(product):
 
 def every(*names):
     """The files of all jobs of some stages."""
-    needs = [products.Need(name, stages.STAGES[name].models or ()) for name in names]
+    needs = [products.Need(name, stages.STAGES[name].models) for name in names]
     return [f"<results>/{path}" for path in layout.all_needed(needs, CONFIG)]
 
 

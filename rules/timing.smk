@@ -36,7 +36,7 @@ rule time_inference:
     benchmark:
         "<logs>/benchmark/time_inference/{model}/seed{seed}.tsv"
     wildcard_constraints:
-        model=any_of([SWEPT]),
+        model=any_of([SWEEP_MODEL]),
     priority: 10
     threads: ALL_CORES
     resources:

@@ -373,6 +373,8 @@ def _early_state(raw: dict[str, Any], defence: DefenceName, tree: Tree, model: s
         chosen = EarlyState(int(entry["state"]), tuple(entry["accuracy"]), float(entry["final"]), int(entry["n"]))
     except (KeyError, TypeError) as error:
         raise UserError(f"early states {tree.select(model)} lack {error} of {defence}") from None
+    except ValueError as error:
+        raise UserError(f"early states {tree.select(model)} hold no number for {defence}: {error}") from None
     if not 1 <= chosen.state <= last:
         raise UserError(
             f"early states {tree.select(model)} choose state {chosen.state}, but the solver has states 1 to {last}"
@@ -470,18 +472,18 @@ def attacks(tree: Tree, model: str, of: Kind = "grid") -> Attacks:
     if not (shards.races_in_sweep(tree.config) if of == "sweep" else shards.races(tree.config)):
         return Attacks(every, (), ())
     path = tree.race(of, model)
-    raw = _read_json(path)
-    entry, names = raw.get("provenance"), raw.get("points")
-    if not isinstance(entry, dict) or "spec" not in entry or not isinstance(names, list):
+    raw = read_made(tree, "race_sweep" if of == "sweep" else "race", model, path)
+    names = raw.get("points")
+    if not isinstance(names, list):
         raise UserError(f"{path} is no result of a race: not written by deqpipe")
-    check_specs(tree, "race_sweep" if of == "sweep" else "race", model, [entry], path)
-    foreign = sorted(set(names) - {point.name for point in every})
+    known = {point.name for point in every}
+    foreign = [name for name in names if name not in known]
     if foreign or not names:
         raise UserError(f"{path} names {foreign[0] if foreign else 'nothing'}, but must name points of the grid")
     return Attacks(
         points=tuple(point for point in every if point.name in names),
         dropped=tuple(point for point in every if point.name not in names),
-        sources=(tree.source(path, entry),),
+        sources=(tree.source(path, raw["provenance"]),),
     )
 
 
@@ -565,7 +567,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # no JSON, or no text at all
         raise UserError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} holds a {type(value).__name__}, but must hold keys and values")

@@ -16,6 +16,7 @@ from deqpipe.results.provenance import provenance
 from deqpipe.statistics import racing
 from deqpipe.statistics.intervals import Correct
 from deqpipe.workflow import gridpoints, shards, specs, vocabulary
+from deqpipe.workflow.defences import ENTROPY
 from deqpipe.workflow.stages import StageName
 
 _logger = logging.getLogger(__name__)
@@ -110,5 +111,5 @@ def _grid_states(tree: Tree, model: str) -> dict[Judge, int]:
 
 def _sweep_states(tree: Tree, model: str) -> dict[Judge, int]:
     """Of every T_f and R: the early state of Sec. 3.2."""
-    state = decisions.early_states(tree, model)["entropy"].state
+    state = decisions.early_states(tree, model)[ENTROPY.name].state
     return {(model, setting.defence): state for setting in gridpoints.entropy_settings(tree.config)}

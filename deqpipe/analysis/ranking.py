@@ -8,6 +8,7 @@ from typing import Any
 from deqpipe.analysis.decisions import Evaluation, Tree, evaluate
 from deqpipe.results import provenance, records
 from deqpipe.workflow import specs, vocabulary
+from deqpipe.workflow.defences import PLAIN
 
 
 def ranked(evaluation: Evaluation) -> tuple[int, ...]:
@@ -31,7 +32,7 @@ def write(tree: Tree, model: str, *, output: Path) -> None:
     ranking["provenance"] = provenance.provenance(
         spec,
         device="cpu",
-        inputs={source.path: tree.root / source.path for source in judged["plain"].sources},
+        inputs={source.path: tree.root / source.path for source in judged[PLAIN.name].sources},
         seconds=time.monotonic() - started,
     )
     records.write_text(output, json.dumps(ranking, indent=1) + "\n")

@@ -11,6 +11,7 @@ from deqpipe.errors import UserError
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap, Estimate
 from deqpipe.workflow import gridpoints, vocabulary
+from deqpipe.workflow.defences import ENTROPY
 from deqpipe.workflow.gridpoints import EntropySetting
 
 
@@ -55,7 +56,7 @@ def sweep(tree: Tree) -> Sweep:
     files = tree.opened("attack_sweep", model, tree.sweep(model))
     _refuse_other_settings(files, settings, where)
     few = config.entropy_sweep.points
-    state = early_states(tree, model)["entropy"].state
+    state = early_states(tree, model)[ENTROPY.name].state
     judges = {(model, setting.defence): state for setting in settings}
     rows = attack_answers.read(tree, files, judges, crafter=model)
     ran = (

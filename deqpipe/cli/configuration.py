@@ -10,6 +10,7 @@ from deqpipe import config
 from deqpipe.cli.arguments import add, add_paths, json_object
 from deqpipe.results import records
 from deqpipe.workflow import specs, vocabulary
+from deqpipe.workflow.defences import DECIDING
 from deqpipe.workflow.stages import STAGES
 
 
@@ -25,7 +26,7 @@ def register(commands: Any) -> None:
     spec.add_argument("files", type=Path, nargs="+", help="config files, later ones laid over earlier ones")
     spec.add_argument("--model", choices=tuple(vocabulary.MODELS))
     spec.add_argument("--seed", type=int)
-    spec.add_argument("--defence", choices=("plain", "entropy"), help="for stage autoattack")
+    spec.add_argument("--defence", choices=DECIDING, help="for stage autoattack")
 
 
 def _check_config(options: argparse.Namespace) -> int:

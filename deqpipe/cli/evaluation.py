@@ -4,12 +4,12 @@ import argparse
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from deqpipe.cli.arguments import add, add_budget, add_job, add_paths, batch_size, first_last, point, ways
+from deqpipe.lazy import named
 from deqpipe.workflow.stages import StageName
 
 Adder = Callable[[argparse.ArgumentParser], None]
@@ -41,8 +41,7 @@ class EvaluationCommand:
 
     def function(self) -> Callable[..., int]:
         """What the command calls, imported now."""
-        module, _, name = self.calls.partition(":")
-        function: Callable[..., int] = getattr(import_module(f"deqpipe.evaluation.stages.{module}"), name)
+        function: Callable[..., int] = named(f"deqpipe.evaluation.stages.{self.calls}")
         return function
 
 

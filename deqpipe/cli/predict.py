@@ -8,7 +8,10 @@ from typing import Any
 from deqpipe import config
 from deqpipe.cli.arguments import add, add_device, add_threads, batch_size
 from deqpipe.workflow import specs
+from deqpipe.workflow.defences import DECIDING, PLAIN
 from deqpipe.workflow.gridpoints import GridPoint
+
+_DEFENCES = tuple(name for name in DECIDING if name != PLAIN.name)
 
 
 def register(commands: Any) -> None:
@@ -37,7 +40,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     text = "settings of a run, such as results/config.yaml, instead of the paper's; several are laid over each other"
     parser.add_argument("--config", type=Path, action="append", default=[], metavar="FILE", help=text)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="what is computed in")
-    parser.add_argument("--defence", choices=("none", "entropy"), default="none", help="entropy: Sec. 3.2")
+    parser.add_argument("--defence", choices=("none", *_DEFENCES), default="none", help="entropy: Sec. 3.2")
     parser.add_argument("--states", action="store_true", help="write the states themselves, too")
     text = "logits behind z^[i] and their gradient, such as 3,5,0.5; may be given several times"
     parser.add_argument("--surrogate", type=_surrogate, action="append", default=[], metavar="i,K_a,lambda", help=text)
@@ -61,7 +64,7 @@ def _predict(options: argparse.Namespace) -> int:
     settings = _settings(options)
     request = Request(
         settings=Settings(settings),
-        defence="plain" if options.defence == "none" else "entropy",
+        defence=PLAIN.name if options.defence == "none" else options.defence,
         surrogates=dict(options.surrogate),
         keep_states=options.states,
         batch_size=_images_at_once(options, settings["evaluation.batch_size"]),

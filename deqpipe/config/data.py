@@ -9,7 +9,7 @@ from deqpipe.config.base import Count, Section
 
 @dataclass(frozen=True)
 class KnownImages:
-    """A source whose images are known before they are read."""
+    """A source whose images are known before they are read; of all others `data.root` says which images they are."""
 
     name: str
     train: int
@@ -17,13 +17,25 @@ class KnownImages:
     test: int
     size: int
     """Height and width."""
+    channels: int
+    classes: int
     described: str
     """What tables call it."""
 
 
 KNOWN_IMAGES: Mapping[str, KnownImages] = {
-    "digits": KnownImages("digits", train=1437, test=360, size=8, described="scikit-learn's handwritten digits (8x8)"),
-    "cifar10": KnownImages("CIFAR-10", train=50_000, test=10_000, size=32, described="CIFAR-10"),
+    "digits": KnownImages(
+        "digits",
+        train=1437,
+        test=360,
+        size=8,
+        channels=1,
+        classes=10,
+        described="scikit-learn's handwritten digits (8x8)",
+    ),
+    "cifar10": KnownImages(
+        "CIFAR-10", train=50_000, test=10_000, size=32, channels=3, classes=10, described="CIFAR-10"
+    ),
 }
 
 

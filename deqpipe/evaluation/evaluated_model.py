@@ -56,7 +56,7 @@ class EvaluationJob:
         batch_size: images at once, or None: as many as fit; no influence on results, unless the solver couples them.
         ways: faster ways to the same numbers that may be taken.
         other: trained model whose decisions the images are transferred to.
-        strongest: ranked points of the grid, as `reporting.strongest` writes them.
+        strongest: ranked points of the grid, as `analysis.ranking` writes them.
         results: earlier results that it reads beside, by name.
     """
 
@@ -84,7 +84,7 @@ class EvaluatedModel:
     """A trained model under evaluation.
 
     Attributes:
-        name: in `specs.MODELS`.
+        name: in `vocabulary.MODELS`.
         loaded: the model.
         dataset: what it is evaluated on.
         settings: of the job.
@@ -193,8 +193,10 @@ def load_subject(job: EvaluationJob) -> EvaluatedModel:
     _check_origin(loaded, job.checkpoint, job.spec, name)
     _check_batch_size(settings, job)
     computation = _computation(loaded.model, settings, job)
-    judges = tuple(_judge(loaded, settings, name, defence) for defence in vocabulary.MODELS[name].defences)
-    controls = tuple(_judge(loaded, settings, name, defence) for defence in _controls(settings, name))
+    declared, compared = vocabulary.MODELS[name].defences, _controls(settings, name)
+    _check_decisions(job.spec, (*declared, *compared))
+    judges = tuple(_judge(loaded, settings, name, defence) for defence in declared)
+    controls = tuple(_judge(loaded, settings, name, defence) for defence in compared)
     return EvaluatedModel(name, loaded, dataset, settings, judges, controls, job, computation.batching, computation.run)
 
 
@@ -255,6 +257,13 @@ def _controls(settings: Settings, name: str) -> tuple[defences.DefenceName, ...]
     if "entropy" not in settings:
         return ()
     return vocabulary.MODELS[name].controls(settings.section("entropy", EntropyConfig))
+
+
+def _check_decisions(spec: Mapping[str, Any], judging: Sequence[str]) -> None:
+    """Refuse a spec of other decisions than those that would judge the images: its records would claim them."""
+    asked = spec.get("decisions", judging)
+    if list(asked) != list(judging):
+        raise UserError(f"spec has the decisions {', '.join(asked)}, but this version has {', '.join(judging)}")
 
 
 def _check_batch_size(settings: Settings, job: EvaluationJob) -> None:

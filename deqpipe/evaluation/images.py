@@ -56,13 +56,22 @@ def check_images(subject: EvaluatedModel, images: range) -> None:
     Raises:
         UserError: says which images are allowed.
     """
+    check_range(subject, images)
+    _check_batches(subject, images, there=len(subject.dataset.test))
+
+
+def check_range(subject: EvaluatedModel, images: range) -> None:
+    """Refuse test images that are not there.
+
+    Raises:
+        UserError: says which images are allowed.
+    """
     there = len(subject.dataset.test)
     if not 0 <= images.start < images.stop <= there:
         raise UserError(
             f"test images {images.start} to {images.stop - 1} were asked for, but {subject.dataset.name} has "
             f"images 0 to {there - 1} (evaluation.images may be at most {there})"
         )
-    _check_batches(subject, images, there=there)
 
 
 def _check_batches(subject: EvaluatedModel, images: range, *, there: int) -> None:

@@ -114,7 +114,7 @@ class Judge(Protocol):
 
     @property
     def decides_for(self) -> str:
-        """Name of the model, in `specs.MODELS`."""
+        """Name of the model, in `vocabulary.MODELS`."""
         ...
 
     @property

@@ -212,7 +212,7 @@ def clean_rows(subject: EvaluatedModel, chunk: Chunk) -> Columns:
 def record_rows(
     judge: Judge, judged: Judgement, images: Sequence[int], label: np.ndarray, facts: Mapping[str, Any]
 ) -> Columns:
-    """One row per image; `facts` are the same for all record_rows, or arrays with one value per image."""
+    """One row per image; `facts` are the same for all rows, or arrays with one value per image."""
     columns: dict[str, Any] = {"model": judge.decides_for, "defence": judge.defence, **facts}
     columns |= {"image": np.array(images), "label": label, "status": judged.status}
     full = {name: np.broadcast_to(np.asarray(value), (len(images),)) for name, value in columns.items()}
@@ -220,12 +220,12 @@ def record_rows(
 
 
 def no_rows(states: int) -> Columns:
-    """The record_rows of no image, of a model with so many states and the final one."""
+    """The rows of no image, of a model with so many states and the final one."""
     texts = ("model", "defence", "attack", "crafted_on")
     scalars = {name: np.array([], str if name in texts else float) for name in SCALARS}
     return scalars | {name: np.empty((0, states + 1)) for name in PER_STATE}
 
 
 def joined(parts: Sequence[Columns]) -> Columns:
-    """The record_rows of all parts."""
+    """The rows of all parts."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -18,7 +18,7 @@ from deqpipe.defence.entropy import undefended
 from deqpipe.evaluation.judge import CLASSES, CLASSES_ALONG, EVERYTHING, Wanted, at
 from deqpipe.planning import formulas
 from deqpipe.workflow import gridpoints, vocabulary
-from deqpipe.workflow.defences import ENTROPY, restarts_alone
+from deqpipe.workflow.defences import ENTROPY, defence_of, restarts_alone
 
 ASSUMED = (
     "no image leaves AutoAttack early where nothing is said of it",
@@ -115,8 +115,14 @@ def decisions(config: Config, model: str, *, controls: bool = True, wanted: Want
     if kind.architecture == "resnet":
         return _network({"decide": 1.0})
     names = (*kind.defences, *(kind.controls(config.entropy) if controls else ()))
-    different = {formulas.keys(config, name): name for name in reversed(names)}
+    different = {_computed(config, name): name for name in reversed(names)}
     return _sum(decision(config, name, wanted) for name in different.values())
+
+
+def _computed(config: Config, defence: str) -> object:
+    """What two defences have in common whose decisions are equal."""
+    value = defence_of(defence)
+    return formulas.keys(config, defence) if value.build is None or value.adjust else defence
 
 
 def references(config: Config, model: str) -> Work:

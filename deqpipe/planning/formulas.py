@@ -11,7 +11,7 @@ from deqpipe.counts import Evaluations, Number
 from deqpipe.defence.entropy import undefended
 from deqpipe.evaluation.judge import EVERYTHING, Wanted
 from deqpipe.workflow import vocabulary
-from deqpipe.workflow.defences import entropy_keys
+from deqpipe.workflow.defences import defence_of, entropy_keys
 
 GRADIENT = Evaluations(forward=1, backward_input=1)
 """An application of f with the gradient back through it."""
@@ -67,10 +67,10 @@ def keys(config: Config, defence: str) -> EntropyConfig | None:
 
 def decision(config: Config, defence: str, wanted: Wanted = EVERYTHING) -> Evaluations:
     """One decision of a DEQ, as far as it is looked at."""
-    entropy = keys(config, defence)
+    entropy, cost = keys(config, defence), defence_of(defence).cost
     if wanted.only is not None:
-        return up_to(config, entropy, wanted.only)
-    whole = dynamics(config.solver, entropy, residual=wanted.residuals)
+        return up_to(config, entropy, wanted.only) * cost
+    whole = dynamics(config.solver, entropy, residual=wanted.residuals) * cost
     return whole + final(config) if wanted.final else whole
 
 
@@ -94,7 +94,7 @@ def surrogate_gradient(config: Config, state: Number, steps: Number) -> Evaluati
 
 def through_defence(config: Config, defence: str, state: int) -> Evaluations:
     """What a surrogate takes more when its z^[state] comes from the dynamics of a defence."""
-    return up_to(config, keys(config, defence), state) - Evaluations(state)
+    return up_to(config, keys(config, defence), state) * defence_of(defence).cost - Evaluations(state)
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ def images_of(config: Config) -> Images:
         UserError: the source is a folder that is not there or holds no images.
     """
     held_out = config.data.validation
-    if config.data.source == "folder":
+    if config.data.source not in KNOWN_IMAGES:
         return _folder(config, held_out)
     known = KNOWN_IMAGES[config.data.source]
-    channels = 1 if config.data.source == "digits" else 3
-    return Images(known.train - held_out, held_out, known.test, (channels, known.size, known.size), classes=10)
+    shape = (known.channels, known.size, known.size)
+    return Images(known.train - held_out, held_out, known.test, shape, classes=known.classes)
 
 
 def _folder(config: Config, held_out: int) -> Images:

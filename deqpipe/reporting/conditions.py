@@ -78,7 +78,7 @@ def _leaves(section: Section, prefix: str) -> Iterator[tuple[str, object]]:
 
 def data(config: Config) -> str:
     """The data set in words; image folders by their name."""
-    if config.data.source == "folder":
+    if config.data.source not in KNOWN_IMAGES:
         return f"the image folder {Path(config.data.root).name or config.data.root}"
     return KNOWN_IMAGES[config.data.source].described
 

@@ -1,1 +1,1 @@
-"""One module per kind of file: how it is written whole, and read again."""
+"""Files: records, weights, histories; and what all files have in common: provenance, locks, whole writes."""

@@ -27,7 +27,7 @@ SCALARS: Mapping[str, type[np.generic] | type[str]] = {
     "image": np.int32,  # index in the split, counted from 0
     "label": np.int16,
     "model": str,  # whose weights decide
-    "defence": str,  # specs.Defence
+    "defence": str,  # defences.DefenceName
     "attack": str,  # clean | pgd | pgd_in_loop | config.AttackName
     "crafted_on": str,  # whose gradients made the image; "" for clean ones
     "state": np.int16,  # i of the surrogate; 0: no surrogate of Eq. (11)

@@ -26,7 +26,10 @@ class Defence:
         name: in records, specs and file names.
         label: in tables, behind the name of the training method.
         build: `module:function` that makes its dynamics (see `deqpipe.build.dynamics`); None: the undefended ones.
+        keys: of the configuration that its dynamics depend on, beside the solver's.
         adjust: of the keys of Sec. 3.2, if it is a variant of that.
+        cost: evaluations of f of a decision, as a multiple of the undefended one's, if it is no such variant: those
+            are counted by formulas.
         published: whether the paper has numbers of it.
         control_of: the defence whose point it lacks, if it is a control: attacked images are scored on it beside that
             one, and it decides at that one's early state.
@@ -35,7 +38,9 @@ class Defence:
     name: DefenceName
     label: str
     build: str | None = None
+    keys: tuple[str, ...] = ()
     adjust: Adjust | None = None
+    cost: float = 1.0
     published: bool = False
     control_of: DefenceName | None = None
 
@@ -65,14 +70,16 @@ def _as_released(entropy: EntropyConfig) -> EntropyConfig:
     )
 
 
-_SEC_32 = "deqpipe.defence.entropy:build"
+_SEC_32, _KEYS = "deqpipe.defence.entropy:build", ("entropy", "threat_model")
 PLAIN = Defence("plain", "", published=True)
-ENTROPY = Defence("entropy", "Sec. 3.2", _SEC_32, _as_configured, published=True)
+ENTROPY = Defence("entropy", "Sec. 3.2", _SEC_32, _KEYS, _as_configured, published=True)
 # Sec. 3.2 without its point: no descent steps; and with the authors' code's keys, the restarts of the solver without
 # descent, and a single round (T_f = N), after which nothing follows.
-ZERO_STEPS = Defence("entropy_zero_steps", "control: R = 0", _SEC_32, _without_descent, control_of="entropy")
-RESTART_ONLY = Defence("entropy_restart_only", "control: restart only", _SEC_32, restarts_alone, control_of="entropy")
-ONE_ROUND = Defence("entropy_one_round", "control: T_f = N", _SEC_32, _one_round, control_of="entropy")
+ZERO_STEPS = Defence("entropy_zero_steps", "control: R = 0", _SEC_32, _KEYS, _without_descent, control_of="entropy")
+RESTART_ONLY = Defence(
+    "entropy_restart_only", "control: restart only", _SEC_32, _KEYS, restarts_alone, control_of="entropy"
+)
+ONE_ROUND = Defence("entropy_one_round", "control: T_f = N", _SEC_32, _KEYS, _one_round, control_of="entropy")
 DEFENCES: Mapping[str, Defence] = {one.name: one for one in (PLAIN, ENTROPY, ZERO_STEPS, RESTART_ONLY, ONE_ROUND)}
 CONTROLS: tuple[DefenceName, ...] = tuple(one.name for one in DEFENCES.values() if one.control_of)
 DECIDING: tuple[DefenceName, ...] = tuple(one.name for one in DEFENCES.values() if not one.control_of)

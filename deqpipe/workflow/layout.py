@@ -31,7 +31,7 @@ def files(
 
 def needed(need: Need, config: Config, seed: int) -> Iterator[str]:
     """The files of a need for one repetition."""
-    for model in need.models or (None,):
+    for model in (None,) if need.models is None else need.models:
         for path in files(need.stage, config, model, seed):
             yield path if need.file is None else str(PurePosixPath(path).with_name(need.file))
 

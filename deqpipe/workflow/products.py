@@ -31,13 +31,13 @@ class Need:
 
     Attributes:
         stage: that makes them.
-        models: of these models; empty: of a stage that concerns none by name.
+        models: of these models; None: of a stage that concerns none by name.
         file: another file of the same jobs, beside the one of the stage's path.
         every_seed: of every repetition, otherwise of the first one.
     """
 
     stage: StageName
-    models: tuple[str, ...] = ()
+    models: tuple[str, ...] | None = None
     file: str | None = None
     every_seed: bool = True
 
@@ -61,6 +61,7 @@ class Definition:
         every_attack: whether it needs every attack on every image, so that there is none where attacks race.
         priority: of its rule.
         wanted: whether a whole run makes it.
+        unwanted: why not, where it does not.
     """
 
     kind: Literal["table", "figure"]
@@ -73,6 +74,7 @@ class Definition:
     every_attack: bool = False
     priority: int = 20
     wanted: Callable[[Config], bool] = lambda config: True
+    unwanted: str = ""
 
     @property
     def name(self) -> str:
@@ -193,6 +195,8 @@ _FIGURES = (
         "figure", 6, "Weight of the Jacobian regularisation.", "Jacobian weight", "deqpipe.reporting.figures.figure6",
         lambda config: _histories((*BASELINES, *OTHER_JACOBIAN), config),
         wanted=lambda config: config.figures.jacobian,
+        unwanted="figures.jacobian is false: the figure needs two trainings of its own. This makes them and the figure "
+        "(with the --configfile of this run, if it had one); with figures.jacobian: true it is part of the report.",
     ),
 )  # fmt: skip
 TABLES: Mapping[int, Definition] = {one.number: one for one in _TABLES}

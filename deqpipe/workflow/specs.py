@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
-from deqpipe.config import Config, DeqName
+from deqpipe.config import KNOWN_IMAGES, Config, DeqName
 from deqpipe.errors import UserError
 from deqpipe.workflow.defences import DefenceName
 from deqpipe.workflow.stages import PRODUCTS, STAGES, Made, ProductName, StageName
@@ -110,7 +110,7 @@ def conditions(config: Config) -> dict[str, Any]:
     exclude: dict[str, Any] = {"device": True, "pathvars": True, "compile": True, "graphs": True}
     if not config.couples_images:
         exclude["evaluation"] = {"batch_size"}
-    if config.data.source != "folder":
+    if config.data.source in KNOWN_IMAGES:
         exclude["data"] = {"root"}
     return _without_inert(config).model_dump(mode="json", exclude=exclude)
 

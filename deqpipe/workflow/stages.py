@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from deqpipe.config import Config
-from deqpipe.workflow.defences import DefenceName
+from deqpipe.config import KNOWN_IMAGES, Config
+from deqpipe.workflow.defences import DEFENCES, DefenceName
 from deqpipe.workflow.shards import autoattack_ranges, image_ranges, races, races_in_sweep, shard_names
 from deqpipe.workflow.vocabulary import (
     DEQS,
@@ -133,14 +133,14 @@ class Product:
 
 _COMPUTATION = (
     "compute", "model", "data", "gradient", "solver", "dynamics", "defence", "attack", "seeding", "threat_model",
-    "lazy", "machine.stopwatch", "build",
+    "lazy", "machine.stopwatch", "build", "workflow.defences", "workflow.gridpoints",
 )  # fmt: skip
 _TRAINING = (*_COMPUTATION, "training")
 _EVALUATION = (*_COMPUTATION, "evaluation")
 _ANALYSIS = ("analysis", "statistics")
 _TOLD = (
     *_ANALYSIS, "reporting.absent", "reporting.cells", "reporting.conditions", "reporting.paper", "reporting.phrases",
-    "reporting.sidecar",
+    "reporting.sidecar", "lazy",
 )  # fmt: skip
 _DRAWN = ("reporting.figures", "results.history", "results.weights")
 _PRINTED = ("reporting.tables", "reporting.pages")
@@ -194,7 +194,7 @@ def _without_controls(config: Config, model: str) -> Config:
 
 
 def _data_keys(config: Config, model: str) -> Keys:
-    return ("data.source", "data.validation", *(("data.root",) if config.data.source == "folder" else ()))
+    return ("data.source", "data.validation", *(() if config.data.source in KNOWN_IMAGES else ("data.root",)))
 
 
 def _pretrain_keys(config: Config, model: str) -> Keys:
@@ -247,8 +247,8 @@ def _decision_keys(config: Config, model: str) -> Keys:
     if MODELS[model].architecture == "resnet":
         return ("precision",)
     coupled = ("evaluation.batch_size", "evaluation.images") if config.couples_images else ()  # which images meet
-    defended = ("entropy", "threat_model") if len(MODELS[model].defences) > 1 else ()
-    return ("solver", "evaluation.final_unroll_steps", "attack.unroll", "precision", *coupled, *defended)
+    defended = (key for name in MODELS[model].defences for key in DEFENCES[name].keys)
+    return ("solver", "evaluation.final_unroll_steps", "attack.unroll", "precision", *coupled, *dict.fromkeys(defended))
 
 
 def _select_keys(config: Config, model: str) -> Keys:

@@ -97,7 +97,7 @@ def refuse_another(device: torch.device) -> None:
 def test_rows_of_attacks_wait_for_a_copy_per_judgement_and_attack(
     kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deqpipe.evaluation.rows.has_room", lambda device, size: True)
+    monkeypatch.setattr("deqpipe.evaluation.scoring.has_room", lambda device, size: True)
     attacks = [Attack(GridPoint(0.5, 1, 1)), Attack(GridPoint(1.0, 2, 1))]
     with pretended(kind, reads=16) as device:
         subject = load_subject(job(tmp_path, device, monkeypatch, changes=GRID))

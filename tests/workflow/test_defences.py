@@ -7,8 +7,10 @@ from deqpipe.analysis.decisions import Decision
 from deqpipe.defence.entropy import InputEntropyReduction, RestartedEntropyReduction
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.errors import UserError
+from deqpipe.evaluation import evaluated_model
+from deqpipe.evaluation.judge import CLASSES
 from deqpipe.evaluation.stages import autoattack
-from deqpipe.planning import formulas
+from deqpipe.planning import cost, formulas
 from deqpipe.settings import Settings
 from deqpipe.workflow import specs, vocabulary
 from deqpipe.workflow.defences import CONTROLS, DECIDING, DEFENCES, Defence, defence_of, entropy_keys
@@ -55,6 +57,28 @@ def test_a_defence_of_another_module_is_found_by_its_path(monkeypatch: pytest.Mo
 
 def cut_short(settings: Settings, plain: PlainDynamics, defence: Defence) -> PlainDynamics:
     return plain.up_to(1)
+
+
+def test_a_defence_of_its_own_is_counted_by_its_cost_and_never_as_the_undefended_decision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = tiny.settings({"entropy": {"controls": False}})
+    plain = formulas.decision(config, "plain", CLASSES)
+    before = cost.decisions(config, MODEL, wanted=CLASSES).evaluations
+    monkeypatch.setitem(
+        DEFENCES, "entropy", Defence("entropy", "slow", "tests.workflow.test_defences:cut_short", cost=3.0)
+    )
+    after = cost.decisions(config, MODEL, wanted=CLASSES).evaluations
+    slow, final = formulas.decision(config, "entropy", CLASSES), formulas.final(config)
+    assert slow - final == (plain - final) * 3
+    assert after == plain + slow != before
+
+
+def test_a_spec_of_other_decisions_is_refused_where_images_are_judged() -> None:
+    evaluated_model._check_decisions({"decisions": ["plain", "entropy"]}, ("plain", "entropy"))
+    evaluated_model._check_decisions({}, ("plain", "entropy"))
+    with pytest.raises(UserError, match="spec has the decisions plain, but this version has plain, entropy"):
+        evaluated_model._check_decisions({"decisions": ["plain"]}, ("plain", "entropy"))
 
 
 def test_controls_are_those_of_a_defence_that_decides() -> None:

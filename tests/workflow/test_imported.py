@@ -4,6 +4,7 @@ from pathlib import Path
 
 import yaml
 
+from deqpipe.workflow import vocabulary
 from tests.workflow.conftest import DEMO, Workspace
 
 FILE = "deq_trades_base.safetensors"
@@ -20,6 +21,12 @@ def test_an_imported_model_is_not_trained_but_evaluated_like_the_others(workspac
     (workspace.folder / FILE).write_text("weights")
     plan, plain = workspace.plan(*overlay(workspace, {"deq_trades_base": FILE})), workspace.plan(*DEMO)
     assert plan == {**plain, "train_deq": 5, "use_imported": 1}
+
+
+def test_where_every_deq_comes_from_a_file_those_of_figure_6_alone_are_trained(workspace: Workspace) -> None:
+    (workspace.folder / FILE).write_text("weights")
+    plan, plain = workspace.plan(*overlay(workspace, dict.fromkeys(vocabulary.DEQS, FILE))), workspace.plan(*DEMO)
+    assert plan == {**plain, "train_deq": 2, "use_imported": 4}
 
 
 def test_a_table_of_imported_models_alone_needs_no_training(workspace: Workspace) -> None:

@@ -27,6 +27,7 @@ from deqpipe.config import AttackName
 from deqpipe.errors import UserError
 from deqpipe.evaluation.batching import Batching
 from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_subject
+from deqpipe.evaluation.images import check_range
 from deqpipe.evaluation.judge import Judge, Judgement, at
 from deqpipe.evaluation.resumable import Part, Piece, PieceResult, file_of, run_pieces
 from deqpipe.evaluation.scoring import Columns, joined, no_rows, record_rows
@@ -34,7 +35,7 @@ from deqpipe.machine.device import upload
 from deqpipe.results import records
 from deqpipe.solver.base import where_images
 from deqpipe.workflow import gridpoints, vocabulary
-from deqpipe.workflow.defences import DECIDING, DefenceName, defence_of
+from deqpipe.workflow.defences import DECIDING, ENTROPY, DefenceName, defence_of
 
 PURPOSE = "autoattack"
 
@@ -42,7 +43,7 @@ PURPOSE = "autoattack"
 def autoattack(job: EvaluationJob, part: Part) -> int:
     """All attacks on one decision, at the strongest point against it; returns the exit status."""
     subject = _load(job)
-    _check_images(subject, part.images)
+    check_range(subject, part.images)
     target, mode = _target(subject, _defence_of(job.spec)), subject.settings["autoattack.mode"]
     asked = tuple(subject.settings["autoattack.attacks"])
     able = runnable(asked, classes=len(subject.dataset.classes))
@@ -56,9 +57,9 @@ def autoattack(job: EvaluationJob, part: Part) -> int:
 def attack_top(job: EvaluationJob, part: Part) -> int:
     """APGD-CE and Square on the defended decision at the strongest points of damping 0.5; returns the exit status."""
     subject = _load(job)
-    _check_images(subject, part.images)
-    first, ranked = _target(subject, "entropy"), read_strongest(subject)
-    points = [point for point in ranked.points["entropy"] if point.damping == gridpoints.FINAL_DAMPING]
+    check_range(subject, part.images)
+    first, ranked = _target(subject, ENTROPY.name), read_strongest(subject)
+    points = [point for point in ranked.points[ENTROPY.name] if point.damping == gridpoints.FINAL_DAMPING]
     if not points:
         raise UserError(f"{subject.job.strongest} ranks no point of damping {gridpoints.FINAL_DAMPING}")
     pieces: dict[str, Piece] = {}
@@ -98,15 +99,6 @@ def _defence_of(spec: Mapping[str, Any]) -> DefenceName:
     raise UserError(
         f"spec has defence {spec.get('defence')!r}, but must have one of {', '.join(allowed)} for {spec['model']}"
     )
-
-
-def _check_images(subject: EvaluatedModel, images: range) -> None:
-    there = len(subject.dataset.test)
-    if not 0 <= images.start < images.stop <= there:
-        raise UserError(
-            f"test images {images.start} to {images.stop - 1} were asked for, but {subject.dataset.name} has "
-            f"images 0 to {there - 1} (evaluation.images may be at most {there})"
-        )
 
 
 @dataclass(frozen=True)

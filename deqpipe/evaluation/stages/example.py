@@ -20,6 +20,7 @@ from deqpipe.evaluation.resumable import origin
 from deqpipe.results import records
 from deqpipe.results.records import Records
 from deqpipe.workflow import specs
+from deqpipe.workflow.defences import PLAIN
 
 _COLUMNS = ("image", "label", "model", "defence", "state", "steps", "damping", "predicted", "margin")
 
@@ -82,7 +83,7 @@ def _early_state(path: Path, spec: Mapping[str, Any]) -> int:
     """The state that decides without Sec. 3.2."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        state, made_by = int(found["plain"]["state"]), found["provenance"]["spec"]
+        state, made_by = int(found[PLAIN.name]["state"]), found["provenance"]["spec"]
     except OSError as error:
         raise UserError(f"early states {path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):

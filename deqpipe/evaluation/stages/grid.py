@@ -60,7 +60,7 @@ class GridShard:
 
     @property
     def name(self) -> str:
-        """As in `specs.shard_names`."""
+        """As in `shards.shard_names`."""
         return f"states{self.states[0]}-{self.states[1]}_{self.part.name}"
 
 

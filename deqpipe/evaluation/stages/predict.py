@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from deqpipe.results import records
 from deqpipe.settings import Settings
 from deqpipe.shapes import Images, Labels
 from deqpipe.solver.solve import Status
+from deqpipe.workflow.defences import DefenceName
 from deqpipe.workflow.gridpoints import GridPoint
 
 Arrays: TypeAlias = dict[str, np.ndarray]
@@ -57,7 +58,7 @@ class Request:
     """
 
     settings: Settings
-    defence: Literal["plain", "entropy"]
+    defence: DefenceName
     surrogates: Mapping[str, GridPoint]
     keep_states: bool
     batch_size: int

@@ -17,7 +17,7 @@ from deqpipe.evaluation.stages.autoattack import read_strongest
 from deqpipe.evaluation.stages.grid import attack_groups, grid_points
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.workflow import gridpoints
-from deqpipe.workflow.defences import restarts_alone
+from deqpipe.workflow.defences import ENTROPY, restarts_alone
 
 
 def attack_sweep(job: EvaluationJob, part: Part, *, race: Path | None) -> int:
@@ -44,7 +44,7 @@ def _points(subject: EvaluatedModel, part: Part, race: Path | None) -> list[grid
             raise UserError(f"--strongest is {job.strongest}, but the spec has entropy_sweep.points all")
         points = grid_points(subject)
     else:
-        points = list(read_strongest(subject).points["entropy"][:count])
+        points = list(read_strongest(subject).points[ENTROPY.name][:count])
     if race is None:
         return points
     left = left_in_race(race, subject, part.images, among=points, of="race_sweep")

@@ -8,6 +8,7 @@ from deqpipe.evaluation.resumable import Part, run_groups
 from deqpipe.evaluation.scoring import Panel
 from deqpipe.evaluation.stages.autoattack import read_strongest
 from deqpipe.evaluation.stages.grid import attack_groups
+from deqpipe.workflow.defences import ENTROPY
 
 IN_LOOP = "pgd_in_loop"  # the attack's name in records
 
@@ -23,8 +24,8 @@ def attack_in_loop(job: EvaluationJob, part: Part) -> int:
     """
     subject = load_transferring(job)
     check_images(subject, part.images)
-    points = read_strongest(subject).points["entropy"][: subject.settings["attack.in_loop_points"]]
-    attacks = {point.name: Attack(point, through="entropy", name=IN_LOOP) for point in points}
+    points = read_strongest(subject).points[ENTROPY.name][: subject.settings["attack.in_loop_points"]]
+    attacks = {point.name: Attack(point, through=ENTROPY.name, name=IN_LOOP) for point in points}
     chunk = Chunk(subject.dataset.test, part.images)
     judges = tuple(judge.restricted(CLASSES_ALONG) for judge in (*subject.judges, *subject.transferred))
     groups = attack_groups(subject, attacks, chunk, panel=Panel((), judges))

@@ -29,7 +29,7 @@ class ImportOptions:
         image_size: height and width of the images.
         dropout: of f, in training.
         classes: their names; None: CIFAR-10's where it can be CIFAR-10, else numbers.
-        model: what it is in `specs.MODELS`; None: nothing there.
+        model: what it is in `vocabulary.MODELS`; None: nothing there.
         seed: which repetition of that.
     """
 

@@ -2,13 +2,13 @@
 
 import csv
 import io
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from deqpipe.analysis.decisions import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
+from deqpipe.lazy import named
 from deqpipe.reporting import absent, conditions
 from deqpipe.reporting.figures import plotting
 from deqpipe.reporting.figures.described import Described
@@ -55,9 +55,8 @@ def _draw(number: int, tree: Tree) -> Drawing:
     definition = FIGURES[number]
     if definition.every_attack and absent.reason(tree.config):
         return _absent(tree)
-    maker: Any = import_module(definition.module)
-    module: FigureMaker = maker
-    return module.draw(tree)
+    maker: FigureMaker = named(definition.module)
+    return maker.draw(tree)
 
 
 def _absent(tree: Tree) -> Drawing:

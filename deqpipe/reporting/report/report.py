@@ -131,7 +131,8 @@ def write(config: Config, results: Path, output: Path) -> None:
     Raises:
         UserError: a table, figure, history or early state is missing.
     """
-    written = {number: tables.read(results / "tables" / f"table{number}.json") for number in TABLES}
+    wanted = [table for table in TABLES.values() if table.wanted(config)]
+    written = {table.number: tables.read(results / "tables" / f"{table.name}.json") for table in wanted}
     pictures = [_picture(number, config, results) for number in FIGURES]
     tree = Tree(results, config, config.seeds[0])
     origins = [one.origin for one in written.values()]
@@ -170,8 +171,8 @@ def _tabled(table: Table, results: Path) -> Tabled:
 
 
 def _picture(number: int, config: Config, results: Path) -> Picture:
-    if number == 6 and not config.figures.jacobian:
-        return _without_jacobian(number, results)
+    if not FIGURES[number].wanted(config):
+        return _unwanted(number, results)
     stem = results / "figures" / f"figure{number}"
     image, *files = (_file(stem.with_suffix(f".{kind}")) for kind in ("png", "pdf", "csv"))
     with stem.with_suffix(".csv").open(newline="", encoding="utf-8") as file:
@@ -179,13 +180,10 @@ def _picture(number: int, config: Config, results: Path) -> Picture:
     return Picture(number, described.read(stem.with_suffix(".json")), image.address, (image, *files), rows)
 
 
-def _without_jacobian(number: int, results: Path) -> Picture:
-    return Picture(
-        number,
-        reason="figures.jacobian is false: the figure needs two trainings of its own. This makes them and the figure "
-        "(with the --configfile of this run, if it had one); with figures.jacobian: true it is part of the report.",
-        command=f"snakemake --cores all {shlex.quote(str(results / 'figures' / f'figure{number}.png'))}",
-    )
+def _unwanted(number: int, results: Path) -> Picture:
+    path = results / "figures" / f"{FIGURES[number].name}.png"
+    command = f"snakemake --cores all {shlex.quote(str(path))}"
+    return Picture(number, reason=FIGURES[number].unwanted, command=command)
 
 
 def _file(path: Path) -> File:

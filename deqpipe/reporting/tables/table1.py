@@ -41,7 +41,7 @@ class Robustness:
 
     Attributes:
         evaluations: of every decision, controls and trunk included.
-        outcomes: AutoAttack on the paper's decisions and on the ResNets.
+        outcomes: AutoAttack on every decision but controls and trunk.
         bootstrap: how intervals are made.
     """
 
@@ -170,7 +170,7 @@ def _percent(row: str, column: str, estimate: intervals.Estimate, *, note: str =
 
 
 def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
-    """The paper's eleven rows; the controls of Sec. 3.2 and the trunk apart."""
+    """The paper's eleven rows, and those of further defences; the controls of Sec. 3.2 and the trunk apart."""
     best = most_robust(cells).row
     lines: list[Line] = []
     for resnet, decisions in _FRAMEWORKS:
@@ -250,7 +250,7 @@ def _absent(config: Config) -> str:
     """Why cells or columns are empty."""
     said = "Dashes: a baseline has no gain over itself; a ResNet faces one attack of PGD, which is its worst case"
     rows = "control rows and the trunk" if controls(config) else "the trunk"
-    said += f". AA and ALL are absent from {rows}: AutoAttack is run on the paper's decisions only."
+    said += f". AA and ALL are absent from {rows}: AutoAttack is not run on controls and on the trunk."
     if not phrases.every_attack_on_every_image(config):
         said += " Columns per image are absent: with racing, not every attack meets every image."
     return said

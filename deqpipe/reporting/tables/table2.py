@@ -35,7 +35,7 @@ def caption(config: Config) -> str:
 
 
 def cells(gathered: EvaluatedModels, tree: Tree) -> tuple[Cell, ...]:
-    """Three columns for each of the eight decisions."""
+    """Three columns for each decision."""
     return tuple(cell for decision in _DECISIONS for cell in _row(gathered[decision], tree))
 
 

@@ -4,7 +4,6 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -12,6 +11,7 @@ from deqpipe.analysis.decisions import Tree
 from deqpipe.analysis.reading import Source
 from deqpipe.config import Config
 from deqpipe.errors import UserError
+from deqpipe.lazy import named
 from deqpipe.reporting import absent, conditions, pages
 from deqpipe.reporting.cells import Block, Cell, Table
 from deqpipe.reporting.sidecar import Origin, origin, read_sidecar, sidecar_text
@@ -53,8 +53,7 @@ class TableMaker(Protocol[G]):
 
 def _maker(definition: Definition) -> TableMaker[Any]:
     """The module that makes a table."""
-    module: Any = import_module(definition.module)
-    maker: TableMaker[Any] = module
+    maker: TableMaker[Any] = named(definition.module)
     return maker
 
 
