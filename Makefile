@@ -1,5 +1,6 @@
 # make demo     the whole workflow on small images, in minutes
-# make test     the tests
+# make test     the tests, but for some that take long and are covered by others as well
+# make test-all all tests
 # make check    format, lint, types, import contracts, generated files
 # make generate writes the generated files again (schemas/, pages of docs/, pictures in README.md and docs/architecture.md)
 # make bench    how fast it is, against the plain way: docs/performance.md (make bench RELEASE=FOLDER: and the authors' code)
@@ -16,7 +17,7 @@ INSTALLED := $(VENV)/.installed
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check generate revisions bench bench-gpu gpu-trial clean
+.PHONY: demo test test-all check generate revisions bench bench-gpu gpu-trial clean
 
 demo: $(INSTALLED)
 	@$(BIN)/snakemake --logger deqpipe --configfile config/demo.yaml
@@ -24,6 +25,9 @@ demo: $(INSTALLED)
 	@echo "Report: $(CURDIR)/results/demo/report.html"
 
 test: $(INSTALLED)
+	@$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile -m "not slow"
+
+test-all: $(INSTALLED)
 	@$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: $(INSTALLED)

@@ -261,6 +261,7 @@ def architectures(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(architectures())
 def test_every_architecture_is_found_again_and_gives_the_same_logits(drawn: dict[str, Any]) -> None:

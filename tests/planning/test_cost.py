@@ -95,6 +95,7 @@ def test_a_training_without_anything_drawn_counts_what_its_job_counts(trained: T
     assert expected("train_deq", changes, model=OTHER) == Evaluations(**told)
 
 
+@pytest.mark.slow
 def test_timed_training_counts_what_its_job_counts_up_to_what_is_drawn(trained: Trained, tmp_path: Path) -> None:
     changes = {"timing": {"batch_size": 4, "warmup": 1, "repeats": 3}}
     spec = json.loads(tiny.spec("time_training", changes))
@@ -164,6 +165,7 @@ def test_early_state_selection_counts_what_its_job_counts(
     assert expected("select_early_state", protocol, model=BASE) == counted(job.output)
 
 
+@pytest.mark.slow
 def test_timed_inference_counts_what_its_job_counts(trained: Trained, tmp_path: Path) -> None:
     changes = {"timing": {"batch_size": 4, "warmup": 1, "repeats": 3}}
     job = evaluated(trained, tmp_path, "time_inference", vocabulary.SWEEP_MODEL, changes, name="out.json")
@@ -253,7 +255,10 @@ def attacked(trained: Trained, folder: Path, changes: Mapping[str, Any], *, mode
 
 
 @pytest.mark.parametrize("protocol", ["paper", "release"])
-@pytest.mark.parametrize(("model", "defence"), [(BASE, "plain"), (BASE, "entropy"), ("resnet18_pgd_at", "plain")])
+@pytest.mark.parametrize(
+    ("model", "defence"),
+    [(BASE, "plain"), pytest.param(BASE, "entropy", marks=pytest.mark.slow), ("resnet18_pgd_at", "plain")],
+)
 def test_autoattack_counts_what_its_job_counts(
     trained: Trained, tmp_path: Path, model: str, defence: str, protocol: str
 ) -> None:

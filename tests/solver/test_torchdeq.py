@@ -22,6 +22,8 @@ from deqpipe.solver.fixed_point import FixedPointIteration
 from deqpipe.solver.solve import Solution, Status, Termination, solve
 from tests.reference.tiny import images, states, tiny_model
 
+pytestmark = pytest.mark.slow
+
 with warnings.catch_warnings():
     warnings.filterwarnings(
         "ignore", ".*invalid escape sequence"

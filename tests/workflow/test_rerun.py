@@ -136,6 +136,7 @@ def test_under_release_another_batch_size_evaluates_the_deqs_again(workspace: Wo
 WITHOUT_HISTORIES = {name: 1 for name in REPORTING if name not in ("figure4", "figure6", "table9", "table10")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "expected"),
     [

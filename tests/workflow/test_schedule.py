@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from deqpipe.planning import dry_run
 from tests.workflow.conftest import DEMO, Workspace
 
@@ -30,6 +32,7 @@ def test_timing_jobs_start_when_nothing_else_is_left(finished: Workspace) -> Non
     assert {calls[-5], calls[-4]} == {"time-training", "time-inference"}
 
 
+@pytest.mark.slow
 def test_snakemake_looks_for_work_when_a_job_has_ended_and_not_in_between(workspace: Workspace) -> None:
     """Ten jobs, two at a time: a look at the start, and one after each."""
     environment = {"FAKE_SECONDS": "1.3"}
