@@ -30,7 +30,13 @@ IMAGES = cost.Images(tiny.TRAIN, tiny.VALIDATION, tiny.TEST, (1, 8, 8), classes=
 CONTROLS = {"entropy": {"controls": True}, "attack": {"transfer": False}}
 RELEASE: dict[str, Any] = {"protocol": "release", "solver": {"tolerance": 0.0}}
 BY_PROTOCOL = {"paper": {}, "release": RELEASE}
-protocols = pytest.mark.parametrize("protocol", BY_PROTOCOL.values(), ids=BY_PROTOCOL.keys())
+protocols = pytest.mark.parametrize(
+    "protocol",
+    [
+        pytest.param(changes, id=name, marks=[pytest.mark.slow] if name == "release" else [])  # test_formulas has both
+        for name, changes in BY_PROTOCOL.items()
+    ],
+)
 
 
 def expected(rule: str, changes: Mapping[str, Any] | None = None, **wildcards: str) -> Evaluations:
@@ -254,7 +260,7 @@ def attacked(trained: Trained, folder: Path, changes: Mapping[str, Any], *, mode
     return agreeing(trained, folder, job, through=defence)
 
 
-@pytest.mark.parametrize("protocol", ["paper", "release"])
+@pytest.mark.parametrize("protocol", ["paper", pytest.param("release", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("model", "defence"),
     [(BASE, "plain"), pytest.param(BASE, "entropy", marks=pytest.mark.slow), ("resnet18_pgd_at", "plain")],

@@ -141,9 +141,9 @@ def test_figure_6_is_absent_with_its_reason_and_command(results: Path) -> None:
     "overlay",
     [
         test_race.RACING,
-        {"entropy": {"controls": False}},
-        {"attack": {"transfer": False}},
-        {"autoattack": {"mode": "individual"}},
+        pytest.param({"entropy": {"controls": False}}, marks=pytest.mark.slow),
+        pytest.param({"attack": {"transfer": False}}, marks=pytest.mark.slow),
+        pytest.param({"autoattack": {"mode": "individual"}}, marks=pytest.mark.slow),
     ],
     ids=["racing", "no controls", "no transfer", "individual"],
 )
