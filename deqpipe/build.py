@@ -7,7 +7,7 @@ vocabulary of defences imports no torch; here the name is looked up.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from deqpipe.config import EntropyConfig, SolverConfig, ThreatModelConfig
+from deqpipe.config import EntropyConfig, SolverConfig
 from deqpipe.defence.entropy import defended
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.gradient import Unrolled
@@ -18,7 +18,7 @@ from deqpipe.solver.base import Solver
 from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.fixed_point import FixedPointIteration
 from deqpipe.solver.solve import Termination
-from deqpipe.threat_model import LinfBall
+from deqpipe.threat_model import ball_of
 from deqpipe.workflow.defences import Defence, defence_of
 from deqpipe.workflow.gridpoints import FINAL_DAMPING
 
@@ -44,11 +44,6 @@ def build_termination(config: SolverConfig) -> Termination:
     return Termination(max_steps=config.steps, rtol=config.tolerance, scope=config.scope)
 
 
-def ball(settings: Settings) -> LinfBall:
-    """The threat model."""
-    return LinfBall(settings.section("threat_model", ThreatModelConfig).epsilon_255 / 255)
-
-
 def plain_dynamics(settings: Settings) -> PlainDynamics:
     """The undefended dynamics."""
     solver = settings.section("solver", SolverConfig)
@@ -70,7 +65,7 @@ def dynamics(settings: Settings, defence: str) -> Dynamics:
 
 def entropy_dynamics(settings: Settings, entropy: EntropyConfig) -> Dynamics:
     """The dynamics of Sec. 3.2 with keys of its own; the undefended ones where these are the same bit for bit."""
-    return defended(plain_dynamics(settings), entropy, ball(settings))
+    return defended(plain_dynamics(settings), entropy, ball_of(settings))
 
 
 def final_unroll(settings: Settings) -> Unrolled:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from deqpipe.config import ThreatModelConfig
+from deqpipe.settings import Settings
 from deqpipe.shapes import Images, PerImage
 
 
@@ -37,3 +39,8 @@ class LinfBall:
     def distance(self, images: Images, centre: Images) -> PerImage:
         """The largest change of a pixel, per image."""
         return (images - centre).abs().flatten(1).amax(1)
+
+
+def ball_of(settings: Settings) -> LinfBall:
+    """The threat model of a job."""
+    return LinfBall(settings.section("threat_model", ThreatModelConfig).epsilon_255 / 255)

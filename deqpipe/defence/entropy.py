@@ -1,19 +1,19 @@
 """Input entropy reduction along the neural dynamics (Sec. 3.2): Algorithm 1, and the variant of the authors' code."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from deqpipe.config import EntropyConfig, ThreatModelConfig
+from deqpipe.config import EntropyConfig
 from deqpipe.dynamics import Dynamics, PlainDynamics, Trajectory
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.settings import Settings
 from deqpipe.shapes import Images, Logits, PerImage, Scalar, State
 from deqpipe.solver.base import FixedPointMap, Solver
 from deqpipe.solver.solve import Lowest, Returned, Solution, Status, Termination, following, lower_of, solve
-from deqpipe.threat_model import LinfBall
+from deqpipe.threat_model import LinfBall, ball_of
 from deqpipe.workflow.defences import Defence, entropy_keys
 
 
@@ -102,12 +102,7 @@ class InputEntropyReduction:
 
     def up_to(self, index: int) -> "InputEntropyReduction":
         """The dynamics that end at z^[index]: line 13 solves every state again that an update follows, so this one."""
-        if not 1 <= index < self.termination.max_steps:
-            return replace(self, returned="last") if index == self.termination.max_steps else self
-        termination = replace(self.termination, max_steps=index)
-        return replace(
-            self, termination=termination, returned="last", schedule=replace(self.schedule, update_last=True)
-        )
+        return _up_to(self, index, update_last=True)
 
     @torch.no_grad()
     def __call__(self, model: DEQClassifier, x: Images, *, last_residual: bool = True) -> Trajectory:
@@ -151,6 +146,19 @@ class InputEntropyReduction:
         )
 
 
+R = TypeVar("R", "InputEntropyReduction", "RestartedEntropyReduction")
+
+
+def _up_to(dynamics: R, index: int, *, update_last: bool) -> R:
+    """The dynamics that end at z^[index]; `update_last`: whether an update that follows it solves it again."""
+    last = dynamics.termination.max_steps
+    if not 1 <= index <= last:
+        return dynamics
+    schedule = dynamics.schedule if index == last else replace(dynamics.schedule, update_last=update_last)
+    termination = replace(dynamics.termination, max_steps=index)
+    return replace(dynamics, termination=termination, returned="last", schedule=schedule)
+
+
 def _grown_from(done: list[Solution]) -> Scalar | None:
     """The batch's residual after the first step of a solve in segments."""
     return done[0].batch_residuals[0] if done else None
@@ -181,12 +189,7 @@ class RestartedEntropyReduction:
 
     def up_to(self, index: int) -> "RestartedEntropyReduction":
         """The dynamics that end at z^[index], which remains as it is: only z^[N] is solved again, if at all."""
-        if not 1 <= index < self.termination.max_steps:
-            return replace(self, returned="last") if index == self.termination.max_steps else self
-        termination = replace(self.termination, max_steps=index)
-        return replace(
-            self, termination=termination, returned="last", schedule=replace(self.schedule, update_last=False)
-        )
+        return _up_to(self, index, update_last=False)
 
     @torch.no_grad()
     def __call__(self, model: DEQClassifier, x: Images, *, last_residual: bool = True) -> Trajectory:
@@ -298,4 +301,4 @@ def build(settings: Settings, plain: PlainDynamics, defence: Defence) -> Dynamic
     entropy = settings.section("entropy", EntropyConfig)
     keys = entropy_keys(defence.name, entropy, steps=plain.termination.max_steps)
     assert keys is not None, f"{defence.name} is no variant of Sec. 3.2"
-    return defended(plain, keys, LinfBall(settings.section("threat_model", ThreatModelConfig).epsilon_255 / 255))
+    return defended(plain, keys, ball_of(settings))

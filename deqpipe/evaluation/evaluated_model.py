@@ -34,7 +34,7 @@ from deqpipe.model.classifier import DEQClassifier
 from deqpipe.seeding import Stream
 from deqpipe.settings import Settings
 from deqpipe.shapes import Logits
-from deqpipe.threat_model import LinfBall
+from deqpipe.threat_model import LinfBall, ball_of
 from deqpipe.workflow import defences, gridpoints, vocabulary
 from deqpipe.workflow.defences import DefenceName
 
@@ -123,7 +123,7 @@ class EvaluatedModel:
     @property
     def ball(self) -> LinfBall:
         """The threat model."""
-        return build.ball(self.settings)
+        return ball_of(self.settings)
 
     @property
     def batch_size(self) -> int:

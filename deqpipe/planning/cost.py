@@ -18,7 +18,7 @@ from deqpipe.defence.entropy import undefended
 from deqpipe.evaluation.judge import CLASSES, CLASSES_ALONG, EVERYTHING, Wanted, at
 from deqpipe.planning import formulas
 from deqpipe.workflow import gridpoints, vocabulary
-from deqpipe.workflow.defences import ENTROPY, defence_of, restarts_alone
+from deqpipe.workflow.defences import ENTROPY, defence_of
 
 ASSUMED = (
     "no image leaves AutoAttack early where nothing is said of it",
@@ -97,10 +97,7 @@ def swept(config: Config, settings: Iterable[gridpoints.EntropySetting], wanted:
 
 
 def _swept_keys(config: Config, setting: gridpoints.EntropySetting) -> EntropyConfig | None:
-    changed = {"solver_steps": setting.solver_steps, "input_steps": setting.input_steps}
-    entropy = config.entropy.model_copy(update=changed)
-    if setting.restart_only:
-        entropy = restarts_alone(entropy, config.solver.steps)
+    entropy = setting.keys(config.entropy, steps=config.solver.steps)
     return None if undefended(entropy, steps=config.solver.steps) else entropy
 
 

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from deqpipe.attack.pgd import PGD
 from deqpipe.attack.surrogate import IntermediateState
 from deqpipe.attack.trial import GradientTrial
-from deqpipe.build import build_solver, build_termination
+from deqpipe.build import build_solver, build_termination, plain_dynamics
 from deqpipe.compute.precision import Precision
 from deqpipe.compute.replay import DIRECT, Graphs, Runner
 from deqpipe.compute.ways import NOTHING_ASKED, Asked, choose
@@ -26,7 +26,6 @@ from deqpipe.config import (
     ResNetConfig,
     SelectionConfig,
     SolverConfig,
-    ThreatModelConfig,
     TradesConfig,
     TrainingAttackConfig,
     Unroll,
@@ -47,7 +46,7 @@ from deqpipe.settings import Settings
 from deqpipe.shapes import Logits
 from deqpipe.solver.fixed_point import FixedPointIteration
 from deqpipe.solver.solve import Termination, lowest_of
-from deqpipe.threat_model import LinfBall
+from deqpipe.threat_model import ball_of
 from deqpipe.training.forward import (
     CraftingLogits,
     DEQForward,
@@ -189,9 +188,8 @@ def _pretraining_surrogate(layers: int) -> IntermediateState:
 
 def _adversarial_surrogate(settings: Settings) -> IntermediateState:
     """z^[N], unrolled as in training."""
-    solver = settings.section("solver", SolverConfig)
-    dynamics = PlainDynamics(build_solver(solver), build_termination(solver), solver.returned)
-    return IntermediateState(solver.steps, _unroll(settings), dynamics)
+    dynamics = plain_dynamics(settings)
+    return IntermediateState(dynamics.termination.max_steps, _unroll(settings), dynamics)
 
 
 def adversarial_plan(
@@ -412,7 +410,7 @@ def _unroll(settings: Settings) -> Unrolled:
 
 
 def _attack(settings: Settings, attack: TrainingAttackConfig, run: Runner) -> PGD:
-    ball = LinfBall(settings.section("threat_model", ThreatModelConfig).epsilon_255 / 255)
+    ball = ball_of(settings)
     return PGD(ball, steps=attack.steps, step_size=attack.step_size_255 / 255, run=run)
 
 

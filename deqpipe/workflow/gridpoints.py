@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from deqpipe.config import Config
+from deqpipe.config import Config, EntropyConfig
 from deqpipe.errors import UserError
+from deqpipe.workflow.defences import restarts_alone
 
 FINAL_DAMPING = 0.5
 """lambda of the unroll from z^[N] to the final state, in the paper and in its authors' code."""
@@ -73,6 +74,16 @@ class EntropySetting:
         """Its name in records, such as entropy_every2_steps10."""
         kind = "restart_only" if self.restart_only else "entropy"
         return f"{kind}_every{self.solver_steps}" + ("" if self.restart_only else f"_steps{self.input_steps}")
+
+    def keys(self, entropy: EntropyConfig, *, steps: int) -> EntropyConfig:
+        """The keys of Sec. 3.2 with this T_f and R.
+
+        Args:
+            entropy: as configured.
+            steps: N.
+        """
+        keys = entropy.model_copy(update={"solver_steps": self.solver_steps, "input_steps": self.input_steps})
+        return restarts_alone(keys, steps) if self.restart_only else keys
 
 
 def entropy_settings(config: Config) -> tuple[EntropySetting, ...]:

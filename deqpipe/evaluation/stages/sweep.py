@@ -17,7 +17,7 @@ from deqpipe.evaluation.stages.autoattack import read_strongest
 from deqpipe.evaluation.stages.grid import attack_groups, grid_points
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.workflow import gridpoints
-from deqpipe.workflow.defences import ENTROPY, restarts_alone
+from deqpipe.workflow.defences import ENTROPY
 
 
 def attack_sweep(job: EvaluationJob, part: Part, *, race: Path | None) -> int:
@@ -59,7 +59,7 @@ def judges(subject: EvaluatedModel) -> tuple[DEQJudge, ...]:
     return tuple(
         DEQJudge(
             model,
-            build.entropy_dynamics(settings, _keys(entropy, setting, last=settings["solver"]["steps"])),
+            build.entropy_dynamics(settings, setting.keys(entropy, steps=settings["solver"]["steps"])),
             setting.defence,
             build.final_unroll(settings),
             subject.name,
@@ -67,9 +67,3 @@ def judges(subject: EvaluatedModel) -> tuple[DEQJudge, ...]:
         )
         for setting in gridpoints.swept(sweep.solver_steps, sweep.input_steps)
     )
-
-
-def _keys(entropy: EntropyConfig, setting: gridpoints.EntropySetting, *, last: int) -> EntropyConfig:
-    """The keys of Sec. 3.2 with the T_f and R of a setting."""
-    keys = entropy.model_copy(update={"solver_steps": setting.solver_steps, "input_steps": setting.input_steps})
-    return restarts_alone(keys, last) if setting.restart_only else keys

@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,5 +90,5 @@ def _dynamics(settings: Settings) -> dict[str, Dynamics]:
 
 
 def _defended(settings: Settings, setting: EntropySetting) -> Dynamics:
-    changed: dict[str, Any] = {"solver_steps": setting.solver_steps, "input_steps": setting.input_steps}
-    return build.entropy_dynamics(settings, settings.section("entropy", EntropyConfig).model_copy(update=changed))
+    entropy = settings.section("entropy", EntropyConfig)
+    return build.entropy_dynamics(settings, setting.keys(entropy, steps=settings["solver"]["steps"]))
