@@ -416,7 +416,6 @@ class Ours:
             "solver": {"steps": steps},
             "entropy": {"solver_steps": numbers[0], "input_steps": numbers[1]},
             "attack": {"grid": {"states": [1]}},
-            "early_state": {"index": 1},
         }
         path.write_text(yaml.safe_dump(changes), encoding="utf-8")
         return path
@@ -455,7 +454,7 @@ class Ours:
 
 def our_forward(settings: Settings) -> DEQForward:
     """Adversarial training as configured, every step with the Jacobian term."""
-    solver, unroll = settings.section("solver", config.SolverConfig), settings.section("training.unroll", config.Unroll)
+    solver, unroll = settings.variant("solver", config.parse_solver), settings.section("training.unroll", config.Unroll)
     random = settings.section("random_state", config.RandomStateConfig)
     low, high = settings["jacobian.length_jitter"]
     probes: int = settings["jacobian.probes"]

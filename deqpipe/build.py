@@ -7,7 +7,15 @@ vocabulary of defences imports no torch; here the name is looked up.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from deqpipe.config import EntropyConfig, SolverConfig
+from deqpipe.config import (
+    AndersonConfig,
+    BroydenConfig,
+    EntropyConfig,
+    FixedPointConfig,
+    Section,
+    SolverConfig,
+    parse_solver,
+)
 from deqpipe.defence.entropy import defended
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.gradient import Unrolled
@@ -26,17 +34,17 @@ Build = Callable[[Settings, PlainDynamics, Defence], Dynamics]
 """What a defence's `build` names: its dynamics, from settings, the undefended ones and its value."""
 
 
-SOLVERS: Mapping[str, Callable[[SolverConfig], Solver[Any]]] = {
-    "broyden": lambda config: Broyden(room=config.steps),
-    "anderson": lambda config: Anderson(memory=config.anderson_memory),
-    "fixed_point": lambda config: FixedPointIteration(),
+SOLVERS: Mapping[type[Section], Callable[[Any], Solver[Any]]] = {
+    BroydenConfig: lambda config: Broyden(room=config.steps),
+    AndersonConfig: lambda config: Anderson(memory=config.memory),
+    FixedPointConfig: lambda config: FixedPointIteration(),
 }
-"""The solvers, by their names in the configuration."""
+"""The solvers, by their sections of the configuration."""
 
 
 def build_solver(config: SolverConfig) -> Solver[Any]:
     """The solver that a config names."""
-    return SOLVERS[config.name](config)
+    return SOLVERS[type(config)](config)
 
 
 def build_termination(config: SolverConfig) -> Termination:
@@ -46,7 +54,7 @@ def build_termination(config: SolverConfig) -> Termination:
 
 def plain_dynamics(settings: Settings) -> PlainDynamics:
     """The undefended dynamics."""
-    solver = settings.section("solver", SolverConfig)
+    solver = settings.variant("solver", parse_solver)
     return PlainDynamics(build_solver(solver), build_termination(solver), solver.returned)
 
 

@@ -1,6 +1,6 @@
 """The part of a configuration that a spec carries, typed again."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 from deqpipe.errors import UserError
 
 T = TypeVar("T", bound=BaseModel)
+V = TypeVar("V")
 
 
 class Settings:
@@ -37,8 +38,19 @@ class Settings:
         Raises:
             UserError: the spec has no such section, or not as the configuration defines it.
         """
+        return self._parsed(key, kind.model_validate)
+
+    def variant(self, key: str, parse: Callable[[Any], V]) -> V:
+        """A section of which there are several variants, parsed by such as `deqpipe.config.parse_solver`.
+
+        Raises:
+            UserError: the spec has no such section, or not as the configuration defines it.
+        """
+        return self._parsed(key, parse)
+
+    def _parsed(self, key: str, parse: Callable[[Any], V]) -> V:
         try:
-            return kind.model_validate(self[key])
+            return parse(self[key])
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, (key, *first["loc"])))

@@ -1,11 +1,11 @@
 """docs/configuration.md: every key with its default, what it may hold, and what it means."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from deqpipe import config
-from documentation.keys import allowed, cell, leaves, look_up, shown
+from documentation.keys import Leaf, allowed, cell, leaves, look_up, shown
 
 HEAD = """\
 # Configuration
@@ -23,6 +23,10 @@ exit status 2. `deqpipe check-config config.yaml my.yaml` does only that; it als
 which Snakemake takes the last, and says in one line what is wrong with a file that is no YAML. Nested values cannot be
 given with `--config`, which makes text of them.
 
+Some keys choose a variant (`data.source`, `solver.name`, `training.gradient.name`, `early_state.mode`,
+`racing.enabled`), and some others stand with one variant only. An overlay that chooses another variant states the keys
+of that one; those of the variant before are gone with it.
+
 `protocol` as a value means: what the key `protocol` at the top says of this key; that value follows in brackets.
 
 The column "allowed" gives types and bounds; values that make no sense together are refused too, with the reason.
@@ -36,18 +40,22 @@ def page(root: Path) -> str:
     defaults = config.read_yaml(root / "config.yaml")
     demo = config.read_yaml(root / "config" / "demo.yaml")
     lines = [HEAD, "## Top level", ""]
-    lines += _table(leaves(config.Config, "", nested=False), defaults, demo)
+    every = list(leaves(config.Config, "", nested=True))
+    lines += _table((leaf for leaf in every if "." not in leaf[0]), defaults, demo)
     for name, field in config.Config.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, config.Section):
-            lines += ["", f"## {name}", "", (section.__doc__ or "").strip(), ""]
-            lines += _table(leaves(section, f"{name}.", nested=True), defaults, demo)
+        if kinds := config.variants_of(field):
+            lines += ["", f"## {name}", "", _described(kinds), ""]
+            lines += _table((leaf for leaf in every if leaf[0].startswith(f"{name}.")), defaults, demo)
     return "\n".join(lines) + "\n"
 
 
-def _table(
-    keys: Iterator[tuple[str, dict[str, Any]]], defaults: Mapping[str, Any], demo: Mapping[str, Any]
-) -> list[str]:
+def _described(kinds: Sequence[type[config.Section]]) -> str:
+    """What a section is; of several variants, what they have in common."""
+    above = kinds[0] if len(kinds) == 1 else kinds[0].__mro__[1]
+    return (above.__doc__ or "").strip()
+
+
+def _table(keys: Iterable[Leaf], defaults: Mapping[str, Any], demo: Mapping[str, Any]) -> list[str]:
     rows = ["| key | default | demo | allowed | meaning |", "| --- | --- | --- | --- | --- |"]
     for key, schema in keys:
         meaning = cell(" ".join(schema.get("description", "").split()))

@@ -234,7 +234,7 @@ _SOLVER = (
         "Broyden's",
         "Broyden's; Anderson mixing is there, but calls a function that current PyTorch no longer has.",
         "By the keys. Anderson mixing is not the authors': its ridge is at the level of rounding, theirs is 1e-4.",
-        ("solver.name", "solver.anderson_memory"),
+        ("solver.name", "solver.memory"),
     ),
 )
 
@@ -245,7 +245,7 @@ _UNROLLING = (
         "The phantom gradient trains (Appendix A).",
         "The same; the exact gradient, with 7 steps for the adjoint equation, is a variant of the evaluation code.",
         "By the keys in training; attacks are always unrolled.",
-        ("training.gradient", "training.implicit_steps"),
+        ("training.gradient.name", "training.gradient.steps"),
     ),
     Difference(
         (18,),

@@ -115,7 +115,7 @@ def _protocol_keys(defaults: Mapping[str, Any]) -> str:
 
 def _shared_keys(defaults: Mapping[str, Any]) -> str:
     rows = [
-        f"| `{key}` | {shown(look_up(defaults, key))} | {allowed(schema)} | {_named_by(key)} |\n"
+        f"| `{key}` | {_shared(key, defaults)} | {allowed(schema)} | {_named_by(key)} |\n"
         for key, schema in leaves(config.Config, "", nested=True)
         if key not in config.PROTOCOLS["paper"] and _named_by(key)
     ]
@@ -143,9 +143,21 @@ def _resolved(key: str, defaults: Mapping[str, Any]) -> str:
     Raises:
         KeyError: there is no such key.
     """
-    if key in config.PROTOCOLS["paper"]:
-        return " / ".join(by_protocol(key))
+    return " / ".join(by_protocol(key)) if key in config.PROTOCOLS["paper"] else _shared(key, defaults)
+
+
+def _shared(key: str, defaults: Mapping[str, Any]) -> str:
+    """What config.yaml says of a key, or which variant it belongs to.
+
+    Raises:
+        KeyError: there is no such key.
+    """
     value = look_up(defaults, key)
+    section, _, name = key.rpartition(".")
+    variants = config.all_variants().get(section)
+    values = () if variants is None else variants.with_key(name)
+    if value is None and variants is not None and values:
+        return f"with {variants.tag}: {' or '.join(values)}"
     if value is None:
         raise KeyError(key)
     return shown(value)

@@ -3,22 +3,56 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from deqpipe import config
 
 BOUNDS: Mapping[str, str] = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
-def leaves(section: type[config.Section], prefix: str, *, nested: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Dotted name and JSON schema of every key that holds no section; with `nested` those of its sections too."""
+Leaf: TypeAlias = tuple[str, dict[str, Any]]
+"""Dotted name and JSON schema of a key that holds no section."""
+
+
+def leaves(section: type[config.Section], prefix: str, *, nested: bool) -> Iterator[Leaf]:
+    """Every key that holds no section; with `nested` those of its sections too, and those of all their variants."""
     properties = section.model_json_schema()["properties"]
     for name, field in section.model_fields.items():
-        inner = field.annotation
-        if not (isinstance(inner, type) and issubclass(inner, config.Section)):
+        kinds, variants = config.variants_of(field), config.all_variants().get(prefix + name)
+        if not kinds:
             yield prefix + name, properties[name]
+        elif variants is not None and nested:
+            yield from _of_variants(variants)
         elif nested:
-            yield from leaves(inner, f"{prefix}{name}.", nested=True)
+            yield from leaves(kinds[0], f"{prefix}{name}.", nested=True)
+
+
+def _of_variants(variants: config.Variants) -> Iterator[Leaf]:
+    """The key that chooses, what all variants have, and last what some have."""
+    every = {
+        config.shown(value): dict(leaves(kind, f"{variants.path}.", nested=True))
+        for value, kind in variants.sections.items()
+    }
+    tag = f"{variants.path}.{variants.tag}"
+    yield tag, {"enum": list(variants.sections), "description": _chosen(variants)}
+    for key in dict.fromkeys(key for keys in every.values() for key in keys if key != tag):
+        schemas = {value: keys[key] for value, keys in every.items() if key in keys}
+        alone = f" Only with {variants.tag}: {' or '.join(schemas)}." if len(schemas) < len(every) else ""
+        yield key, {**next(iter(schemas.values())), "description": f"{_meaning(schemas)}{alone}"}
+
+
+def _meaning(schemas: Mapping[str, Mapping[str, Any]]) -> str:
+    """What a key means, by the variant where that is not the same in all that have it."""
+    texts: dict[str, str] = {value: schema.get("description", "") for value, schema in schemas.items()}
+    if len(set(texts.values())) == 1:
+        return next(iter(texts.values()))
+    return " ".join(f"{value}: {text}" for value, text in texts.items())
+
+
+def _chosen(variants: config.Variants) -> str:
+    """What each variant is."""
+    kinds = variants.sections.items()
+    return " ".join(f"{config.shown(value)}: {(kind.__doc__ or '').strip()}" for value, kind in kinds)
 
 
 def allowed(schema: Mapping[str, Any]) -> str:

@@ -10,8 +10,23 @@ from deqpipe.errors import UserError
 from deqpipe.machine import hardware
 from deqpipe.workflow import defences, gridpoints, layout, products, shards, specs, stages, vocabulary
 
+
+def settings_in_force():
+    """The settings of config.yaml, of the files that --configfile names, and of --config, laid over each other.
+
+    Snakemake's own `config` is almost that, but keeps the keys of a variant that another file has replaced. Where this
+    workflow is a module of another one, `config` is what that one hands over.
+    """
+    if workflow.modifier.skip_configfile:
+        return config
+    above = list(workflow.config_settings.configfiles)
+    replaced = workflow.config_settings.replace_workflow_config or not Path("config.yaml").exists()
+    files = configuration.read(above if replaced else [Path("config.yaml"), *above])
+    return configuration.merge(files, workflow.config_settings.config)
+
+
 try:
-    CONFIG = configuration.parse(config)
+    CONFIG = configuration.parse(settings_in_force())
     prepared = configuration.prepared_by(Path(CONFIG.pathvars.results, stages.STAGES["data"].path))
     if prepared != specs.build("data", CONFIG):  # the images will be read
         configuration.check_image_folder(CONFIG)

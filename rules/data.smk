@@ -27,6 +27,6 @@ rule prepare_data:
     priority: 90
     params:
         spec=spec("data"),
-        root=lambda wildcards, output: CONFIG.data.root,
+        root=lambda wildcards, output: [] if CONFIG.data.source == "digits" else ["--root", CONFIG.data.root],
     shell:
-        "deqpipe prepare-data --spec {params.spec:q} --root {params.root:q} --output {output:q} > {log:q} 2>&1"
+        "deqpipe prepare-data --spec {params.spec:q} {params.root:q} --output {output:q} > {log:q} 2>&1"

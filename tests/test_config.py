@@ -124,9 +124,12 @@ def test_unknown_and_missing_keys_are_refused_at_every_level(path: tuple[str, ..
             {"autoattack.mode": "individual", "autoattack.attacks": ["square"]},
             ["autoattack.attacks is ['square']", "beside square", "the first 1000 of 10000 images"],
         ),
-        ({"racing.confidence": 0.5}, ["racing.confidence is 0.5", "greater than 0.5"]),
         (
-            {"protocol": "release", "racing.enabled": True},
+            {"racing.enabled": True, "racing.images": 9, "racing.confidence": 0.5},
+            ["racing.confidence is 0.5", "greater than 0.5"],
+        ),
+        (
+            {"protocol": "release", "racing.enabled": True, "racing.images": 1000, "racing.confidence": 0.99},
             ["racing.images is 1000", "a multiple of evaluation.batch_size (96)"],
         ),
         ({"timing.repeats": 2}, ["timing.repeats is 2", "greater than or equal to 3"]),
@@ -283,7 +286,7 @@ TABLE: Mapping[str, tuple[object, object]] = {
     "selection.first_epoch": (1, 30),
     "selection.attack_random_state": (False, True),
     "selection.freeze_fooled": (False, True),  # ours
-    "early_state.mode": ("select", "fixed"),
+    "early_state.mode": ("select", "last"),
     "attack.pgd.clamp_start": (True, False),
     "autoattack.mode": ("standard", "individual"),
     "autoattack.keep": ("best_loss", "success"),
@@ -319,11 +322,6 @@ def test_the_protocols_speak_of_the_same_keys() -> None:
     for index, name in enumerate(NAMES):
         assert dict(config.PROTOCOLS[name]) == {key: values[index] for key, values in TABLE.items()}
     assert set(config.PROTOCOLS) == set(NAMES)
-
-
-def test_the_early_state_of_release_is_the_last_one() -> None:
-    parsed = config.parse(overlaid({"protocol": "release"}))
-    assert (parsed.early_state.mode, parsed.early_state.index) == ("fixed", 8)
 
 
 def test_the_demo_runs_under_either_protocol(tmp_path: Path) -> None:
@@ -386,7 +384,7 @@ def test_images_are_coupled_by_norms_over_the_batch(scope: str, returned: str, c
 
 def test_what_just_fits_the_solver_is_accepted() -> None:
     config.parse(overlaid({"entropy.solver_steps": 8}))
-    config.parse(overlaid({"entropy.resolve": "quasi_newton", "solver.name": "anderson"}))
+    config.parse(overlaid({"entropy.resolve": "quasi_newton", "solver.name": "anderson", "solver.memory": 2}))
     config.parse(overlaid({"entropy.resolve": "alg1", "solver.name": "fixed_point"}))
 
 
@@ -402,6 +400,121 @@ def test_overlays_are_laid_as_snakemake_lays_them(base: dict[str, Any], overlay:
     merged = config.merge(base, overlay)
     update_config(base, overlay)
     assert merged == base
+
+
+@pytest.mark.parametrize(
+    ("overlay", "path", "left"),
+    [
+        ({"data.source": "digits"}, "data", {"source": "digits", "validation": 1000, "augment": "crop_flip"}),
+        ({"data.source": "folder"}, "data.root", "data/cifar10"),
+        ({"training.gradient.name": "exact"}, "training.gradient", {"name": "exact"}),
+        ({"early_state.mode": "fixed"}, "early_state", {"mode": "fixed"}),
+        ({"racing.images": 3}, "racing", {"enabled": False, "images": 3}),
+        ({"solver.name": "nothing"}, "solver.steps", 8),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_another_variant_takes_along_only_what_it_has_as_well(
+    overlay: Mapping[str, object], path: str, left: object
+) -> None:
+    node: Any = overlaid(overlay)
+    for part in path.split("."):
+        node = node[part]
+    assert node == left
+
+
+def test_keys_of_a_variant_are_gone_once_another_overlay_chooses_another_one(tmp_path: Path) -> None:
+    texts = ("solver: {name: anderson, memory: 3}", "solver: {name: broyden}", "solver: {name: anderson}")
+    files = [ROOT / "config.yaml", *(tmp_path / f"{number}.yaml" for number in range(3))]
+    for file, text in zip(files[1:], texts, strict=True):
+        file.write_text(text)
+    assert config.load(files[:2]).solver.model_dump()["memory"] == 3
+    assert "memory" not in config.load(files[:3]).solver.model_dump()
+    assert "solver.memory is missing, which solver.name: anderson needs" in told(lambda: config.load(files))
+
+
+def test_laying_over_changes_neither_side() -> None:
+    before = json.dumps(DEFAULTS)
+    overlay = {"data": {"source": "digits"}, "solver": {"steps": 3}}
+    merged = config.merge(DEFAULTS, overlay)
+    assert (json.dumps(DEFAULTS), overlay) == (before, {"data": {"source": "digits"}, "solver": {"steps": 3}})
+    assert merged["data"] is not DEFAULTS["data"]
+
+
+VARIANTS: Mapping[str, tuple[str, ...]] = {
+    "data.source": ("digits", "cifar10", "folder"),
+    "solver.name": ("broyden", "anderson", "fixed_point"),
+    "training.gradient.name": ("phantom", "exact"),
+    "early_state.mode": ("select", "last", "fixed"),
+    "racing.enabled": ("false", "true"),
+}
+
+
+def test_every_variant_is_told_apart_by_one_key() -> None:
+    assert {
+        f"{path}.{variants.tag}": tuple(map(config.shown, variants.sections))
+        for path, variants in config.all_variants().items()
+    } == VARIANTS
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {**DIGITS, "data.root": "here"},
+            "data.root belongs to data.source: cifar10 or folder, but data.source is digits",
+        ),
+        ({"solver.memory": 3}, "solver.memory belongs to solver.name: anderson, but solver.name is broyden"),
+        (
+            {"training.gradient.steps": 3},
+            "training.gradient.steps belongs to training.gradient.name: exact, but training.gradient.name is phantom",
+        ),
+        (
+            {"early_state.index": 3},
+            "early_state.index belongs to early_state.mode: fixed, but early_state.mode is select",
+        ),
+        ({"racing.images": 3}, "racing.images belongs to racing.enabled: true, but racing.enabled is false"),
+        ({"solver.name": "anderson"}, "solver.memory is missing, which solver.name: anderson needs"),
+        ({"early_state.mode": "fixed"}, "early_state.index is missing, which early_state.mode: fixed needs"),
+        (
+            {"racing.enabled": True},
+            "racing.images is missing, which racing.enabled: true needs (and 1 more)",
+        ),
+        ({"solver.name": 3}, "solver.name is 3: input should be 'broyden', 'anderson' or 'fixed_point'"),
+        ({"solver.stpes": 3}, "unknown key solver.stpes; did you mean steps?"),
+        ({"training.gradient.damping": 3}, "unknown key training.gradient.damping; allowed here: name"),
+        ({"solver.steps": 0}, "solver.steps is 0: input should be greater than or equal to 1"),
+        ({"solver": 3}, "solver is 3: input should be a valid dictionary or object to extract fields from"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_keys_of_variants_are_refused_by_their_names(settings: Mapping[str, object], message: str) -> None:
+    assert told(lambda: config.parse(overlaid(settings))) == f"config: {message}"
+
+
+def test_a_section_without_the_key_that_chooses_is_refused() -> None:
+    without = {**DEFAULTS, "solver": {key: value for key, value in DEFAULTS["solver"].items() if key != "name"}}
+    assert told(lambda: config.parse(without)) == "config: solver.name is missing"
+
+
+@pytest.mark.parametrize(
+    ("settings", "now"),
+    [
+        ({"solver.anderson_memory": 5}, "called solver.memory now, and belongs to solver.name: anderson"),
+        (
+            {"training.implicit_steps": 7},
+            "called training.gradient.steps now, and belongs to training.gradient.name: exact",
+        ),
+        (
+            {"training.gradient": "exact"},
+            "'exact', but holds keys now: training.gradient.name is what was training.gradient",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_an_old_key_is_refused_with_its_name_of_today(settings: Mapping[str, object], now: str) -> None:
+    (key,) = settings
+    assert told(lambda: config.parse(overlaid(settings))) == f"config: {key} is {now}"
 
 
 def test_files_that_cannot_be_read_are_told_in_one_line(tmp_path: Path) -> None:
@@ -469,10 +582,10 @@ def test_the_schema_accepts_the_defaults_resolved_or_not(name: str) -> None:
     VALIDATOR.validate(config.parse(settings).model_dump(mode="json"))
 
 
-def choices(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def choices(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str | bool]]:
     """Every dotted key of a part of the schema that lists words, with each of them."""
     for name, below in node["properties"].items():
-        for option in map(followed, below.get("anyOf", [below])):
+        for option in map(followed, below.get("anyOf", below.get("oneOf", [below]))):
             if "properties" in option:
                 yield from choices(option, f"{prefix}{name}.")
             for word in option.get("enum", [option["const"]] if "const" in option else []):
@@ -491,8 +604,15 @@ def test_the_parser_accepts_every_word_of_the_schema() -> None:
         listed
     )
     assert {(key, value) for key, values in TABLE.items() for value in values if isinstance(value, str)} <= set(listed)
+    needed: Mapping[tuple[str, str | bool], Mapping[str, object]] = {
+        ("racing.enabled", True): {"racing.images": 1, "racing.confidence": 0.9},
+        ("data.source", "digits"): DIGITS,
+        ("solver.name", "anderson"): {"solver.memory": 2},
+        ("training.gradient.name", "exact"): {"training.gradient.steps": 7},
+        ("early_state.mode", "fixed"): {"early_state.index": 1},
+    }
     for key, word in listed:
-        config.parse(overlaid(DIGITS if (key, word) == ("data.source", "digits") else {key: word}))
+        config.parse(overlaid({key: word, **needed.get((key, word), {})}))
 
 
 @pytest.mark.parametrize(

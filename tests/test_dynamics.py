@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deqpipe.config import SolverConfig, couples_images
+from deqpipe.config import couples_images, parse_solver
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.gradient import Unrolled
 from deqpipe.model.classifier import DEQClassifier
@@ -239,6 +239,6 @@ def test_without_the_last_residual_all_else_has_the_same_bits_for_an_evaluation_
 
 @pytest.mark.parametrize(("scope", "returned"), [("sample", "last"), ("batch", "last"), ("sample", "lowest_batch")])
 def test_dynamics_couple_images_where_the_configuration_says_so(scope: Any, returned: Any) -> None:
-    keys = {"name": "broyden", "steps": 3, "anderson_memory": 5, "tolerance": 0.0, "scope": scope, "returned": returned}
+    keys = {"name": "broyden", "steps": 3, "tolerance": 0.0, "scope": scope, "returned": returned}
     dynamics = PlainDynamics(Broyden(), Termination(3, scope=scope), returned)
-    assert dynamics.couples_images == couples_images(SolverConfig.model_validate(keys))
+    assert dynamics.couples_images == couples_images(parse_solver(keys))

@@ -32,7 +32,6 @@ OVERLAY: dict[str, Any] = {
     },
     "jacobian": {"frequency": 0.5, "stop_epoch": 17},
     "selection": {"first_epoch": 1, "attack": {"steps": 2, "step_size_255": 10.0}},
-    "early_state": {"index": 4},
     "threat_model": {"epsilon_255": 20.0},
     "attack": {
         "pgd": {"steps": 2, "step_size_255": 10.0},

@@ -10,6 +10,7 @@ import numpy as np
 from deqpipe.analysis import decisions
 from deqpipe.analysis.decisions import Kind, Tree
 from deqpipe.analysis.reading import Files, Judge, RowQuery
+from deqpipe.config import RaceConfig
 from deqpipe.errors import UserError
 from deqpipe.results import records
 from deqpipe.results.provenance import provenance
@@ -38,16 +39,16 @@ def write(tree: Tree, model: str, *, of: Kind, output: Path) -> None:
     """
     stage: StageName = "race_sweep" if of == "sweep" else "race"
     spec = specs.build(stage, tree.config, model=model, seed=tree.seed)  # refuses other models
-    _check_race(tree, of)
+    race = _raced(tree, of)
     paths = (tree.sweep if of == "sweep" else tree.attacked)(model, below=shards.race_cut(tree.config))
     files = tree.opened("attack_sweep" if of == "sweep" else "attack_grid", model, paths)
-    points = left(tree, model, files, of=of)
+    points = left(tree, model, files, of=of, confidence=race.confidence)
     every = len(gridpoints.grid_points(tree.config))
     raced = {
         "points": [point.name for point in points],
         "of": every,
         "images": shards.race_cut(tree.config),
-        "confidence": tree.config.racing.confidence,
+        "confidence": race.confidence,
         # No seconds: a race run again must be the same file, or every job after it would run again.
         "provenance": provenance(spec, device="CPU", inputs={path.name: path for path in paths}, seconds=0.0),
     }
@@ -55,18 +56,25 @@ def write(tree: Tree, model: str, *, of: Kind, output: Path) -> None:
     _logger.info("%d of %d attacks go on", len(points), every)
 
 
-def _check_race(tree: Tree, of: Kind) -> None:
+def _raced(tree: Tree, of: Kind) -> RaceConfig:
+    """The race of these attacks.
+
+    Raises:
+        UserError: they do not race.
+    """
     config = tree.config
-    if not shards.races(config):
+    race = shards.race(config)
+    if race is None:
         said = f"racing.images is {config.racing.images}" if config.racing.enabled else "racing.enabled is false"
         raise UserError(f"{said}: all {config.evaluation.images} test images face every attack, and nothing races")
     if of == "sweep" and not shards.races_in_sweep(config):
         raise UserError(
             f"entropy_sweep.points is {config.entropy_sweep.points}, but must be all: only the whole grid races"
         )
+    return race
 
 
-def left(tree: Tree, model: str, files: Files, *, of: Kind) -> tuple[gridpoints.GridPoint, ...]:
+def left(tree: Tree, model: str, files: Files, *, of: Kind, confidence: float) -> tuple[gridpoints.GridPoint, ...]:
     """The points that go on, in their sort order.
 
     Args:
@@ -74,8 +82,9 @@ def left(tree: Tree, model: str, files: Files, *, of: Kind) -> tuple[gridpoints.
         model: the attacked DEQ.
         files: the records of the images that face every attack.
         of: which attacks.
+        confidence: probability that the strongest attack of a decision stays.
     """
-    points, confidence = gridpoints.grid_points(tree.config), tree.config.racing.confidence
+    points = gridpoints.grid_points(tree.config)
     scored = answers(tree, files, _sweep_states(tree, model) if of == "sweep" else _grid_states(tree, model))
     stay = [racing.survivors(right, confidence=confidence) for right in scored.values()]
     stay.append(np.array([point == gridpoints.ready_made(tree.config) for point in points]))

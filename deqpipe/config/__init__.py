@@ -6,7 +6,7 @@ level. The JSON schema in schemas/ and docs/configuration.md are generated from 
 One module per section holds its types; what is imported from here is all of it.
 """
 
-from deqpipe.config.attack import AttackConfig, AttackUnroll, GridConfig, PgdConfig, RacingConfig, ThreatModelConfig
+from deqpipe.config.attack import AttackConfig, AttackUnroll, GridConfig, PgdConfig, RaceConfig, ThreatModelConfig
 from deqpipe.config.autoattack import AutoAttackConfig
 from deqpipe.config.base import (
     DEFAULT_BATCH,
@@ -23,21 +23,28 @@ from deqpipe.config.base import (
     Section,
     Switch,
     Whole,
-    merge,
 )
 from deqpipe.config.checks import check, check_image_folder, check_imported_files, prepared_by
-from deqpipe.config.data import KNOWN_IMAGES, DataConfig, KnownImages
+from deqpipe.config.data import KNOWN_IMAGES, DataConfig, ImageFolderConfig, KnownImages
 from deqpipe.config.defence import EntropyConfig, EntropySweepConfig
 from deqpipe.config.evaluation import EvaluationConfig, FiguresConfig, StatisticsConfig, TimingConfig
 from deqpipe.config.experiment import Config
-from deqpipe.config.files import load, parse, read_yaml
+from deqpipe.config.files import load, parse, read, read_yaml
 from deqpipe.config.model import ModelConfig, ResNetConfig, ResNetTrainingConfig
 from deqpipe.config.paths import PathVars
 from deqpipe.config.protocols import PROTOCOLS, resolve_protocol
 from deqpipe.config.schema import json_schema
-from deqpipe.config.solver import SolverConfig, couples_images
+from deqpipe.config.solver import (
+    AndersonConfig,
+    BroydenConfig,
+    FixedPointConfig,
+    SolverConfig,
+    couples_images,
+    parse_solver,
+)
 from deqpipe.config.training import (
     EarlyStateConfig,
+    GradientConfig,
     JacobianConfig,
     PerFramework,
     PretrainConfig,
@@ -47,16 +54,21 @@ from deqpipe.config.training import (
     TrainingAttackConfig,
     TrainingConfig,
     Unroll,
+    parse_early_state,
+    parse_gradient,
 )
+from deqpipe.config.variants import Variants, all_variants, merge, shown, variants_of
 
 __all__ = [
     "DEFAULT_BATCH",
     "KNOWN_IMAGES",
     "PROTOCOLS",
+    "AndersonConfig",
     "AttackConfig",
     "AttackName",
     "AttackUnroll",
     "AutoAttackConfig",
+    "BroydenConfig",
     "Config",
     "Count",
     "Damping",
@@ -68,9 +80,12 @@ __all__ = [
     "EntropySweepConfig",
     "EvaluationConfig",
     "FiguresConfig",
+    "FixedPointConfig",
     "Fraction",
     "Framework",
+    "GradientConfig",
     "GridConfig",
+    "ImageFolderConfig",
     "JacobianConfig",
     "KnownImages",
     "ModelConfig",
@@ -81,7 +96,7 @@ __all__ = [
     "Pixels255",
     "Positive",
     "PretrainConfig",
-    "RacingConfig",
+    "RaceConfig",
     "RandomStateConfig",
     "ResNetConfig",
     "ResNetTrainingConfig",
@@ -96,7 +111,9 @@ __all__ = [
     "TrainingAttackConfig",
     "TrainingConfig",
     "Unroll",
+    "Variants",
     "Whole",
+    "all_variants",
     "check",
     "check_image_folder",
     "check_imported_files",
@@ -105,7 +122,13 @@ __all__ = [
     "load",
     "merge",
     "parse",
+    "parse_early_state",
+    "parse_gradient",
+    "parse_solver",
     "prepared_by",
+    "read",
     "read_yaml",
     "resolve_protocol",
+    "shown",
+    "variants_of",
 ]

@@ -1,6 +1,6 @@
 """The threat model, and the attacks of the grid."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -60,15 +60,28 @@ class AttackConfig(Section):
     """How many images one grid job takes; no influence on results."""
 
 
-class RacingConfig(Section):
+class AnyRacingConfig(Section):
     """All attacks on a part of the images, then only those that could still be the strongest on the rest.
 
     Serves minima of mean accuracies only. What needs every attack on every image (worst cases per image, Tables 6 to 8,
     Figures 3 and 5) is absent then, with this reason.
     """
 
-    enabled: bool
+
+class NoRacingConfig(AnyRacingConfig):
+    """Every attack on every image."""
+
+    enabled: Literal[False]
+
+
+class RaceConfig(AnyRacingConfig):
+    """A race on the images behind the first ones."""
+
+    enabled: Literal[True]
     images: Count
     """The first so many test images face every attack."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     """Probability that the strongest attack of a decision stays in the race."""
+
+
+RacingConfig: TypeAlias = Annotated[NoRacingConfig | RaceConfig, Field(discriminator="enabled")]

@@ -63,10 +63,9 @@ def _check_states(config: Config) -> None:
         raise UserError(
             f"config: attack.grid.states has {max(config.attack.grid.states)}, but the solver has states 1 to {steps}"
         )
-    if config.early_state.mode == "fixed" and config.early_state.index > steps:
-        raise UserError(
-            f"config: early_state.index is {config.early_state.index}, but the solver has states 1 to {steps}"
-        )
+    early = config.early_state
+    if early.mode == "fixed" and early.index > steps:
+        raise UserError(f"config: early_state.index is {early.index}, but the solver has states 1 to {steps}")
     if config.entropy.solver_steps > steps:
         raise UserError(
             f"config: entropy.solver_steps is {config.entropy.solver_steps}, but must be 1 to {steps}: "
@@ -116,9 +115,10 @@ def _check_protocol(config: Config) -> None:
             f"config: attack.images_per_job is {job}, but with {why} it must be a multiple of evaluation.batch_size "
             f"({size}): images of a batch influence each other, so jobs may not cut batches"
         )
-    if config.racing.enabled and config.couples_images and config.racing.images % size:
+    racing = config.racing
+    if racing.enabled and config.couples_images and racing.images % size:
         raise UserError(
-            f"config: racing.images is {config.racing.images}, but must be a multiple of evaluation.batch_size "
+            f"config: racing.images is {racing.images}, but must be a multiple of evaluation.batch_size "
             f"({size}): images of a batch influence each other"
         )
     if config.entropy.resolve == "quasi_newton" and config.solver.name == "fixed_point":

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
 
 from deqpipe.config.base import Count, Section
 
@@ -39,17 +41,37 @@ KNOWN_IMAGES: Mapping[str, KnownImages] = {
 }
 
 
-class DataConfig(Section):
+class AnyDataConfig(Section):
     """Which images, and how they are split."""
 
-    source: Literal["digits", "cifar10", "folder"]
-    """digits: scikit-learn's 8x8 digits (embedded); cifar10: torchvision's (downloaded); folder: train/<class>/* and
-    test/<class>/*."""
-    root: str
-    """Folder of the images; where CIFAR-10 is downloaded to; unused by digits. Images are read once: after a change
-    within the same folder, delete the folder `data` in pathvars.results to have them read again, or give another root.
-    """
+    source: str
     validation: Count
     """How many training images are held out for model selection and early states (by index, never trained on)."""
     augment: Literal["none", "crop_flip"]
     """crop_flip: random crop after padding by 4, and horizontal flip; done on the device."""
+
+
+class DigitsConfig(AnyDataConfig):
+    """Scikit-learn's 8x8 digits (embedded)."""
+
+    source: Literal["digits"]
+
+
+class Cifar10Config(AnyDataConfig):
+    """CIFAR-10 (downloaded)."""
+
+    source: Literal["cifar10"]
+    root: str
+    """Where it is downloaded to."""
+
+
+class ImageFolderConfig(AnyDataConfig):
+    """Images of one's own."""
+
+    source: Literal["folder"]
+    root: str
+    """Folder that holds train/<class>/* and test/<class>/*. Images are read once: after a change within the same
+    folder, delete the folder `data` in pathvars.results to have them read again, or give another root."""
+
+
+DataConfig: TypeAlias = Annotated[DigitsConfig | Cifar10Config | ImageFolderConfig, Field(discriminator="source")]

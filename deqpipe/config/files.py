@@ -1,6 +1,5 @@
 """Configuration files: read, laid over each other, resolved and validated."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from deqpipe.config.base import merge
 from deqpipe.config.checks import check
 from deqpipe.config.experiment import Config
+from deqpipe.config.old_keys import refuse_old_keys
 from deqpipe.config.protocols import resolve_protocol
+from deqpipe.config.refusals import one_line
+from deqpipe.config.variants import merge
 from deqpipe.errors import UserError
 
 
@@ -25,10 +26,20 @@ def load(paths: Sequence[Path], *, protocol: str | None = None) -> Config:
     Raises:
         UserError: a file is missing or no YAML mapping, or the result is not a valid configuration.
     """
+    merged = read(paths)
+    return parse(merged if protocol is None else merged | {"protocol": protocol})
+
+
+def read(paths: Sequence[Path]) -> dict[str, Any]:
+    """What stands in YAML files, later ones laid over earlier ones; nothing is checked.
+
+    Raises:
+        UserError: a file is missing or no YAML mapping.
+    """
     merged: dict[str, Any] = {}
     for path in paths:
         merged = merge(merged, read_yaml(path))
-    return parse(merged if protocol is None else merged | {"protocol": protocol})
+    return merged
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -75,40 +86,10 @@ def parse(raw: Mapping[str, Any]) -> Config:
     Raises:
         UserError: one line that names the first wrong key, its value and what was allowed.
     """
+    refuse_old_keys(raw)
     try:
         config = Config.model_validate(resolve_protocol(raw))
     except ValidationError as error:
-        raise UserError(_one_line(error)) from None
+        raise UserError(one_line(error)) from None
     check(config)
     return config
-
-
-def _one_line(error: ValidationError) -> str:
-    first, *others = error.errors()
-    key = ".".join(str(part) for part in first["loc"] if part != "[key]")
-    more = f" (and {len(others)} more)" if others else ""
-    if first["type"] == "extra_forbidden":
-        return f"config: unknown key {key}{_closest(first['loc'])}{more}"
-    if first["type"] == "missing":
-        return f"config: {key} is missing{more}"
-    return f"config: {key} is {first['input']!r}: {first['msg'].lower()}{_number_hint(first['input'])}{more}"
-
-
-def _number_hint(value: object) -> str:
-    """What is wrong with a number that YAML takes for text, such as 1e-3."""
-    try:
-        text = isinstance(value, str) and math.isfinite(float(value))
-    except ValueError:
-        text = False
-    return "; this is text: YAML wants numbers without quotes, and 1.0e-3 instead of 1e-3" if text else ""
-
-
-def _closest(loc: tuple[int | str, ...]) -> str:
-    import difflib
-
-    section: Any = Config
-    for part in loc[:-1]:
-        section = section.model_fields[str(part)].annotation
-    names = list(section.model_fields)
-    close = difflib.get_close_matches(str(loc[-1]), names, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; allowed here: {', '.join(names)}"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from deqpipe.config.base import DEFAULT_BATCH, merge
+from deqpipe.config.base import DEFAULT_BATCH
 from deqpipe.errors import UserError
 
 # `key: protocol` in a config file takes the value that stands here: every place where the paper's text and its authors'
@@ -51,7 +51,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
         "selection.first_epoch": 30,
         "selection.attack_random_state": True,
         "selection.freeze_fooled": True,
-        "early_state.mode": "fixed",
+        "early_state.mode": "last",
         "attack.pgd.clamp_start": False,
         "autoattack.mode": "individual",
         "autoattack.keep": "success",
@@ -69,7 +69,7 @@ def resolve_protocol(raw: Mapping[str, Any]) -> dict[str, Any]:
     name = raw.get("protocol", "paper")
     if not isinstance(name, str) or name not in PROTOCOLS:
         raise UserError(f"config: protocol is {name!r}, but must be one of {', '.join(sorted(PROTOCOLS))}")
-    resolved: dict[str, Any] = merge({}, raw)
+    resolved: dict[str, Any] = dict(raw)
     for key, value in PROTOCOLS[name].items():
         *sections, last = key.split(".")
         resolved = _replace_sentinel(resolved, sections, last, value)

@@ -1,20 +1,18 @@
 """The fixed-point solver."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from deqpipe.config.base import Count, NonNegative, Section
 
 
-class SolverConfig(Section):
+class AnySolverConfig(Section):
     """The fixed-point solver of Eq. (3)."""
 
-    name: Literal["broyden", "anderson", "fixed_point"]
+    name: str
     steps: Count
     """N: the states are z^[1] .. z^[N]."""
-    anderson_memory: Annotated[int, Field(ge=2)]
-    """How many past states Anderson mixing keeps (only with name: anderson)."""
     tolerance: NonNegative
     """A solve stops at this relative residual; 0: always N steps."""
     scope: Literal["sample", "batch"]
@@ -24,6 +22,35 @@ class SolverConfig(Section):
     returned: Literal["last", "lowest_sample", "lowest_batch"]
     """Which state is z*: z^[N], or the one of lowest residual, of every image by itself or judged by one norm over
     the batch (which couples its images)."""
+
+
+class BroydenConfig(AnySolverConfig):
+    """Broyden's method."""
+
+    name: Literal["broyden"]
+
+
+class AndersonConfig(AnySolverConfig):
+    """Anderson mixing."""
+
+    name: Literal["anderson"]
+    memory: Annotated[int, Field(ge=2)]
+    """How many past states are mixed."""
+
+
+class FixedPointConfig(AnySolverConfig):
+    """Plain iteration of f."""
+
+    name: Literal["fixed_point"]
+
+
+SolverConfig: TypeAlias = Annotated[BroydenConfig | AndersonConfig | FixedPointConfig, Field(discriminator="name")]
+_SOLVER: TypeAdapter[SolverConfig] = TypeAdapter(SolverConfig)
+
+
+def parse_solver(raw: object) -> SolverConfig:
+    """The section of a solver, whichever variant it is."""
+    return _SOLVER.validate_python(raw)
 
 
 def couples_images(solver: SolverConfig) -> bool:

@@ -1,8 +1,8 @@
 """Training: pretraining, adversarial training, Secs. 3.1 and 3.3, and what is kept of it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from deqpipe.config.base import Count, Damping, Decay, Fraction, NonNegative, Pixels255, Positive, Section, Whole
 
@@ -42,6 +42,29 @@ class TradesConfig(Section):
     """Standard deviation of the Gaussian start of its attack, in units of the pixel range."""
 
 
+class PhantomConfig(Section):
+    """The gradient of an unroll behind z* or the random state."""
+
+    name: Literal["phantom"]
+
+
+class ExactConfig(Section):
+    """The gradient of the implicit function theorem."""
+
+    name: Literal["exact"]
+    steps: Count
+    """Solver steps of the adjoint equation."""
+
+
+GradientConfig: TypeAlias = Annotated[PhantomConfig | ExactConfig, Field(discriminator="name")]
+_GRADIENT: TypeAdapter[GradientConfig] = TypeAdapter(GradientConfig)
+
+
+def parse_gradient(raw: object) -> GradientConfig:
+    """The section of a training gradient, whichever variant it is."""
+    return _GRADIENT.validate_python(raw)
+
+
 class TrainingConfig(Section):
     """Training of the DEQs (Appendix A)."""
 
@@ -53,10 +76,7 @@ class TrainingConfig(Section):
     betas: Annotated[tuple[Decay, Decay], Field(strict=False)]
     """Adam's."""
     weight_decay: NonNegative
-    gradient: Literal["phantom", "exact"]
-    """phantom: unroll behind z* or the random state; exact: implicit function theorem, solved with implicit_steps."""
-    implicit_steps: Count
-    """Solver steps of the adjoint equation (only with gradient: exact)."""
+    gradient: GradientConfig
     unroll: Unroll
     attack: TrainingAttackConfig
     trades: TradesConfig
@@ -113,11 +133,36 @@ class SelectionConfig(Section):
     attack: TrainingAttackConfig
 
 
-class EarlyStateConfig(Section):
+class AnyEarlyStateConfig(Section):
     """Which intermediate state decides (early-state defence)."""
 
-    mode: Literal["select", "fixed"]
-    """select: the state with the best accuracy under ready-made PGD on the images of selection.split; fixed:
-    `index`."""
+
+class SelectedStateConfig(AnyEarlyStateConfig):
+    """The state with the best accuracy under ready-made PGD on the images of selection.split."""
+
+    mode: Literal["select"]
+
+
+class LastStateConfig(AnyEarlyStateConfig):
+    """z^[N], the last state that the solver reaches."""
+
+    mode: Literal["last"]
+
+
+class FixedStateConfig(AnyEarlyStateConfig):
+    """One state for all DEQs, by its number."""
+
+    mode: Literal["fixed"]
     index: Count
-    """The state when mode is fixed; counted from 1."""
+    """The state, counted from 1."""
+
+
+EarlyStateConfig: TypeAlias = Annotated[
+    SelectedStateConfig | LastStateConfig | FixedStateConfig, Field(discriminator="mode")
+]
+_EARLY_STATE: TypeAdapter[EarlyStateConfig] = TypeAdapter(EarlyStateConfig)
+
+
+def parse_early_state(raw: object) -> EarlyStateConfig:
+    """The section of the early state, whichever variant it is."""
+    return _EARLY_STATE.validate_python(raw)

@@ -14,23 +14,23 @@ from deqpipe.errors import UserError
 DIGITS_TEST = 360
 
 
-def prepare(source: Literal["digits", "cifar10", "folder"], root: Path, *, validation: int) -> Dataset:
+def prepare(source: Literal["digits", "cifar10", "folder"], root: Path | None, *, validation: int) -> Dataset:
     """Images of a source, split by index.
 
     Args:
         source: as in the config.
-        root: the image folder, or where CIFAR-10 is kept (and downloaded to, when it is not there); unused by digits.
+        root: the image folder, or where CIFAR-10 is kept (and downloaded to, when it is not there); none for digits.
         validation: how many of the last training images are held out.
 
     Raises:
         UserError: the images are missing or unusable, or `validation` is too large.
     """
-    read = {
-        "digits": lambda: digits(validation=validation),
-        "cifar10": lambda: cifar10(root, validation=validation),
-        "folder": lambda: folder(root, validation=validation),
-    }
-    return read[source]()
+    if source == "digits":
+        return digits(validation=validation)
+    if root is None:
+        raise UserError(f"images of data.source {source} need a root: the folder that they are in")
+    read = {"cifar10": cifar10, "folder": folder}
+    return read[source](root, validation=validation)
 
 
 def digits(*, validation: int) -> Dataset:

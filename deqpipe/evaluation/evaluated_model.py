@@ -21,7 +21,7 @@ from deqpipe.attack.trial import GradientTrial
 from deqpipe.compute.precision import Precision
 from deqpipe.compute.replay import DIRECT, Graphs, Runner
 from deqpipe.compute.ways import NOTHING_ASKED, Asked, choose
-from deqpipe.config import DEFAULT_BATCH, EntropyConfig, SolverConfig
+from deqpipe.config import DEFAULT_BATCH, EntropyConfig, parse_solver
 from deqpipe.counts import Evaluations, sum_of
 from deqpipe.data import Dataset, load
 from deqpipe.errors import UserError
@@ -143,7 +143,7 @@ class EvaluatedModel:
         """The ready-made attack: the final state of a DEQ; None for an ordinary network."""
         if not self.is_deq:
             return None
-        solver, steps = self.settings.section("solver", SolverConfig), self.settings["evaluation.final_unroll_steps"]
+        solver, steps = self.settings.variant("solver", parse_solver), self.settings["evaluation.final_unroll_steps"]
         return gridpoints.GridPoint(damping=gridpoints.FINAL_DAMPING, state=solver.steps, steps=steps)
 
     def logits_of(

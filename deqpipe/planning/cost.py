@@ -193,7 +193,8 @@ def attacked(config: Config, model: str, defence: str, points: Sequence[gridpoin
 
 
 def _deciding(config: Config) -> int:
-    return config.early_state.index if config.early_state.mode == "fixed" else config.solver.steps
+    early = config.early_state
+    return early.index if early.mode == "fixed" else config.solver.steps
 
 
 def library(config: Config, attack: str, target: AttackCost, *, classes: int) -> Work:

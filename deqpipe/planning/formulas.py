@@ -228,8 +228,9 @@ def _state(config: Config, length: Number, *, random: bool) -> Evaluations:
 def _made_differentiable(config: Config, *, trained: bool) -> Evaluations:
     """A state with gradient, to the image or also to the weights."""
     once = TRAINED if trained else GRADIENT
-    if config.training.gradient == "exact":  # f twice; the adjoint equation's steps go through one, the rest the other
-        return once + Evaluations(forward=1, backward_input=config.training.implicit_steps)
+    gradient = config.training.gradient
+    if gradient.name == "exact":  # f twice; the adjoint equation's steps go through one, the rest the other
+        return once + Evaluations(forward=1, backward_input=gradient.steps)
     return once * training_unroll(config)
 
 
@@ -240,7 +241,7 @@ def training_unroll(config: Config) -> int:
 
 def _natural_targets(config: Config, states: DrawnStates, *, random: bool) -> Evaluations:
     """The natural logits that TRADES' attack moves away from: one solve, and one reading of every state drawn."""
-    forward = 1 if config.training.gradient == "exact" else training_unroll(config)
+    forward = 1 if config.training.gradient.name == "exact" else training_unroll(config)
     return _state(config, states.longest, random=random) + Evaluations(states.different * forward)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from deqpipe.config import KNOWN_IMAGES, Config, check_image_folder
+from deqpipe.config import KNOWN_IMAGES, Config, ImageFolderConfig, check_image_folder
 from deqpipe.errors import UserError
 from deqpipe.planning.cost import Images
 
@@ -16,21 +16,21 @@ def images_of(config: Config) -> Images:
         UserError: the source is a folder that is not there or holds no images.
     """
     held_out = config.data.validation
-    if config.data.source not in KNOWN_IMAGES:
-        return _folder(config, held_out)
+    if config.data.source == "folder":
+        check_image_folder(config)
+        return _folder(config.data)
     known = KNOWN_IMAGES[config.data.source]
     shape = (known.channels, known.size, known.size)
     return Images(known.train - held_out, held_out, known.test, shape, classes=known.classes)
 
 
-def _folder(config: Config, held_out: int) -> Images:
+def _folder(data: ImageFolderConfig) -> Images:
     """Every file of a class folder counts as an image; the first one tells the shape of all."""
-    check_image_folder(config)
-    root = Path(config.data.root)
+    root, held_out = Path(data.root), data.validation
     train, test = _files(root / "train"), _files(root / "test")
     if len(train) <= held_out or not test:
         raise UserError(
-            f"data.root is {config.data.root!r} with {len(train)} training and {len(test)} test images, but must hold "
+            f"data.root is {data.root!r} with {len(train)} training and {len(test)} test images, but must hold "
             f"more than {held_out} (data.validation) and at least 1"
         )
     classes = len([child for child in (root / "train").iterdir() if child.is_dir()])

@@ -23,7 +23,8 @@ def reason(config: Config) -> str | None:
 
 def raced(evaluations: Sequence[Evaluation], config: Config) -> tuple[str, ...]:
     """What racing did to the attacks of these decisions, as a note; none where nothing raced."""
-    if not shards.races(config):
+    race = shards.race(config)
+    if race is None:
         return ()
     counts = {one.decision.model: (len(one.points), len(one.points) + one.dropped) for one in evaluations if one.points}
     listed = "; ".join(
@@ -33,7 +34,7 @@ def raced(evaluations: Sequence[Evaluation], config: Config) -> tuple[str, ...]:
         f"Racing: every attack ran on the first {shards.race_cut(config):,} test images; on all "
         f"{config.evaluation.images:,}, and so in these minima, are those that could still be the strongest of a "
         f"decision (paired one-sided sign tests; the strongest attack of a decision stays with a probability of at "
-        f"least {100 * config.racing.confidence:g} %): {listed}.",
+        f"least {100 * race.confidence:g} %): {listed}.",
     )
 
 

@@ -36,9 +36,6 @@ _INERT = (
 )
 # Keys that change numbers only under a condition.
 _USED_IF: Mapping[str, Callable[[Config], bool]] = {
-    "solver.anderson_memory": lambda config: config.solver.name == "anderson",
-    "training.implicit_steps": lambda config: config.training.gradient == "exact",
-    "early_state.index": lambda config: config.early_state.mode == "fixed",
     "jacobian.other_weight.pgd_at": lambda config: config.figures.jacobian,
     "jacobian.other_weight.trades": lambda config: config.figures.jacobian,
     "evaluation.batch_size": lambda config: config.couples_images,
@@ -47,11 +44,10 @@ _USED_IF: Mapping[str, Callable[[Config], bool]] = {
 
 def differences(config: Config) -> tuple[tuple[str, str, str], ...]:
     """What differs from the paper's experiment: (what, here, paper)."""
-    here = dict(settings(config))
     return tuple(
-        (experiment.NAMES.get(key, key), _written(here[key]), _written(value))
-        for key, value in SETTINGS.items()
-        if here[key] != value and (key not in _USED_IF or _USED_IF[key](config))
+        (experiment.NAMES.get(key, key), _written(value), _written(SETTINGS.get(key, "no such setting")))
+        for key, value in settings(config)
+        if (key not in SETTINGS or value != SETTINGS[key]) and (key not in _USED_IF or _USED_IF[key](config))
     )
 
 
@@ -78,7 +74,7 @@ def _leaves(section: Section, prefix: str) -> Iterator[tuple[str, object]]:
 
 def data(config: Config) -> str:
     """The data set in words; image folders by their name."""
-    if config.data.source not in KNOWN_IMAGES:
+    if config.data.source == "folder":
         return f"the image folder {Path(config.data.root).name or config.data.root}"
     return KNOWN_IMAGES[config.data.source].described
 
@@ -162,11 +158,12 @@ def _grid(config: Config) -> str:
 
 def _racing(config: Config) -> tuple[str, ...]:
     """What an attack that did not run on all images is worth."""
-    if not shards.races(config):
+    race = shards.race(config)
+    if race is None:
         return ()
     return (
         f"Racing: all attacks face the first {shards.race_cut(config):,} images; only those that could still be the "
-        f"strongest of a decision (probability {config.racing.confidence:g}) face the others.",
+        f"strongest of a decision (probability {race.confidence:g}) face the others.",
     )
 
 

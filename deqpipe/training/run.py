@@ -29,6 +29,8 @@ from deqpipe.config import (
     TradesConfig,
     TrainingAttackConfig,
     Unroll,
+    parse_gradient,
+    parse_solver,
 )
 from deqpipe.data import Dataset, Split, augmentation, load, steps_per_epoch
 from deqpipe.dynamics import PlainDynamics
@@ -158,7 +160,7 @@ def prepare_deq(job: TrainingJob, dataset: Dataset) -> Prepared:
     described = trunk.metadata["architecture"]
     model = _fresh(described, job)
     # An exact gradient's backward pass is a solve: nobody has tried to capture it.
-    replay = settings["training.gradient"] != "exact"
+    replay = settings.variant("training.gradient", parse_gradient).name != "exact"
     run = _fastest(model, _adversarial_surrogate(settings), settings, job, replay=replay)
     plan = adversarial_plan(job, settings, dataset, first_step=trunk.metadata["step"], run=run)
     return Prepared(plan, model, described, trunk)
@@ -373,7 +375,7 @@ def _deq_plan(
 
 
 def _deq_forward(settings: Settings, kind: vocabulary.TrainedModel, dataset: Dataset) -> DEQForward:
-    solver = settings.section("solver", SolverConfig)
+    solver = settings.variant("solver", parse_solver)
     random = settings.section("random_state", RandomStateConfig) if kind.random_states else None
     per_epoch = steps_per_epoch(len(dataset.train), settings["training.batch_size"])
     low, high = settings["jacobian.length_jitter"]
@@ -399,8 +401,9 @@ def _random_states(config: RandomStateConfig, solver: SolverConfig) -> RandomSta
 
 
 def _training_gradient(settings: Settings, solver: SolverConfig) -> StateGradient:
-    if settings["training.gradient"] == "exact":
-        return Implicit(solver=build_solver(solver), steps=settings["training.implicit_steps"])
+    gradient = settings.variant("training.gradient", parse_gradient)
+    if gradient.name == "exact":
+        return Implicit(solver=build_solver(solver), steps=gradient.steps)
     return _unroll(settings)
 
 

@@ -1,6 +1,6 @@
 """How attacks are cut into jobs: by attacked states and by test images; racing keeps the first images apart."""
 
-from deqpipe.config import Config
+from deqpipe.config import Config, RaceConfig
 from deqpipe.workflow.gridpoints import grid_points
 
 
@@ -27,13 +27,19 @@ def image_ranges(config: Config, *, below: int | None = None) -> tuple[tuple[int
 
 def race_cut(config: Config) -> int:
     """How many of the test images face every attack of the grid."""
-    total = config.evaluation.images
-    return min(config.racing.images, total) if config.racing.enabled else total
+    total, racing = config.evaluation.images, config.racing
+    return min(racing.images, total) if racing.enabled else total
+
+
+def race(config: Config) -> RaceConfig | None:
+    """The race of the attacks; None where all test images face every attack."""
+    racing = config.racing
+    return racing if racing.enabled and race_cut(config) < config.evaluation.images else None
 
 
 def races(config: Config) -> bool:
     """Whether some test images face a part of the grid only."""
-    return race_cut(config) < config.evaluation.images
+    return race(config) is not None
 
 
 def races_in_sweep(config: Config) -> bool:

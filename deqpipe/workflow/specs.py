@@ -39,15 +39,15 @@ def build(
         UserError: model is not one of the stage's, or a seed is missing.
     """
     _check_subject(stage, model, seed)
-    value, whole = STAGES[stage], _without_inert(config)
-    keys, upstream = value.keys(whole, model or ""), value.upstream(whole, model or "")
+    value = STAGES[stage]
+    keys, upstream = value.keys(config, model or ""), value.upstream(config, model or "")
     spec: dict[str, Any] = {
         "stage": stage,
         "revision": value.revision,
-        "config": _dump(value.adapt(whole, model or ""), *keys),
+        "config": _dump(value.adapt(config, model or ""), *keys),
         "upstream": {role: fingerprint(_made(made, config, seed)) for role, made in upstream.items()},
     }
-    if judged := value.decisions(whole, model or ""):
+    if judged := value.decisions(config, model or ""):
         spec["decisions"] = list(judged)
     subject = {"model": model, "seed": seed, "defence": _attacked(model, defence) if stage == "autoattack" else None}
     return spec | {name: value for name, value in subject.items() if value is not None}
@@ -68,18 +68,6 @@ def _made(made: Made, config: Config, seed: int | None) -> dict[str, Any]:
         assert model is not None
         return build_import(config, model)
     return build(stage, config, model=model, seed=seed if STAGES[stage].seeded else None)
-
-
-def _without_inert(config: Config) -> Config:
-    """The config with keys that another key makes meaningless set to a fixed value, so that they cause nothing."""
-    solver, early, training = config.solver, config.early_state, config.training
-    if solver.name != "anderson":
-        solver = solver.model_copy(update={"anderson_memory": 2})
-    if early.mode != "fixed":
-        early = early.model_copy(update={"index": 1})
-    if training.gradient != "exact":
-        training = training.model_copy(update={"implicit_steps": 1})
-    return config.model_copy(update={"solver": solver, "early_state": early, "training": training})
 
 
 def _check_subject(stage: StageName, model: str | None, seed: int | None) -> None:
@@ -112,7 +100,7 @@ def conditions(config: Config) -> dict[str, Any]:
         exclude["evaluation"] = {"batch_size"}
     if config.data.source in KNOWN_IMAGES:
         exclude["data"] = {"root"}
-    return _without_inert(config).model_dump(mode="json", exclude=exclude)
+    return config.model_dump(mode="json", exclude=exclude)
 
 
 def dumps(spec: Mapping[str, Any]) -> str:

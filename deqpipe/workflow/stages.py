@@ -207,7 +207,6 @@ def _train_deq_keys(config: Config, model: str) -> Keys:
         "solver", "training.gradient", "training.unroll", "training.attack", "selection", "threat_model",
         "jacobian.frequency", "jacobian.stop_epoch", "jacobian.probes", "jacobian.length_jitter",
         f"jacobian.weight.{kind.framework}",
-        *(("training.implicit_steps",) if config.training.gradient == "exact" else ()),
         *(("training.trades", "jacobian.trades_terms") if kind.framework == "trades" else ()),
         *(("random_state",) if kind.random_states else ()),
     )  # fmt: skip

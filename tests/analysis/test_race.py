@@ -16,7 +16,7 @@ from deqpipe.reporting import absent
 from deqpipe.reporting.tables import tables
 from deqpipe.results import records
 from deqpipe.statistics import racing
-from deqpipe.workflow import gridpoints, specs, stages, vocabulary
+from deqpipe.workflow import gridpoints, shards, specs, stages, vocabulary
 from deqpipe.workflow.products import Need
 from tests.reporting import fabricate
 
@@ -105,6 +105,8 @@ def slow_left(root: Path, config: Config, model: str) -> set[str]:
     scored = [(model, defence) for defence in fabricate.decisions(config, model)]
     other = vocabulary.transfers_to(config, model)
     scored += [] if other is None else [(other, "plain"), (other, "entropy")]
+    race = shards.race(config)
+    assert race is not None
     stay = {gridpoints.ready_made(config).name}
     for judge, defence in scored:
         early = json.loads((root / f"select/{judge}/seed0.json").read_text())
@@ -118,7 +120,7 @@ def slow_left(root: Path, config: Config, model: str) -> set[str]:
                     answers.setdefault(point_name(found, int(row)), {})[image] = bool(right)
         names = sorted(answers)
         table = np.array([[answers[name][image] for image in range(CUT)] for name in names])
-        mask = racing.survivors(table, confidence=config.racing.confidence)
+        mask = racing.survivors(table, confidence=race.confidence)
         stay |= {name for name, goes_on in zip(names, mask, strict=True) if goes_on}
     return stay
 

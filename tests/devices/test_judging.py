@@ -84,7 +84,7 @@ def test_a_judgement_by_a_network_waits_for_one_copy(kind: Kind) -> None:
 
 GRID: dict[str, Any] = {"entropy": {"controls": True, "input_steps": 1}, "solver": {"steps": 2}}
 GRID |= {"attack": {"pgd": {"steps": 1}, "transfer": False, "grid": {"states": [1], "steps": [1], "damping": [0.5]}}}
-GRID |= {"early_state": {"index": 2}, "jacobian": {"length_jitter": [0, 0]}}
+GRID |= {"jacobian": {"length_jitter": [0, 0]}}
 
 
 def refuse_another(device: torch.device) -> None:

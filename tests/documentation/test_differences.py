@@ -41,19 +41,20 @@ UNNAMED = {
 
 
 def keys(section: type[config.Section], prefix: str = "") -> Iterator[str]:
-    """Every dotted key of the configuration's types."""
+    """Every dotted key of the configuration's types, those of all variants included."""
     for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, config.Section):
-            yield from keys(field.annotation, f"{prefix}{name}.")
-        else:
+        kinds = config.variants_of(field)
+        yield from dict.fromkeys(key for kind in kinds for key in keys(kind, f"{prefix}{name}."))
+        if not kinds:
             yield prefix + name
 
 
 def look_up(node: Any, key: str) -> Any:
-    """The value of a dotted key in nested mappings."""
-    for part in key.split("."):
+    """The value of a dotted key in nested mappings; None where it belongs to a variant that is not chosen."""
+    *sections, last = key.split(".")
+    for part in sections:
         node = node[part]
-    return node
+    return node.get(last) if ".".join(sections) in config.all_variants() else node[last]
 
 
 def under(protocol: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deqpipe.build import build_termination
-from deqpipe.config import EntropyConfig, SolverConfig
+from deqpipe.config import EntropyConfig, parse_solver
 from deqpipe.defence.entropy import build_entropy_reduction, prediction_entropy
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.gradient import Unrolled
@@ -70,7 +70,7 @@ def section(name: str, protocol: str) -> Any:
 
 
 def dynamics(defence: str, protocol: str) -> Dynamics:
-    solver = SolverConfig.model_validate(section("solver", protocol))
+    solver = parse_solver(section("solver", protocol))
     termination = build_termination(solver)
     if defence == "none":
         return PlainDynamics(Broyden(), termination, solver.returned)
@@ -196,7 +196,7 @@ def test_surrogate_behind_the_end_of_the_solve_is_refused(
 def test_settings_come_from_the_configuration_and_the_protocol_from_the_command(
     predict: Predict, tmp_path: Path
 ) -> None:
-    values = {"solver": {"steps": 3}, "attack": {"grid": {"states": [1]}}, "early_state": {"index": 3}}
+    values = {"solver": {"steps": 3}, "attack": {"grid": {"states": [1]}}}
     config = overlay(tmp_path, values)
     found = predict(*config)
     assert found["state_logits"].shape == (3, 6, CLASSES)

@@ -27,7 +27,7 @@ JUDGED: Mapping[str, tuple[dict[str, Any], str, str]] = {
 }
 ELSEWHERE: Mapping[str, str] = {
     "evaluation.batch_size": "changes results where images are coupled: test_predict, test_jobs",
-    "early_state.mode": "test_jobs: selection under release is fixed",
+    "early_state.mode": "test_jobs: the early state under release is the last one",
     "attack.pgd.clamp_start": "tests/attack/test_pgd and test_jobs: the attack under release, written out",
     "autoattack.mode": "test_library: which images go on",
     "autoattack.keep": "tests/attack/test_autoattack and test_library",

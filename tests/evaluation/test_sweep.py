@@ -31,7 +31,7 @@ GRID: dict[str, Any] = {
     "entropy_sweep": {"solver_steps": [1, 2, 4, 8], "input_steps": [1, 2]},
 }
 FEW: dict[str, Any] = {**GRID, "entropy_sweep": {**GRID["entropy_sweep"], "points": 2}}
-RACING: dict[str, Any] = {"racing": {"enabled": True, "images": 5}}
+RACING: dict[str, Any] = {"racing": {"enabled": True, "images": 5, "confidence": 0.99}}
 
 
 def line(trained: Trained, folder: Path, *options: object, images: str = "0-11", **changes: Any) -> list[str]:

@@ -36,7 +36,7 @@ POINTS = [GridPoint(0.5, 3, 1), GridPoint(1.0, 1, 3), GridPoint(0.5, 4, 2), Grid
 TRANSFER: dict[str, Any] = {
     "attack": {"transfer": True, "in_loop_points": 2, "grid": {"states": [3], "steps": [1], "damping": [1.0]}}
 }
-RACING: dict[str, Any] = {**TRANSFER, "racing": {"enabled": True, "images": 5}}
+RACING: dict[str, Any] = {**TRANSFER, "racing": {"enabled": True, "images": 5, "confidence": 0.99}}
 
 
 @pytest.fixture(scope="module")

@@ -250,12 +250,15 @@ def assert_step(config: Config, model: str, *, step: int, regularised: bool = Fa
     assert_equal(one_step(config, model, step=step), expected)
 
 
-@pytest.mark.parametrize("gradient", ["phantom", "exact"])
+GRADIENTS = ({"name": "phantom"}, {"name": "exact", "steps": 3})
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS, ids=lambda gradient: gradient["name"])
 @pytest.mark.parametrize("jacobian", JACOBIAN.values(), ids=JACOBIAN.keys())
 @pytest.mark.parametrize("model", vocabulary.DEQS)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_training_step(protocol: str, model: str, jacobian: Mapping[str, Any], gradient: str) -> None:
-    training = {"gradient": gradient, "implicit_steps": 3, "attack": {"steps": 3}}
+def test_a_training_step(protocol: str, model: str, jacobian: Mapping[str, Any], gradient: Any) -> None:
+    training = {"gradient": gradient, "attack": {"steps": 3}}
     config = experiment(protocol, jacobian=jacobian, training=training)
     assert_step(config, model, step=1, regularised=jacobian["frequency"] == 1)
 
@@ -318,10 +321,10 @@ def test_a_pretraining_step_and_its_validation() -> None:
     assert_equal(found, formulas.pretraining_validation(config))
 
 
-@pytest.mark.parametrize("gradient", ["phantom", "exact"])
+@pytest.mark.parametrize("gradient", GRADIENTS, ids=lambda gradient: gradient["name"])
 @pytest.mark.parametrize("model", vocabulary.DEQS)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_validation(protocol: str, model: str, gradient: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_validation(protocol: str, model: str, gradient: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     training = {"gradient": gradient, "batch_size": 100}  # one batch: its random states are all there are
     config = experiment(protocol, training=training, selection={"attack": {"steps": 5}}, pretrain={"steps": 5})
     plan, network, read = plan_of(config, model), fresh(config), list[int]()

@@ -36,7 +36,6 @@ HISTORY = (
 
 _SMALL: dict[str, Any] = {
     "solver": {"steps": 4},
-    "early_state": {"index": 3},
     "attack": {"grid": {"states": [1, 2, 3, 4], "steps": [1, 3], "damping": [0.5, 1.0]}, "images_per_job": 7,
                "states_per_job": 3},
     "autoattack": {"square_images": 12, "images_per_job": 11, "top_points": 3},

@@ -315,9 +315,11 @@ def test_a_spread_is_over_the_seeds_that_have_the_point(tmp_path: Path) -> None:
 
 
 def test_with_racing_columns_per_image_are_absent_with_the_reason(config: Config) -> None:
-    raced = fabricate.small({"racing": {"enabled": True, "images": 10}})
+    raced = fabricate.small({"racing": {"enabled": True, "images": 10, "confidence": 0.99}})
     assert not phrases.every_attack_on_every_image(raced)
     assert phrases.every_attack_on_every_image(config)
-    assert phrases.every_attack_on_every_image(fabricate.small({"racing": {"enabled": True, "images": 20}}))
+    assert phrases.every_attack_on_every_image(
+        fabricate.small({"racing": {"enabled": True, "images": 20, "confidence": 0.99}})
+    )
     assert "Columns per image are absent" in table1._absent(raced)
     assert table1._columns(table1.COLUMNS, raced) == ("Clean", "PGD", "AA", "ALL", "PGD gain")

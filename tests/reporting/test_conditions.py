@@ -60,7 +60,7 @@ def test_the_full_configuration_is_the_papers_experiment() -> None:
         {"training": {"betas": [0.9, 0.99]}},
         {"training": {"unroll": {"lead_step": True}}},
         {"random_state": {"in_attack": False}},
-        {"early_state": {"mode": "fixed"}},
+        {"early_state": {"mode": "last"}},
         {"evaluation": {"final_unroll_steps": 4}},
         {"entropy": {"step": "raw"}},
         {"solver": {"returned": "lowest_sample"}},
@@ -87,8 +87,7 @@ def test_any_reduction_makes_a_run_not_comparable_and_is_listed(overlay: dict[st
 def test_what_changes_no_result_leaves_a_run_comparable() -> None:
     overlay = {
         "seeds": [3, 4], "device": "cpu", "evaluation": {"batch_size": 7},
-        "data": {"root": "elsewhere"}, "statistics": {"resamples": 100}, "solver": {"anderson_memory": 2},
-        "training": {"implicit_steps": 1}, "early_state": {"index": 3}, "entropy": {"controls": False},
+        "data": {"root": "elsewhere"}, "statistics": {"resamples": 100}, "entropy": {"controls": False},
         "autoattack": {"batch_size": 100, "images_per_job": 200}, "timing": {"batch_size": 8, "repeats": 5},
         "attack": {"images_per_job": 500, "transfer": False, "in_loop_points": 2},
         "figures": {"jacobian": True}, "jacobian": {"other_weight": {"pgd_at": 0.4}},
@@ -99,8 +98,11 @@ def test_what_changes_no_result_leaves_a_run_comparable() -> None:
 @pytest.mark.parametrize(
     ("overlay", "names"),
     [
-        ({"solver": {"name": "anderson", "anderson_memory": 2}}, ["solver", "solver.anderson_memory"]),
-        ({"training": {"gradient": "exact", "implicit_steps": 1}}, ["training gradient", "training.implicit_steps"]),
+        ({"solver": {"name": "anderson", "memory": 2}}, ["solver", "memory of Anderson mixing"]),
+        (
+            {"training": {"gradient": {"name": "exact", "steps": 1}}},
+            ["training gradient", "solver steps of the exact training gradient"],
+        ),
         ({"early_state": {"mode": "fixed", "index": 3}}, ["choice of the early state", "early state"]),
         (
             {"figures": {"jacobian": True}, "jacobian": {"other_weight": {"trades": 1.0}}},
@@ -122,7 +124,8 @@ def test_a_key_counts_where_another_one_puts_it_to_use(overlay: dict[str, Any], 
 
 def test_the_papers_settings_are_those_of_the_full_configuration() -> None:
     assert dict(conditions.settings(fabricate.config(base=FULL))) == dict(SETTINGS)
-    assert set(experiment.NAMES) <= set(SETTINGS)
+    of_other_variants = {"solver.memory", "training.gradient.steps", "early_state.index"}
+    assert set(experiment.NAMES) - set(SETTINGS) == of_other_variants
     assert len(set(experiment.NAMES.values())) == len(experiment.NAMES)
 
 
@@ -190,9 +193,15 @@ def test_whose_word_holds_is_said_with_every_exception(overlay: dict[str, Any], 
 
 def test_racing_is_said_and_leaves_a_run_comparable() -> None:
     assert "Racing" not in " ".join(conditions.setup(fabricate.config(base=FULL), seed=0))
-    said = " ".join(conditions.setup(fabricate.config({"racing": {"enabled": True}}, base=FULL), seed=0))
+    raced = fabricate.config({"racing": {"enabled": True, "images": 1000, "confidence": 0.99}}, base=FULL)
+    said = " ".join(conditions.setup(raced, seed=0))
     assert "all attacks face the first 1,000 images" in said
-    assert conditions.comparable(fabricate.config({"racing": {"enabled": True}}, base=FULL))
+    assert conditions.comparable(raced)
+
+
+def test_a_setting_that_the_papers_variant_does_not_have_is_listed_as_such() -> None:
+    config = fabricate.config({"solver": {"name": "anderson", "memory": 2}}, base=FULL)
+    assert conditions.differences(config)[1] == ("memory of Anderson mixing", "2", "no such setting")
 
 
 def test_the_demo_says_what_it_sets_of_the_protocol() -> None:

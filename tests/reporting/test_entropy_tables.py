@@ -111,7 +111,7 @@ def test_a_model_without_any_finite_entropy_is_absent_with_the_reason(results: P
 
 
 def test_with_racing_the_tables_are_absent_with_the_reason(finished: Path) -> None:
-    config = fabricate.small({"racing": {"enabled": True, "images": 10}})
+    config = fabricate.small({"racing": {"enabled": True, "images": 10, "confidence": 0.99}})
     for number in (6, 7):
         table = tables.build(number, config, finished).table
         assert all(cell.here is None and "racing" in cell.note for cell in table.cells)

@@ -155,7 +155,7 @@ def test_unknown_missing_and_foreign_figures_are_refused(tmp_path: Path, finishe
 
 
 def test_figures_of_the_whole_grid_are_written_with_the_reason_alone_where_attacks_race(tmp_path: Path) -> None:
-    racing = fabricate.small({"racing": {"enabled": True, "images": 10}})
+    racing = fabricate.small({"racing": {"enabled": True, "images": 10, "confidence": 0.99}})
     for number in (3, 5):
         figures.write(number, racing, tmp_path, output_stem=tmp_path / f"figure{number}")
         words = described.read(tmp_path / f"figure{number}.json")

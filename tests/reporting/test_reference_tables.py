@@ -134,7 +134,7 @@ def test_command_fails_without_tables_and_leaves_races_alone(
     assert slow.main([str(tmp_path)]) == 1
     assert "table3.csv does not exist" in capsys.readouterr().out
     config = yaml.safe_load((written / "config.yaml").read_text())
-    config["racing"] |= {"enabled": True, "images": 10}
+    config["racing"] = {"enabled": True, "images": 10}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     assert slow.main([str(tmp_path)]) == 2
     assert "in a race" in capsys.readouterr().out

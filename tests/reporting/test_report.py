@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from deqpipe.analysis.decisions import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
+from deqpipe.reporting import conditions
 from deqpipe.reporting.cells import Table
 from deqpipe.reporting.figures import figures
 from deqpipe.reporting.pages import page
@@ -183,8 +184,11 @@ def test_report_is_the_same_twice(html: str, results: Path, config: Config) -> N
     assert write(config, results) == html
 
 
-def test_a_name_from_outside_is_escaped(results: Path) -> None:
-    html = write(fabricate.small({"data": {"root": "<script>alert(1)</script>"}}), results)
+def test_a_name_from_outside_is_escaped(results: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fabricate.small({"data": {"source": "folder", "root": "<script>alert(1)</script>"}})
+    data = conditions.data(folder)
+    monkeypatch.setattr(conditions, "data", lambda config: data)
+    html = write(config, results)
     assert "<script" not in html
     assert "&lt;script&gt;" in html
 

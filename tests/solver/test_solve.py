@@ -4,6 +4,7 @@ Termination by the whole batch, where they do meet, has a file of its own.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deqpipe.build import build_solver, build_termination
-from deqpipe.config import SolverConfig
+from deqpipe.config import parse_solver
 from deqpipe.solver.anderson import Anderson
 from deqpipe.solver.base import FixedPointMap, Solver, SolverState, relative_residual
 from deqpipe.solver.broyden import Broyden
@@ -478,15 +479,19 @@ def test_tolerance_below_zero_is_refused(rtol: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "solver"),
-    [("broyden", Broyden()), ("anderson", Anderson(3)), ("fixed_point", FixedPointIteration())],
+    ("variant", "solver"),
+    [
+        ({"name": "broyden"}, Broyden()),
+        ({"name": "anderson", "memory": 3}, Anderson(3)),
+        ({"name": "fixed_point"}, FixedPointIteration()),
+    ],
 )
-def test_config_names_the_solver_and_when_it_stops(name: str, solver: Solver[Any]) -> None:
-    settings = {"name": name, "steps": 5, "anderson_memory": 3, "tolerance": 0.25, "scope": "batch", "returned": "last"}
-    config = SolverConfig.model_validate(settings)
+def test_config_names_the_solver_and_when_it_stops(variant: Mapping[str, object], solver: Solver[Any]) -> None:
+    settings = {**variant, "steps": 5, "tolerance": 0.25, "scope": "batch", "returned": "last"}
+    config = parse_solver(settings)
     assert build_solver(config) == solver
     assert build_termination(config) == Termination(max_steps=5, rtol=0.25, scope="batch")
-    per_image = SolverConfig.model_validate(settings | {"scope": "sample"})
+    per_image = parse_solver(settings | {"scope": "sample"})
     assert build_termination(per_image) == Termination(max_steps=5, rtol=0.25, scope="sample")
 
 

@@ -39,7 +39,7 @@ every_model = pytest.mark.parametrize("model", MODELS)
 # No scope over the batch: such a solve asks after every step whether it is over, and waits for the answer.
 RELEASE = {key: value for key, value in config.PROTOCOLS["release"].items() if key != "solver.scope"}
 JACOBIAN = {"jacobian": {"frequency": 1.0}}
-EXACT = {"training": {"gradient": "exact"}}
+EXACT = {"training": {"gradient": {"name": "exact", "steps": 2}}}
 GRADIENTS: dict[str, Mapping[str, Any]] = {
     "phantom, Jacobian": JACOBIAN,
     "exact": EXACT,
@@ -47,7 +47,7 @@ GRADIENTS: dict[str, Mapping[str, Any]] = {
 }
 SOLVERS: dict[str, Mapping[str, Any]] = {
     "tolerance": {"solver": {"tolerance": 0.1, "returned": "lowest_sample"}},
-    "Anderson": {"solver": {"name": "anderson"}},
+    "Anderson": {"solver": {"name": "anderson", "memory": 5}},
     "iteration": {"solver": {"name": "fixed_point"}},
 }
 
@@ -59,9 +59,8 @@ SMALL: Mapping[str, Any] = {  # every operation once or twice, as each takes a h
     "solver": {"steps": 2},
     "jacobian": {"length_jitter": [0, 1], "frequency": 0.0},
     "pretrain": {"layers": 2},
-    "training": {"unroll": {"steps": 1}, "attack": {"steps": 1}, "implicit_steps": 2},
+    "training": {"unroll": {"steps": 1}, "attack": {"steps": 1}},
     "selection": {"attack": {"steps": 1}},
-    "early_state": {"index": 2},
     "attack": {"grid": {"states": [1, 2], "steps": [1]}},
 }
 

@@ -177,7 +177,7 @@ def test_scoring_and_crafting_of_the_selection_read_states_as_training_does(plan
 
 
 def test_selection_unrolls_the_state_even_where_training_has_the_exact_gradient(planned: Callable[..., Any]) -> None:
-    plan = planned({**RELEASE, "training": {"gradient": "exact"}})
+    plan = planned({**RELEASE, "training": {"gradient": {"name": "exact", "steps": 7}}})
     assert isinstance(plan.objective.forward.gradient, Implicit)
     for logits in (plan.validate.logits, plan.validate.attack.crafting):
         (forward,) = logits.args

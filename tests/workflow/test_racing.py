@@ -7,7 +7,7 @@ import pytest
 
 from tests.workflow.conftest import Workspace, job_counts
 
-RACING = {"racing.enabled": True, "racing.images": 24}
+RACING = {"racing.enabled": True, "racing.images": 24, "racing.confidence": 0.99}
 TRADES, PGD_AT = "deq_trades_base", "deq_pgd_at_base"
 
 
@@ -77,7 +77,11 @@ def test_the_sweep_races_where_it_takes_the_whole_grid(workspace: Workspace) -> 
     assert race(model, "sweep") not in inputs(few, sweep.format("24-47"))
 
 
-@pytest.mark.parametrize("settings", [{}, {"racing.enabled": True}], ids=["off", "race over all images"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"racing.enabled": True, "racing.images": 1000, "racing.confidence": 0.99}],
+    ids=["off", "race over all images"],
+)
 def test_nothing_races_where_all_images_face_every_attack(workspace: Workspace, settings: Mapping[str, object]) -> None:
     printed = plan(workspace, {"entropy_sweep.points": "all", **settings})
     assert not {"race", "race_sweep"} & job_counts(printed).keys()

@@ -41,7 +41,7 @@ def test_commands_get_each_option_that_they_need(finished: Workspace) -> None:
     ranked = ("--strongest results/demo/strongest/deq_",)
     reporting = ("--config results/demo/config.yaml", "--results results/demo")
     expected = {
-        "prepare-data": ("--spec", "--root data/cifar10", "--output results/demo/data/dataset.safetensors"),
+        "prepare-data": ("--spec", "--output results/demo/data/dataset.safetensors"),
         "pretrain": (*training, "--handoff results/demo/models/deq_pretrain/seed0/handoff.safetensors"),
         "train-deq": (*training, "--trunk results/demo/models/deq_pretrain/seed0/handoff.safetensors"),
         "train-resnet": training,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deqpipe.config import EarlyStateConfig, PgdConfig, TrainingAttackConfig
+from deqpipe.config import EarlyStateConfig, PgdConfig, TrainingAttackConfig, parse_early_state
 from deqpipe.defence.early_state import best_state
 from deqpipe.evaluation.crafting import Attack, craft
 from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_subject
@@ -27,16 +27,27 @@ def select_early_state(job: EvaluationJob) -> int:
     chunk = Chunk(split, range(len(split)))
     found = subject.batching.backing_off(lambda: list(_validation_hits(subject, chunk)))
     hits = {judge.defence: np.concatenate(parts) for judge, parts in found}
-    mode = subject.settings.section("early_state", EarlyStateConfig)
+    early = subject.settings.variant("early_state", parse_early_state)
     chosen: dict[str, Any] = {}
     for defence, correct in hits.items():
         accuracy = [float(value) for value in correct.mean(0)]
-        state = mode.index if mode.mode == "fixed" else best_state(accuracy[:-1])
+        state = _state(early, accuracy[:-1])
         chosen[defence] = {"state": state, "accuracy": accuracy[:-1], "final": accuracy[-1], "n": len(correct)}
         _logger.info("%s: state %d of %d, %.1f %%", defence, state, len(accuracy) - 1, 100 * accuracy[state - 1])
     chosen["provenance"] = origin(subject, job.spec, started)
     records.write_text(job.output, json.dumps(chosen, indent=1, sort_keys=True) + "\n")
     return 0
+
+
+def _state(early: EarlyStateConfig, accuracy: list[float]) -> int:
+    """The state that decides, of states with these accuracies."""
+    match early.mode:
+        case "select":
+            return best_state(accuracy)
+        case "last":
+            return len(accuracy)
+        case "fixed":
+            return early.index
 
 
 def _validation_hits(subject: EvaluatedModel, chunk: Chunk) -> Iterator[tuple[Any, list[np.ndarray]]]:

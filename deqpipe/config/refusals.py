@@ -1,0 +1,114 @@
+"""What pydantic refuses, in one line: the key, its value, and what was allowed."""
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from deqpipe.config.base import Section
+from deqpipe.config.experiment import Config
+from deqpipe.config.variants import Variants, all_variants, shown, variants_of
+
+
+def one_line(error: ValidationError) -> str:
+    """The first wrong key, its value and what was allowed; and how many more are wrong."""
+    first, *others = error.errors()
+    more = f" (and {len(others)} more)" if others else ""
+    return f"config: {_refusal(first)}{more}"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in the configuration an error is.
+
+    Attributes:
+        parts: of the dotted key.
+        section: that the key stands in.
+        variants: that `section` is one of, if it is.
+        inner: the section that the key itself holds, if it holds one.
+        inside: the variants that `inner` is one of, if it is.
+        choices: the variants of which `inner` will be one: the next step says which.
+    """
+
+    parts: tuple[str, ...] = ()
+    section: type[Section] = Config
+    variants: Variants | None = None
+    inner: type[Section] | None = Config
+    inside: Variants | None = None
+    choices: Variants | None = None
+
+    @property
+    def key(self) -> str:
+        """The dotted key."""
+        return ".".join(self.parts)
+
+    def into(self, part: int | str) -> "_Place":
+        """One step further along pydantic's path, which has the variant's tag as a step of its own."""
+        if self.choices is not None:
+            chosen = next(kind for tag, kind in self.choices.sections.items() if tag == part)
+            return replace(self, inner=chosen, inside=self.choices, choices=None)
+        if self.inner is None:  # within a list, or the key of a mapping
+            return self if part == "[key]" else replace(self, parts=(*self.parts, str(part)))
+        parts = (*self.parts, str(part))
+        field, choices = self.inner.model_fields.get(str(part)), all_variants().get(".".join(parts))
+        inner = () if field is None or choices else variants_of(field)
+        return _Place(parts, self.inner, self.inside, next(iter(inner), None), None, choices)
+
+
+def _place(loc: Sequence[int | str]) -> _Place:
+    place = _Place()
+    for part in loc:
+        place = place.into(part)
+    return place
+
+
+def _refusal(error: ErrorDetails) -> str:
+    place, value = _place(error["loc"]), error["input"]
+    match error["type"]:
+        case "extra_forbidden":
+            return _of_another_variant(place) or f"unknown key {place.key}{_closest(place)}"
+        case "missing":
+            return f"{place.key} is missing{_needed_by(place)}"
+        case "union_tag_not_found" if place.choices:
+            return f"{place.key}.{place.choices.tag} is missing"
+        case "union_tag_invalid" if place.choices:
+            *most, last = (repr(shown(tag)) for tag in place.choices.sections)
+            wrong = value[place.choices.tag]
+            return f"{place.key}.{place.choices.tag} is {wrong!r}: input should be {', '.join(most)} or {last}"
+    return f"{place.key} is {value!r}: {error['msg'].lower()}{_number_hint(value)}"
+
+
+def _of_another_variant(place: _Place) -> str | None:
+    """What to say of a key that another variant of its section has."""
+    variants = place.variants
+    elsewhere = () if variants is None else variants.with_key(place.parts[-1])
+    if variants is None or not elsewhere:
+        return None
+    tag, here = f"{variants.path}.{variants.tag}", variants.value(place.section)
+    return f"{place.key} belongs to {tag}: {' or '.join(elsewhere)}, but {tag} is {here}"
+
+
+def _needed_by(place: _Place) -> str:
+    """Which variant a key is missed in, if not all have it."""
+    variants = place.variants
+    if variants is None or len(variants.with_key(place.parts[-1])) == len(variants.sections):
+        return ""
+    return f", which {variants.path}.{variants.tag}: {variants.value(place.section)} needs"
+
+
+def _closest(place: _Place) -> str:
+    names = list(place.section.model_fields)
+    close = difflib.get_close_matches(place.parts[-1], names, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; allowed here: {', '.join(names)}"
+
+
+def _number_hint(value: object) -> str:
+    """What is wrong with a number that YAML takes for text, such as 1e-3."""
+    try:
+        text = isinstance(value, str) and math.isfinite(float(value))
+    except ValueError:
+        text = False
+    return "; this is text: YAML wants numbers without quotes, and 1.0e-3 instead of 1e-3" if text else ""
