@@ -30,7 +30,7 @@ def main() -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("results", type=Path)
-    parser.add_argument("--model", choices=vocabulary.RESNETS, default=vocabulary.RESNETS[0])
+    parser.add_argument("--model", choices=vocabulary.FEEDFORWARD, default=vocabulary.FEEDFORWARD[0])
     parser.add_argument("--images", type=int, default=96, help="the first so many test images")
     text = "of the configuration, or the library's own: 100 steps, 9 classes, 5,000 queries"
     parser.add_argument("--budget", choices=("configured", "standard"), default="standard", help=text)

@@ -115,7 +115,7 @@ def make_up(folder: Path, config: Config) -> None:
         if model == vocabulary.SWEEP_MODEL:
             _top(tree, [point for point in strongest[model, "entropy"] if point.damping == gridpoints.FINAL_DAMPING])
             _sweep(tree, strongest[model, "entropy"])
-    for model in vocabulary.RESNETS:
+    for model in vocabulary.FEEDFORWARD:
         _autoattack(tree, Decision(model, "plain"), NOWHERE)
     # Last: it says that the records are whole.
     records.write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json")))
@@ -149,7 +149,7 @@ def answers(
     shift: float = 0.0,
 ) -> Columns:
     """Rows of attacks, each of them judged by several decisions, on the same images."""
-    states = config.solver.steps + 1 if judges[0][0] not in vocabulary.RESNETS else 1
+    states = config.solver.steps + 1 if judges[0][0] not in vocabulary.FEEDFORWARD else 1
     shape = len(points), len(judges), len(seen.index)
     generator = np.random.default_rng([len(attack), len(crafted_on), len(judges), int(seen.index[0])])
     strength = np.array([[_strength(config, judge, point) for judge in judges] for point in points], np.float32)

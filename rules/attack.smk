@@ -72,7 +72,7 @@ rule attack_pgd:
     benchmark:
         "<logs>/benchmark/attack_pgd/{model}/seed{seed}.tsv"
     wildcard_constraints:
-        model=any_of((TRUNK, *RESNETS)),
+        model=any_of((TRUNK, *FEEDFORWARD)),
     priority: 30
     threads: THREADS
     resources:
@@ -127,7 +127,7 @@ rule autoattack:
     benchmark:
         "<logs>/benchmark/autoattack/{model}/seed{seed}/{defence}_images{images}.tsv"
     wildcard_constraints:
-        model=any_of((*DEQS, *RESNETS)),
+        model=any_of((*DEQS, *FEEDFORWARD)),
     priority: 40
     threads: THREADS
     resources:

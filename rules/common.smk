@@ -35,7 +35,7 @@ except UserError as error:
     print(f"deqpipe: {error}", file=sys.stderr)
     sys.exit(2)
 
-MODELS, DEQS, RESNETS, TRUNK = vocabulary.EVALUATED, vocabulary.DEQS, vocabulary.RESNETS, vocabulary.TRUNK
+MODELS, DEQS, FEEDFORWARD, TRUNK = vocabulary.EVALUATED, vocabulary.DEQS, vocabulary.FEEDFORWARD, vocabulary.TRUNK
 TRADES, SWEEP_MODEL, FIGURE2_MODEL = vocabulary.TRADES, vocabulary.SWEEP_MODEL, vocabulary.FIGURE2_MODEL
 TRAINED, IMPORTED = vocabulary.trained_here(CONFIG), tuple(CONFIG.imported)
 OTHER_JACOBIAN = vocabulary.OTHER_JACOBIAN  # Figure 6 alone

@@ -80,8 +80,8 @@ rule use_imported:
         " --output {output:q} > {log:q} 2>&1"
 
 
-rule train_resnet:
-    """Adversarial training of the ResNet baseline."""
+rule train_feedforward:
+    """Adversarial training of the ResNets, which have no states."""
     input:
         data=rules.prepare_data.output,
     output:
@@ -89,21 +89,21 @@ rule train_resnet:
         last="<results>/models/{model}/seed{seed}/last.safetensors",
         history="<results>/models/{model}/seed{seed}/history.csv",
     log:
-        "<logs>/train_resnet/{model}/seed{seed}.log",
+        "<logs>/train_feedforward/{model}/seed{seed}.log",
     benchmark:
-        "<logs>/benchmark/train_resnet/{model}/seed{seed}.tsv"
+        "<logs>/benchmark/train_feedforward/{model}/seed{seed}.tsv"
     wildcard_constraints:
-        model=any_of(RESNETS),
+        model=any_of(FEEDFORWARD),
     priority: 60
     threads: THREADS
     resources:
         gpu=GPUS,
     params:
-        spec=spec("train_resnet"),
+        spec=spec("train_feedforward"),
         execution=execution,
-        state=state_folder("train_resnet"),
+        state=state_folder("train_feedforward"),
         budget=time_budget,
     shell:
-        "deqpipe train-resnet --spec {params.spec:q} {params.execution:q} {params.budget:q}"
+        "deqpipe train-feedforward --spec {params.spec:q} {params.execution:q} {params.budget:q}"
         " --data {input.data:q} --state {params.state:q} --best {output.best:q} --last {output.last:q}"
         " --history {output.history:q} > {log:q} 2>&1"

@@ -21,7 +21,7 @@ WEIGHTS: Mapping[str, float] = {
     "prepare_data": 2,
     "pretrain": 8,
     "train_deq": 50,
-    "train_resnet": 30,
+    "train_feedforward": 30,
     "select_early_state": 4,
     "clean": 3,
     "attack_grid": 22,

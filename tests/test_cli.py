@@ -22,7 +22,8 @@ from tests.tiny import Trained
 CONFIG = str(tiny.ROOT / "config.yaml")
 DEMO = str(tiny.ROOT / "config" / "demo.yaml")
 COMMANDS = (
-    "check-config", "write-config", "spec", "prepare-data", "pretrain", "train-deq", "train-resnet", "time-training",
+    "check-config", "write-config", "spec", "prepare-data", "pretrain", "train-deq", "train-feedforward",
+    "time-training",
     "import-checkpoint", "export-checkpoint", "use-imported", "select-early-state", "clean", "attack-pgd",
     "attack-grid", "attack-point", "autoattack", "attack-top", "attack-in-loop", "attack-sweep", "time-inference",
     "attack-example", "strongest", "race", "table", "figure", "report", "show-table", "predict", "plan", "trial",

@@ -30,7 +30,7 @@ def test_every_name_of_a_stage_has_a_value() -> None:
 # Where a stage's code begins, and the modules that carry results but decide none of them.
 ENTRIES = {
     "data": "deqpipe.data",
-    **dict.fromkeys(("pretrain", "train_deq", "train_resnet"), "deqpipe.training.run"),
+    **dict.fromkeys(("pretrain", "train_deq", "train_feedforward"), "deqpipe.training.run"),
     "select": "deqpipe.evaluation.stages.selection",
     "clean": "deqpipe.evaluation.stages.clean",
     "attack_grid": "deqpipe.evaluation.stages.grid",

@@ -139,7 +139,7 @@ def train_all(folder: Path) -> Trained:
         text = spec("train_deq", model=model)
         trainings[model] = Training("train-deq", text, data, folder / model, trunk=trunk.outputs["handoff"])
     resnet = "resnet18_pgd_at"
-    trainings[resnet] = Training("train-resnet", spec("train_resnet", model=resnet), data, folder / resnet)
+    trainings[resnet] = Training("train-feedforward", spec("train_feedforward", model=resnet), data, folder / resnet)
     for training in trainings.values():
         assert training.run() == 0
     return Trained(data, trainings)

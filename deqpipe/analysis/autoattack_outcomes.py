@@ -16,9 +16,9 @@ from deqpipe.results.records import Records
 from deqpipe.statistics.intervals import Correct
 from deqpipe.workflow import vocabulary
 from deqpipe.workflow.gridpoints import GridPoint
+from deqpipe.workflow.library_attacks import APGD_CE, LIBRARY_ATTACKS, SQUARE
 
 CLEAN = "clean"
-NAMES: Mapping[AttackName, str] = {"apgd_ce": "APGD-CE", "apgd_t": "APGD-T", "fab_t": "FAB-T", "square": "Square"}
 _COLUMNS = (
     "image", "label", "model", "defence", "attack", "crafted_on", "state", "steps", "damping", "predicted",
     "perturbation",
@@ -117,12 +117,12 @@ def top(tree: Tree, evaluation: Evaluation, points: Sequence[GridPoint]) -> tupl
     found = reading.whole(files, _COLUMNS)
     _check_decision(found, decision, where)
     _check_labels(found, where)
-    _refuse(found, ~np.isin(found["attack"], ("apgd_ce", "square")), where)
+    _refuse(found, ~np.isin(found["attack"], (APGD_CE.name, SQUARE.name)), where)
     _refuse(found, ~np.any([found.under(point) for point in points], axis=0), where)
     full, part = config.evaluation.images, square_images(config)
     return Top(
-        apgd=_at_points(found, evaluation, points, attack="apgd_ce", images=full, where=where),
-        square=_at_points(found, evaluation, points, attack="square", images=part, where=where),
+        apgd=_at_points(found, evaluation, points, attack=APGD_CE.name, images=full, where=where),
+        square=_at_points(found, evaluation, points, attack=SQUARE.name, images=part, where=where),
     ), files.sources
 
 
@@ -149,7 +149,7 @@ def _at_points(
 ) -> Correct:
     rows = []
     for point in points:
-        said = f"{where} under {NAMES[attack]} at {point.name}"
+        said = f"{where} under {LIBRARY_ATTACKS[attack].label} at {point.name}"
         one = _alone(found.where(found.under(point)), attack, evaluation.state, said)
         _check_images(one.images, np.arange(images), said)
         rows.append(one.right)
@@ -233,9 +233,9 @@ def _attacks(
     alive = clean.images[clean.right] if standard else clean.images
     alone: dict[AttackName, AttackOutcome] = {}
     for attack in attacks:
-        said = f"{where} under {NAMES[attack]}"
+        said = f"{where} under {LIBRARY_ATTACKS[attack].label}"
         one = _alone(found, attack, state, where)
-        due = alive[alive < settings.square_images] if attack == "square" else alive
+        due = alive[alive < settings.square_images] if LIBRARY_ATTACKS[attack].first_images_only else alive
         _check_images(one.images, due, said)
         alive = np.setdiff1d(alive, one.images[~one.right]) if standard else alive
         alone[attack] = one
@@ -245,7 +245,8 @@ def _attacks(
 def _run(found: Records, attacks: Sequence[AttackName]) -> tuple[AttackName, ...]:
     """The attacks that were run: some need more classes than there are, and the flags say so."""
     said = _flags(found)
-    return tuple(name for name in attacks if not any(flag.startswith(f"{NAMES[name]} is left out") for flag in said))
+    left_out = {name: f"{LIBRARY_ATTACKS[name].label} is left out" for name in attacks}
+    return tuple(name for name in attacks if not any(flag.startswith(left_out[name]) for flag in said))
 
 
 def _survived(clean: AttackOutcome, attacks: Iterable[AttackOutcome]) -> Correct:

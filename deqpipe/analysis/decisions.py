@@ -57,9 +57,9 @@ class Decision:
 
     @property
     def method(self) -> str:
-        """The paper's name of the method; ResNet or trunk for what is none of its four."""
-        if self.model in vocabulary.RESNETS:
-            return "ResNet"
+        """The paper's name of the method; network or trunk for what is none of its four."""
+        if network := vocabulary.MODELS[self.model].architecture.method:
+            return network
         if self.model == vocabulary.TRUNK:
             return "pretrained trunk"
         value = defence_of(self.defence)

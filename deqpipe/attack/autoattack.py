@@ -21,14 +21,13 @@ from deqpipe.config import AttackName
 from deqpipe.errors import UserError
 from deqpipe.shapes import Images, Labels, Logits
 from deqpipe.threat_model import LinfBall
+from deqpipe.workflow.library_attacks import APGD_T, LIBRARY_ATTACKS
 
 LogitsOf: TypeAlias = Callable[[Tensor], Logits]
 
 PACKAGES = ("pyautoattack", "autoattack")
 """The maintained package, and the original one; the first that is installed is used."""
-DLR_CLASSES = 4  # the targeted DLR loss divides by what the largest logit is above the third and fourth
 TOLERANCE = 1e-6  # rounding of an image at the border of its ball
-_THEIR_NAMES = {"apgd_ce": "apgd-ce", "apgd_t": "apgd-t", "fab_t": "fab-t", "square": "square"}
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,8 @@ class LibraryAttacks:
         _check_images(x)
         logits = logits_of(x)
         if name not in runnable([name], classes=logits.shape[1]):
-            raise ValueError(f"APGD-T needs {DLR_CLASSES} classes, but there are {logits.shape[1]}")
+            attack = LIBRARY_ATTACKS[name]
+            raise ValueError(f"{attack.label} needs {attack.least_classes} classes, but there are {logits.shape[1]}")
         course = _Runs(x, y, misclassified=logits.max(1).indices != y, logits_of=_answering(logits_of, logits))
         with _own_generators(seed):
             run = {"apgd_ce": self._apgd_ce, "apgd_t": self._apgd_t, "fab_t": self._fab_t, "square": self._square}
@@ -232,7 +232,7 @@ def _check_images(x: Images) -> None:
 
 def runnable(attacks: Sequence[AttackName], *, classes: int) -> tuple[AttackName, ...]:
     """The attacks that so many classes allow: APGD-T needs four."""
-    return tuple(name for name in attacks if name != "apgd_t" or classes >= DLR_CLASSES)
+    return tuple(name for name in attacks if classes >= LIBRARY_ATTACKS[name].least_classes)
 
 
 _Outcome: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -295,10 +295,10 @@ def check(logits_of: LogitsOf, x: Images, y: Labels, *, attacks: Sequence[Attack
         checks.check_randomized(logits_of, x, y, bs=len(x), logger=flags)
         classes = checks.check_range_output(logits_of, x, logger=flags)
         _check_dynamic(checks, logits_of, x, flags)
-    names = [_THEIR_NAMES[name] for name in attacks]
+    names = [LIBRARY_ATTACKS[name].library_name for name in attacks]
     checks.check_n_classes(classes, names, classes - 1, classes - 1, logger=flags)
     if len(runnable(attacks, classes=classes)) < len(attacks):
-        flags.warning(f"APGD-T is left out: it needs {DLR_CLASSES} classes, and there are {classes}")
+        flags.warning(f"{APGD_T.label} is left out: it needs {APGD_T.least_classes} classes, and there are {classes}")
 
 
 def _check_dynamic(checks: Any, logits_of: LogitsOf, x: Images, flags: Flags) -> None:
@@ -319,4 +319,5 @@ def check_square(accuracy: dict[AttackName, float], *, flags: Flags) -> None:
         accuracy: after each attack, on the images that Square attacks.
         flags: where a warning goes.
     """
-    library().checks.check_square_sr({"clean": 1.0, **{_THEIR_NAMES[k]: v for k, v in accuracy.items()}}, logger=flags)
+    named = {LIBRARY_ATTACKS[name].library_name: value for name, value in accuracy.items()}
+    library().checks.check_square_sr({"clean": 1.0, **named}, logger=flags)

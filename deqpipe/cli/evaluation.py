@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from deqpipe.cli.arguments import add, add_budget, add_job, add_paths, batch_size, first_last, point, ways
+from deqpipe.config import TimingConfig
 from deqpipe.lazy import named
+from deqpipe.settings import Settings
 from deqpipe.workflow.stages import StageName
 
 Adder = Callable[[argparse.ArgumentParser], None]
@@ -80,8 +82,10 @@ def _job(options: argparse.Namespace) -> Any:
 
 def _images_at_once(options: argparse.Namespace) -> int | None:
     """What was asked for; where time depends on it and is the result, what the spec says. None: as many as fit."""
-    size: int | None = options.batch_size if "batch_size" in options else options.spec["config"]["timing"]["batch_size"]
-    return size
+    if "batch_size" in options:
+        asked: int | None = options.batch_size
+        return asked
+    return Settings(options.spec["config"]).section("timing", TimingConfig).batch_size
 
 
 def _add_batch_size(parser: argparse.ArgumentParser) -> None:

@@ -9,13 +9,13 @@ from deqpipe.workflow.stages import StageName
 _TRAININGS: tuple[tuple[str, StageName, str, tuple[str, ...]], ...] = (
     ("pretrain", "pretrain", "Train the trunk that all DEQs start from.", ("handoff",)),
     ("train-deq", "train_deq", "Train a DEQ adversarially from the trunk.", ("trunk",)),
-    ("train-resnet", "train_resnet", "Train a ResNet adversarially.", ()),
+    ("train-feedforward", "train_feedforward", "Train a network without states adversarially.", ()),
 )
 """Command, stage, what it does, and the files that it reads or writes beside those of every training."""
 
 
 def register(commands: Any) -> None:
-    """Add pretrain, train-deq, train-resnet and time-training."""
+    """Add pretrain, train-deq, train-feedforward and time-training."""
     for name, stage, text, more in _TRAININGS:
         parser = add(commands, name, _train, text)
         parser.set_defaults(stage=stage)
@@ -45,7 +45,7 @@ def _train(options: argparse.Namespace) -> int:
         budget_minutes=options.time_budget_minutes,
         save_interval=options.save_interval,
     )
-    verbs = {"pretrain": run.pretrain, "train_deq": run.train_deq, "train_resnet": run.train_resnet}
+    verbs = {"pretrain": run.pretrain, "train_deq": run.train_deq, "train_feedforward": run.train_feedforward}
     return verbs[options.stage](job)
 
 

@@ -30,7 +30,7 @@ from deqpipe.config.defence import EntropyConfig, EntropySweepConfig
 from deqpipe.config.evaluation import EvaluationConfig, FiguresConfig, StatisticsConfig, TimingConfig
 from deqpipe.config.experiment import Config
 from deqpipe.config.files import load, parse, read, read_yaml
-from deqpipe.config.model import ModelConfig, ResNetConfig, ResNetTrainingConfig
+from deqpipe.config.model import FeedforwardConfig, FeedforwardTrainingConfig, ModelConfig, ResNetConfig
 from deqpipe.config.paths import PathVars
 from deqpipe.config.protocols import PROTOCOLS, resolve_protocol
 from deqpipe.config.schema import json_schema
@@ -79,6 +79,8 @@ __all__ = [
     "EntropyConfig",
     "EntropySweepConfig",
     "EvaluationConfig",
+    "FeedforwardConfig",
+    "FeedforwardTrainingConfig",
     "FiguresConfig",
     "FixedPointConfig",
     "Fraction",
@@ -99,7 +101,6 @@ __all__ = [
     "RaceConfig",
     "RandomStateConfig",
     "ResNetConfig",
-    "ResNetTrainingConfig",
     "Section",
     "SelectionConfig",
     "SolverConfig",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deqpipe.config.data import KNOWN_IMAGES, KnownImages
 from deqpipe.config.experiment import Config
-from deqpipe.config.model import check_model
+from deqpipe.config.model import FeedforwardConfig, check_model
 from deqpipe.config.paths import check_folders
 from deqpipe.errors import UserError
 
@@ -159,8 +159,11 @@ def _check_images(config: Config, images: KnownImages) -> None:
     train = images.train - config.data.validation
     _check_pretraining(config, train)
     _check_batch("training.batch_size", config.training.batch_size, train, pixels=images.size >> scales - 1)
-    recipe = config.resnet.training  # three of its stages halve the resolution
-    _check_batch("resnet.training.batch_size", recipe.batch_size, train, pixels=images.size >> 3)
+    for name in Config.model_fields:
+        section = getattr(config, name)
+        if isinstance(section, FeedforwardConfig):
+            key, size = f"{name}.training.batch_size", section.training.batch_size
+            _check_batch(key, size, train, pixels=images.size >> section.halvings)
 
 
 def _check_pretraining(config: Config, train: int) -> None:

@@ -1,4 +1,4 @@
-"""The models: MDEQ, and the ResNet baseline."""
+"""The models: MDEQ, and networks without states for comparison."""
 
 from typing import Annotated, Literal
 
@@ -30,7 +30,7 @@ class ModelConfig(Section):
     N(0, 0.01^2)."""
 
 
-class ResNetTrainingConfig(Section):
+class FeedforwardTrainingConfig(Section):
     """Recipe of Pang et al. (2021) for the ResNet-18 rows."""
 
     epochs: Count
@@ -43,12 +43,37 @@ class ResNetTrainingConfig(Section):
     factor: Positive
 
 
-class ResNetConfig(Section):
+class FeedforwardConfig(Section):
+    """A network without states, for comparison: its shape stands in subclasses."""
+
+    training: FeedforwardTrainingConfig
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        raise NotImplementedError
+
+    @property
+    def halvings(self) -> int:
+        """How often it halves the resolution."""
+        raise NotImplementedError
+
+
+class ResNetConfig(FeedforwardConfig):
     """The deep-network baseline: torchvision's ResNet with a 3x3 stem and no max-pooling."""
 
     layers: Annotated[tuple[Count, ...], Field(min_length=4, max_length=4, strict=False)]
     """Basic blocks per stage; [2, 2, 2, 2] is ResNet-18."""
-    training: ResNetTrainingConfig
+
+    @property
+    def label(self) -> str:
+        """By its layers with weights, as in ResNet-18."""
+        return f"ResNet-{2 * sum(self.layers) + 2}"
+
+    @property
+    def halvings(self) -> int:
+        """Three of its four stages do."""
+        return 3
 
 
 def check_model(model: ModelConfig) -> None:

@@ -11,6 +11,7 @@ from deqpipe.data import Dataset
 from deqpipe.errors import UserError
 from deqpipe.model import architecture
 from deqpipe.results import checkpoint
+from deqpipe.settings import Settings
 
 _TRAINING_ONLY = ("dropout", "init")  # of no influence on a model that is trained already
 
@@ -29,7 +30,7 @@ def adopt(source: Path, target: Path, *, spec: Mapping[str, Any], dataset: Datas
     """
     loaded = architecture.fitting(architecture.load_model(source, torch.device("cpu")), dataset, path=source)
     _check_name(loaded.provenance, spec, source)
-    _check_architecture(loaded.architecture, ModelConfig.model_validate(spec["config"]["model"]), source)
+    _check_architecture(loaded.architecture, Settings(spec["config"]).section("model", ModelConfig), source)
     stored = checkpoint.read(source)
     checkpoint.write(target, stored.tensors, stored.metadata)
 

@@ -3,20 +3,57 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from deqpipe.config import Count, ModelConfig
+from deqpipe.config import Count, FeedforwardConfig, ModelConfig, ResNetConfig
 from deqpipe.data import Dataset
 from deqpipe.errors import UserError
 from deqpipe.model.classifier import build_classifier
-from deqpipe.model.resnet import resnet
+from deqpipe.model.resnet import build_resnet, resnet_operations
 from deqpipe.results import checkpoint
 
 KIND = "model"
+
+
+@runtime_checkable
+class Build(Protocol):
+    """Makes a freshly initialised network."""
+
+    def __call__(
+        self, described: Mapping[str, Any], classes: int, *, image_shape: tuple[int, int, int], seed: int
+    ) -> nn.Module:
+        """A network of the shape that `describe_feedforward` gives."""
+
+
+@runtime_checkable
+class Operations(Protocol):
+    """Counts floating-point operations."""
+
+    def __call__(self, settings: Any, *, image_shape: tuple[int, int, int], classes: int) -> int:
+        """Those of one application to one image."""
+
+
+@dataclass(frozen=True)
+class Feedforward:
+    """An architecture without states.
+
+    Attributes:
+        settings: the type of its section of the configuration.
+        build: makes one.
+        operations: what its application to an image costs.
+    """
+
+    settings: type[FeedforwardConfig]
+    build: Build
+    operations: Operations
+
+
+FEEDFORWARD: Mapping[str, Feedforward] = {"resnet": Feedforward(ResNetConfig, build_resnet, resnet_operations)}
+"""Networks without states, by the names of their architectures."""
 
 
 class _Described(BaseModel):
@@ -24,7 +61,7 @@ class _Described(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    type: Literal["deq", "resnet"]
+    type: str
     image_shape: Annotated[tuple[Count, Count, Count], Field(strict=False)]
     classes: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
     dataset: str
@@ -42,10 +79,16 @@ def deq_for(
     return {"type": "deq", "model": model.model_dump(mode="json"), **_data(image_shape, classes, dataset)}
 
 
-def describe_resnet(layers: tuple[int, ...], dataset: Dataset) -> dict[str, Any]:
-    """The architecture of a ResNet for a dataset, as JSON values."""
-    data = _data(dataset.image_shape, dataset.classes, dataset.name)
-    return {"type": "resnet", "layers": list(layers), **data}
+def describe_feedforward(name: str, settings: FeedforwardConfig, dataset: Dataset) -> dict[str, Any]:
+    """The architecture of a network without states for a dataset, as JSON values.
+
+    Args:
+        name: a key of `FEEDFORWARD`.
+        settings: its shape.
+        dataset: what it will see.
+    """
+    shape = settings.model_dump(mode="json", exclude={"training"})
+    return {"type": name, **shape, **_data(dataset.image_shape, dataset.classes, dataset.name)}
 
 
 def _data(image_shape: tuple[int, int, int], classes: tuple[str, ...], dataset: str) -> dict[str, Any]:
@@ -53,11 +96,18 @@ def _data(image_shape: tuple[int, int, int], classes: tuple[str, ...], dataset: 
 
 
 def build(architecture: Mapping[str, Any], *, seed: int) -> nn.Module:
-    """A freshly initialised model of an architecture."""
+    """A freshly initialised model of an architecture.
+
+    Raises:
+        ValueError: there is none of that type.
+    """
     channels, height, width = architecture["image_shape"]
     image_shape, classes = (channels, height, width), len(architecture["classes"])
-    if architecture["type"] == "resnet":
-        return resnet(architecture["layers"], classes, image_shape=image_shape, seed=seed)
+    if architecture["type"] in FEEDFORWARD:
+        return FEEDFORWARD[architecture["type"]].build(architecture, classes, image_shape=image_shape, seed=seed)
+    if architecture["type"] != "deq":
+        known = " or ".join(map(repr, ("deq", *FEEDFORWARD)))
+        raise ValueError(f"type is {architecture['type']!r}, but must be {known}")
     settings = ModelConfig.model_validate(architecture["model"])
     return build_classifier(settings, image_shape=image_shape, classes=classes, seed=seed)
 

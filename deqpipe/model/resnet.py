@@ -4,13 +4,15 @@ It is written out here because importing torchvision takes as long as importing 
 ResNet. Names of parameters, initialisation and results are torchvision's (tests/model/test_resnet.py).
 """
 
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deqpipe.config import ResNetConfig
 from deqpipe.seeding import Stream
 from deqpipe.shapes import Images, Logits
 
@@ -134,6 +136,11 @@ def _initialise(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
+def build_resnet(described: Mapping[str, Any], classes: int, *, image_shape: tuple[int, int, int], seed: int) -> ResNet:
+    """A ResNet as a checkpoint describes it: see `resnet`."""
+    return resnet(described["layers"], classes, image_shape=image_shape, seed=seed)
+
+
 def resnet(layers: Sequence[int], classes: int, *, image_shape: tuple[int, int, int], seed: int) -> ResNet:
     """A ResNet of basic blocks: images (batch, channels, height, width) in [0, 1] to logits (batch, classes).
 
@@ -154,3 +161,25 @@ def resnet(layers: Sequence[int], classes: int, *, image_shape: tuple[int, int, 
         # the CPU's generator only: torch.manual_seed would change those of the other devices, too
         torch.default_generator.manual_seed(Stream(seed, "resnet initialisation").generator().initial_seed())
         return ResNet(layers, classes, image_shape=image_shape)
+
+
+def resnet_operations(settings: ResNetConfig, *, image_shape: tuple[int, int, int], classes: int) -> int:
+    """Floating-point operations of one application to one image; a multiplication and an addition are two."""
+    channels, *sides = image_shape
+    total, incoming = 2 * channels * WIDTHS[0] * 9 * math.prod(sides), WIDTHS[0]
+    for stage, (blocks, width) in enumerate(zip(settings.layers, WIDTHS, strict=True)):
+        before = math.prod(_halved(side, max(stage - 1, 0)) for side in sides)
+        pixels = math.prod(_halved(side, stage) for side in sides)
+        one_pixel = stage == len(WIDTHS) - 1 and max(sides) <= ONE_PIXEL  # only taps that meet a pixel are computed
+        taps = (before, 1) if one_pixel else (9, 9)
+        total += 2 * pixels * width * (incoming * taps[0] + width * taps[1] * (2 * blocks - 1))
+        if incoming != width:  # its shortcut
+            total += 2 * incoming * width * pixels
+        incoming = width
+    return total + 2 * incoming * classes
+
+
+def _halved(size: int, times: int) -> int:
+    for _ in range(times):
+        size = -(-size // 2)
+    return size

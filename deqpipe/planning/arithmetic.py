@@ -4,13 +4,14 @@ A multiplication and an addition are two operations, as torch.utils.flop_counter
 as many as the application itself, one to the weights as many again.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from deqpipe.config import Config, ModelConfig
 from deqpipe.counts import Number
-from deqpipe.model.resnet import ONE_PIXEL, WIDTHS
-from deqpipe.planning.cost import Images, Part
+from deqpipe.model.architecture import FEEDFORWARD
+from deqpipe.planning.cost import Images, Part, Work
+from deqpipe.workflow import vocabulary
+from deqpipe.workflow.vocabulary import MODELS, feedforward
 
 
 def cell_operations(model: ModelConfig, *, image_shape: tuple[int, int, int]) -> int:
@@ -38,43 +39,36 @@ def _of_scale(model: ModelConfig, sizes: Sequence[int], target: int) -> Iterator
     yield _convolution(channels, channels, kernel=1, pixels=sizes[target])
 
 
-def resnet_operations(layers: Sequence[int], *, image_shape: tuple[int, int, int], classes: int) -> int:
-    """Of one application of a ResNet of basic blocks to one image."""
-    channels, *sides = image_shape
-    total, incoming = _convolution(channels, WIDTHS[0], kernel=3, pixels=math.prod(sides)), WIDTHS[0]
-    for stage, (blocks, width) in enumerate(zip(layers, WIDTHS, strict=True)):
-        before = math.prod(_halved(side, max(stage - 1, 0)) for side in sides)
-        pixels = math.prod(_halved(side, stage) for side in sides)
-        one_pixel = stage == len(WIDTHS) - 1 and max(sides) <= ONE_PIXEL  # only taps that meet a pixel are computed
-        taps = (before, 1) if one_pixel else (9, 9)
-        total += 2 * pixels * width * (incoming * taps[0] + width * taps[1] * (2 * blocks - 1))
-        if incoming != width:  # its shortcut
-            total += _convolution(incoming, width, kernel=1, pixels=pixels)
-        incoming = width
-    return total + 2 * incoming * classes
-
-
-def _halved(size: int, times: int) -> int:
-    for _ in range(times):
-        size = -(-size // 2)
-    return size
-
-
 def _convolution(channels_in: int, channels_out: int, *, kernel: int, pixels: int) -> int:
     return 2 * channels_in * channels_out * kernel**2 * pixels
 
 
-def resnet_passes(config: Config, parts: Mapping[Part, Number]) -> Number:
-    """Applications of a ResNet to an image in some work; gradients to images and to weights count as one more each."""
+def feedforward_passes(config: Config, parts: Mapping[Part, Number], *, name: str) -> Number:
+    """Applications of a network without states to an image in some work.
+
+    Gradients to images and to weights count as one more each.
+
+    Args:
+        config: of the run.
+        parts: of the work.
+        name: of the network's architecture.
+    """
     attack = 2 * config.training.attack.steps
     passes = {"decide": 1, "gradient": 2, "train/pgd_at": attack + 3, "train/trades": attack + 1 + 2 * 3}
-    return sum(parts.get(f"resnet/{name}", 0) * each for name, each in passes.items())
+    return sum(parts.get(f"{name}/{part}", 0) * each for part, each in passes.items())
 
 
-def operations(config: Config, images: Images) -> tuple[int, int]:
-    """Of one application of f, and of a ResNet, to one image of the source."""
-    shape = images.shape
-    return (
-        cell_operations(config.model, image_shape=shape),
-        resnet_operations(config.resnet.layers, image_shape=shape, classes=images.classes),
+def operations_of_f(config: Config, images: Images) -> int:
+    """Of one application of f to one image of the source."""
+    return cell_operations(config.model, image_shape=images.shape)
+
+
+def operations(config: Config, images: Images, work: Work) -> Number:
+    """Of some work on images of the source: of f, and of the networks without states."""
+    networks = {MODELS[model].architecture.name: feedforward(config, model) for model in vocabulary.FEEDFORWARD}
+    of_f = work.evaluations.total * operations_of_f(config, images)
+    return of_f + sum(
+        feedforward_passes(config, work.parts, name=name)
+        * FEEDFORWARD[name].operations(settings, image_shape=images.shape, classes=images.classes)
+        for name, settings in networks.items()
     )

@@ -102,7 +102,7 @@ def prices(bench: Bench) -> dict[cost.Part, Number]:
     found = _surrogate_prices(bench)
     found |= _decision_prices(bench, found)
     found |= _training_prices(bench, found)
-    return found | _resnet_prices(bench)
+    return found | _feedforward_prices(bench)
 
 
 def _deq(bench: Bench) -> DEQClassifier:
@@ -240,8 +240,8 @@ def _plan(bench: Bench, stages: Mapping[StageName, str | None], model: str) -> T
 def _planned(called: run.TrainingJob, settings: Settings, dataset: Dataset, model: str) -> TrainingPlan:
     if model == vocabulary.TRUNK:
         return run.pretraining_plan(called, settings, dataset)
-    if vocabulary.MODELS[model].architecture == "resnet":
-        return run.resnet_plan(called, settings, dataset)
+    if not vocabulary.MODELS[model].architecture.has_states:
+        return run.feedforward_plan(called, settings, dataset)
     return run.adversarial_plan(called, settings, dataset, first_step=settings["pretrain"]["steps"])
 
 
@@ -257,10 +257,23 @@ def _dataset(bench: Bench) -> Dataset:
     return Dataset(train, validation, test, classes=_names(images), name="noise")
 
 
-def _resnet_prices(bench: Bench) -> dict[cost.Part, Number]:
-    """Per image: of training steps, of an attack's gradient, of a decision."""
-    most = bench.config.resnet.training.batch_size
-    described = architecture.describe_resnet(bench.config.resnet.layers, _dataset(bench))
+def _feedforward_prices(bench: Bench) -> dict[cost.Part, Number]:
+    """Per image, of networks without states: of training steps, of an attack's gradient, of a decision."""
+    taken: dict[cost.Part, Number] = {}
+    for model in vocabulary.FEEDFORWARD:
+        kind = vocabulary.MODELS[model]
+        name, settings = kind.architecture.name, vocabulary.feedforward(bench.config, model)
+        described, most = (
+            architecture.describe_feedforward(name, settings, _dataset(bench)),
+            settings.training.batch_size,
+        )
+        if f"{name}/decide" not in taken:
+            taken |= {f"{name}/{part}": price for part, price in _passes(bench, described, most=most).items()}
+        taken[f"{name}/train/{kind.framework}"] = _descent_price(bench, described, model, most=most)
+    return taken
+
+
+def _passes(bench: Bench, described: Mapping[str, Any], *, most: int) -> dict[cost.Part, Number]:
     frozen = architecture.build(described, seed=0).to(bench.where).eval().requires_grad_(False)
     attack = PGD(LinfBall(bench.config.threat_model.epsilon_255 / 255), steps=1, step_size=0.01)
 
@@ -272,24 +285,18 @@ def _resnet_prices(bench: Bench) -> dict[cost.Part, Number]:
         with torch.no_grad():
             frozen(bench.noise(count)[0])
 
-    taken = {
-        "resnet/gradient": bench.per_image(gradient, most=most),
-        "resnet/decide": bench.per_image(decide, most=most),
-    }
-    for model in vocabulary.RESNETS:
-        taken[f"resnet/train/{vocabulary.MODELS[model].framework}"] = _resnet_price(bench, described, model)
-    return taken
+    return {"gradient": bench.per_image(gradient, most=most), "decide": bench.per_image(decide, most=most)}
 
 
-def _resnet_price(bench: Bench, described: Mapping[str, Any], model: str) -> float:
-    plan = _plan(bench, {"train_resnet": model}, model)
+def _descent_price(bench: Bench, described: Mapping[str, Any], model: str, *, most: int) -> float:
+    plan = _plan(bench, {"train_feedforward": model}, model)
     network = architecture.build(described, seed=0).to(bench.where)
     optimizer = plan.optimizer(network)
 
     def once(count: int) -> None:
         descend(plan, network, optimizer, Batch(*bench.noise(count)), step=0)
 
-    return bench.per_image(once, most=bench.config.resnet.training.batch_size, fewest=2)
+    return bench.per_image(once, most=most, fewest=2)
 
 
 def main() -> int:

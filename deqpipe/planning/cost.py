@@ -19,6 +19,7 @@ from deqpipe.evaluation.judge import CLASSES, CLASSES_ALONG, EVERYTHING, Wanted,
 from deqpipe.planning import formulas
 from deqpipe.workflow import gridpoints, vocabulary
 from deqpipe.workflow.defences import ENTROPY, defence_of
+from deqpipe.workflow.library_attacks import APGD_CE, LIBRARY_ATTACKS, SQUARE
 
 ASSUMED = (
     "no image leaves AutoAttack early where nothing is said of it",
@@ -34,7 +35,7 @@ Part: TypeAlias = str
 """start, report: jobs. pass: images through stem and head, with gradient. solve: evaluations in a solve. unroll:
 applications of f in an unroll, each with its gradient. descent: evaluations, whichever way, in Sec. 3.2's updates.
 read: states that the head reads. pretrain, train/<model>: evaluations, whichever way, in training.
-resnet/train/<framework>, resnet/gradient, resnet/decide: images."""
+<architecture>/train/<framework>, <architecture>/gradient, <architecture>/decide, of networks without states: images."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,8 @@ def _descents(added: Evaluations) -> Work:
 def decisions(config: Config, model: str, *, controls: bool = True, wanted: Wanted = EVERYTHING) -> Work:
     """All decisions that a model's attacked images are scored on. Equal ones are computed once."""
     kind = vocabulary.MODELS[model]
-    if kind.architecture == "resnet":
-        return _network({"decide": 1.0})
+    if not kind.architecture.has_states:
+        return _network(model, {"decide": 1.0})
     names = (*kind.defences, *(kind.controls(config.entropy) if controls else ()))
     different = {_computed(config, name): name for name in reversed(names)}
     return _sum(decision(config, name, wanted) for name in different.values())
@@ -123,9 +124,9 @@ def _computed(config: Config, defence: str) -> object:
 
 
 def references(config: Config, model: str) -> Work:
-    """The clean states that deviations are measured from; of a ResNet there are none."""
+    """The clean states that deviations are measured from; networks without states have none."""
     kind = vocabulary.MODELS[model]
-    if kind.architecture == "resnet":
+    if not kind.architecture.has_states:
         return Work()
     found = _sum(decision(config, defence, CLASSES) for defence in kind.defences)
     return Work(found.evaluations, {name: amount for name, amount in found.parts.items() if name != "read"})
@@ -180,9 +181,10 @@ class AttackCost:
 
 
 def attacked(config: Config, model: str, defence: str, points: Sequence[gridpoints.GridPoint]) -> AttackCost:
-    """A decision and its surrogates at some points, on average; of a ResNet the network itself."""
-    if vocabulary.MODELS[model].architecture == "resnet":
-        return AttackCost(_network({"gradient": 1.0}), _network({"decide": 1.0}), _network({"decide": 1.0}))
+    """A decision and its surrogates at some points, on average; of a network without states itself."""
+    if not vocabulary.MODELS[model].architecture.has_states:
+        decide = _network(model, {"decide": 1.0})
+        return AttackCost(_network(model, {"gradient": 1.0}), decide, decide)
     state, steps = mean_point(points)
     through = through_defence(config, defence, points)
     return AttackCost(
@@ -197,20 +199,22 @@ def _deciding(config: Config) -> int:
     return early.index if early.mode == "fixed" else config.solver.steps
 
 
-def library(config: Config, attack: str, target: AttackCost, *, classes: int) -> Work:
+def library(config: Config, attack: AttackName, target: AttackCost, *, classes: int) -> Work:
     """One of AutoAttack's attacks on an image that nothing fools, and what decides about it.
 
     With `keep: best_loss` the image that fools the surrogate is shown to the decision, too, where it withstands the
     other one.
     """
-    passes = formulas.library_passes(config, attack, classes=classes)
+    targets = min(config.autoattack.targets, classes - 1)
+    passes = LIBRARY_ATTACKS[attack].passes(config.autoattack, targets)
     shown = 2 if config.autoattack.keep == "best_loss" else 1
     return target.gradient * passes.gradients + target.forward * passes.forwards + target.decision * shown
 
 
-def _network(amounts: Mapping[str, Number]) -> Work:
-    """Work of a ResNet, which has no f."""
-    return Work(parts={f"resnet/{name}": amount for name, amount in amounts.items()})
+def _network(model: str, amounts: Mapping[str, Number]) -> Work:
+    """Work of a network without states, which has no f."""
+    architecture = vocabulary.MODELS[model].architecture.name
+    return Work(parts={f"{architecture}/{name}": amount for name, amount in amounts.items()})
 
 
 # Jobs
@@ -222,7 +226,7 @@ def job(
     config: Config,
     images: Images,
     *,
-    entering: Mapping[str, Number] | None = None,
+    entering: Mapping[AttackName, Number] | None = None,
 ) -> Work:
     """The work of one of Snakemake's jobs.
 
@@ -249,8 +253,8 @@ def taken(rule: str, wildcards: Mapping[str, str], config: Config, images: Image
         case "train_deq":
             last = config.training.epochs * _per_epoch(config, images)
             return _seen(config, images, last) - _seen(config, images, first)
-        case "train_resnet":
-            return config.resnet.training.epochs * images.train
+        case "train_feedforward":
+            return vocabulary.feedforward(config, wildcards["model"]).training.epochs * images.train
         case "select_early_state":
             return _validated(config, images)
         case "time_training" | "time_inference":
@@ -269,7 +273,7 @@ def uses_device(rule: str) -> bool:
 
 def trains(rule: str) -> bool:
     """Whether jobs of a rule spend their time on training steps."""
-    return rule in ("pretrain", "train_deq", "train_resnet", "time_training")
+    return rule in ("pretrain", "train_deq", "train_feedforward", "time_training")
 
 
 def runs_alone(rule: str) -> bool:
@@ -325,15 +329,17 @@ def _weight(config: Config, model: str) -> Number:
     return found
 
 
-def _train_resnet(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
-    kind, epochs = vocabulary.MODELS[wildcards["model"]], config.resnet.training.epochs
+def _train_feedforward(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
+    model = wildcards["model"]
+    epochs = vocabulary.feedforward(config, model).training.epochs
     validated = epochs * _validated(config, images)
     return _network(
+        model,
         {
-            f"train/{kind.framework}": float(epochs * images.train),
+            f"train/{vocabulary.MODELS[model].framework}": float(epochs * images.train),
             "decide": 2.0 * validated,
             "gradient": float(validated * config.selection.attack.steps),
-        }
+        },
     )
 
 
@@ -349,8 +355,8 @@ def _select(config: Config, images: Images, wildcards: Mapping[str, str]) -> Wor
 
 def _attack_pgd(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
     model, steps = wildcards["model"], config.attack.pgd.steps
-    if vocabulary.MODELS[model].architecture == "resnet":
-        attack = _network({"gradient": float(steps)})
+    if not vocabulary.MODELS[model].architecture.has_states:
+        attack = _network(model, {"gradient": float(steps)})
     else:
         attack = point_pgd(config, gridpoints.ready_made(config), steps)
     return (attack + references(config, model) + decisions(config, model)) * config.evaluation.images
@@ -378,7 +384,9 @@ def _grid_points(config: Config, model: str, points: list[gridpoints.GridPoint],
     )
 
 
-def _autoattack(config: Config, images: Images, wildcards: Mapping[str, str], entering: Mapping[str, Number]) -> Work:
+def _autoattack(
+    config: Config, images: Images, wildcards: Mapping[str, str], entering: Mapping[AttackName, Number]
+) -> Work:
     target = attacked(config, wildcards["model"], wildcards["defence"], gridpoints.grid_points(config))
     attacks = runnable(config.autoattack.attacks, classes=images.classes)
     count = _count(wildcards["images"])
@@ -393,7 +401,7 @@ def _autoattack(config: Config, images: Images, wildcards: Mapping[str, str], en
 def _attack_top(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
     points = [point for point in gridpoints.grid_points(config) if point.damping == gridpoints.FINAL_DAMPING]
     target = attacked(config, wildcards["model"], ENTROPY.name, points)
-    attacks: tuple[AttackName, ...] = ("apgd_ce", "square")
+    attacks: tuple[AttackName, ...] = (APGD_CE.name, SQUARE.name)
     once = _sum(_library_attack(config, images, wildcards, attack, target) for attack in attacks)
     return once * min(config.autoattack.top_points, len(points))
 
@@ -404,7 +412,7 @@ def _library_attack(
     """One of the library's attacks on all images of a job that it is run on."""
     first, last = _range(wildcards["images"])
     for_square = max(0, min(last + 1, config.autoattack.square_images) - first)
-    exposed = for_square if attack == "square" else last + 1 - first
+    exposed = for_square if LIBRARY_ATTACKS[attack].first_images_only else last + 1 - first
     return library(config, attack, target, classes=images.classes) * exposed
 
 
@@ -456,7 +464,7 @@ def _time_inference(config: Config, images: Images, wildcards: Mapping[str, str]
 _COMPUTING = {
     "pretrain": _pretrain,
     "train_deq": _train_deq,
-    "train_resnet": _train_resnet,
+    "train_feedforward": _train_feedforward,
     "select_early_state": _select,
     "clean": _clean,
     "attack_grid": _attack_grid,

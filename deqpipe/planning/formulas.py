@@ -97,34 +97,6 @@ def through_defence(config: Config, defence: str, state: int) -> Evaluations:
     return up_to(config, keys(config, defence), state) * defence_of(defence).cost - Evaluations(state)
 
 
-@dataclass(frozen=True)
-class Passes:
-    """Passes through what is attacked, per image that nothing fools.
-
-    Attributes:
-        gradients: with a gradient to the image.
-        forwards: without.
-    """
-
-    gradients: int
-    forwards: int
-
-
-def library_passes(config: Config, attack: str, *, classes: int) -> Passes:
-    """Of one of AutoAttack's attacks, as the library runs it; one forward pass finds the logits of clean images."""
-    settings = config.autoattack
-    targets, iterations = min(settings.targets, classes - 1), settings.iterations
-    match attack:
-        case "apgd_ce":  # a start and its iterations, each with gradient
-            return Passes(settings.restarts * (iterations + 1), 1)
-        case "apgd_t":  # per target a look at which one it is
-            return Passes(targets * (iterations + 1), 1 + targets)
-        case "fab_t":  # every iteration looks at where it went; every target at its start, its class and its end
-            return Passes(targets * iterations, 2 + targets * (iterations + 3))
-        case _:  # the start, the queries, a look at the end
-            return Passes(0, 1 + 1 + settings.queries + 1)
-
-
 CHECKS = 7
 """Forward passes of the library's checks: five for randomness, one for the range, one for gradients within."""
 

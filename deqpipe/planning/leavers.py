@@ -10,16 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from deqpipe.config import Config
+from deqpipe.config import AttackName, Config
 from deqpipe.counts import Number
 from deqpipe.errors import UserError
 from deqpipe.planning.dry_run import PlannedJob
 from deqpipe.results import records
 from deqpipe.workflow import specs
 from deqpipe.workflow.defences import defence_of
-
-_ASSUMED: Mapping[str, float] = {"apgd_ce": 0.78, "apgd_t": 0.52, "fab_t": 0.49, "square": 0.49}
-"""Near the paper's Table 1: 78 % of the images are right when clean, 49 % under AutoAttack. Most fall to APGD-CE."""
+from deqpipe.workflow.library_attacks import LIBRARY_ATTACKS
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Entering:
         source: whence they are known, in words.
     """
 
-    shares: Mapping[str, Number]
+    shares: Mapping[AttackName, Number]
     source: str
 
     @property
@@ -42,8 +40,7 @@ class Entering:
     @property
     def words(self) -> str:
         """Such as "assumed: 78 % meet APGD-CE, 52 % APGD-T"."""
-        names = {"apgd_ce": "APGD-CE", "apgd_t": "APGD-T", "fab_t": "FAB-T", "square": "Square"}
-        met = ", ".join(f"{100 * share:.0f} % {names[attack]}" for attack, share in self.shares.items())
+        met = ", ".join(f"{100 * share:.0f} % {LIBRARY_ATTACKS[attack].label}" for attack, share in self.shares.items())
         return f"{self.source}: " + met.replace(" % ", " % meet ", 1)
 
 
@@ -55,9 +52,11 @@ def entering(config: Config, jobs: Sequence[PlannedJob]) -> Entering:
     planned = [job for job in jobs if job.rule == "autoattack"]
     found = [met for job in planned if (met := _met(config, job)) is not None]
     if not found:
-        return Entering({attack: _ASSUMED[attack] for attack in attacks}, "assumed")
+        return Entering({attack: LIBRARY_ATTACKS[attack].entering for attack in attacks}, "assumed")
     met, exposed = np.sum(found, axis=0)
-    shares: dict[str, Number] = {attack: float(met[n] / exposed[n]) for n, attack in enumerate(attacks) if exposed[n]}
+    shares: dict[AttackName, Number] = {
+        attack: float(met[n] / exposed[n]) for n, attack in enumerate(attacks) if exposed[n]
+    }
     return Entering(shares, f"measured in {len(found)} of {len(planned)} jobs")
 
 
@@ -74,7 +73,7 @@ def _met(config: Config, job: PlannedJob) -> np.ndarray | None:
         return None
     clean, attacks = found["image"][found["attack"] == "clean"], config.autoattack.attacks
     for_square = int((clean < config.autoattack.square_images).sum())
-    exposed = [for_square if attack == "square" else len(clean) for attack in attacks]
+    exposed = [for_square if LIBRARY_ATTACKS[attack].first_images_only else len(clean) for attack in attacks]
     return np.array([[int((found["attack"] == attack).sum()) for attack in attacks], exposed])
 
 

@@ -88,8 +88,7 @@ class CostPlan:
         return total
 
     def _operations_of(self, found: cost.Work) -> Number:
-        of_f, of_resnet = arithmetic.operations(self.config, self.images)
-        return found.evaluations.total * of_f + arithmetic.resnet_passes(self.config, found.parts) * of_resnet
+        return arithmetic.operations(self.config, self.images, found)
 
 
 def text(plan: CostPlan) -> str:
@@ -153,7 +152,7 @@ def _on_gpu(seconds: Number) -> str:
 
 def _remarks(plan: CostPlan) -> list[str]:
     """What the tables rest on."""
-    of_f, _ = arithmetic.operations(plan.config, plan.images)
+    of_f = arithmetic.operations_of_f(plan.config, plan.images)
     remarks = [
         f"f takes {count(of_f)}FLOP an image, a gradient to inputs or to weights as much again. Stem, head and "
         f"solver are left out. Rates: {rates.words(plan.rates)}.",

@@ -6,7 +6,7 @@ from pathlib import Path
 from deqpipe.config import KNOWN_IMAGES, PROTOCOLS, Config, Section
 from deqpipe.reporting.paper import experiment
 from deqpipe.reporting.paper.settings import SETTINGS
-from deqpipe.workflow import gridpoints, shards
+from deqpipe.workflow import gridpoints, shards, vocabulary
 
 _MDEQ_LARGE = ("model.channels", "model.head_channels", "model.final_channels", "model.expansion")
 _PROTOCOLS = {
@@ -79,10 +79,10 @@ def data(config: Config) -> str:
     return KNOWN_IMAGES[config.data.source].described
 
 
-def architecture(config: Config, method: str) -> str:
+def architecture(config: Config, model: str) -> str:
     """What a model is called: DEQ-Large and ResNet-18 only where it is one."""
-    if method == "ResNet":
-        return f"ResNet-{2 * sum(config.resnet.layers) + 2}"
+    if not vocabulary.MODELS[model].architecture.has_states:
+        return vocabulary.feedforward(config, model).label
     here = dict(settings(config))
     large = all(here[key] == SETTINGS[key] for key in _MDEQ_LARGE)
     return "DEQ-Large" if large else "small DEQ"

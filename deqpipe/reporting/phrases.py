@@ -12,6 +12,7 @@ from deqpipe.reporting import cells
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap, Estimate
 from deqpipe.workflow import shards
+from deqpipe.workflow.library_attacks import APGD_CE, LIBRARY_ATTACKS, SQUARE
 
 
 def strongest(evaluation: Evaluation) -> str:
@@ -80,25 +81,18 @@ def every_attack_on_every_image(config: Config) -> bool:
 
 def budget(attacks: Sequence[AttackName], config: Config) -> str:
     """What each of AutoAttack's attacks may spend."""
-    settings = config.autoattack
-    starts = "1 random start" if settings.restarts == 1 else f"up to {settings.restarts} random starts"
-    aimed = f"{settings.iterations:,} steps towards each of up to {settings.targets} wrong classes"
-    few = autoattack_outcomes.square_images(config)
-    images = "every image" if few == config.evaluation.images else f"the first {few:,} images only"
-    spent: Mapping[AttackName, str] = {
-        "apgd_ce": f"{settings.iterations:,} steps from {starts}",
-        "apgd_t": aimed,
-        "fab_t": aimed,
-        "square": f"{settings.queries:,} queries without gradients, on {images}",
-    }
-    return "; ".join(f"{autoattack_outcomes.NAMES[attack]} {spent[attack]}" for attack in attacks)
+    images = autoattack_outcomes.square_images(config)
+    on = "every image" if images == config.evaluation.images else f"the first {images:,} images only"
+    return "; ".join(
+        f"{one.label} {one.budget(config.autoattack)}{f', on {on}' if one.first_images_only else ''}"
+        for one in (LIBRARY_ATTACKS[name] for name in attacks)
+    )
 
 
 def mode(config: Config) -> str:
     """What AA is made of."""
-    left_out = (
-        "square" in config.autoattack.attacks and autoattack_outcomes.square_images(config) < config.evaluation.images
-    )
+    named = SQUARE.name in config.autoattack.attacks
+    left_out = named and autoattack_outcomes.square_images(config) < config.evaluation.images
     if config.autoattack.mode == "standard":
         lenient = " Images beyond Square's pass it, so that AA is rather too high." if left_out else ""
         return (
@@ -124,7 +118,8 @@ def kept(config: Config) -> str:
 
 def met(outcomes: Sequence[AutoAttackOutcome], config: Config) -> str:
     """What every attack left, of the images that it met, and how many it handed back as they were."""
-    clean = tuple(autoattack_outcomes.NAMES) if config.autoattack.keep == "success" else ("fab_t",)
+    success = config.autoattack.keep == "success"
+    clean = tuple(name for name, one in LIBRARY_ATTACKS.items() if success or one.smallest_change)
     listed = [f"{one.decision.row} {_counts(one, clean)}" for one in outcomes]
     return (
         "Right under each attack alone, of the images that it met (unchanged: it found nothing, and the clean image "
@@ -136,7 +131,7 @@ def _counts(outcome: AutoAttackOutcome, clean: Sequence[str]) -> str:
     counts = []
     for name, one in outcome.alone.items():
         unchanged = f" ({one.untouched:,} unchanged)" if name in clean else ""
-        counts.append(f"{autoattack_outcomes.NAMES[name]} {one.right.sum():,} of {len(one.images):,}{unchanged}")
+        counts.append(f"{LIBRARY_ATTACKS[name].label} {one.right.sum():,} of {len(one.images):,}{unchanged}")
     return ", ".join(counts) or "met none"
 
 
@@ -144,7 +139,7 @@ def against_pgd(outcomes: Sequence[AutoAttackOutcome], bootstrap: Bootstrap) -> 
     """APGD-CE against PGD at the same point, on the images that APGD-CE met; nothing where it met none."""
     pairs = {}
     for one in outcomes:
-        apgd = one.alone.get("apgd_ce")
+        apgd = one.alone.get(APGD_CE.name)
         if apgd is not None:
             pgd = one.evaluation.right[one.evaluation.strongest, apgd.images]
             pairs[one.decision.row] = apgd.right[None], pgd[None]
@@ -164,7 +159,7 @@ def square_against_apgd(outcomes: Sequence[AutoAttackOutcome], bootstrap: Bootst
             square.right[None], apgd.right[np.isin(apgd.images, square.images)][None], bootstrap
         )
         for one in outcomes
-        if (square := one.alone.get("square")) is not None and (apgd := one.alone.get("apgd_ce")) is not None
+        if (square := one.alone.get(SQUARE.name)) is not None and (apgd := one.alone.get(APGD_CE.name)) is not None
     }
     return f"Square minus APGD-CE on Square's images, in points: {differences(found)}."
 

@@ -20,10 +20,10 @@ from deqpipe.compute.precision import Precision
 from deqpipe.compute.replay import DIRECT, Graphs, Runner
 from deqpipe.compute.ways import NOTHING_ASKED, Asked, choose
 from deqpipe.config import (
+    FeedforwardConfig,
     ModelConfig,
     PretrainConfig,
     RandomStateConfig,
-    ResNetConfig,
     SelectionConfig,
     SolverConfig,
     TradesConfig,
@@ -220,17 +220,23 @@ def adversarial_plan(
     )
 
 
-def train_resnet(job: TrainingJob) -> int:
-    """Train a ResNet adversarially; returns the exit status."""
+def train_feedforward(job: TrainingJob) -> int:
+    """Train a network without states adversarially; returns the exit status."""
     dataset = load(job.inputs["data"])
     settings = _set_up(job, job.spec["config"])
-    described = architecture.describe_resnet(settings.section("resnet", ResNetConfig).layers, dataset)
-    return _run(job, Prepared(resnet_plan(job, settings, dataset), _fresh(described, job), described))
+    name = vocabulary.MODELS[job.spec["model"]].architecture.name
+    described = architecture.describe_feedforward(name, _feedforward(job, settings), dataset)
+    return _run(job, Prepared(feedforward_plan(job, settings, dataset), _fresh(described, job), described))
 
 
-def resnet_plan(job: TrainingJob, settings: Settings, dataset: Dataset) -> TrainingPlan:
-    """The adversarial training of a ResNet."""
-    recipe = settings.section("resnet", ResNetConfig).training
+def _feedforward(job: TrainingJob, settings: Settings) -> FeedforwardConfig:
+    kind = vocabulary.MODELS[job.spec["model"]].architecture
+    return settings.section(kind.section, architecture.FEEDFORWARD[kind.name].settings)
+
+
+def feedforward_plan(job: TrainingJob, settings: Settings, dataset: Dataset) -> TrainingPlan:
+    """The adversarial training of a network without states."""
+    recipe = _feedforward(job, settings).training
     objective = _adversarial_objective(job, settings, vocabulary.MODELS[job.spec["model"]], PlainForward())
     per_epoch = steps_per_epoch(len(dataset.train), recipe.batch_size)
     return TrainingPlan(

@@ -15,9 +15,9 @@ from deqpipe.workflow.vocabulary import (
     BASELINES,
     DEQS,
     EVALUATED,
+    FEEDFORWARD,
     FIGURE2_MODEL,
     OTHER_JACOBIAN,
-    RESNETS,
     SWEEP_MODEL,
     TRADES,
     TRUNK,
@@ -95,8 +95,8 @@ def _of_decisions(*models: str) -> Needs:
 def _table1(config: Config) -> tuple[Need, ...]:
     return (
         Need("clean", EVALUATED),
-        Need("attack_pgd", (TRUNK, *RESNETS)),
-        Need("autoattack", (*DEQS, *RESNETS)),
+        Need("attack_pgd", (TRUNK, *FEEDFORWARD)),
+        Need("autoattack", (*DEQS, *FEEDFORWARD)),
         *_decisions(config, *DEQS),
     )
 

@@ -14,10 +14,10 @@ from deqpipe.workflow.shards import autoattack_ranges, image_ranges, races, race
 from deqpipe.workflow.vocabulary import (
     DEQS,
     EVALUATED,
+    FEEDFORWARD,
     FIGURE2_MODEL,
     MODELS,
     OTHER_JACOBIAN,
-    RESNETS,
     SWEEP_MODEL,
     TRADES,
     TRUNK,
@@ -27,7 +27,7 @@ from deqpipe.workflow.vocabulary import (
 )
 
 StageName: TypeAlias = Literal[
-    "data", "pretrain", "train_deq", "train_resnet", "select", "clean", "attack_grid", "attack_pgd", "race",
+    "data", "pretrain", "train_deq", "train_feedforward", "select", "clean", "attack_grid", "attack_pgd", "race",
     "race_sweep", "strongest", "autoattack", "attack_top", "attack_in_loop", "attack_sweep", "attack_example",
     "time_training", "time_inference",
 ]  # fmt: skip
@@ -161,7 +161,7 @@ def training_stage(model: str) -> StageName:
     """The stage that trains a model."""
     if model == TRUNK:
         return "pretrain"
-    return "train_deq" if MODELS[model].architecture == "deq" else "train_resnet"
+    return "train_deq" if MODELS[model].architecture.has_states else "train_feedforward"
 
 
 def trained(config: Config, model: str) -> Made:
@@ -233,9 +233,10 @@ def _without_unused(config: Config, kind: TrainedModel) -> Config:
     return config.model_copy(update={"selection": selection, "random_state": random})
 
 
-def _train_resnet_keys(config: Config, model: str) -> Keys:
+def _train_feedforward_keys(config: Config, model: str) -> Keys:
     trades = ("training.trades",) if MODELS[model].framework == "trades" else ()
-    return ("resnet", "training.attack", "selection", "threat_model", "precision", "data.augment", *trades)
+    section = MODELS[model].architecture.section
+    return (section, "training.attack", "selection", "threat_model", "precision", "data.augment", *trades)
 
 
 # --- evaluations -----------------------------------------------------------------------------------------------------
@@ -243,7 +244,7 @@ def _train_resnet_keys(config: Config, model: str) -> Keys:
 
 def _decision_keys(config: Config, model: str) -> Keys:
     """What a decision's logits depend on beside the weights."""
-    if MODELS[model].architecture == "resnet":
+    if not MODELS[model].architecture.has_states:
         return ("precision",)
     coupled = ("evaluation.batch_size", "evaluation.images") if config.couples_images else ()  # which images meet
     defended = (key for name in MODELS[model].defences for key in DEFENCES[name].keys)
@@ -345,8 +346,8 @@ STAGES: Mapping[str, Stage] = {
             lambda config, model: {"trunk": ("pretrain", None)}, (*DEQS, *OTHER_JACOBIAN), _adapt_training,
         ),
         Stage(
-            "train_resnet", 2, _TRAINING, "models/{model}/seed{seed}/best.safetensors", _train_resnet_keys, _images,
-            RESNETS, _adapt_training,
+            "train_feedforward", 2, _TRAINING, "models/{model}/seed{seed}/best.safetensors", _train_feedforward_keys,
+            _images, FEEDFORWARD, _adapt_training,
         ),
         Stage(
             "select", 2, _EVALUATION, "select/{model}/seed{seed}.json", _select_keys, _weights, DEQS,
@@ -362,7 +363,7 @@ STAGES: Mapping[str, Stage] = {
         ),
         Stage(
             "attack_pgd", 3, _EVALUATION, "attacks/pgd/{model}/seed{seed}.parquet", _and(*_PGD, "evaluation.images"),
-            _weights, (TRUNK, *RESNETS), decisions=_defences,
+            _weights, (TRUNK, *FEEDFORWARD), decisions=_defences,
         ),
         Stage("race", 1, _ANALYSIS, "race/grid/{model}/seed{seed}.json", _racing_keys, _race_upstream, DEQS),
         Stage(
@@ -374,7 +375,7 @@ STAGES: Mapping[str, Stage] = {
             "autoattack", 2, _EVALUATION, "attacks/autoattack/{model}/seed{seed}/{defence}_images{images}.parquet",
             _and(*_AUTOATTACK, "autoattack.mode", "autoattack.attacks", "autoattack.targets",
                  "autoattack.defence_in_loop"),
-            _autoattack_upstream, (*DEQS, *RESNETS), _without_controls, parts=_by_decision,
+            _autoattack_upstream, (*DEQS, *FEEDFORWARD), _without_controls, parts=_by_decision,
         ),
         Stage(
             "attack_top", 2, _EVALUATION, "attacks/top/{model}/seed{seed}/images{images}.parquet",

@@ -2,10 +2,33 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-from deqpipe.config import Config, EntropyConfig, Framework
+from deqpipe.config import Config, EntropyConfig, FeedforwardConfig, Framework
 from deqpipe.workflow.defences import CONTROLS, DECIDING, DEFENCES, PLAIN, DefenceName
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What kind of network a model is.
+
+    Attributes:
+        name: as checkpoints call it, and `deqpipe.model.architecture`.
+        section: of the configuration, which says how large it is and, where it has no states, how it is trained.
+        method: what tables call the row of such a model; None: DEQs go by the method that they are trained with.
+    """
+
+    name: str
+    section: str
+    method: str | None = None
+
+    @property
+    def has_states(self) -> bool:
+        """Whether it is a DEQ, with states z^[1] .. z^[N] to attack, to defend and to decide at."""
+        return self.method is None
+
+
+DEQ = Architecture("deq", "model")
+RESNET = Architecture("resnet", "resnet", "ResNet")
 
 
 @dataclass(frozen=True)
@@ -13,7 +36,7 @@ class TrainedModel:
     """One entry of the closed vocabulary of models."""
 
     name: str
-    architecture: Literal["deq", "resnet"]
+    architecture: Architecture
     framework: Framework | None
     """None: pretraining on clean images."""
     random_states: bool = False
@@ -26,7 +49,7 @@ class TrainedModel:
         """The test-time defences that this model is evaluated with."""
         if self.other_jacobian:
             return ()
-        return DECIDING if self.architecture == "deq" and self.framework else (PLAIN.name,)
+        return DECIDING if self.architecture.has_states and self.framework else (PLAIN.name,)
 
     def controls(self, entropy: EntropyConfig) -> tuple[DefenceName, ...]:
         """The control decisions that its attacked images are scored on as well."""
@@ -38,22 +61,24 @@ class TrainedModel:
 MODELS: Mapping[str, TrainedModel] = {
     model.name: model
     for model in (
-        TrainedModel("deq_pretrain", "deq", None),
-        TrainedModel("deq_pgd_at_base", "deq", "pgd_at"),
-        TrainedModel("deq_pgd_at_random_states", "deq", "pgd_at", random_states=True),
-        TrainedModel("deq_trades_base", "deq", "trades"),
-        TrainedModel("deq_trades_random_states", "deq", "trades", random_states=True),
-        TrainedModel("resnet18_pgd_at", "resnet", "pgd_at"),
-        TrainedModel("resnet18_trades", "resnet", "trades"),
-        TrainedModel("deq_pgd_at_jac_low", "deq", "pgd_at", other_jacobian=True),
-        TrainedModel("deq_trades_jac_high", "deq", "trades", other_jacobian=True),
+        TrainedModel("deq_pretrain", DEQ, None),
+        TrainedModel("deq_pgd_at_base", DEQ, "pgd_at"),
+        TrainedModel("deq_pgd_at_random_states", DEQ, "pgd_at", random_states=True),
+        TrainedModel("deq_trades_base", DEQ, "trades"),
+        TrainedModel("deq_trades_random_states", DEQ, "trades", random_states=True),
+        TrainedModel("resnet18_pgd_at", RESNET, "pgd_at"),
+        TrainedModel("resnet18_trades", RESNET, "trades"),
+        TrainedModel("deq_pgd_at_jac_low", DEQ, "pgd_at", other_jacobian=True),
+        TrainedModel("deq_trades_jac_high", DEQ, "trades", other_jacobian=True),
     )
 }
+FRAMEWORKS: tuple[Framework, ...] = ("pgd_at", "trades")
 TRUNK = "deq_pretrain"
 OTHER_JACOBIAN = tuple(name for name, model in MODELS.items() if model.other_jacobian)
 EVALUATED = tuple(name for name in MODELS if name not in OTHER_JACOBIAN)
-DEQS = tuple(name for name in EVALUATED if MODELS[name].architecture == "deq" and MODELS[name].framework)
-RESNETS = tuple(name for name in EVALUATED if MODELS[name].architecture == "resnet")
+DEQS = tuple(name for name in EVALUATED if MODELS[name].architecture.has_states and MODELS[name].framework)
+FEEDFORWARD = tuple(name for name in EVALUATED if not MODELS[name].architecture.has_states)
+"""Networks without states, for comparison."""
 TRADES = tuple(name for name in DEQS if MODELS[name].framework == "trades")
 BASELINES = tuple(name for name in DEQS if not MODELS[name].random_states)
 SWEEP_MODEL = "deq_trades_random_states"  # the model of Tables 4, 5, 8 and 10
@@ -74,6 +99,12 @@ def other_trades(model: str) -> str:
 def transfers_to(config: Config, model: str) -> str | None:
     """The other model that the images of a model's grid are scored on, if any."""
     return other_trades(model) if config.attack.transfer and model in TRADES else None
+
+
+def feedforward(config: Config, model: str) -> FeedforwardConfig:
+    """The section of a network without states."""
+    section: FeedforwardConfig = getattr(config, MODELS[model].architecture.section)
+    return section
 
 
 def trained_here(config: Config) -> tuple[str, ...]:

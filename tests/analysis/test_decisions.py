@@ -84,7 +84,7 @@ def test_answers_equal_a_slow_reading_of_the_files(finished: Path, config: Confi
 
 
 def test_resnet_and_trunk_answer_at_the_final_state(finished: Path, config: Config) -> None:
-    for model in (vocabulary.TRUNK, *vocabulary.RESNETS):
+    for model in (vocabulary.TRUNK, *vocabulary.FEEDFORWARD):
         (evaluation,) = evaluate(tree(finished, config), model)
         shares = 100 * evaluation.right_when_clean.mean(), 100 * evaluation.right[0].mean()
         assert shares == pytest.approx(slow.single(finished, model, seed=0))
@@ -122,7 +122,7 @@ def test_early_states_are_read_for_each_defence(finished: Path, config: Config) 
 
 
 def test_models_without_a_defence_have_no_controls(finished: Path, config: Config) -> None:
-    for model in (vocabulary.TRUNK, *vocabulary.RESNETS):
+    for model in (vocabulary.TRUNK, *vocabulary.FEEDFORWARD):
         assert [one.decision.defence for one in evaluate(tree(finished, config), model)] == ["plain"]
 
 

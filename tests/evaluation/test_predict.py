@@ -19,7 +19,7 @@ from deqpipe.config import EntropyConfig, parse_solver
 from deqpipe.defence.entropy import build_entropy_reduction, prediction_entropy
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.gradient import Unrolled
-from deqpipe.model.architecture import KIND, build, describe_resnet
+from deqpipe.model.architecture import KIND, build, describe_feedforward
 from deqpipe.reporting.paper import experiment
 from deqpipe.results import checkpoint
 from deqpipe.solver.broyden import Broyden
@@ -337,7 +337,7 @@ def test_surrogates_that_do_not_exist_are_refused(
 
 
 def test_a_network_without_states_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    described = describe_resnet((1, 1, 1, 1), dataset())
+    described = describe_feedforward("resnet", tiny.settings().resnet, dataset())
     path = tmp_path / "resnet.safetensors"
     metadata = {"kind": KIND, "architecture": described, "provenance": {}}
     checkpoint.write(path, build(described, seed=0).state_dict(), metadata)

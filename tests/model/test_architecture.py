@@ -11,10 +11,11 @@ from torch import nn
 from deqpipe.data import Dataset
 from deqpipe.data.dataset import Split
 from deqpipe.errors import UserError
-from deqpipe.model.architecture import KIND, build, deq_for, describe_deq, describe_resnet, fitting, load_model
+from deqpipe.model.architecture import KIND, build, deq_for, describe_deq, describe_feedforward, fitting, load_model
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results import checkpoint
 from tests.reference.tiny import CLASSES, architecture
+from tests.tiny import settings
 
 CPU = torch.device("cpu")
 
@@ -25,7 +26,7 @@ def dataset(*, size: int = 8, classes: tuple[str, ...] = ("a", "b", "c", "d", "e
 
 
 DEQ = describe_deq(architecture(2), dataset())
-RESNET = describe_resnet((1, 1, 1, 1), dataset())
+RESNET = describe_feedforward("resnet", settings().resnet, dataset())
 
 
 def save(path: Path, model: nn.Module, described: dict[str, Any], **changes: object) -> Path:
@@ -45,12 +46,12 @@ def test_description_of_a_deq_builds_it_for_the_data() -> None:
 
 
 def test_description_of_a_resnet_builds_it_for_the_data() -> None:
-    model = build(describe_resnet((1, 1, 1, 1), dataset()), seed=1)
+    model = build(RESNET, seed=1)
     assert not isinstance(model, DEQClassifier)
     assert model(torch.zeros(2, 3, 8, 8)).shape == (2, CLASSES)
 
 
-@pytest.mark.parametrize("described", [DEQ, describe_resnet((1, 1, 1, 1), dataset())], ids=["deq", "resnet"])
+@pytest.mark.parametrize("described", [DEQ, RESNET], ids=["deq", "resnet"])
 def test_loaded_model_is_the_stored_one_frozen_and_in_evaluation_mode(
     tmp_path: Path, described: dict[str, Any]
 ) -> None:

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deqpipe import config
 from deqpipe.config import ModelConfig
+from deqpipe.model.architecture import FEEDFORWARD
 from deqpipe.model.classifier import build_classifier
 from deqpipe.model.resnet import resnet
 from deqpipe.planning import arithmetic, cost
@@ -62,7 +63,9 @@ def test_operations_of_a_resnet_are_those_that_torch_counts(layers: Sequence[int
     network = resnet(layers, 7, image_shape=shape, seed=0).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as found:
         network(torch.rand(1, *shape))
-    assert found.get_total_flops() == arithmetic.resnet_operations(layers, image_shape=shape, classes=7)
+    settings = tiny.settings({"resnet": {"layers": layers}}).resnet
+    counted = FEEDFORWARD["resnet"].operations(settings, image_shape=shape, classes=7)
+    assert found.get_total_flops() == counted
 
 
 def test_a_resnets_training_counts_its_attack_its_loss_and_its_validation() -> None:
@@ -71,6 +74,6 @@ def test_a_resnets_training_counts_its_attack_its_loss_and_its_validation() -> N
     epochs, steps = one.resnet.training.epochs, one.training.attack.steps
     validated = 10 * (2 + 2 * one.selection.attack.steps)
     for model, step in (("resnet18_pgd_at", 2 * steps + 3), ("resnet18_trades", 2 * steps + 1 + 3 + 3)):
-        assert vocabulary.MODELS[model].architecture == "resnet"
-        parts = cost.job("train_resnet", {"model": model}, one, images).parts
-        assert arithmetic.resnet_passes(one, parts) == epochs * (100 * step + validated)
+        assert vocabulary.MODELS[model].architecture == vocabulary.RESNET
+        parts = cost.job("train_feedforward", {"model": model}, one, images).parts
+        assert arithmetic.feedforward_passes(one, parts, name="resnet") == epochs * (100 * step + validated)

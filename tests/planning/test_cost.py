@@ -357,7 +357,7 @@ def test_images_of_a_job_are_those_that_it_takes() -> None:
 
     assert taken("pretrain") == 5 * 1337
     assert taken("train_deq", model="deq_trades_base") == 6 * 1337
-    assert taken("train_resnet", model="resnet18_trades") == 4 * 1337
+    assert taken("train_feedforward", model="resnet18_trades") == 4 * 1337
     assert (taken("clean", model="deq_pretrain"), taken("select_early_state", model="deq_trades_base")) == (48, 100)
     assert taken("attack_grid", shard="states1-8_images20-47") == 28
     assert taken("autoattack", images="0-23") == 24

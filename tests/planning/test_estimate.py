@@ -81,7 +81,7 @@ def test_the_plan_shows_what_an_h100_would_need_from_all_three_counts() -> None:
     assert rows["train_deq/7"][1:4] == [printed.count(number) for number in ways]
     assert "table1/7" not in rows
     assert "prepare_data/7" not in rows
-    of_f, _ = arithmetic.operations(one, made.images)
+    of_f = arithmetic.operations_of_f(one, made.images)
     assert made.on_h100(JOBS[1:3])["tf32"] == pytest.approx(evaluations.total * of_f / 60e12)
 
 

@@ -28,6 +28,7 @@ from deqpipe.training.loop import TrainingPlan, descend
 from deqpipe.training.objectives import Batch, PGDAdversarial, TradesAdversarial
 from deqpipe.workflow import defences, gridpoints, specs, vocabulary
 from deqpipe.workflow.gridpoints import GridPoint
+from deqpipe.workflow.library_attacks import LIBRARY_ATTACKS
 from deqpipe.workflow.stages import StageName
 from tests import tiny
 from tests.reference.tiny import images, tiny_model
@@ -184,7 +185,8 @@ def test_an_attack_of_autoattack(protocol: str, through: defences.DefenceName, a
     one = Unfooled(experiment(protocol, autoattack=BUDGETS), frozen(), through)
     x, y = one.images
     found = counted(one.model, lambda: one.attacks(attack, one.logits_of, x, y, seed=1, flags=Flags()))
-    passes = formulas.library_passes(one.config, attack, classes=one.model.classes)
+    targets = min(one.config.autoattack.targets, one.model.classes - 1)
+    passes = LIBRARY_ATTACKS[attack].passes(one.config.autoattack, targets)
     assert found == one.passed(gradients=passes.gradients, forwards=passes.forwards)
 
 

@@ -118,7 +118,7 @@ def decisions(config: Config, model: str) -> tuple[DefenceName, ...]:
 def rows(config: Config, model: str, seed: int, *, attack: str, point: GridPoint, defence: DefenceName,
          images: Sequence[int]) -> dict[str, np.ndarray]:  # fmt: skip
     """Rows of one attack and one decision. Images differ in how hard they are, and attacks agree on which."""
-    deq = model not in vocabulary.RESNETS
+    deq = model not in vocabulary.FEEDFORWARD
     states = config.solver.steps + 1 if deq else 1
     index = np.asarray(images, dtype=int)
     hardness = np.random.default_rng(7).normal(size=config.evaluation.images)[index]
@@ -175,7 +175,7 @@ def clean(config: Config, model: str, seed: int) -> dict[str, np.ndarray]:
 
 
 def pgd(config: Config, model: str, seed: int) -> dict[str, np.ndarray]:
-    deq = model not in vocabulary.RESNETS
+    deq = model not in vocabulary.FEEDFORWARD
     point = gridpoints.ready_made(config) if deq else GridPoint(damping=0.0, state=0, steps=0)
     images = range(config.evaluation.images)
     return rows(config, model, seed, attack="pgd", point=point, defence="plain", images=images)
@@ -220,7 +220,7 @@ LIBRARY = {"apgd_ce": -0.1, "apgd_t": -0.25, "fab_t": 0.2, "square": 0.5}  # how
 
 def library(root: Path, config: Config, seed: int) -> None:
     """AutoAttack on every decision, and two of its attacks at the top points."""
-    for model in (*vocabulary.DEQS, *vocabulary.RESNETS):
+    for model in (*vocabulary.DEQS, *vocabulary.FEEDFORWARD):
         for defence in vocabulary.MODELS[model].defences:
             for first, last in autoattack_ranges(config):
                 found = autoattack(config, model, seed, defence, range(first, last + 1))
@@ -415,7 +415,7 @@ def weights(root: Path, config: Config, model: str, seed: int, *, epoch: int) ->
 
 
 def history(root: Path, config: Config, model: str, seed: int) -> None:
-    resnet, trunk = model in vocabulary.RESNETS, model == vocabulary.TRUNK
+    resnet, trunk = model in vocabulary.FEEDFORWARD, model == vocabulary.TRUNK
     first = 1 if resnet or trunk else 6
     last = config.resnet.training.epochs if resnet else first - 1 + (5 if trunk else max(config.training.epochs - 5, 2))
     path = root / "models" / model / f"seed{seed}" / "history.csv"

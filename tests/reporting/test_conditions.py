@@ -32,8 +32,8 @@ def test_the_full_configuration_is_the_papers_experiment() -> None:
     config = fabricate.config(base=FULL)
     assert conditions.differences(config) == ()
     assert conditions.comparable(config)
-    assert conditions.architecture(config, "baseline") == "DEQ-Large"
-    assert conditions.architecture(config, "ResNet") == "ResNet-18"
+    assert conditions.architecture(config, "deq_trades_base") == "DEQ-Large"
+    assert conditions.architecture(config, "resnet18_trades") == "ResNet-18"
     assert "144 attacks" in " ".join(conditions.setup(config, seed=0))
 
 
@@ -137,8 +137,8 @@ def test_the_demo_lists_what_it_reduces() -> None:
     assert listed["unroll steps K_a"] == ("1, 5, 9", "1 to 9")
     overlay = read_yaml(fabricate.ROOT / "config" / "demo.yaml")
     assert len(listed) == len([key for key in leaves(overlay) if key not in UNLISTED])
-    assert conditions.architecture(config, "+ Sec. 3.2") == "small DEQ"
-    assert conditions.architecture(config, "ResNet") == "ResNet-10"
+    assert conditions.architecture(config, "deq_trades_base") == "small DEQ"
+    assert conditions.architecture(config, "resnet18_trades") == "ResNet-10"
     assert "no difference is computed" in conditions.against_paper(config)[1]
 
 

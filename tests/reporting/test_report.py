@@ -185,7 +185,7 @@ def test_report_is_the_same_twice(html: str, results: Path, config: Config) -> N
 
 
 def test_a_name_from_outside_is_escaped(results: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = fabricate.small({"data": {"source": "folder", "root": "<script>alert(1)</script>"}})
+    folder = fabricate.small({"data": {"source": "folder", "root": "<script>alert(1)"}})
     data = conditions.data(folder)
     monkeypatch.setattr(conditions, "data", lambda config: data)
     html = write(config, results)

@@ -33,7 +33,7 @@ from tests.pretend import HostSynchronisation, Kind, WrongDevice, pretended, put
 
 KINDS: tuple[Kind, ...] = ("meta", "cuda")
 both = pytest.mark.parametrize("kind", KINDS)
-MODELS = (vocabulary.TRUNK, *vocabulary.DEQS, *vocabulary.RESNETS)
+MODELS = (vocabulary.TRUNK, *vocabulary.DEQS, *vocabulary.FEEDFORWARD)
 every_model = pytest.mark.parametrize("model", MODELS)
 
 # No scope over the batch: such a solve asks after every step whether it is over, and waits for the answer.
@@ -107,14 +107,15 @@ def world(device: torch.device, name: str, changes: Mapping[str, Any] | None = N
     stage, of_model = stages.training_stage(name), None if name == vocabulary.TRUNK else name
     values: dict[str, Any] = {}
     for one, which in {"pretrain": None, stage: of_model}.items():
-        values |= specs.build(one, settings, model=which, seed=0)["config"] if one != "train_resnet" or which else {}
+        wanted = one != "train_feedforward" or which
+        values |= specs.build(one, settings, model=which, seed=0)["config"] if wanted else {}
     job = run.TrainingJob(
         spec={"seed": 0, "model": name, "config": values}, inputs={}, outputs={}, state=Path(),
         device=device, threads=1, budget_minutes=math.inf, save_interval=math.inf,
     )  # fmt: skip
-    if stage == "train_resnet":
-        plan = run.resnet_plan(job, Settings(values), dataset)
-        described = architecture.describe_resnet(settings.resnet.layers, dataset)
+    if stage == "train_feedforward":
+        plan = run.feedforward_plan(job, Settings(values), dataset)
+        described = architecture.describe_feedforward("resnet", settings.resnet, dataset)
     else:
         plan = _deq_plan(job, Settings(values), stage)
         described = architecture.describe_deq(Settings(values).section("model", ModelConfig), dataset)

@@ -108,9 +108,9 @@ def planned(
         plans.clear()
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
-        if vocabulary.MODELS[model].architecture == "resnet":
-            text = tiny.spec("train_resnet", changes, model=model, seed=seed)
-            training = Training("train-resnet", text, trained.data, folder)
+        if model in vocabulary.FEEDFORWARD:
+            text = tiny.spec("train_feedforward", changes, model=model, seed=seed)
+            training = Training("train-feedforward", text, trained.data, folder)
         else:
             stored, trunk = checkpoint.read(laboratory.handoff), folder / "trunk.safetensors"
             checkpoint.write(trunk, stored.tensors, of_settings(stored.metadata, changes))

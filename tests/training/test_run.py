@@ -412,7 +412,7 @@ def test_the_trunks_optimiser_is_the_configured_one(
     again(trained.trainings["deq_pretrain"], tmp_path, spec=tiny.spec("pretrain", changes)).run()
     changes = {"resnet": {"training": {"momentum": 0.3, "weight_decay": 0.2}}}
     resnet = trained.trainings["resnet18_pgd_at"]
-    again(resnet, tmp_path / "r", spec=tiny.spec("train_resnet", changes, model="resnet18_pgd_at")).run()
+    again(resnet, tmp_path / "r", spec=tiny.spec("train_feedforward", changes, model="resnet18_pgd_at")).run()
     adam, sgd = groups
     assert (adam["betas"], adam["weight_decay"]) == ((0.8, 0.9), 0.1)
     assert (sgd["momentum"], sgd["weight_decay"]) == (0.3, 0.2)

@@ -4,7 +4,7 @@ import pytest
 
 from tests.workflow.conftest import DEMO, Workspace, job_counts
 
-MODELS = {"pretrain": 1, "train_deq": 4, "train_resnet": 2}
+MODELS = {"pretrain": 1, "train_deq": 4, "train_feedforward": 2}
 REPORTING = (*(f"table{n}" for n in range(1, 11)), *(f"figure{n}" for n in range(2, 6)), "report")
 ONCE = ("prepare_data", "write_config", "time_training", "time_inference", "attack_example", *REPORTING)
 ATTACKS = {"clean": 7, "attack_grid": 4, "attack_pgd": 3, "strongest": 4, "autoattack": 10, "attack_top": 1,
@@ -95,7 +95,7 @@ def test_the_whole_sweep_needs_no_ranking(workspace: Workspace) -> None:
         ("train_all", MODELS),
         ("select_all", {"pretrain": 1, "train_deq": 4, "select_early_state": 4}),
         ("attack_all", {**MODELS, "select_early_state": 4, **ATTACKS}),
-        ("results/demo/models/resnet18_trades/seed0/best.safetensors", {"train_resnet": 1}),
+        ("results/demo/models/resnet18_trades/seed0/best.safetensors", {"train_feedforward": 1}),
         (
             "results/demo/attacks/points/deq_trades_base/seed0/state3_steps5_damping0.5_images0-9.parquet",
             {"pretrain": 1, "train_deq": 1, "attack_point": 1},
@@ -127,7 +127,7 @@ def test_names_outside_the_vocabularies_have_no_rule(workspace: Workspace, targe
 
 def test_two_seeds_share_the_data_and_nothing_else(workspace: Workspace) -> None:
     plan = workspace.plan("train_all", *DEMO, workspace.overlay({"seeds": [0, 3]}))
-    assert plan == {"prepare_data": 1, "pretrain": 2, "train_deq": 8, "train_resnet": 4}
+    assert plan == {"prepare_data": 1, "pretrain": 2, "train_deq": 8, "train_feedforward": 4}
 
 
 def test_grid_jobs_cover_states_and_images_in_chunks(workspace: Workspace) -> None:

@@ -20,8 +20,8 @@ EVALUATED_DEQS = {"select_early_state": 4, "clean": 4, **GRID, "time_inference":
 TRADES_AGAIN = {"attack_grid": 2, "strongest": 2, "autoattack": 4, "attack_top": 1, "attack_in_loop": 2,
                 "attack_sweep": 1}  # fmt: skip
 TRAINED = {"train_deq": 6, "time_training": 1}
-EVERYTHING = {**EVALUATED_DEQS, "train_resnet": 2, "clean": 7, "attack_pgd": 3, "autoattack": 10}
-RESNETS = {"train_resnet": 2, "clean": 2, "attack_pgd": 2, "autoattack": 2}
+EVERYTHING = {**EVALUATED_DEQS, "train_feedforward": 2, "clean": 7, "attack_pgd": 3, "autoattack": 10}
+FEEDFORWARD = {"train_feedforward": 2, "clean": 2, "attack_pgd": 2, "autoattack": 2}
 
 
 def test_a_finished_run_has_nothing_to_do(finished: Workspace) -> None:
@@ -68,7 +68,7 @@ def test_a_finished_run_has_nothing_to_do(finished: Workspace) -> None:
             {"train_deq": 2, "select_early_state": 2, "clean": 2, **TRADES_AGAIN}
             | {"time_training": 1, "time_inference": 1, **CHANGED_CONFIG},
         ),
-        ({"resnet.training.epochs": 5}, {**RESNETS, **CHANGED_CONFIG}),
+        ({"resnet.training.epochs": 5}, {**FEEDFORWARD, **CHANGED_CONFIG}),
         ({"jacobian.other_weight.trades": 3.0}, {"train_deq": 1, **CHANGED_CONFIG}),
         (
             {"training.epochs": 12},
@@ -80,7 +80,7 @@ def test_a_finished_run_has_nothing_to_do(finished: Workspace) -> None:
         ),
         (
             {"selection.freeze_fooled": True},
-            {**TRAINED, **EVALUATED_DEQS, **RESNETS, "clean": 6, "autoattack": 10, **CHANGED_CONFIG},
+            {**TRAINED, **EVALUATED_DEQS, **FEEDFORWARD, "clean": 6, "autoattack": 10, **CHANGED_CONFIG},
         ),
         (
             {"protocol": "release"},
@@ -153,7 +153,7 @@ WITHOUT_HISTORIES = {name: 1 for name in REPORTING if name not in ("figure4", "f
         ("table", {**TABLES, "report": 1}),
         ("figure", {**FIGURES, "report": 1}),
         ("report", {"report": 1}),
-        ("train_resnet", {**RESNETS, "table1": 1, "report": 1}),
+        ("train_feedforward", {**FEEDFORWARD, "table1": 1, "report": 1}),
     ],
 )
 def test_a_raised_revision_runs_its_stage_and_those_below_again(

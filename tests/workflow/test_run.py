@@ -44,7 +44,7 @@ def test_commands_get_each_option_that_they_need(finished: Workspace) -> None:
         "prepare-data": ("--spec", "--output results/demo/data/dataset.safetensors"),
         "pretrain": (*training, "--handoff results/demo/models/deq_pretrain/seed0/handoff.safetensors"),
         "train-deq": (*training, "--trunk results/demo/models/deq_pretrain/seed0/handoff.safetensors"),
-        "train-resnet": training,
+        "train-feedforward": training,
         "select-early-state": evaluation,
         "clean": evaluation,
         "attack-grid": (*evaluation, "--states 1-8", "--images 0-47", "--state state/demo/attack_grid/"),

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = load([ROOT / "config.yaml"])
 PRODUCTS: tuple[ProductName, ...] = ("table", "figure", "report")
 ALL = frozenset(vocabulary.EVALUATED)
-DEQS, RESNETS, TRUNK = frozenset(vocabulary.DEQS), frozenset(vocabulary.RESNETS), frozenset({vocabulary.TRUNK})
+DEQS, FEEDFORWARD, TRUNK = frozenset(vocabulary.DEQS), frozenset(vocabulary.FEEDFORWARD), frozenset({vocabulary.TRUNK})
 OTHER = frozenset(vocabulary.OTHER_JACOBIAN)  # trained for Figure 6, never evaluated
 TRADES = frozenset(name for name, model in vocabulary.MODELS.items() if model.framework == "trades")
 SWEPT, EXAMPLE = frozenset({vocabulary.SWEEP_MODEL}), frozenset({vocabulary.FIGURE2_MODEL})
@@ -160,10 +160,10 @@ def union(*parts: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
     return {stage: of for stage, of in stages.items() if of}
 
 
-LIBRARY = {"autoattack": DEQS | RESNETS, "attack_top": SWEPT}
+LIBRARY = {"autoattack": DEQS | FEEDFORWARD, "attack_top": SWEPT}
 IMAGES = union(
     dict.fromkeys(("clean", "attack_pgd", "strongest", "attack_example", "attack_in_loop"), frozenset()),
-    {"clean": ALL, "attack_pgd": ALL - DEQS, "attack_sweep": SWEPT, "autoattack": RESNETS},
+    {"clean": ALL, "attack_pgd": ALL - DEQS, "attack_sweep": SWEPT, "autoattack": FEEDFORWARD},
     ranks(DEQS),
 )
 
@@ -186,7 +186,7 @@ CONTROLS = union({"clean": DEQS}, grid(DEQS))  # the sweep and the clock bring t
         ({"attack__in_loop_points": 1}, {"attack_in_loop": TRADES & DEQS}),
         ({"autoattack__queries": 1}, LIBRARY),
         ({"autoattack__images_per_job": 1}, LIBRARY),
-        ({"autoattack__targets": 1}, {"autoattack": DEQS | RESNETS}),
+        ({"autoattack__targets": 1}, {"autoattack": DEQS | FEEDFORWARD}),
         ({"autoattack__top_points": 1}, {"attack_top": SWEPT}),
         ({"entropy_sweep__solver_steps": (3,)}, {"attack_sweep": SWEPT, "time_inference": SWEPT}),
         ({"entropy_sweep__points": 3}, {"attack_sweep": SWEPT}),
@@ -202,7 +202,7 @@ CONTROLS = union({"clean": DEQS}, grid(DEQS))  # the sweep and the clock bring t
         ({"jacobian__weight__trades": 0.0}, {"train": TRADES & DEQS, **CLOCK, **evaluations(TRADES & DEQS)}),
         ({"training__trades__inverse_lambda": 1.0}, {"train": TRADES, **CLOCK, **evaluations(TRADES - OTHER)}),
         ({"training__gradient__name": "exact"}, {"train": DEQS | OTHER, **CLOCK, **evaluations(DEQS)}),
-        ({"resnet__layers": (1, 1, 1, 1)}, {"train": RESNETS, **evaluations(RESNETS)}),
+        ({"resnet__layers": (1, 1, 1, 1)}, {"train": FEEDFORWARD, **evaluations(FEEDFORWARD)}),
         ({"model__dropout": 0.0}, {"pretrain": TRUNK, "train": DEQS | OTHER, **CLOCK, **evaluations(DEQS | TRUNK)}),
         (
             {"threat_model__epsilon_255": 4.0},
@@ -242,7 +242,7 @@ CONCERNS: Mapping[str, Mapping[str, frozenset[str]]] = {
     "selection.freeze_fooled": {"train": TRAINED, **CLOCK, **evaluations(ALL - TRUNK)},
     "early_state.mode": {"select": DEQS, **ranks(DEQS)},
     "attack.pgd.clamp_start": {"select": DEQS, **grid(DEQS), "attack_pgd": ALL - DEQS, "attack_sweep": SWEPT},
-    "autoattack.mode": {"autoattack": DEQS | RESNETS},
+    "autoattack.mode": {"autoattack": DEQS | FEEDFORWARD},
     "autoattack.keep": LIBRARY,
     "autoattack.restarts": LIBRARY,
     "entropy.resolve": evaluations(DEQS),
@@ -463,7 +463,7 @@ def test_a_raised_revision_reaches_every_stage_below(stage: str, monkeypatch: py
         "data": {"data", "pretrain", "time_training", *trained},
         "pretrain": {"pretrain", "time_training", *trained},
         "train_deq": trained - {"attack_pgd"},
-        "train_resnet": {"train", "clean", "attack_pgd", "autoattack"},
+        "train_feedforward": {"train", "clean", "attack_pgd", "autoattack"},
         "select": {"select", *ranked},
         "clean": {"clean", "attack_example"},
         "attack_grid": {"attack_grid", *ranked},
@@ -534,7 +534,7 @@ def test_grid_jobs_partition_states_and_images(
 
 def test_models_are_the_seven_of_the_tables_and_two_of_figure_6() -> None:
     assert (len(vocabulary.EVALUATED), len(vocabulary.MODELS)) == (7, 9)
-    assert (len(vocabulary.DEQS), len(vocabulary.RESNETS)) == (4, 2)
+    assert (len(vocabulary.DEQS), len(vocabulary.FEEDFORWARD)) == (4, 2)
     defended = [name for name, model in vocabulary.MODELS.items() if "entropy" in model.defences]
     assert defended == list(vocabulary.DEQS)
 

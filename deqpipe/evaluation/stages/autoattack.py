@@ -36,6 +36,7 @@ from deqpipe.results import records
 from deqpipe.solver.base import where_images
 from deqpipe.workflow import gridpoints, vocabulary
 from deqpipe.workflow.defences import DECIDING, ENTROPY, DefenceName, defence_of
+from deqpipe.workflow.library_attacks import APGD_CE, LIBRARY_ATTACKS, SQUARE
 
 PURPOSE = "autoattack"
 
@@ -65,7 +66,7 @@ def attack_top(job: EvaluationJob, part: Part) -> int:
     pieces: dict[str, Piece] = {}
     for point in points[: subject.settings["autoattack.top_points"]]:
         target, strength = replace(first, point=point), _strength(subject, targets=1)
-        pieces |= AttackSequence(target, part, ("apgd_ce", "square"), strength, sequential=False).pieces()
+        pieces |= AttackSequence(target, part, (APGD_CE.name, SQUARE.name), strength, sequential=False).pieces()
     return run_pieces(subject, part, pieces, piece_spec=job.spec, batching=_batching(subject))
 
 
@@ -270,8 +271,8 @@ class AttackSequence:
         flags, images = Flags(), self.part.images
         x, y = self.target.load(images[: self._size])
         check(self.target.logits_of, x, y, attacks=asked, flags=flags)
-        if "square" in self.attacks and self._exposed("square"):
-            check_square(self._accuracy(self._exposed("square")), flags=flags)
+        if SQUARE.name in self.attacks and self._exposed(SQUARE.name):
+            check_square(self._accuracy(self._exposed(SQUARE.name)), flags=flags)
         return PieceResult(self._no_rows(), flags.lines)
 
     def _attacked(self, attack: AttackName, number: int) -> PieceResult:
@@ -315,8 +316,10 @@ class AttackSequence:
     def _exposed(self, attack: AttackName) -> range:
         """The images that an attack may be run on: Square tests the first ones only."""
         first, stop = self.part.images.start, self.part.images.stop
-        few: int = self.target.subject.settings["autoattack.square_images"]
-        return range(first, min(stop, max(first, few))) if attack == "square" else range(first, stop)
+        if not LIBRARY_ATTACKS[attack].first_images_only:
+            return range(first, stop)
+        square_images: int = self.target.subject.settings["autoattack.square_images"]
+        return range(first, min(stop, max(first, square_images)))
 
     def _batches(self, attack: AttackName) -> int:
         """As many as there can be; some may be without images."""

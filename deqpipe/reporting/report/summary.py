@@ -205,8 +205,8 @@ def _cost(cells: _Cells, config: Config) -> str:
 def _others(cells: _Cells, config: Config) -> str:
     attack = f"PGD-{config.attack.pgd.steps}"
     trunk = cells[TRUNK.row, table1.final_column(config)]
-    resnets = " and ".join(_resnet(Decision(model, "plain"), cells) for model in vocabulary.RESNETS)
-    name = conditions.architecture(config, "ResNet")
+    resnets = " and ".join(_resnet(Decision(model, "plain"), cells) for model in vocabulary.FEEDFORWARD)
+    name = conditions.architecture(config, vocabulary.FEEDFORWARD[0])
     return (
         f"For comparison, under {attack} alone: the pretrained trunk, never trained against attacks, keeps "
         f"{_value(trunk, config)}; {name} {resnets}. One attack is less than a grid of them: compare with FINAL in "
@@ -216,7 +216,7 @@ def _others(cells: _Cells, config: Config) -> str:
 
 def _resnets_under_both(cells: _Cells, name: str) -> str:
     """ALL of the ResNets, where AutoAttack has the budget that DEQs meet."""
-    known = [(model, cells.get((Decision(model, "plain").row, ALL))) for model in vocabulary.RESNETS]
+    known = [(model, cells.get((Decision(model, "plain").row, ALL))) for model in vocabulary.FEEDFORWARD]
     listed = [
         f"{show(cell).value} % ({Decision(model, 'plain').framework})"
         for model, cell in known

@@ -15,24 +15,29 @@ from deqpipe.analysis.decisions import (
     paper_decisions,
 )
 from deqpipe.analysis.reading import Source
-from deqpipe.config import Config
+from deqpipe.config import Config, Framework
 from deqpipe.reporting import absent, conditions, phrases
 from deqpipe.reporting.cells import EMPTY, Block, Cell, Line, Shown, percent, show
 from deqpipe.reporting.paper import published
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap
 from deqpipe.workflow import vocabulary
+from deqpipe.workflow.library_attacks import APGD_CE, SQUARE
 
 CLEAN, PGD, AA, ALL = "Clean", "PGD", "AA", "ALL"
 PER_IMAGE, ALL_PER_IMAGE, GAIN = "PGD per image", "ALL per image", "PGD gain"
 COLUMNS = (CLEAN, PGD, AA, ALL, PER_IMAGE, ALL_PER_IMAGE, GAIN)
 TRUNK = Decision(vocabulary.TRUNK, "plain")
-# Rows in the paper's order: the ResNet of a framework, then its four DEQs, the baseline first.
-_FRAMEWORKS = tuple(
-    (Decision(resnet, "plain"), all_decisions(framework))
-    for resnet in vocabulary.RESNETS
-    if (framework := vocabulary.MODELS[resnet].framework)
-)
+
+
+def _rows(framework: Framework) -> tuple[tuple[Decision, ...], tuple[Decision, ...]]:
+    """The networks without states of a framework, and the decisions of its DEQs, the baseline first."""
+    networks = (name for name in vocabulary.FEEDFORWARD if vocabulary.MODELS[name].framework == framework)
+    return tuple(Decision(name, "plain") for name in networks), all_decisions(framework)
+
+
+_FRAMEWORKS = tuple(map(_rows, vocabulary.FRAMEWORKS))
+"""The rows in the paper's order."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ def gather(tree: Tree) -> Robustness:
 
 def _attacked() -> tuple[Decision, ...]:
     """The decisions that AutoAttack is run on, in the order of the rows."""
-    return tuple(decision for resnet, decisions in _FRAMEWORKS for decision in (resnet, *decisions))
+    return tuple(decision for networks, decisions in _FRAMEWORKS for decision in (*networks, *decisions))
 
 
 def caption(config: Config) -> str:
@@ -86,9 +91,10 @@ def caption(config: Config) -> str:
 def cells(gathered: Robustness, tree: Tree) -> tuple[Cell, ...]:
     """Seven columns for every decision, three for a control; the trunk with a column of its own."""
     rows: list[Cell] = []
-    for resnet, (baseline, *others) in _FRAMEWORKS:
-        rows += [*_single(gathered.evaluations[resnet], tree, PGD), *_autoattack(gathered.outcomes[resnet], tree)]
-        rows += _published_only() if resnet.framework == "PGD-AT" else []
+    for networks, (baseline, *others) in _FRAMEWORKS:
+        for one in networks:
+            rows += [*_single(gathered.evaluations[one], tree, PGD), *_autoattack(gathered.outcomes[one], tree)]
+        rows += _published_only() if baseline.framework == "PGD-AT" else []
         rows += _method(gathered, baseline, tree)
         for decision in others:
             gain = _gain(gathered.evaluations[decision], gathered.evaluations[baseline], tree)
@@ -173,13 +179,13 @@ def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block
     """The paper's eleven rows, and those of further defences; the controls of Sec. 3.2 and the trunk apart."""
     best = most_robust(cells).row
     lines: list[Line] = []
-    for resnet, decisions in _FRAMEWORKS:
-        lines.append(_line(resnet, "Pang et al. (2021)", cells, config))
-        lines += [_as_published(cells, config)] if resnet.framework == "PGD-AT" else []
+    for networks, decisions in _FRAMEWORKS:
+        lines += [_line(one, "Pang et al. (2021)", cells, config) for one in networks]
+        lines += [_as_published(cells, config)] if decisions[0].framework == "PGD-AT" else []
         lines += [_line(one, one.method, cells, config, strong=one.row == best) for one in decisions]
     final = final_column(config)
     shown = tuple(show(cells[TRUNK.row, column]) for column in (CLEAN, final))
-    trunk = Line(("clean", conditions.architecture(config, TRUNK.method), TRUNK.method), shown)
+    trunk = Line(("clean", conditions.architecture(config, TRUNK.model), TRUNK.method), shown)
     stub = ("Training", "Model", "Method")
     main = Block(stub, _columns(COLUMNS, config), tuple(lines))
     return main, *_control_block(stub, cells, config), Block(stub, (CLEAN, final), (trunk,))
@@ -217,7 +223,7 @@ def _line(
         else EMPTY
         for column in _columns(columns, config)
     )
-    return Line((decision.framework, conditions.architecture(config, decision.method), method), shown)
+    return Line((decision.framework, conditions.architecture(config, decision.model), method), shown)
 
 
 def _as_published(cells: Mapping[tuple[str, str], Cell], config: Config) -> Line:
@@ -278,7 +284,7 @@ def _points(outcomes: tuple[AutoAttackOutcome, ...]) -> str:
 
 def _square_compares(config: Config) -> bool:
     """Whether Square and APGD-CE met the same images; in standard mode Square meets what is left."""
-    return config.autoattack.mode == "individual" and {"square", "apgd_ce"} <= set(config.autoattack.attacks)
+    return config.autoattack.mode == "individual" and {SQUARE.name, APGD_CE.name} <= set(config.autoattack.attacks)
 
 
 def _above_pgd(outcomes: tuple[AutoAttackOutcome, ...]) -> list[str]:

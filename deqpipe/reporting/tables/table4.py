@@ -13,10 +13,11 @@ from deqpipe.reporting.cells import EMPTY, Block, Cell, Line, percent, show
 from deqpipe.reporting.paper import published
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap, Correct
-from deqpipe.workflow import gridpoints
+from deqpipe.workflow import gridpoints, library_attacks
 from deqpipe.workflow.gridpoints import GridPoint
 
 DECISION = SWEEP_DECISION
+_ATTACKS = (library_attacks.APGD_CE.name, library_attacks.SQUARE.name)
 PGD, APGD, SQUARE = "PGD", "APGD", "SQUARE"
 PGD_FEW, APGD_FEW = "PGD on Square's images", "APGD on Square's images"
 _EXPECTED = {
@@ -128,7 +129,7 @@ def notes(gathered: StrongAttacks, config: Config) -> tuple[str, ...]:
         len(config.seeds) > 1
     )
     return (
-        f"Budgets: {phrases.budget(('apgd_ce', 'square'), config)}. Every attack meets every image that it may.",
+        f"Budgets: {phrases.budget(_ATTACKS, config)}. Every attack meets every image that it may.",
         phrases.kept(config),
         "APGD and Square attack the surrogate through Sec. 3.2, with the gradient of the unroll at the input as "
         "received; PGD is blind to Sec. 3.2.",
