@@ -4,7 +4,6 @@ A decision is a trained model with a test-time defence. Its answer is the class 
 pretrained trunk answer at the final state.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,9 @@ from deqpipe.analysis import reading
 from deqpipe.analysis.reading import Files, Judge, RowQuery, Rows, Source
 from deqpipe.config import Config, Framework
 from deqpipe.errors import UserError
-from deqpipe.results import records
+from deqpipe.results import early_states as early_states_file
+from deqpipe.results import race, records
+from deqpipe.results.early_states import EarlyState
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap, Correct
 from deqpipe.workflow import gridpoints, shards, specs, vocabulary
@@ -218,9 +219,19 @@ class Tree:
             files, asked, columns, grid=points, images=self.config.evaluation.images, crafted_on=crafted_on
         )
 
-    def source(self, path: Path, entry: Mapping[str, Any]) -> Source:
+    def source(self, path: Path, provenance: Mapping[str, Any]) -> Source:
         """A file of this tree, with the provenance that it was read with."""
-        return Source(str(path.relative_to(self.root)), dict(entry))
+        return Source(str(path.relative_to(self.root)), dict(provenance))
+
+    def checked_source(self, stage: StageName, model: str | None, path: Path, provenance: Mapping[str, Any]) -> Source:
+        """A file of a stage that was seen to be of the configuration.
+
+        Raises:
+            UserError: its provenance is of another configuration.
+        """
+        spec = specs.build(stage, self.config, model=model, seed=self.seed)
+        reading.refuse_other_spec(provenance, spec, path)
+        return self.source(path, provenance)
 
     @property
     def bootstrap(self) -> Bootstrap:
@@ -250,23 +261,6 @@ class Attacks:
     points: tuple[GridPoint, ...]
     dropped: tuple[GridPoint, ...]
     sources: tuple[Source, ...]
-
-
-@dataclass(frozen=True)
-class EarlyState:
-    """The state that decides, and what it was chosen by.
-
-    Attributes:
-        state: counted from 1.
-        accuracy: validation accuracy of the states 1 .. N under ready-made PGD.
-        final: the same of the final state.
-        n: validation images.
-    """
-
-    state: int
-    accuracy: tuple[float, ...]
-    final: float
-    n: int
 
 
 @dataclass(frozen=True)
@@ -330,10 +324,9 @@ def early_states(tree: Tree, model: str) -> dict[DefenceName, EarlyState]:
     Raises:
         UserError: the file is missing, no JSON, of another configuration, or names a state that does not exist.
     """
-    raw = _selection(tree, model)
     kind = vocabulary.MODELS[model]
-    found = {defence: _early_state(raw, defence, tree, model) for defence in kind.defences}
-    return found | {control: found[_controlled(control)] for control in kind.controls(tree.config.entropy)}
+    chosen, _ = _selection(tree, model)
+    return chosen | {control: chosen[_controlled(control)] for control in kind.controls(tree.config.entropy)}
 
 
 def _controlled(control: DefenceName) -> DefenceName:
@@ -345,41 +338,15 @@ def _controlled(control: DefenceName) -> DefenceName:
 
 def selection_source(tree: Tree, model: str) -> Source:
     """The file that early states come from."""
-    return tree.source(tree.select(model), _selection(tree, model)["provenance"])
+    _, source = _selection(tree, model)
+    return source
 
 
-def _selection(tree: Tree, model: str) -> dict[str, Any]:
-    return read_made(tree, "select", model, tree.select(model))
-
-
-def read_made(tree: Tree, stage: StageName, model: str | None, path: Path) -> dict[str, Any]:
-    """The JSON that a stage wrote.
-
-    Raises:
-        UserError: the file is missing, no JSON, or of another configuration.
-    """
-    raw = _read_json(path)
-    entry = raw.get("provenance")
-    if not isinstance(entry, dict) or "spec" not in entry:
-        raise UserError(f"{path} carries no provenance: not written by deqpipe")
-    check_specs(tree, stage, model, [entry], path)
-    return raw
-
-
-def _early_state(raw: dict[str, Any], defence: DefenceName, tree: Tree, model: str) -> EarlyState:
-    last = tree.config.solver.steps
-    try:
-        entry = raw[defence]
-        chosen = EarlyState(int(entry["state"]), tuple(entry["accuracy"]), float(entry["final"]), int(entry["n"]))
-    except (KeyError, TypeError) as error:
-        raise UserError(f"early states {tree.select(model)} lack {error} of {defence}") from None
-    except ValueError as error:
-        raise UserError(f"early states {tree.select(model)} hold no number for {defence}: {error}") from None
-    if not 1 <= chosen.state <= last:
-        raise UserError(
-            f"early states {tree.select(model)} choose state {chosen.state}, but the solver has states 1 to {last}"
-        )
-    return chosen
+def _selection(tree: Tree, model: str) -> tuple[dict[DefenceName, EarlyState], Source]:
+    path = tree.select(model)
+    chosen, provenance = early_states_file.read(path, vocabulary.MODELS[model].defences)
+    source = tree.checked_source("select", model, path, provenance)
+    return chosen, source
 
 
 def evaluate(tree: Tree, model: str, *, clean: bool = True) -> tuple[Evaluation, ...]:
@@ -472,18 +439,15 @@ def attacks(tree: Tree, model: str, of: Kind = "grid") -> Attacks:
     if not (shards.races_in_sweep(tree.config) if of == "sweep" else shards.races(tree.config)):
         return Attacks(every, (), ())
     path = tree.race(of, model)
-    raw = read_made(tree, "race_sweep" if of == "sweep" else "race", model, path)
-    names = raw.get("points")
-    if not isinstance(names, list):
-        raise UserError(f"{path} is no result of a race: not written by deqpipe")
-    known = {point.name for point in every}
-    foreign = [name for name in names if name not in known]
-    if foreign or not names:
-        raise UserError(f"{path} names {foreign[0] if foreign else 'nothing'}, but must name points of the grid")
+    result, provenance = race.read(path)
+    source = tree.checked_source("race_sweep" if of == "sweep" else "race", model, path, provenance)
+    foreign = sorted(set(result.points) - set(every))
+    if foreign:
+        raise UserError(f"{path} names {foreign[0].name}, but must name points of the grid")
     return Attacks(
-        points=tuple(point for point in every if point.name in names),
-        dropped=tuple(point for point in every if point.name not in names),
-        sources=(tree.source(path, raw["provenance"]),),
+        points=tuple(point for point in every if point in result.points),
+        dropped=tuple(point for point in every if point not in result.points),
+        sources=(source,),
     )
 
 
@@ -549,28 +513,3 @@ def refuse_uncomputed(predicted: NDArray[np.int16], state: int, where: str) -> N
     """
     if (predicted == records.NOT_COMPUTED).any():
         raise UserError(f"{where} say nothing of state {state}, which decides; run the workflow again")
-
-
-def check_specs(tree: Tree, stage: StageName, model: str | None, entries: Sequence[Any], path: Path) -> None:
-    """Refuse a file with provenance of another configuration.
-
-    Raises:
-        UserError: an entry's spec is not the one that the configuration asks for.
-    """
-    expected = specs.build(stage, tree.config, model=model, seed=tree.seed)
-    for entry in entries:
-        reading.refuse_other_spec(entry, expected, path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:  # no JSON, or no text at all
-        raise UserError(f"{path} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__}, but must hold keys and values")
-    return value

@@ -1,6 +1,5 @@
 """Which attacks stay in the race: the points that could still be the strongest of some decision, as JSON."""
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +11,9 @@ from deqpipe.analysis.decisions import Kind, Tree
 from deqpipe.analysis.reading import Files, Judge, RowQuery
 from deqpipe.config import RaceConfig
 from deqpipe.errors import UserError
-from deqpipe.results import records
+from deqpipe.results import race
 from deqpipe.results.provenance import provenance
+from deqpipe.results.race import Race
 from deqpipe.statistics import racing
 from deqpipe.statistics.intervals import Correct
 from deqpipe.workflow import gridpoints, shards, specs, vocabulary
@@ -32,27 +32,22 @@ def write(tree: Tree, model: str, *, of: Kind, output: Path) -> None:
         tree: the results.
         model: the attacked DEQ.
         of: the attacks of the grid, or those of Table 5.
-        output: the JSON file: `points` (names) left `of` so many, the `images` and `confidence` behind it, provenance.
+        output: the file.
 
     Raises:
         UserError: nothing races, or records or early states are missing, incomplete or of another configuration.
     """
     stage: StageName = "race_sweep" if of == "sweep" else "race"
     spec = specs.build(stage, tree.config, model=model, seed=tree.seed)  # refuses other models
-    race = _raced(tree, of)
+    settings = _raced(tree, of)
     paths = (tree.sweep if of == "sweep" else tree.attacked)(model, below=shards.race_cut(tree.config))
     files = tree.opened("attack_sweep" if of == "sweep" else "attack_grid", model, paths)
-    points = left(tree, model, files, of=of, confidence=race.confidence)
+    points = left(tree, model, files, of=of, confidence=settings.confidence)
     every = len(gridpoints.grid_points(tree.config))
-    raced = {
-        "points": [point.name for point in points],
-        "of": every,
-        "images": shards.race_cut(tree.config),
-        "confidence": race.confidence,
-        # No seconds: a race run again must be the same file, or every job after it would run again.
-        "provenance": provenance(spec, device="CPU", inputs={path.name: path for path in paths}, seconds=0.0),
-    }
-    records.write_text(output, json.dumps(raced, indent=1, sort_keys=True) + "\n")
+    result = Race(points, every, shards.race_cut(tree.config), settings.confidence)
+    # No seconds: a race run again must be the same file, or every job after it would run again.
+    told = provenance(spec, device="CPU", inputs={path.name: path for path in paths}, seconds=0.0)
+    race.write(output, result, told)
     _logger.info("%d of %d attacks go on", len(points), every)
 
 

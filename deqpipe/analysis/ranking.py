@@ -1,12 +1,11 @@
 """The points of the grid, ranked by the accuracy of each decision: what later attacks start from."""
 
-import json
 import time
 from pathlib import Path
-from typing import Any
 
 from deqpipe.analysis.decisions import Evaluation, Tree, evaluate
-from deqpipe.results import provenance, records
+from deqpipe.results import provenance, ranking
+from deqpipe.results.ranking import RankedPoint, Ranking
 from deqpipe.workflow import specs, vocabulary
 from deqpipe.workflow.defences import PLAIN
 
@@ -27,26 +26,21 @@ def write(tree: Tree, model: str, *, output: Path) -> None:
     spec = specs.build("strongest", tree.config, model=model, seed=tree.seed)
     judged = {one.decision.defence: one for one in evaluate(tree, model, clean=False)}
     defences = vocabulary.MODELS[model].defences
-    ranking: dict[str, Any] = {"early": {defence: judged[defence].state for defence in defences}}
-    ranking |= {defence: _entries(judged[defence]) for defence in defences}
-    ranking["provenance"] = provenance.provenance(
+    result = Ranking(
+        early={defence: judged[defence].state for defence in defences},
+        ranked={defence: _ranked_points(judged[defence]) for defence in defences},
+    )
+    told = provenance.provenance(
         spec,
         device="cpu",
         inputs={source.path: tree.root / source.path for source in judged[PLAIN.name].sources},
         seconds=time.monotonic() - started,
     )
-    records.write_text(output, json.dumps(ranking, indent=1) + "\n")
+    ranking.write(output, result, told)
 
 
-def _entries(evaluation: Evaluation) -> list[dict[str, Any]]:
+def _ranked_points(evaluation: Evaluation) -> tuple[RankedPoint, ...]:
     n = evaluation.right.shape[1]
-    return [
-        {
-            "state": evaluation.points[index].state,
-            "steps": evaluation.points[index].steps,
-            "damping": evaluation.points[index].damping,
-            "correct": int(evaluation.right[index].sum()),
-            "n": n,
-        }
-        for index in ranked(evaluation)
-    ]
+    return tuple(
+        RankedPoint(evaluation.points[index], int(evaluation.right[index].sum()), n) for index in ranked(evaluation)
+    )

@@ -2,11 +2,10 @@
 
 import logging
 import os
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 
@@ -45,8 +44,8 @@ def _finish(device: torch.device) -> None:
 
 def in_turn(
     passes: Mapping[str, Pass], *, repeats: Repeats, device: torch.device, warmups: Mapping[str, Pass] | None = None
-) -> dict[str, dict[str, Any]]:
-    """Images per second of each pass: all repeats, their median, lowest and highest.
+) -> dict[str, tuple[float, ...]]:
+    """Images per second of each pass, repeat by repeat.
 
     All kinds run once, then all once more, and so on: what the machine does differently with time reaches all of them.
 
@@ -65,7 +64,7 @@ def in_turn(
         for name, work in passes.items():
             rates[name].append(_images_per_second(work, device))
         _logger.info("repeat %d/%d done", number + 1, repeats.timed)
-    return {name: _summary(found) for name, found in rates.items()}
+    return {name: tuple(own) for name, own in rates.items()}
 
 
 def _images_per_second(work: Pass, device: torch.device) -> float:
@@ -74,10 +73,6 @@ def _images_per_second(work: Pass, device: torch.device) -> float:
     return images[0] / taken
 
 
-def _summary(rates: list[float]) -> dict[str, Any]:
-    return {"images_per_second": rates, "median": statistics.median(rates), "low": min(rates), "high": max(rates)}
-
-
-def load() -> list[float]:
+def load() -> tuple[float, ...]:
     """Processes that want to compute on this machine: averages of the last 1, 5 and 15 minutes."""
-    return [round(average, 2) for average in os.getloadavg()]
+    return tuple(round(average, 2) for average in os.getloadavg())

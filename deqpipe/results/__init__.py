@@ -1,1 +1,1 @@
-"""Files: records, weights, histories; and what all files have in common: provenance, locks, whole writes."""
+"""Files: one module per format; and what all of them have in common: provenance, locks, whole writes."""

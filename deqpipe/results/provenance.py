@@ -50,6 +50,21 @@ def provenance(
     }
 
 
+def checked(told: Any, path: Path) -> dict[str, Any]:
+    """The provenance that a file carries.
+
+    Args:
+        told: what stands in its place.
+        path: where it was read, for the message.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not isinstance(told, dict) or not isinstance(told.get("spec"), dict):
+        raise UserError(f"{path} carries no provenance: not written by deqpipe")
+    return told
+
+
 def evaluations_of(told: Mapping[str, Any], path: Path) -> Evaluations:
     """How often f was evaluated for an output.
 

@@ -1,10 +1,9 @@
 """How fast the four methods train (Table 9)."""
 
-import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ from deqpipe.errors import UserError
 from deqpipe.machine import stopwatch
 from deqpipe.machine.device import describe
 from deqpipe.model.classifier import DEQClassifier
-from deqpipe.results import records
+from deqpipe.results import speeds
 from deqpipe.results.provenance import provenance
+from deqpipe.results.speeds import Speed, Speeds
 from deqpipe.settings import Settings
 from deqpipe.training import run
 from deqpipe.training.loop import check, descend
@@ -122,31 +122,38 @@ def time_training(job: TimingJob) -> int:
     methods = {model: Method(job, dataset, model) for model in vocabulary.DEQS}
     repeats = stopwatch.Repeats(warmup=config.warmup, timed=config.repeats)
     warmups = {model: method.one_step for model, method in methods.items()}
-    found = stopwatch.in_turn(methods, repeats=repeats, device=job.device, warmups=warmups)
-    for model, speed in found.items():
-        speed["evaluations_per_image"] = methods[model].evaluations_per_image
-        _logger.info("%s: %.1f images/s", model, speed["median"])
-    facts = {
-        "methods": found,
-        "batch_size": config.batch_size,
-        "warmup": config.warmup,
-        "repeats": config.repeats,
-        "steps_per_repeat": steps_per_repeat(settings),
-        "jacobian": JACOBIAN,
-        "precision": settings["precision"],
-        "device": describe(job.device),
-        "threads": job.threads,
-        "load": {"before": before, "after": stopwatch.load()},
-        "provenance": provenance(
-            job.spec,
-            device=describe(job.device),
-            inputs={"data": job.data, "trunk": job.trunk},
-            seconds=time.monotonic() - started,
-            evaluations=sum_of(method.model.counter.counted for method in methods.values()),
-        ),
-    }
-    records.write_text(job.output, json.dumps(facts, indent=1, sort_keys=True) + "\n")
+    rates = stopwatch.in_turn(methods, repeats=repeats, device=job.device, warmups=warmups)
+    measured = Speeds(
+        timed="methods",
+        speeds={model: _speed(method, rates[model]) for model, method in methods.items()},
+        batch_size=config.batch_size,
+        warmup=config.warmup,
+        repeats=config.repeats,
+        steps_per_repeat=steps_per_repeat(settings),
+        jacobian=JACOBIAN,
+        precision=settings["precision"],
+        device=describe(job.device),
+        threads=job.threads,
+        load=(before, stopwatch.load()),
+    )
+    for model, speed in measured.speeds.items():
+        _logger.info("%s: %.1f images/s", model, speed.median)
+    speeds.write(job.output, measured, _provenance(job, methods.values(), started))
     return 0
+
+
+def _speed(method: Method, rates: Sequence[float]) -> Speed:
+    return Speed.of(rates, evaluations_per_image=method.evaluations_per_image)
+
+
+def _provenance(job: TimingJob, methods: Iterable[Method], started: float) -> dict[str, Any]:
+    return provenance(
+        job.spec,
+        device=describe(job.device),
+        inputs={"data": job.data, "trunk": job.trunk},
+        seconds=time.monotonic() - started,
+        evaluations=sum_of(method.model.counter.counted for method in methods),
+    )
 
 
 def _training_job(job: TimingJob, model: str) -> run.TrainingJob:

@@ -135,9 +135,12 @@ _COMPUTATION = (
     "compute", "model", "data", "gradient", "solver", "dynamics", "defence", "attack", "seeding", "threat_model",
     "lazy", "machine.stopwatch", "build", "workflow.defences", "workflow.gridpoints",
 )  # fmt: skip
+_FORMATS = (
+    "results.document", "results.early_states", "results.example", "results.race", "results.ranking", "results.speeds",
+)  # fmt: skip
 _TRAINING = (*_COMPUTATION, "training")
-_EVALUATION = (*_COMPUTATION, "evaluation")
-_ANALYSIS = ("analysis", "statistics")
+_EVALUATION = (*_COMPUTATION, *_FORMATS, "evaluation")
+_ANALYSIS = (*_FORMATS, "analysis", "statistics")
 _TOLD = (
     *_ANALYSIS, "reporting.absent", "reporting.cells", "reporting.conditions", "reporting.paper", "reporting.phrases",
     "reporting.sidecar", "lazy",
@@ -397,8 +400,8 @@ STAGES: Mapping[str, Stage] = {
             (FIGURE2_MODEL,),
         ),
         Stage(
-            "time_training", 2, _TRAINING, "timing/training/seed{seed}.json", _time_training_keys,
-            _time_training_upstream,
+            "time_training", 2, (*_TRAINING, "results.document", "results.speeds"), "timing/training/seed{seed}.json",
+            _time_training_keys, _time_training_upstream,
         ),
         Stage(
             "time_inference", 2, _EVALUATION, "timing/inference/{model}/seed{seed}.json",

@@ -17,8 +17,9 @@ from deqpipe.config import AttackName
 from deqpipe.evaluation.evaluated_model import EvaluationJob
 from deqpipe.evaluation.resumable import Part
 from deqpipe.evaluation.stages import autoattack, clean, grid, selection, sweep
-from deqpipe.results import records
+from deqpipe.results import ranking, records
 from deqpipe.workflow import stages, vocabulary
+from deqpipe.workflow.gridpoints import GridPoint
 from tests.devices import world
 from tests.devices.elsewhere import DEVICE, elsewhere
 from tests.pretend import WrongDevice, put
@@ -121,11 +122,10 @@ def test_jobs_write_what_they_write_on_the_cpu(
 
 
 def strongest(folder: Path, model: str) -> Path:
-    point = {"state": 2, "steps": 1, "damping": 0.5}
-    told = {"plain": [point], "entropy": [point], "early": {"plain": 3, "entropy": 4}}
-    path = folder / "strongest.json"
-    path.write_text(json.dumps({**told, "provenance": {"spec": {"model": model, "seed": 0}}}))
-    return path
+    ranked = (ranking.RankedPoint(GridPoint(damping=0.5, state=2, steps=1), correct=1, n=2),)
+    found = ranking.Ranking({"plain": 3, "entropy": 4}, {"plain": ranked, "entropy": ranked})
+    ranking.write(folder / "strongest.json", found, {"spec": {"stage": "strongest", "model": model, "seed": 0}})
+    return folder / "strongest.json"
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deqpipe.results import checkpoint, records
+from deqpipe.results import checkpoint, ranking, records
 from deqpipe.results.lock import StopRequest
 from deqpipe.results.records import Records
 from deqpipe.workflow import gridpoints
@@ -82,17 +82,17 @@ def other_trades(trained: Trained, folder: Path, *, noise: int = 7, **spec: Any)
 
 def strongest(folder: Path, points: list[gridpoints.GridPoint], *, model: str = RANDOM, seed: int = 0) -> Path:
     """A ranking of points as `deqpipe strongest` writes it: against Sec. 3.2 in this order, else in reverse."""
-    entries = [{"state": p.state, "steps": p.steps, "damping": p.damping, "correct": 1, "n": 2} for p in points]
-    ranked = {"plain": entries[::-1], "entropy": entries}
+    ranked = tuple(ranking.RankedPoint(point, correct=1, n=2) for point in points)
+    found = ranking.Ranking({"plain": 4, "entropy": 4}, {"plain": ranked[::-1], "entropy": ranked})
     spec = json.loads(tiny.spec("strongest", model=model, seed=seed))
-    path = folder / "strongest.json"
-    path.write_text(json.dumps({**ranked, "early": {"plain": 4, "entropy": 4}, "provenance": {"spec": spec}}))
-    return path
+    ranking.write(folder / "strongest.json", found, {"spec": spec})
+    return folder / "strongest.json"
 
 
 def race(folder: Path, points: list[str], *, stage: str = "race", model: str = RANDOM) -> Path:
     """What a race has left, as `deqpipe race` writes it."""
     spec = {"stage": stage, "model": model, "seed": 0}
     path = folder / "race.json"
-    path.write_text(json.dumps({"points": points, "provenance": {"spec": spec}}))
+    told = {"points": points, "of": 9, "images": 5, "confidence": 0.8, "provenance": {"spec": spec}}
+    path.write_text(json.dumps(told))
     return path

@@ -52,7 +52,8 @@ def strongest(folder: Path, model: str, **changes: Any) -> Path:
         ]
         for defence, points in POINTS.items()
     }
-    told = {"early": EARLY, **ranked, "provenance": {"spec": {"model": model, "seed": 0}}} | changes
+    spec = {"stage": "strongest", "model": model, "seed": 0}
+    told = {"early": EARLY, **ranked, "provenance": {"spec": spec}} | changes
     (folder / "strongest.json").write_text(json.dumps(told))
     return folder / "strongest.json"
 
@@ -308,19 +309,25 @@ def test_points_of_table_4_are_the_strongest_of_damping_one_half(trained: Traine
 
 def test_attack_top_needs_a_point_of_damping_one_half(trained: Trained, tmp_path: Path) -> None:
     job = job_of(trained, tmp_path, RANDOM, None, stage="attack_top")
-    entries = [{"state": 1, "steps": 1, "damping": 1.0}]
+    entries = [{"state": 1, "steps": 1, "damping": 1.0, "correct": 3, "n": 12}]
     path = strongest(tmp_path, RANDOM, entropy=entries)
     with pytest.raises(UserError, match=r"ranks no point of damping 0\.5"):
         attack_top(replace(job, strongest=path), part_of(tmp_path))
 
 
 FOREIGN: Mapping[str, tuple[Any, str]] = {
-    "no JSON": ("{", "holds no strongest points: not written by `deqpipe strongest`"),
-    "a list": ("[]", "holds no strongest points"),
-    "no early state": ({"early": {"plain": 3}}, "holds no strongest points"),
+    "no JSON": ("{", "is not JSON"),
+    "a list": ("[]", "holds a list, but must hold keys and values"),
+    "no early state": ({"early": {"plain": 3}}, "lacks 'entropy', so it is no ranking of points"),
     "no points": ({"plain": []}, "ranks no point: its grid is empty"),
-    "another model": ({"provenance": {"spec": {"model": RANDOM, "seed": 0}}}, f"is of {RANDOM} of seed 0, but"),
-    "another seed": ({"provenance": {"spec": {"model": BASE, "seed": 4}}}, "of seed 4, but the spec is of"),
+    "another model": (
+        {"provenance": {"spec": {"stage": "strongest", "model": RANDOM, "seed": 0}}},
+        f"is of stage strongest, {RANDOM} of seed 0, but must be of stage strongest, {BASE} of seed 0",
+    ),
+    "another seed": (
+        {"provenance": {"spec": {"stage": "strongest", "model": BASE, "seed": 4}}},
+        "of seed 4, but must be of",
+    ),
     "too many states": ({"early": {"plain": 9, "entropy": 2}}, "states 1 to 9, but the solver has states 1 to 4"),
 }
 
@@ -349,7 +356,7 @@ def refused(job: EvaluationJob, images: range = range(12)) -> str:
 def test_what_is_not_there_is_refused(trained: Trained, tmp_path: Path) -> None:
     job = job_of(trained, tmp_path)
     assert "--strongest is missing, but deq_pgd_at_base is attacked" in refused(replace(job, strongest=None))
-    assert "cannot be read: No such file" in refused(replace(job, strongest=tmp_path / "none.json"))
+    assert "none.json does not exist" in refused(replace(job, strongest=tmp_path / "none.json"))
     assert "stripes has images 0 to 11" in refused(job, range(5, 13))
     spec = {key: value for key, value in job.spec.items() if key != "defence"}
     assert "spec has defence None, but must have one of plain, entropy" in refused(replace(job, spec=spec))

@@ -130,5 +130,5 @@ def test_records_that_are_missing_foreign_or_not_of_this_attack_are_refused(
     assert "of another configuration, model or seed than the spec" in capsys.readouterr().err
     (tmp_path / "select").write_text("{}")
     assert tiny.run(*made.line(tmp_path / "x.npz", select=tmp_path / "select")) == 2
-    assert "holds no early states" in capsys.readouterr().err
+    assert "carries no provenance: not written by deqpipe" in capsys.readouterr().err
     assert not (tmp_path / "x.npz").exists()

@@ -186,8 +186,13 @@ def test_a_missing_foreign_or_useless_ranking_and_an_unknown_point_are_refused(
         assert message in capsys.readouterr().err
     of_grid = race(tmp_path, ["state4_steps2_damping0.5"])
     assert tiny.run(*line(trained, tmp_path, "--race", of_grid, images="5-11", **GRID, **RACING)) == 2
-    assert f"is a race of {RANDOM} of seed 0, but must be a race_sweep of" in capsys.readouterr().err
+    assert (
+        f"is of stage race, {RANDOM} of seed 0, but must be of stage race_sweep, {RANDOM} of seed 0"
+        in capsys.readouterr().err
+    )
     foreign = strongest(tmp_path, points, model=OTHER)
     assert tiny.run(*line(trained, tmp_path, "--strongest", foreign, **FEW)) == 2
-    assert f"is of {OTHER} of seed 0, but the spec is of {RANDOM} of seed 0" in capsys.readouterr().err
+    assert (
+        f"strongest, {OTHER} of seed 0, but must be of stage strongest, {RANDOM} of seed 0" in capsys.readouterr().err
+    )
     assert not (tmp_path / "sweep.parquet").exists()

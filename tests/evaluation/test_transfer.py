@@ -209,7 +209,7 @@ def test_a_ranking_of_another_model_or_seed_is_refused(
     for model, seed in ((OTHER, 0), (RANDOM, 1)):
         ranked = strongest(tmp_path, POINTS, model=model, seed=seed)
         assert tiny.run(*in_loop(trained, tmp_path, "--other", other, "--strongest", ranked, **TRANSFER)) == 2
-        assert f"but the spec is of {RANDOM} of seed 0" in capsys.readouterr().err
+        assert f"but must be of stage strongest, {RANDOM} of seed 0" in capsys.readouterr().err
 
 
 def test_behind_a_race_only_the_points_left_are_attacked(
@@ -262,4 +262,4 @@ def test_an_unreadable_race_is_refused(
     assert tiny.run(*line, "--other", other, "--race", tmp_path / "race.json") == 2
     assert "race" in capsys.readouterr().err
     assert tiny.run(*line, "--other", other, "--race", tmp_path / "nowhere.json") == 2
-    assert "cannot be read" in capsys.readouterr().err
+    assert "nowhere.json does not exist" in capsys.readouterr().err

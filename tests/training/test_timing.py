@@ -121,4 +121,4 @@ def test_kinds_take_turns_so_that_a_change_of_the_machine_reaches_all() -> None:
         {"a": work("a"), "b": work("b")}, repeats=stopwatch.Repeats(warmup=1, timed=3), device=torch.device("cpu")
     )
     assert "".join(order) == "ab" + "ababab"
-    assert [len(speed["images_per_second"]) for speed in found.values()] == [3, 3]
+    assert [len(rates) for rates in found.values()] == [3, 3]

@@ -11,11 +11,9 @@ time, and `evaluation.batch_size` has no say. The library draws one random strea
 job's seed, the attack, the part's first image and the batch's number: a job started again draws the same numbers.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +24,7 @@ from deqpipe.attack.autoattack import Crafted, Flags, LibraryAttacks, LogitsOf, 
 from deqpipe.config import AttackName
 from deqpipe.errors import UserError
 from deqpipe.evaluation.batching import Batching
+from deqpipe.evaluation.chosen_points import strongest_points
 from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_subject
 from deqpipe.evaluation.images import check_range
 from deqpipe.evaluation.judge import Judge, Judgement, at
@@ -35,7 +34,7 @@ from deqpipe.machine.device import upload
 from deqpipe.results import records
 from deqpipe.solver.base import where_images
 from deqpipe.workflow import gridpoints, vocabulary
-from deqpipe.workflow.defences import DECIDING, ENTROPY, DefenceName, defence_of
+from deqpipe.workflow.defences import ENTROPY, DefenceName, defence_of
 from deqpipe.workflow.library_attacks import APGD_CE, LIBRARY_ATTACKS, SQUARE
 
 PURPOSE = "autoattack"
@@ -59,8 +58,8 @@ def attack_top(job: EvaluationJob, part: Part) -> int:
     """APGD-CE and Square on the defended decision at the strongest points of damping 0.5; returns the exit status."""
     subject = _load(job)
     check_range(subject, part.images)
-    first, ranked = _target(subject, ENTROPY.name), read_strongest(subject)
-    points = [point for point in ranked.points[ENTROPY.name] if point.damping == gridpoints.FINAL_DAMPING]
+    first, ranked = _target(subject, ENTROPY.name), strongest_points(subject)
+    points = [point for point in ranked.points(ENTROPY.name) if point.damping == gridpoints.FINAL_DAMPING]
     if not points:
         raise UserError(f"{subject.job.strongest} ranks no point of damping {gridpoints.FINAL_DAMPING}")
     pieces: dict[str, Piece] = {}
@@ -100,69 +99,6 @@ def _defence_of(spec: Mapping[str, Any]) -> DefenceName:
     raise UserError(
         f"spec has defence {spec.get('defence')!r}, but must have one of {', '.join(allowed)} for {spec['model']}"
     )
-
-
-@dataclass(frozen=True)
-class Strongest:
-    """What `deqpipe strongest` found.
-
-    Attributes:
-        early: the state that decides, per defence.
-        points: of the grid, per defence, the strongest first.
-    """
-
-    early: Mapping[str, int]
-    points: Mapping[str, tuple[gridpoints.GridPoint, ...]]
-
-
-def read_strongest(subject: EvaluatedModel) -> Strongest:
-    """The ranked points of a job's model.
-
-    Raises:
-        UserError: the file is not named, missing, no such file, or of another model or seed.
-    """
-    path = subject.job.strongest
-    if path is None:
-        raise UserError(f"--strongest is missing, but {subject.name} is attacked at the strongest point of its grid")
-    ranked = _parsed(path)
-    _check_same_model(path, ranked.pop("provenance"), subject.job.spec)
-    last = subject.settings["solver"]["steps"]
-    found = Strongest(ranked.pop("early"), ranked)
-    states = [*found.early.values(), *(point.state for points in found.points.values() for point in points)]
-    if not all(1 <= state <= last for state in states):
-        raise UserError(f"{path} has states {min(states)} to {max(states)}, but the solver has states 1 to {last}")
-    for point in (point for points in found.points.values() for point in points):
-        if point.steps < 1 or not 0 < point.damping <= 1:
-            raise UserError(f"{path} ranks {point.name}, but steps are at least 1 and damping is in (0, 1]")
-    return found
-
-
-def _parsed(path: Path) -> dict[str, Any]:
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-        points: dict[str, Any] = {name: tuple(_point(entry) for entry in read[name]) for name in DECIDING}
-        early = {name: int(read["early"][name]) for name in DECIDING}
-        spec = read["provenance"]["spec"]
-        told = {"model": spec["model"], "seed": spec["seed"]}
-    except OSError as error:
-        raise UserError(f"strongest points {path} cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path} holds no strongest points: not written by `deqpipe strongest`") from None
-    if not all(points.values()):
-        raise UserError(f"{path} ranks no point: its grid is empty")
-    return {**points, "early": early, "provenance": told}
-
-
-def _point(entry: Mapping[str, Any]) -> gridpoints.GridPoint:
-    return gridpoints.GridPoint(damping=float(entry["damping"]), state=int(entry["state"]), steps=int(entry["steps"]))
-
-
-def _check_same_model(path: Path, told: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
-    if (told["model"], told["seed"]) != (spec["model"], spec["seed"]):
-        raise UserError(
-            f"{path} is of {told['model']} of seed {told['seed']}, but the spec is of {spec['model']} "
-            f"of seed {spec['seed']}"
-        )
 
 
 @dataclass(frozen=True)
@@ -219,9 +155,9 @@ def _target(subject: EvaluatedModel, defence: DefenceName) -> Target:
     judge = next(judge for judge in subject.judges if judge.defence == defence)
     if not subject.is_deq:
         return Target(subject, judge, None, 1)
-    ranked = read_strongest(subject)
+    ranked = strongest_points(subject)
     state = ranked.early[defence]
-    return Target(subject, judge.restricted(at(state)), ranked.points[defence][0], state)
+    return Target(subject, judge.restricted(at(state)), ranked.points(defence)[0], state)
 
 
 @dataclass(frozen=True)

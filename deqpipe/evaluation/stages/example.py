@@ -1,6 +1,5 @@
 """The image of Figure 2 (c): crafted again from its random stream, and kept together with the clean one."""
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +16,8 @@ from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, lo
 from deqpipe.evaluation.images import STARTS, Chunk
 from deqpipe.evaluation.judge import CLASSES
 from deqpipe.evaluation.resumable import origin
-from deqpipe.results import records
+from deqpipe.results import early_states, example, records
+from deqpipe.results.example import Example
 from deqpipe.results.records import Records
 from deqpipe.workflow import specs
 from deqpipe.workflow.defences import PLAIN
@@ -62,35 +62,25 @@ def attack_example(job: EvaluationJob, *, select: Path, clean: Path, grid: Path)
     _check_origin(clean, before.provenance[0], "clean", subject)
     choice = _choose(before, _shards(grid, subject), early)
     x, attacked = _crafted_again(subject, choice)
-    label = int(subject.dataset.test.labels[choice.image])
-    told = origin(subject, job.spec, started)
-    with records.atomic(job.output) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            clean=x.cpu().numpy(),
-            attacked=attacked.cpu().numpy(),
-            image=choice.image,
-            label=label,
-            fooled=choice.fooled,
-            early_state=early,
-            classes=np.array(subject.dataset.classes, dtype=str),
-            provenance=json.dumps(told, sort_keys=True),
-        )
+    shown = Example(
+        clean=x.cpu().numpy(),
+        attacked=attacked.cpu().numpy(),
+        image=choice.image,
+        label=int(subject.dataset.test.labels[choice.image]),
+        fooled=choice.fooled,
+        early_state=early,
+        classes=subject.dataset.classes,
+    )
+    example.write(job.output, shown, origin(subject, job.spec, started))
     return 0
 
 
 def _early_state(path: Path, spec: Mapping[str, Any]) -> int:
     """The state that decides without Sec. 3.2."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        state, made_by = int(found[PLAIN.name]["state"]), found["provenance"]["spec"]
-    except OSError as error:
-        raise UserError(f"early states {path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} holds no early states: not written by `deqpipe select-early-state`") from None
-    if specs.fingerprint(made_by) != spec["upstream"]["select"]:
+    chosen, provenance = early_states.read(path, (PLAIN.name,))
+    if specs.fingerprint(provenance["spec"]) != spec["upstream"]["select"]:
         raise UserError(f"early states {path} are of another configuration, model or seed than the spec")
-    return state
+    return chosen[PLAIN.name].state
 
 
 def _check_origin(path: Path, told: Mapping[str, Any], stage: str, subject: EvaluatedModel) -> None:

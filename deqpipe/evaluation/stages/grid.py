@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deqpipe.errors import UserError
+from deqpipe.evaluation.chosen_points import left_in_race
 from deqpipe.evaluation.crafting import Attack
 from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_subject, load_transferring
 from deqpipe.evaluation.images import STARTS, Chunk, check_images
-from deqpipe.evaluation.race import left_in_race
 from deqpipe.evaluation.resumable import Groups, Part, PieceResult, origin, run_groups, scores
 from deqpipe.evaluation.scoring import (
     FreshReferences,

@@ -1,6 +1,5 @@
 """The choice of the state that decides, on held-out images."""
 
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -15,7 +14,8 @@ from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, lo
 from deqpipe.evaluation.images import SELECTION_STARTS, Chunk
 from deqpipe.evaluation.judge import CLASSES
 from deqpipe.evaluation.resumable import origin
-from deqpipe.results import records
+from deqpipe.results import early_states
+from deqpipe.results.early_states import EarlyState
 
 _logger = logging.getLogger(__name__)
 
@@ -28,14 +28,13 @@ def select_early_state(job: EvaluationJob) -> int:
     found = subject.batching.backing_off(lambda: list(_validation_hits(subject, chunk)))
     hits = {judge.defence: np.concatenate(parts) for judge, parts in found}
     early = subject.settings.variant("early_state", parse_early_state)
-    chosen: dict[str, Any] = {}
+    chosen: dict[str, EarlyState] = {}
     for defence, correct in hits.items():
         accuracy = [float(value) for value in correct.mean(0)]
         state = _state(early, accuracy[:-1])
-        chosen[defence] = {"state": state, "accuracy": accuracy[:-1], "final": accuracy[-1], "n": len(correct)}
+        chosen[defence] = EarlyState(state, tuple(accuracy[:-1]), accuracy[-1], len(correct))
         _logger.info("%s: state %d of %d, %.1f %%", defence, state, len(accuracy) - 1, 100 * accuracy[state - 1])
-    chosen["provenance"] = origin(subject, job.spec, started)
-    records.write_text(job.output, json.dumps(chosen, indent=1, sort_keys=True) + "\n")
+    early_states.write(job.output, chosen, origin(subject, job.spec, started))
     return 0
 
 

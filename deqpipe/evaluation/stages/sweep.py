@@ -6,14 +6,13 @@ from pathlib import Path
 from deqpipe import build
 from deqpipe.config import EntropyConfig, EntropySweepConfig
 from deqpipe.errors import UserError
+from deqpipe.evaluation.chosen_points import left_in_race, strongest_points
 from deqpipe.evaluation.crafting import Attack
 from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_subject
 from deqpipe.evaluation.images import Chunk, check_images
 from deqpipe.evaluation.judge import CLASSES_ALONG, DEQJudge
-from deqpipe.evaluation.race import left_in_race
 from deqpipe.evaluation.resumable import Part, run_groups
 from deqpipe.evaluation.scoring import Panel
-from deqpipe.evaluation.stages.autoattack import read_strongest
 from deqpipe.evaluation.stages.grid import attack_groups, grid_points
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.workflow import gridpoints
@@ -44,7 +43,7 @@ def _points(subject: EvaluatedModel, part: Part, race: Path | None) -> list[grid
             raise UserError(f"--strongest is {job.strongest}, but the spec has entropy_sweep.points all")
         points = grid_points(subject)
     else:
-        points = list(read_strongest(subject).points[ENTROPY.name][:count])
+        points = list(strongest_points(subject).points(ENTROPY.name)[:count])
     if race is None:
         return points
     left = left_in_race(race, subject, part.images, among=points, of="race_sweep")

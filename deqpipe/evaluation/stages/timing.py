@@ -1,6 +1,5 @@
 """How fast decisions are taken (Table 10)."""
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -17,7 +16,8 @@ from deqpipe.evaluation.resumable import origin
 from deqpipe.machine import stopwatch
 from deqpipe.machine.device import describe
 from deqpipe.model.classifier import DEQClassifier
-from deqpipe.results import records
+from deqpipe.results import speeds
+from deqpipe.results.speeds import Speed, Speeds
 from deqpipe.settings import Settings
 from deqpipe.shapes import Images
 from deqpipe.workflow.gridpoints import EntropySetting, swept
@@ -33,21 +33,22 @@ def time_inference(job: EvaluationJob) -> int:
     x = _images(subject, config.batch_size)
     passes = {name: _decision(subject, dynamics, x) for name, dynamics in _dynamics(subject.settings).items()}
     repeats = stopwatch.Repeats(warmup=config.warmup, timed=config.repeats)
-    found = stopwatch.in_turn(passes, repeats=repeats, device=job.device)
-    for name, speed in found.items():
-        _logger.info("%s: %.1f images/s", name, speed["median"])
-    facts = {
-        "settings": found,
-        "batch_size": config.batch_size,
-        "warmup": config.warmup,
-        "repeats": config.repeats,
-        "precision": subject.settings["precision"],
-        "device": describe(job.device),
-        "threads": job.threads,
-        "load": {"before": before, "after": stopwatch.load()},
-        "provenance": origin(subject, job.spec, started),
-    }
-    records.write_text(job.output, json.dumps(facts, indent=1, sort_keys=True) + "\n")
+    rates = stopwatch.in_turn(passes, repeats=repeats, device=job.device)
+    by_setting = {name: Speed.of(own) for name, own in rates.items()}
+    for name, speed in by_setting.items():
+        _logger.info("%s: %.1f images/s", name, speed.median)
+    measured = Speeds(
+        timed="settings",
+        speeds=by_setting,
+        batch_size=config.batch_size,
+        warmup=config.warmup,
+        repeats=config.repeats,
+        precision=subject.settings["precision"],
+        device=describe(job.device),
+        threads=job.threads,
+        load=(before, stopwatch.load()),
+    )
+    speeds.write(job.output, measured, origin(subject, job.spec, started))
     return 0
 
 

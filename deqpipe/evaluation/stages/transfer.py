@@ -1,12 +1,12 @@
 """Table 3's second block: the strongest points of a TRADES DEQ, crafted again through Sec. 3.2."""
 
+from deqpipe.evaluation.chosen_points import strongest_points
 from deqpipe.evaluation.crafting import Attack
 from deqpipe.evaluation.evaluated_model import EvaluationJob, load_transferring
 from deqpipe.evaluation.images import Chunk, check_images
 from deqpipe.evaluation.judge import CLASSES_ALONG
 from deqpipe.evaluation.resumable import Part, run_groups
 from deqpipe.evaluation.scoring import Panel
-from deqpipe.evaluation.stages.autoattack import read_strongest
 from deqpipe.evaluation.stages.grid import attack_groups
 from deqpipe.workflow.defences import ENTROPY
 
@@ -24,7 +24,7 @@ def attack_in_loop(job: EvaluationJob, part: Part) -> int:
     """
     subject = load_transferring(job)
     check_images(subject, part.images)
-    points = read_strongest(subject).points[ENTROPY.name][: subject.settings["attack.in_loop_points"]]
+    points = strongest_points(subject).points(ENTROPY.name)[: subject.settings["attack.in_loop_points"]]
     attacks = {point.name: Attack(point, through=ENTROPY.name, name=IN_LOOP) for point in points}
     chunk = Chunk(subject.dataset.test, part.images)
     judges = tuple(judge.restricted(CLASSES_ALONG) for judge in (*subject.judges, *subject.transferred))

@@ -10,12 +10,13 @@ from matplotlib.lines import Line2D
 
 from deqpipe.analysis import example, per_state
 from deqpipe.analysis.decisions import Decision, Tree, early_states, selection_source
-from deqpipe.analysis.example import Example
 from deqpipe.analysis.per_state import States, Values
+from deqpipe.analysis.reading import Source
 from deqpipe.errors import UserError
 from deqpipe.reporting import conditions
 from deqpipe.reporting.figures import plotting
 from deqpipe.reporting.figures.plotting import Drawing
+from deqpipe.results.example import Example
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Estimate
 from deqpipe.workflow import gridpoints, vocabulary
@@ -92,12 +93,14 @@ class _Shown:
 
     Attributes:
         example: the images.
+        source: their file.
         state: the early state.
         entropy: of (clean, attacked) at the states 1 .. N.
         predicted: classes, as entropy.
     """
 
     example: Example
+    source: Source
     state: int
     entropy: tuple[Values, Values]
     predicted: tuple[tuple[int, ...], tuple[int, ...]]
@@ -130,7 +133,7 @@ def draw(tree: Tree) -> Drawing:
         rows=(*(row for one in both for row in _distribution_rows(one, tree)), *_example_rows(shown)),
         notes=_notes(both, shown, tree),
         conditions=conditions.setup(tree.config, seed=tree.seed),
-        sources=(*clean.sources, *attacked.sources, selection_source(tree, _DECISION.model), shown.example.source),
+        sources=(*clean.sources, *attacked.sources, selection_source(tree, _DECISION.model), shown.source),
     )
 
 
@@ -154,15 +157,16 @@ def _shown(clean: States, attacked: States, tree: Tree) -> _Shown:
     Raises:
         UserError: they do not.
     """
-    found, last = example.read(tree), tree.config.solver.steps
+    (image, source), last = example.read(tree), tree.config.solver.steps
     state = early_states(tree, _DECISION.model)["plain"].state
     turned = np.flatnonzero(clean.right[:, state - 1] & ~attacked.right[:, state - 1])
-    _check_example(found, clean, turned, tree)
+    _check_example(image, clean, turned, tree)
     return _Shown(
-        example=found,
+        example=image,
+        source=source,
         state=state,
-        entropy=(clean.entropy[found.image, :last], attacked.entropy[found.image, :last]),
-        predicted=(_classes(clean, found.image, last), _classes(attacked, found.image, last)),
+        entropy=(clean.entropy[image.image, :last], attacked.entropy[image.image, :last]),
+        predicted=(_classes(clean, image.image, last), _classes(attacked, image.image, last)),
     )
 
 

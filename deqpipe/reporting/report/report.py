@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from markupsafe import Markup
 
-from deqpipe.analysis.decisions import Decision, EarlyState, Tree, all_decisions, early_states
+from deqpipe.analysis.decisions import Decision, Tree, all_decisions, early_states
 from deqpipe.config import Config
 from deqpipe.counts import sum_of
 from deqpipe.errors import UserError
@@ -22,6 +22,7 @@ from deqpipe.reporting.report import claims, summary
 from deqpipe.reporting.sidecar import Input, Origin
 from deqpipe.reporting.tables import tables
 from deqpipe.results import history, records, weights
+from deqpipe.results.early_states import EarlyState
 from deqpipe.workflow import gridpoints, vocabulary
 from deqpipe.workflow.products import FIGURES, TABLES
 

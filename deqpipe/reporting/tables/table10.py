@@ -34,7 +34,9 @@ def caption(config: Config) -> str:
 def cells(gathered: Timed, tree: Tree) -> tuple[Cell, ...]:
     """Speed without Sec. 3.2 and with every T_f and R; then what each costs."""
     plain = gathered.speeds[speeds.PLAIN]
-    first = number(ANY, UNDEFENDED, plain.estimate, paper=published.value(10, ANY, UNDEFENDED), note=speeds.BRACKETS)
+    first = number(
+        ANY, UNDEFENDED, speeds.estimate(plain), paper=published.value(10, ANY, UNDEFENDED), note=speeds.BRACKETS
+    )
     settings = _settings(tree.config)
     return (
         first,
@@ -50,12 +52,12 @@ def _settings(config: Config) -> tuple[EntropySetting, ...]:
 def _speed(setting: EntropySetting, gathered: Timed) -> Cell:
     row, column = row_name(setting.solver_steps), column_name(setting.input_steps)
     speed = gathered.speeds[setting.defence]
-    return number(row, column, speed.estimate, paper=published.value(10, row, column), note=speeds.BRACKETS)
+    return number(row, column, speeds.estimate(speed), paper=published.value(10, row, column), note=speeds.BRACKETS)
 
 
 def _cost(setting: EntropySetting, gathered: Timed) -> Cell:
     row, column = row_name(setting.solver_steps), column_name(setting.input_steps)
-    multiple = gathered.speeds[speeds.PLAIN].over(gathered.speeds[setting.defence])
+    multiple = speeds.ratio(gathered.speeds[speeds.PLAIN], gathered.speeds[setting.defence])
     plain, theirs = published.value(10, ANY, UNDEFENDED), published.value(10, row, column)
     paper = plain / theirs if plain and theirs else None
     return number(row, cost_name(setting.input_steps), multiple, paper=paper, note=speeds.FARTHEST)
@@ -102,5 +104,5 @@ def notes(gathered: Timed, config: Config) -> tuple[str, ...]:
     return (
         "A pass takes the images, which are on the device already, to their classes at z^[N]; nothing is unrolled "
         "behind it. R = 0 has no T_f, so its row has no other column.",
-        *speeds.conditions(gathered),
+        *speeds.conditions(gathered.measured),
     )

@@ -39,11 +39,11 @@ def cells(gathered: Timed, tree: Tree) -> tuple[Cell, ...]:
 
 def _row(model: str, gathered: Timed) -> list[Cell]:
     row, speed = _METHODS[model].row, gathered.speeds[model]
-    found = [number(row, SPEED, speed.estimate, paper=published.value(9, row, SPEED), note=speeds.BRACKETS)]
+    found = [number(row, SPEED, speeds.estimate(speed), paper=published.value(9, row, SPEED), note=speeds.BRACKETS)]
     baseline = _BASELINES[vocabulary.MODELS[model].framework]
     if model != baseline:
         words, paper = f"over {_METHODS[baseline].row}; {speeds.FARTHEST}", _paper_ratio(model, baseline)
-        found.append(number(row, RATIO, speed.over(gathered.speeds[baseline]), paper=paper, note=words))
+        found.append(number(row, RATIO, speeds.ratio(speed, gathered.speeds[baseline]), paper=paper, note=words))
     return found
 
 
@@ -75,5 +75,5 @@ def notes(gathered: Timed, config: Config) -> tuple[str, ...]:
     return (
         "A step is the attack, the loss, its gradient and the update of the weights, on images that are on the device "
         "already; the Jacobian term, which falls on few steps, is left out. Baselines have no ratio.",
-        *speeds.conditions(gathered),
+        *speeds.conditions(gathered.measured),
     )

@@ -1,12 +1,13 @@
-"""The points of the grid that are left in a race."""
+"""The points of the grid that earlier jobs chose: those left in a race, and the strongest."""
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from deqpipe.errors import UserError
 from deqpipe.evaluation.evaluated_model import EvaluatedModel
+from deqpipe.results import race, ranking
+from deqpipe.results.ranking import Ranking
 from deqpipe.workflow.gridpoints import GridPoint
 
 
@@ -39,32 +40,34 @@ def left_in_race(
             f"test images {images.start} to {images.stop - 1} were asked for with --race, "
             f"but images 0 to {cut - 1} face every attack"
         )
-    names = _read(path, subject.job.spec, stage=of).get("points")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"race {path} holds no list of points")
-    left = {GridPoint.parse(name) for name in names}
-    unknown = sorted(left - set(among))
+    result, provenance = race.read(path)
+    _refuse_other_job(path, provenance, subject.job.spec, stage=of)
+    unknown = sorted(set(result.points) - set(among))
     if unknown:
         raise UserError(
             f"race {path} has the point {unknown[0].name}, which is none of the {len(among)} that are attacked"
         )
-    return left
+    return set(result.points)
 
 
-def _read(path: Path, spec: Mapping[str, Any], *, stage: str) -> dict[str, Any]:
-    """A JSON object of a stage, of the same model and seed as the spec."""
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        made_by = found["provenance"]["spec"]
-        there = (made_by["stage"], made_by["model"], made_by["seed"])
-    except OSError as error:
-        raise UserError(f"race {path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} holds no race: not written by `deqpipe race`") from None
+def strongest_points(subject: EvaluatedModel) -> Ranking:
+    """The ranked points of a job's model.
+
+    Raises:
+        UserError: the file is not named, missing, no such file, or of another model or seed.
+    """
+    path = subject.job.strongest
+    if path is None:
+        raise UserError(f"--strongest is missing, but {subject.name} is attacked at the strongest point of its grid")
+    result, provenance = ranking.read(path, states=subject.settings["solver"]["steps"])
+    _refuse_other_job(path, provenance, subject.job.spec, stage="strongest")
+    return result
+
+
+def _refuse_other_job(path: Path, provenance: Mapping[str, Any], spec: Mapping[str, Any], *, stage: str) -> None:
+    made_by = provenance["spec"]
+    there = (made_by.get("stage"), made_by.get("model"), made_by.get("seed"))
     wanted = (stage, spec["model"], spec["seed"])
     if there != wanted:
-        raise UserError(
-            f"race {path} is a {there[0]} of {there[1]} of seed {there[2]}, but must be a {wanted[0]} of {wanted[1]} "
-            f"of seed {wanted[2]}"
-        )
-    return found
+        told, asked = (f"stage {one[0]}, {one[1]} of seed {one[2]}" for one in (there, wanted))
+        raise UserError(f"{path} is of {told}, but must be of {asked}")
