@@ -26,7 +26,8 @@ import numpy as np
 import yaml
 
 from deqpipe import config as configuration
-from deqpipe.analysis.decisions import Decision, Tree
+from deqpipe.analysis.decision import Decision
+from deqpipe.analysis.layout import Tree
 from deqpipe.config import Config
 from deqpipe.results import records
 from deqpipe.workflow import gridpoints, shards, specs, vocabulary

@@ -8,7 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqpipe.analysis import reading
-from deqpipe.analysis.decisions import Decision, Evaluation, Tree, refuse_uncomputed
+from deqpipe.analysis.answers import refuse_uncomputed
+from deqpipe.analysis.decision import Decision
+from deqpipe.analysis.evaluation import Evaluation
+from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.reading import Source
 from deqpipe.config import AttackName, Config
 from deqpipe.errors import UserError

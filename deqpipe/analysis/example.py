@@ -1,6 +1,6 @@
 """The image of Figure 2 (c), of the configuration."""
 
-from deqpipe.analysis.decisions import Tree
+from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.reading import Source
 from deqpipe.results import example
 from deqpipe.results.example import Example

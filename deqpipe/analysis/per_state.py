@@ -1,6 +1,6 @@
 """What the records say of single states: classes, entropies, residuals and deviations of every image.
 
-`decisions` counts right and wrong answers; here are the numbers behind them, of one decision under one attack at a
+`evaluation` counts right and wrong answers; here are the numbers behind them, of one decision under one attack at a
 time, so that a grid of ten thousand images never stands in memory whole.
 """
 
@@ -12,7 +12,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from deqpipe.analysis.decisions import Decision, Tree
+from deqpipe.analysis.decision import Decision
+from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.reading import Files, RowQuery, Rows, Source
 from deqpipe.config import Config
 from deqpipe.errors import UserError

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from deqpipe.analysis import decisions
-from deqpipe.analysis.decisions import Kind, Tree
+from deqpipe.analysis.answers import before_race
+from deqpipe.analysis.early_states import early_states
+from deqpipe.analysis.layout import AttacksOf, Tree
 from deqpipe.analysis.reading import Files, Judge, RowQuery
 from deqpipe.config import RaceConfig
 from deqpipe.errors import UserError
@@ -23,7 +24,7 @@ from deqpipe.workflow.stages import StageName
 _logger = logging.getLogger(__name__)
 
 
-def write(tree: Tree, model: str, *, of: Kind, output: Path) -> None:
+def write(tree: Tree, model: str, *, of: AttacksOf, output: Path) -> None:
     """Let attacks race on the images that face all of them, and write which go on.
 
     An attack goes on if it could be the strongest of any decision that is scored. The ready-made attack always does.
@@ -51,25 +52,25 @@ def write(tree: Tree, model: str, *, of: Kind, output: Path) -> None:
     _logger.info("%d of %d attacks go on", len(points), every)
 
 
-def _raced(tree: Tree, of: Kind) -> RaceConfig:
+def _raced(tree: Tree, of: AttacksOf) -> RaceConfig:
     """The race of these attacks.
 
     Raises:
         UserError: they do not race.
     """
     config = tree.config
-    race = shards.race(config)
-    if race is None:
+    settings = shards.race(config)
+    if settings is None:
         said = f"racing.images is {config.racing.images}" if config.racing.enabled else "racing.enabled is false"
         raise UserError(f"{said}: all {config.evaluation.images} test images face every attack, and nothing races")
     if of == "sweep" and not shards.races_in_sweep(config):
         raise UserError(
             f"entropy_sweep.points is {config.entropy_sweep.points}, but must be all: only the whole grid races"
         )
-    return race
+    return settings
 
 
-def left(tree: Tree, model: str, files: Files, *, of: Kind, confidence: float) -> tuple[gridpoints.GridPoint, ...]:
+def left(tree: Tree, model: str, files: Files, *, of: AttacksOf, confidence: float) -> tuple[gridpoints.GridPoint, ...]:
     """The points that go on, in their sort order.
 
     Args:
@@ -96,9 +97,7 @@ def answers(tree: Tree, files: Files, states: Mapping[Judge, int]) -> dict[Judge
     """
     asked = {judge: RowQuery(state - 1) for judge, state in states.items()}
     return {
-        judge: decisions.before_race(
-            rows, tree.config, state=states[judge], where=f"attack records of {judge[0]}, {judge[1]},"
-        )
+        judge: before_race(rows, tree.config, state=states[judge], where=f"attack records of {judge[0]}, {judge[1]},")
         for judge, rows in tree.rows(files, asked, "label", "predicted").items()
     }
 
@@ -107,7 +106,7 @@ def _grid_states(tree: Tree, model: str) -> dict[Judge, int]:
     """Of every decision that the grid is scored on, transferred images included."""
     found: dict[Judge, int] = {}
     for judge in filter(None, (model, vocabulary.transfers_to(tree.config, model))):
-        early, kind = decisions.early_states(tree, judge), vocabulary.MODELS[judge]
+        early, kind = early_states(tree, judge), vocabulary.MODELS[judge]
         controls = kind.controls(tree.config.entropy) if judge == model else ()
         found |= {(judge, defence): early[defence].state for defence in (*kind.defences, *controls)}
     return found
@@ -115,5 +114,5 @@ def _grid_states(tree: Tree, model: str) -> dict[Judge, int]:
 
 def _sweep_states(tree: Tree, model: str) -> dict[Judge, int]:
     """Of every T_f and R: the early state of Sec. 3.2."""
-    state = decisions.early_states(tree, model)[ENTROPY.name].state
+    state = early_states(tree, model)[ENTROPY.name].state
     return {(model, setting.defence): state for setting in gridpoints.entropy_settings(tree.config)}

@@ -3,7 +3,8 @@
 import time
 from pathlib import Path
 
-from deqpipe.analysis.decisions import Evaluation, Tree, evaluate
+from deqpipe.analysis.evaluation import Evaluation, evaluate
+from deqpipe.analysis.layout import Tree
 from deqpipe.results import provenance, ranking
 from deqpipe.results.ranking import RankedPoint, Ranking
 from deqpipe.workflow import specs, vocabulary

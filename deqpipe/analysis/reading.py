@@ -218,7 +218,7 @@ def read(
         for judge, wanted in asked.items():
             parts[judge].append(_part(group, point, judge, wanted, columns, grid))
     rows = {judge: _joined(parts.pop(judge), columns, grid, images) for judge in asked}  # frees as it goes
-    _refuse_doubled(rows.values())
+    _refuse_doubled(rows, files)
     return rows
 
 
@@ -324,10 +324,26 @@ def _joined(parts: Sequence[_Part], columns: Sequence[str], grid: Points | None,
     )
 
 
-def _refuse_doubled(found: Collection[Rows]) -> None:
-    doubled = sum(int(np.maximum(rows.counts - 1, 0).sum()) for rows in found)
-    if doubled:
-        raise UserError(f"{doubled} images stand twice in records that should be put together")
+def _refuse_doubled(rows: Mapping[Judge, Rows], files: Files) -> None:
+    doubled = {judge: int(np.maximum(one.counts - 1, 0).sum()) for judge, one in rows.items()}
+    first = next((judge for judge, count in doubled.items() if count), None)
+    if first is not None:
+        image, paths = _first_doubled(rows[first], first, files)
+        raise UserError(
+            f"{sum(doubled.values())} images stand twice in records that should be put together, the first of them "
+            f"image {image} of {first[0]}, {first[1]}, in {' and '.join(map(str, paths))}"
+        )
+
+
+def _first_doubled(rows: Rows, judge: Judge, files: Files) -> tuple[int, tuple[Path, ...]]:
+    """The first image of a decision that stands twice, and the files, read once more, that it stands in."""
+    point, image = divmod(int(np.argmax(rows.counts > 1)), rows.counts.shape[1])
+    paths = []
+    for path, group in _groups(files, (), None):
+        own = group.where(model=judge[0], defence=judge[1])
+        if ((_positions(group, rows.grid)[own] == point) & (group["image"][own] == image)).any():
+            paths.append(path)
+    return image, tuple(dict.fromkeys(paths))
 
 
 def _positions(group: Group, grid: Points | None) -> NDArray[np.int16]:

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from deqpipe.analysis import attack_answers, reading
-from deqpipe.analysis.attack_answers import Scored
-from deqpipe.analysis.decisions import Tree, attacks, early_states, selection_source
+from deqpipe.analysis import answers, reading
+from deqpipe.analysis.answers import Scored
+from deqpipe.analysis.attacks import attacks, strongest_present
+from deqpipe.analysis.early_states import early_states, selection_source
+from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.reading import Files, Source
 from deqpipe.errors import UserError
 from deqpipe.statistics import intervals
@@ -58,14 +60,10 @@ def sweep(tree: Tree) -> Sweep:
     few = config.entropy_sweep.points
     state = early_states(tree, model)[ENTROPY.name].state
     judges = {(model, setting.defence): state for setting in settings}
-    rows = attack_answers.read(tree, files, judges, crafter=model)
-    ran = (
-        attacks(tree, model, "sweep")
-        if few == "all"
-        else attack_answers.strongest_present(rows.values(), few, config, where=where)
-    )
+    rows = answers.read(tree, files, judges, crafter=model)
+    ran = attacks(tree, model, "sweep") if few == "all" else strongest_present(rows.values(), few, config, where=where)
     by_setting = {
-        one: attack_answers.score(
+        one: answers.score(
             rows[model, one.defence], ran, state=state, config=config, where=f"{where}, of {one.defence},"
         )
         for one in settings

@@ -3,9 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from deqpipe.analysis import attack_answers
-from deqpipe.analysis.attack_answers import Scored
-from deqpipe.analysis.decisions import Attacks, Decision, Tree, attacks, early_states
+from deqpipe.analysis import answers
+from deqpipe.analysis.answers import Scored
+from deqpipe.analysis.attacks import Attacks, attacks, strongest_present
+from deqpipe.analysis.decision import Decision
+from deqpipe.analysis.early_states import early_states
+from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.reading import Judge, Rows, Source
 from deqpipe.workflow import vocabulary
 
@@ -34,7 +37,7 @@ def transferred(tree: Tree, crafter: str) -> Judged:
         return Judged({}, ())
     files, ran = tree.opened("attack_grid", crafter, tree.attacked(crafter)), attacks(tree, crafter)
     states = _states(tree, (other,))
-    rows = attack_answers.read(tree, files, _judges(states), crafter=crafter)
+    rows = answers.read(tree, files, _judges(states), crafter=crafter)
     judged = _judge(tree, rows, ran, states, where=f"records transferred from {crafter}")
     return Judged(judged, (*files.sources, *ran.sources))
 
@@ -48,8 +51,8 @@ def in_loop(tree: Tree, crafter: str) -> Judged:
     files = tree.opened("attack_in_loop", crafter, tree.in_loop(crafter))
     where = f"records crafted in the loop on {crafter}"
     states = _states(tree, vocabulary.TRADES)
-    rows = attack_answers.read(tree, files, _judges(states), crafter=crafter)
-    ran = attack_answers.strongest_present(rows.values(), tree.config.attack.in_loop_points, tree.config, where=where)
+    rows = answers.read(tree, files, _judges(states), crafter=crafter)
+    ran = strongest_present(rows.values(), tree.config.attack.in_loop_points, tree.config, where=where)
     return Judged(_judge(tree, rows, ran, states, where=where), files.sources)
 
 
@@ -71,7 +74,7 @@ def _judge(
     tree: Tree, rows: Mapping[Judge, Rows], ran: Attacks, states: Mapping[Decision, int], *, where: str
 ) -> dict[Decision, Scored]:
     return {
-        decision: attack_answers.score(
+        decision: answers.score(
             rows[decision.judge], ran, state=state, config=tree.config, where=f"{where}, judged by {decision.row},"
         )
         for decision, state in states.items()

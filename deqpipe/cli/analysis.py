@@ -30,7 +30,7 @@ def _add_records(parser: argparse.ArgumentParser) -> None:
 
 
 def _tree(options: argparse.Namespace) -> Any:
-    from deqpipe.analysis.decisions import Tree
+    from deqpipe.analysis.layout import Tree
 
     return Tree(options.results, config.parse(options.configuration), options.seed)
 

@@ -5,7 +5,7 @@ Their files exist all the same, so that targets do, and the report says why ther
 
 from collections.abc import Sequence
 
-from deqpipe.analysis.decisions import Evaluation
+from deqpipe.analysis.evaluation import Evaluation
 from deqpipe.config import Config
 from deqpipe.reporting.cells import Cell, Table
 from deqpipe.workflow import shards, vocabulary

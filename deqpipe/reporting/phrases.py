@@ -6,7 +6,7 @@ import numpy as np
 
 from deqpipe.analysis import autoattack_outcomes
 from deqpipe.analysis.autoattack_outcomes import AutoAttackOutcome
-from deqpipe.analysis.decisions import Evaluation
+from deqpipe.analysis.evaluation import Evaluation
 from deqpipe.config import AttackName, Config
 from deqpipe.reporting import cells
 from deqpipe.statistics import intervals

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from deqpipe.analysis import per_state
-from deqpipe.analysis.decisions import Decision, Tree
+from deqpipe.analysis.decision import Decision
+from deqpipe.analysis.layout import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.results import records

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deqpipe.analysis import decisions, race
-from deqpipe.analysis.decisions import Kind, Tree, evaluate
+from deqpipe.analysis import race
+from deqpipe.analysis.attacks import attacks
+from deqpipe.analysis.evaluation import evaluate
+from deqpipe.analysis.layout import AttacksOf, Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.reporting import absent
@@ -67,7 +69,7 @@ def everything(root: Path, config: Config) -> None:
     fabricate.sweep(root, config, 0)
 
 
-def after_race(root: Path, config: Config, model: str, of: Kind) -> None:
+def after_race(root: Path, config: Config, model: str, of: AttacksOf) -> None:
     """Race, and take the rows away that the later jobs do not compute then."""
     tree = Tree(root, config, 0)
     race.write(tree, model, of=of, output=tree.race(of, model))
@@ -202,7 +204,7 @@ def test_few_points_of_the_sweep_do_not_race(raced: Path, tmp_path: Path) -> Non
     few = fabricate.small(RACING, {"entropy_sweep": {"points": 2}})
     with pytest.raises(UserError, match=r"entropy_sweep.points is 2, but must be all"):
         race.write(Tree(raced, few, 0), OTHER, of="sweep", output=tmp_path / "race.json")
-    assert decisions.attacks(Tree(raced, few, 0), OTHER, "sweep").dropped == ()
+    assert attacks(Tree(raced, few, 0), OTHER, "sweep").dropped == ()
 
 
 def test_nothing_races_where_racing_is_off(raced: Path, tmp_path: Path) -> None:

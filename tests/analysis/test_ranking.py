@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from deqpipe.analysis import ranking
-from deqpipe.analysis.decisions import Tree, evaluate
+from deqpipe.analysis.evaluation import evaluate
+from deqpipe.analysis.layout import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.results import records

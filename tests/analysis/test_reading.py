@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from deqpipe.analysis import reading
-from deqpipe.analysis.decisions import Tree, attacks, evaluate
+from deqpipe.analysis.attacks import attacks
+from deqpipe.analysis.evaluation import evaluate
+from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.reading import Judge, RowQuery, Rows
 from deqpipe.config import Config
 from deqpipe.errors import UserError
@@ -202,8 +204,19 @@ def test_an_image_in_two_files_stands_twice(results: Path, config: Config) -> No
     first, second, *_ = tree.attacked(MODEL)
     second.write_bytes(first.read_bytes())
     count = sum(records.read(first)["model"] == MODEL)
-    with pytest.raises(UserError, match=f"^{count} images stand twice"):
+    with pytest.raises(UserError, match=f"^{count} images stand twice") as told:
         evaluate(tree, MODEL)
+    assert str(told.value).endswith(f"image 0 of {MODEL}, plain, in {first} and {second}")
+
+
+def test_an_image_twice_in_one_file_is_told_with_that_file_alone(results: Path, config: Config) -> None:
+    tree = rewritten(results, config, lambda columns: taking(np.r_[5, 0 : len(columns["image"])])(columns))
+    path = tree.attacked(MODEL)[0]
+    rows = records.read(path)
+    with pytest.raises(UserError) as told:
+        evaluate(tree, MODEL)
+    image, defence = rows["image"][0], rows["defence"][0]
+    assert str(told.value).endswith(f"the first of them image {image} of {MODEL}, {defence}, in {path}")
 
 
 def test_files_are_of_one_spec_and_one_model(results: Path, config: Config) -> None:

@@ -10,7 +10,9 @@ import pytest
 
 from deqpipe.analysis import autoattack_outcomes
 from deqpipe.analysis.autoattack_outcomes import AutoAttackOutcome
-from deqpipe.analysis.decisions import Decision, Evaluation, Tree, evaluate_all
+from deqpipe.analysis.decision import Decision
+from deqpipe.analysis.evaluation import Evaluation, evaluate_all
+from deqpipe.analysis.layout import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.reporting import phrases

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deqpipe.analysis.decisions import paper_decisions
+from deqpipe.analysis.decision import paper_decisions
 from deqpipe.config import Config
 from deqpipe.reporting.cells import Cell
 from deqpipe.reporting.report import claims

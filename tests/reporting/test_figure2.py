@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deqpipe.analysis.decisions import Tree
+from deqpipe.analysis.layout import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.reporting.figures import described, figures

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deqpipe.analysis.decisions import Tree
+from deqpipe.analysis.layout import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.reporting import conditions

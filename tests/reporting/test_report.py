@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from deqpipe.analysis.decisions import Tree
+from deqpipe.analysis.layout import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.reporting import conditions

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from deqpipe.analysis import sweep
-from deqpipe.analysis.decisions import Tree
+from deqpipe.analysis.layout import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.reporting.cells import Cell

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deqpipe.analysis.decisions import Tree
+from deqpipe.analysis.layout import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.reporting import conditions

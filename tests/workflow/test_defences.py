@@ -3,7 +3,7 @@
 import pytest
 
 from deqpipe import build
-from deqpipe.analysis.decisions import Decision
+from deqpipe.analysis.decision import Decision
 from deqpipe.defence.entropy import InputEntropyReduction, RestartedEntropyReduction
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.errors import UserError

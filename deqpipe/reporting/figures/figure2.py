@@ -9,7 +9,9 @@ from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
 
 from deqpipe.analysis import example, per_state
-from deqpipe.analysis.decisions import Decision, Tree, early_states, selection_source
+from deqpipe.analysis.decision import Decision
+from deqpipe.analysis.early_states import early_states, selection_source
+from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.per_state import States, Values
 from deqpipe.analysis.reading import Source
 from deqpipe.errors import UserError

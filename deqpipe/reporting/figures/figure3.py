@@ -9,7 +9,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import SubFigure
 
 from deqpipe.analysis import per_state
-from deqpipe.analysis.decisions import Decision, Evaluation, Tree, evaluate_all, paper_decisions
+from deqpipe.analysis.decision import Decision, paper_decisions
+from deqpipe.analysis.evaluation import Evaluation, evaluate_all
+from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.per_state import Attacked, Values
 from deqpipe.config import Config
 from deqpipe.reporting import conditions, phrases

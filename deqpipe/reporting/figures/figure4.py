@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from deqpipe.analysis.decisions import Decision, Tree
+from deqpipe.analysis.decision import Decision
+from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.reading import Source
 from deqpipe.reporting import conditions
 from deqpipe.reporting.figures import plotting

@@ -2,7 +2,9 @@
 
 from matplotlib.axes import Axes
 
-from deqpipe.analysis.decisions import SWEEP_DECISION, Evaluation, Tree, evaluate_all
+from deqpipe.analysis.decision import SWEEP_DECISION
+from deqpipe.analysis.evaluation import Evaluation, evaluate_all
+from deqpipe.analysis.layout import Tree
 from deqpipe.reporting import conditions, phrases
 from deqpipe.reporting.figures import plotting
 from deqpipe.reporting.figures.plotting import Drawing

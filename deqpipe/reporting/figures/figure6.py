@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from deqpipe.analysis.decisions import Decision, Tree
+from deqpipe.analysis.decision import Decision
+from deqpipe.analysis.layout import Tree
 from deqpipe.config import Config, Framework
 from deqpipe.reporting.figures import figure4, plotting
 from deqpipe.reporting.figures.figure4 import Look

@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 from typing import Protocol
 
-from deqpipe.analysis.decisions import Tree
+from deqpipe.analysis.layout import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.lazy import named

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from deqpipe.analysis.decisions import Decision, paper_decisions
+from deqpipe.analysis.decision import Decision, paper_decisions
 from deqpipe.config import Config
 from deqpipe.reporting.cells import Cell
 from deqpipe.reporting.paper import published

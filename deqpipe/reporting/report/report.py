@@ -10,7 +10,9 @@ from pathlib import Path
 import yaml
 from markupsafe import Markup
 
-from deqpipe.analysis.decisions import Decision, Tree, all_decisions, early_states
+from deqpipe.analysis.decision import Decision, all_decisions
+from deqpipe.analysis.early_states import early_states
+from deqpipe.analysis.layout import Tree
 from deqpipe.config import Config
 from deqpipe.counts import sum_of
 from deqpipe.errors import UserError

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from deqpipe.analysis.decisions import Decision, paper_decisions
+from deqpipe.analysis.decision import Decision, paper_decisions
 from deqpipe.config import Config
 from deqpipe.reporting import conditions
 from deqpipe.reporting.cells import Cell, Table, show

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deqpipe.analysis.decisions import Decision, Tree
+from deqpipe.analysis.decision import Decision
+from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.reading import Files, RowQuery, Source
 from deqpipe.config import Config
 from deqpipe.reporting.cells import Block, Cell, Digits, Line, number, percent, show

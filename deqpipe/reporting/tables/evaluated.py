@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from deqpipe.analysis.decisions import Decision, Evaluation
+from deqpipe.analysis.decision import Decision
+from deqpipe.analysis.evaluation import Evaluation
 from deqpipe.analysis.reading import Source
 
 

@@ -5,15 +5,9 @@ from dataclasses import dataclass
 
 from deqpipe.analysis import autoattack_outcomes
 from deqpipe.analysis.autoattack_outcomes import AutoAttackOutcome
-from deqpipe.analysis.decisions import (
-    Decision,
-    Evaluation,
-    Tree,
-    all_decisions,
-    controls,
-    evaluate_all,
-    paper_decisions,
-)
+from deqpipe.analysis.decision import Decision, all_decisions, controls, paper_decisions
+from deqpipe.analysis.evaluation import Evaluation, evaluate_all
+from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.reading import Source
 from deqpipe.config import Config, Framework
 from deqpipe.reporting import absent, conditions, phrases

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from deqpipe.analysis import speeds
-from deqpipe.analysis.decisions import Tree
+from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.speeds import Timed
 from deqpipe.config import Config
 from deqpipe.reporting.cells import EMPTY, Block, Cell, Line, Shown, by_size, number, show

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
-from deqpipe.analysis.decisions import Evaluation, Tree, all_decisions, evaluate_all
+from deqpipe.analysis.decision import all_decisions
+from deqpipe.analysis.evaluation import Evaluation, evaluate_all
+from deqpipe.analysis.layout import Tree
 from deqpipe.config import Config
 from deqpipe.reporting import absent, conditions, phrases
 from deqpipe.reporting.cells import Block, Cell, Line, Shown, percent, show

@@ -4,8 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from deqpipe.analysis import transfers
-from deqpipe.analysis.attack_answers import Scored
-from deqpipe.analysis.decisions import Decision, Evaluation, Tree, evaluate_all, paper_decisions, selection_source
+from deqpipe.analysis.answers import Scored
+from deqpipe.analysis.decision import Decision, paper_decisions
+from deqpipe.analysis.early_states import selection_source
+from deqpipe.analysis.evaluation import Evaluation, evaluate_all
+from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.reading import Source
 from deqpipe.config import Config
 from deqpipe.reporting import conditions, phrases

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from deqpipe.analysis import autoattack_outcomes, ranking
 from deqpipe.analysis.autoattack_outcomes import Top
-from deqpipe.analysis.decisions import SWEEP_DECISION, Evaluation, Tree, evaluate
+from deqpipe.analysis.decision import SWEEP_DECISION
+from deqpipe.analysis.evaluation import Evaluation, evaluate
+from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.reading import Source
 from deqpipe.config import Config
 from deqpipe.reporting import absent, conditions, phrases

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from deqpipe.analysis import sweep
-from deqpipe.analysis.decisions import Tree
+from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.sweep import Sweep
 from deqpipe.config import Config
 from deqpipe.reporting import conditions

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from deqpipe.analysis.decisions import Tree
+from deqpipe.analysis.layout import Tree
 from deqpipe.config import Config
 from deqpipe.reporting import conditions
 from deqpipe.reporting.cells import Block, Cell

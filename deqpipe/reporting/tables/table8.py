@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
-from deqpipe.analysis.decisions import SWEEP_DECISION, Evaluation, Tree, evaluate_all
+from deqpipe.analysis.decision import SWEEP_DECISION
+from deqpipe.analysis.evaluation import Evaluation, evaluate_all
+from deqpipe.analysis.layout import Tree
 from deqpipe.config import Config
 from deqpipe.reporting import conditions, phrases
 from deqpipe.reporting.cells import DASH, Block, Cell, Line, Shown, percent, show

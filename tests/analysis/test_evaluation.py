@@ -1,6 +1,5 @@
 """What is loaded is complete, of one configuration, and of the right images; everything else is refused in one line."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -8,17 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deqpipe.analysis.decisions import (
-    AttackChecks,
-    Decision,
-    Evaluation,
-    Tree,
-    controls,
-    early_states,
-    evaluate,
-    evaluate_all,
-    paper_decisions,
-)
+from deqpipe.analysis.decision import Decision, controls
+from deqpipe.analysis.early_states import early_states
+from deqpipe.analysis.evaluation import AttackChecks, Evaluation, evaluate, evaluate_all
+from deqpipe.analysis.layout import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.results import records
@@ -53,26 +45,6 @@ def changed(columns: Columns, **values: object) -> Columns:
 
 def without(columns: Columns, mask: np.ndarray) -> Columns:
     return {name: column[~mask] for name, column in columns.items()}
-
-
-def test_rows_are_named_as_in_the_paper() -> None:
-    assert [decision.row for decision in paper_decisions("trades")] == [
-        "TRADES baseline", "TRADES + Sec. 3.2", "TRADES + Sec. 3.3", "TRADES + Secs. 3.2 & 3.3",
-    ]  # fmt: skip
-    assert len(paper_decisions("pgd_at", "trades")) == 8
-    assert Decision("resnet18_pgd_at", "plain").row == "PGD-AT ResNet"
-    assert Decision(vocabulary.TRUNK, "plain").row == "pretrained trunk"
-
-
-def test_controls_are_named_after_the_method_that_they_control(config: Config) -> None:
-    kinds = ("R = 0", "restart only", "T_f = N")
-    assert [decision.row for decision in controls(config)] == [
-        f"{framework} {method}, control: {kind}"
-        for framework in ("PGD-AT", "TRADES")
-        for method in ("+ Sec. 3.2", "+ Secs. 3.2 & 3.3")
-        for kind in kinds
-    ]
-    assert not set(controls(config)) & set(paper_decisions("pgd_at", "trades"))
 
 
 def test_answers_equal_a_slow_reading_of_the_files(finished: Path, config: Config) -> None:
@@ -111,14 +83,6 @@ def test_strongest_attack_has_the_lowest_accuracy_and_ties_go_by_lambda_state_an
     evaluation = Evaluation(Decision(MODEL, "plain"), 1, points, np.ones(4, dtype=bool), right, CHECKS, ())
     assert list(points) == sorted(points)
     assert points[evaluation.strongest] == GridPoint(0.5, 2, 1)
-
-
-def test_early_states_are_read_for_each_defence(finished: Path, config: Config) -> None:
-    chosen = early_states(tree(finished, config), MODEL)
-    assert {defence: early.state for defence, early in chosen.items()} == {
-        "plain": 4, "entropy": 3, "entropy_zero_steps": 3, "entropy_restart_only": 3, "entropy_one_round": 3,
-    }  # fmt: skip
-    assert [evaluation.state for evaluation in evaluate(tree(finished, config), MODEL)] == [4, 3, 3, 3, 3]
 
 
 def test_models_without_a_defence_have_no_controls(finished: Path, config: Config) -> None:
@@ -200,40 +164,6 @@ def test_records_of_another_model_are_refused(results: Path, config: Config) -> 
     here.clean("deq_pgd_at_base").replace(here.clean(MODEL))
     with pytest.raises(UserError, match="was made by spec"):
         evaluate(here, MODEL)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "is not JSON"),
-        ("[]", "holds a list"),
-        ("{}", "carries no provenance"),
-    ],
-)
-def test_broken_early_states_are_refused(results: Path, config: Config, text: str, message: str) -> None:
-    tree(results, config).select(MODEL).write_text(text)
-    with pytest.raises(UserError, match=message):
-        early_states(tree(results, config), MODEL)
-
-
-@pytest.mark.parametrize(("state", "message"), [(0, "choose state 0"), (5, "has states 1 to 4"), (None, "lack")])
-def test_an_early_state_that_does_not_exist_is_refused(
-    results: Path, config: Config, state: int | None, message: str
-) -> None:
-    path = tree(results, config).select(MODEL)
-    raw = json.loads(path.read_text())
-    raw["plain"]["state"] = state
-    if state is None:
-        del raw["plain"]["state"]
-    path.write_text(json.dumps(raw))
-    with pytest.raises(UserError, match=message):
-        early_states(tree(results, config), MODEL)
-
-
-def test_missing_early_states_are_named(results: Path, config: Config) -> None:
-    tree(results, config).select(MODEL).unlink()
-    with pytest.raises(UserError, match=r"seed0\.json does not exist"):
-        evaluate(tree(results, config), MODEL)
 
 
 def test_attack_checks_are_taken_over_all_rows_of_a_decision(results: Path, config: Config) -> None:

@@ -1,0 +1,84 @@
+"""Decisions: trained models with a test-time defence, by the names that the paper gives them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from deqpipe.analysis.reading import Judge
+from deqpipe.config import Config, Framework
+from deqpipe.workflow import vocabulary
+from deqpipe.workflow.defences import ENTROPY, DefenceName, defence_of
+
+_FRAMEWORKS: dict[Framework | None, str] = {"pgd_at": "PGD-AT", "trades": "TRADES"}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A trained model with a test-time defence."""
+
+    model: str
+    defence: DefenceName
+
+    @property
+    def judge(self) -> Judge:
+        """Its name in records."""
+        return self.model, self.defence
+
+    @property
+    def framework(self) -> str:
+        """Adversarial training framework, as the paper writes it."""
+        return _FRAMEWORKS.get(vocabulary.MODELS[self.model].framework, "clean")
+
+    @property
+    def method(self) -> str:
+        """The paper's name of the method; network or trunk for what is none of its four."""
+        if network := vocabulary.MODELS[self.model].architecture.method:
+            return network
+        if self.model == vocabulary.TRUNK:
+            return "pretrained trunk"
+        value = defence_of(self.defence)
+        if value.control_of:
+            return f"{replace(self, defence=value.control_of).method}, {value.label}"
+        trained = ["Sec. 3.3"] if vocabulary.MODELS[self.model].random_states else []
+        return _with([label for label in (value.label, *trained) if label])
+
+    @property
+    def row(self) -> str:
+        """Its row in tables, such as `TRADES + Sec. 3.2`."""
+        return self.method if self.model == vocabulary.TRUNK else f"{self.framework} {self.method}"
+
+
+def _with(labels: Sequence[str]) -> str:
+    """What is added to adversarial training as in Yang et al. (2022), as the paper writes it."""
+    sections = [label.removeprefix("Sec. ") for label in labels if label.startswith("Sec. ")]
+    if len(sections) > 1:
+        labels = [f"Secs. {' & '.join(sections)}", *(label for label in labels if not label.startswith("Sec. "))]
+    return f"+ {' + '.join(labels)}" if labels else "baseline"
+
+
+def controls(config: Config) -> tuple[Decision, ...]:
+    """The control decisions of Sec. 3.2, in the order of the paper's decisions."""
+    return tuple(
+        Decision(model, control)
+        for model in vocabulary.DEQS
+        for control in vocabulary.MODELS[model].controls(config.entropy)
+    )
+
+
+def paper_decisions(*frameworks: Framework) -> tuple[Decision, ...]:
+    """The paper's four methods in each framework, in the paper's order."""
+    return tuple(one for one in all_decisions(*frameworks) if defence_of(one.defence).published)
+
+
+def all_decisions(*frameworks: Framework) -> tuple[Decision, ...]:
+    """Every decision of the DEQs in some frameworks, model by model: the paper's, and those with further defences."""
+    return tuple(
+        Decision(model, defence)
+        for framework in frameworks
+        for model in vocabulary.DEQS
+        if vocabulary.MODELS[model].framework == framework
+        for defence in vocabulary.MODELS[model].defences
+    )
+
+
+SWEEP_DECISION = Decision(vocabulary.SWEEP_MODEL, ENTROPY.name)
+"""TRADES with Secs. 3.2 and 3.3: the decision of Tables 4, 8 and Figure 5."""

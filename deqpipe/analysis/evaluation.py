@@ -1,0 +1,152 @@
+"""What every decision of a model answers to clean and attacked images, at the state at which it is taken."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deqpipe.analysis.answers import FINAL, answers
+from deqpipe.analysis.attacks import Attacks, attacks
+from deqpipe.analysis.decision import Decision
+from deqpipe.analysis.early_states import early_states, selection_source
+from deqpipe.analysis.layout import Tree
+from deqpipe.analysis.reading import RowQuery, Rows, Source
+from deqpipe.errors import UserError
+from deqpipe.statistics import intervals
+from deqpipe.statistics.intervals import Correct
+from deqpipe.workflow import vocabulary
+from deqpipe.workflow.gridpoints import GridPoint
+
+_CHECKED = ("perturbation", "lost_gradient", "status")
+_NONFINITE = 3  # solver.solve.Status
+
+
+@dataclass(frozen=True)
+class AttackChecks:
+    """Whether attacks were attacks, over all rows of a decision.
+
+    Attributes:
+        perturbation: largest change of a pixel, in units of the pixel range.
+        lost_gradient: share of attack steps whose gradient was zero, or no number, in every pixel.
+        nonfinite: judged images whose solve ended with a state that is not finite.
+    """
+
+    perturbation: float
+    lost_gradient: float
+    nonfinite: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Right and wrong answers of one decision, at the state that decides.
+
+    Attributes:
+        decision: whose answers.
+        state: the state that decides, or FINAL.
+        points: the attacks that ran on all images, in their sort order (lambda, i, K_a).
+        clean: (images,); None where it was not asked for.
+        right: (points, images).
+        checks: of the attacks.
+        sources: the files behind it.
+        dropped: how many attacks more ran on the first images only, because they lost a race.
+    """
+
+    decision: Decision
+    state: int
+    points: tuple[GridPoint, ...]
+    clean: Correct | None
+    right: Correct
+    checks: AttackChecks
+    sources: tuple[Source, ...]
+    dropped: int = 0
+
+    @property
+    def right_when_clean(self) -> Correct:
+        """(images,)."""
+        assert self.clean is not None, "clean images were not asked for"
+        return self.clean
+
+    @property
+    def strongest(self) -> int:
+        """Index of the attack with the lowest accuracy; ties by lambda, i, K_a."""
+        return intervals.strongest(self.right)
+
+    def at(self, *, damping: float, state: int) -> NDArray[np.intp]:
+        """Indices of the attacks on one state with one damping."""
+        return np.flatnonzero([point.damping == damping and point.state == state for point in self.points])
+
+
+def evaluate(tree: Tree, model: str, *, clean: bool = True) -> tuple[Evaluation, ...]:
+    """The evaluations of all decisions of a model; on clean images as well if `clean`.
+
+    Raises:
+        UserError: records are missing, incomplete, doubled, or of another configuration.
+    """
+    deq = model in vocabulary.DEQS
+    unattacked = tree.opened("clean", model, [tree.clean(model)]) if clean else None
+    attacked = tree.opened("attack_grid" if deq else "attack_pgd", model, tree.attacked(model))
+    states = _deciding(tree, model)
+    ran = attacks(tree, model) if deq else None
+    asked = {decision.judge: RowQuery(state - 1) for decision, state in states.items()}
+    rows = tree.rows(attacked, asked, "label", "predicted", *_CHECKED, grid=deq)
+    alone = tree.rows(unattacked, asked, "label", "predicted", grid=False) if unattacked else {}
+    behind = (*(unattacked.sources if unattacked else ()), *attacked.sources)
+    behind += (selection_source(tree, model), *ran.sources) if ran else ()
+    return tuple(
+        _evaluation(tree, decision, (alone.get(decision.judge), rows[decision.judge], ran), behind, state)
+        for decision, state in states.items()
+    )
+
+
+def _deciding(tree: Tree, model: str) -> dict[Decision, int]:
+    """The state that decides, or FINAL, for each decision of a model."""
+    kind = vocabulary.MODELS[model]
+    chosen = early_states(tree, model) if model in vocabulary.DEQS else {}
+    return {
+        Decision(model, defence): chosen[defence].state if chosen else FINAL
+        for defence in (*kind.defences, *kind.controls(tree.config.entropy))
+    }
+
+
+def evaluate_all(tree: Tree, models: Sequence[str], *, clean: bool = True) -> dict[Decision, Evaluation]:
+    """The evaluations of all decisions of several models."""
+    return {one.decision: one for model in models for one in evaluate(tree, model, clean=clean)}
+
+
+def _evaluation(
+    tree: Tree,
+    decision: Decision,
+    parts: tuple[Rows | None, Rows, Attacks | None],
+    sources: tuple[Source, ...],
+    state: int,
+) -> Evaluation:
+    unattacked, rows, ran = parts
+    where = f"attack records of {decision.row}"
+    labels, right = answers(rows, ran, tree.config, state=state, where=where)
+    return Evaluation(
+        decision=decision,
+        state=state,
+        points=ran.points if ran else (GridPoint(damping=0.0, state=0, steps=0),),
+        clean=None if unattacked is None else _right_when_clean(tree, decision, unattacked, labels, state),
+        right=right,
+        checks=_checks(rows),
+        sources=sources,
+        dropped=len(ran.dropped) if ran else 0,
+    )
+
+
+def _checks(rows: Rows) -> AttackChecks:
+    return AttackChecks(
+        perturbation=float(rows["perturbation"].max()),
+        lost_gradient=float(rows["lost_gradient"].mean()),
+        nonfinite=int((rows["status"] == _NONFINITE).sum()),
+    )
+
+
+def _right_when_clean(tree: Tree, decision: Decision, rows: Rows, labels: NDArray[np.int16], state: int) -> Correct:
+    labels_again, right = answers(rows, None, tree.config, state=state, where=f"clean records of {decision.row}")
+    if (labels != labels_again).any():
+        raise UserError(f"clean and attacked records of {decision.row} have different labels: not the same images")
+    alone: Correct = right[0]
+    return alone
