@@ -19,7 +19,7 @@ import torch
 from deqpipe import config
 from deqpipe.attack.autoattack import runnable
 from deqpipe.config import Config
-from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_subject
+from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_evaluated_model
 from deqpipe.evaluation.resumable import Part
 from deqpipe.evaluation.stages.autoattack import autoattack
 from deqpipe.results import records
@@ -47,7 +47,7 @@ def main() -> None:
         for keep in ("success", "best_loss"):
             job = _job(loaded, options, keep, Path(folder) / keep)
             print(f"| ours, {keep} | {_ours(job, options.images)} |", flush=True)
-        print(f"| the library | {_theirs(load_subject(job), options.images)} |")
+        print(f"| the library | {_theirs(load_evaluated_model(job), options.images)} |")
 
 
 def _job(loaded: Config, options: argparse.Namespace, keep: str, folder: Path) -> EvaluationJob:
@@ -74,11 +74,11 @@ def _ours(job: EvaluationJob, count: int) -> str:
     return _cells(count, clean=len(clean), fallen=len(set(found["image"][wrong].tolist())), started=started)
 
 
-def _theirs(subject: EvaluatedModel, count: int) -> str:
-    started, settings, device = time.monotonic(), subject.settings, subject.job.device
-    x, y = subject.dataset.test.float_images(slice(count), device), subject.dataset.test.labels[:count].to(device)
-    network, epsilon = subject.loaded.model, subject.ball.epsilon
-    asked = runnable(settings["autoattack.attacks"], classes=len(subject.dataset.classes))
+def _theirs(evaluated: EvaluatedModel, count: int) -> str:
+    started, settings, device = time.monotonic(), evaluated.settings, evaluated.job.device
+    x, y = evaluated.dataset.test.float_images(slice(count), device), evaluated.dataset.test.labels[:count].to(device)
+    network, epsilon = evaluated.loaded.model, evaluated.ball.epsilon
+    asked = runnable(settings["autoattack.attacks"], classes=len(evaluated.dataset.classes))
     suite = pyautoattack.AutoAttack(
         network,
         attacks=[name.replace("_", "-") for name in asked],
@@ -91,7 +91,7 @@ def _theirs(subject: EvaluatedModel, count: int) -> str:
     for attack in (suite.apgd, suite.apgd_targeted):  # checkpoints of the step size follow from n_iter when it is made
         attack.__init__(network, n_iter=iterations, eps=epsilon, device=device, logger=suite.logger)
     suite.apgd.n_restarts, suite.fab.n_iter = settings["autoattack.restarts"], iterations
-    suite.apgd_targeted.n_target_classes = suite.fab.n_target_classes = min(targets, len(subject.dataset.classes) - 1)
+    suite.apgd_targeted.n_target_classes = suite.fab.n_target_classes = min(targets, len(evaluated.dataset.classes) - 1)
     suite.square.n_queries = settings["autoattack.queries"]
     made, _ = suite.run_standard_evaluation(x, y, batch_size=settings["autoattack.batch_size"])
     with torch.no_grad():

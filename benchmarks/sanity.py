@@ -22,7 +22,7 @@ import torch
 from deqpipe import config
 from deqpipe.attack.autoattack import Flags, LibraryAttacks
 from deqpipe.config import AttackName, Config
-from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_subject
+from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_evaluated_model
 from deqpipe.evaluation.images import Chunk
 from deqpipe.evaluation.scoring import attack_rows
 from deqpipe.workflow import specs, vocabulary
@@ -45,14 +45,14 @@ def main() -> None:
         early = json.loads((options.results / "select" / model / f"seed{loaded.seeds[0]}.json").read_text())
         states = {defence: early[defence]["state"] for defence in ("plain", "entropy")}
         for epsilon, steps in _settings(loaded):
-            subject = _subject(loaded, options.results, model, epsilon=epsilon, steps=steps)
-            print(_row(subject, states, epsilon=epsilon, steps=steps), flush=True)
+            evaluated = _subject(loaded, options.results, model, epsilon=epsilon, steps=steps)
+            print(_row(evaluated, states, epsilon=epsilon, steps=steps), flush=True)
     print("\n| model, undefended | epsilon x 255 | PGD | APGD-CE | Square | noise |")
     print("| --- | --- | --- | --- | --- | --- |")
     for model in BESIDE:
         for epsilon in EPSILONS_255:
-            subject = _subject(loaded, options.results, model, epsilon=epsilon, steps=ITERATIONS)
-            print(_row_beside(subject, _early_state(options.results, model, loaded), epsilon=epsilon), flush=True)
+            evaluated = _subject(loaded, options.results, model, epsilon=epsilon, steps=ITERATIONS)
+            print(_row_beside(evaluated, _early_state(options.results, model, loaded), epsilon=epsilon), flush=True)
 
 
 def _early_state(results: Path, model: str, loaded: Config) -> int:
@@ -87,41 +87,41 @@ def _subject(loaded: Config, results: Path, model: str, *, epsilon: float, steps
         threads=1,
         batch_size=loaded.evaluation.expected_batch_size,
     )
-    return load_subject(job)
+    return load_evaluated_model(job)
 
 
-def _row(subject: EvaluatedModel, states: dict[str, int], *, epsilon: float, steps: int) -> str:
-    count = min(len(subject.dataset.test), 200)
-    chunk = Chunk(subject.dataset.test, range(count))
+def _row(evaluated: EvaluatedModel, states: dict[str, int], *, epsilon: float, steps: int) -> str:
+    count = min(len(evaluated.dataset.test), 200)
+    chunk = Chunk(evaluated.dataset.test, range(count))
     columns = attack_rows(
-        subject, subject.final_point(), chunk, references=lambda judge, images: None, purpose="sanity/start"
+        evaluated, evaluated.final_point(), chunk, references=lambda judge, images: None, purpose="sanity/start"
     )
     right = {
         defence: np.mean((columns["predicted"][:, state - 1] == columns["label"])[columns["defence"] == defence])
         for defence, state in states.items()
     }
-    noise = _noise_accuracy(subject, chunk, state=states["plain"])
+    noise = _noise_accuracy(evaluated, chunk, state=states["plain"])
     lost = float(columns["lost_gradient"].mean())
-    cells = [subject.name, f"{epsilon:g}", str(steps), f"{right['plain']:.1%}", f"{right['entropy']:.1%}"]
+    cells = [evaluated.name, f"{epsilon:g}", str(steps), f"{right['plain']:.1%}", f"{right['entropy']:.1%}"]
     return "| " + " | ".join([*cells, f"{noise:.1%}", f"{lost:.2%}"]) + " |"
 
 
-def _row_beside(subject: EvaluatedModel, state: int, *, epsilon: float) -> str:
-    chunk = Chunk(subject.dataset.test, range(min(len(subject.dataset.test), 100)))
-    point, references = subject.final_point(), lambda judge, images: None
-    columns = attack_rows(subject, point, chunk, references=references, purpose="sanity/start")
+def _row_beside(evaluated: EvaluatedModel, state: int, *, epsilon: float) -> str:
+    chunk = Chunk(evaluated.dataset.test, range(min(len(evaluated.dataset.test), 100)))
+    point, references = evaluated.final_point(), lambda judge, images: None
+    columns = attack_rows(evaluated, point, chunk, references=references, purpose="sanity/start")
     right = (columns["predicted"][:, state - 1] == columns["label"])[columns["defence"] == "plain"]
-    found = [_library_accuracy(subject, chunk, name, state=state) for name in ("apgd_ce", "square")]
-    cells = [float(right.mean()), *found, _noise_accuracy(subject, chunk, state=state)]
-    return "| " + " | ".join([subject.name, f"{epsilon:g}", *(f"{cell:.1%}" for cell in cells)]) + " |"
+    found = [_library_accuracy(evaluated, chunk, name, state=state) for name in ("apgd_ce", "square")]
+    cells = [float(right.mean()), *found, _noise_accuracy(evaluated, chunk, state=state)]
+    return "| " + " | ".join([evaluated.name, f"{epsilon:g}", *(f"{cell:.1%}" for cell in cells)]) + " |"
 
 
-def _library_accuracy(subject: EvaluatedModel, chunk: Chunk, name: AttackName, *, state: int) -> float:
+def _library_accuracy(evaluated: EvaluatedModel, chunk: Chunk, name: AttackName, *, state: int) -> float:
     """Share of images that the plain decision is right on both at highest loss and as they fool the logits."""
-    x, y = chunk.load(chunk.images, subject.job.device)
-    attack = LibraryAttacks(subject.ball, iterations=ITERATIONS, queries=QUERIES)
-    crafted = attack(name, subject.logits_of(subject.final_point()), x, y, seed=0, flags=Flags())
-    plain = next(judge for judge in subject.judges if judge.defence == "plain")
+    x, y = chunk.load(chunk.images, evaluated.job.device)
+    attack = LibraryAttacks(evaluated.ball, iterations=ITERATIONS, queries=QUERIES)
+    crafted = attack(name, evaluated.logits_of(evaluated.final_point()), x, y, seed=0, flags=Flags())
+    plain = next(judge for judge in evaluated.judges if judge.defence == "plain")
     right = [
         plain(images, y, None).columns["predicted"][:, state - 1] == y.cpu().numpy()
         for images in (crafted.best, crafted.fooled)
@@ -129,12 +129,12 @@ def _library_accuracy(subject: EvaluatedModel, chunk: Chunk, name: AttackName, *
     return float((right[0] & right[1]).mean())
 
 
-def _noise_accuracy(subject: EvaluatedModel, chunk: Chunk, *, state: int) -> float:
+def _noise_accuracy(evaluated: EvaluatedModel, chunk: Chunk, *, state: int) -> float:
     """Accuracy of the plain decision under random corners of the ball."""
-    x, y = chunk.load(chunk.images, subject.job.device)
-    draw = subject.stream("sanity/noise").uniform(chunk.images, tuple(x.shape[1:])).to(x.device)
-    noisy = subject.ball.project(x + (2 * draw - 1).sign() * subject.ball.epsilon, x)
-    plain = next(judge for judge in subject.judges if judge.defence == "plain")
+    x, y = chunk.load(chunk.images, evaluated.job.device)
+    draw = evaluated.stream("sanity/noise").uniform(chunk.images, tuple(x.shape[1:])).to(x.device)
+    noisy = evaluated.ball.project(x + (2 * draw - 1).sign() * evaluated.ball.epsilon, x)
+    plain = next(judge for judge in evaluated.judges if judge.defence == "plain")
     predicted = plain(noisy, y, None).columns["predicted"][:, state - 1]
     return float((predicted == y.cpu().numpy()).mean())
 

@@ -91,7 +91,7 @@ def outcome(tree: Tree, evaluation: Evaluation) -> AutoAttackOutcome:
     where = f"AutoAttack records of {decision.row}"
     files = tree.opened("autoattack", decision.model, tree.autoattack(decision), defence=decision.defence)
     found = reading.whole(files, _COLUMNS)
-    _check_subject(found, evaluation, where)
+    _check_decision_and_point(found, evaluation, where)
     clean = _alone(found, CLEAN, evaluation.state, where)
     _check_images(clean.images, np.arange(config.evaluation.images), f"{where} on clean images")
     _check_labels(found, where)
@@ -171,7 +171,7 @@ def _check_decision(found: Records, decision: Decision, where: str) -> None:
         )
 
 
-def _check_subject(found: Records, evaluation: Evaluation, where: str) -> None:
+def _check_decision_and_point(found: Records, evaluation: Evaluation, where: str) -> None:
     """Whose answers these are, and whether every attack was made at the strongest point."""
     _check_decision(found, evaluation.decision, where)
     point = evaluation.points[evaluation.strongest]

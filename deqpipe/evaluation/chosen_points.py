@@ -13,7 +13,7 @@ from deqpipe.workflow.gridpoints import GridPoint
 
 def left_in_race(
     path: Path,
-    subject: EvaluatedModel,
+    evaluated: EvaluatedModel,
     images: range,
     *,
     among: Collection[GridPoint],
@@ -23,7 +23,7 @@ def left_in_race(
 
     Args:
         path: the file that it wrote.
-        subject: whose points race.
+        evaluated: whose points race.
         images: that are to be attacked.
         among: the points that took part.
         of: the stage of the race: over the grid, or over Table 5.
@@ -32,16 +32,16 @@ def left_in_race(
         UserError: the file cannot be read, is of another race or model, or names other points; or some of the images
             face every attack.
     """
-    if "racing" not in subject.settings:
+    if "racing" not in evaluated.settings:
         raise UserError(f"--race is {path}, but the spec has no racing")
-    cut = subject.settings["racing"]["images"]
+    cut = evaluated.settings["racing"]["images"]
     if images.start < cut:
         raise UserError(
             f"test images {images.start} to {images.stop - 1} were asked for with --race, "
             f"but images 0 to {cut - 1} face every attack"
         )
     result, provenance = race.read(path)
-    _refuse_other_job(path, provenance, subject.job.spec, stage=of)
+    _refuse_other_job(path, provenance, evaluated.job.spec, stage=of)
     unknown = sorted(set(result.points) - set(among))
     if unknown:
         raise UserError(
@@ -50,17 +50,17 @@ def left_in_race(
     return set(result.points)
 
 
-def strongest_points(subject: EvaluatedModel) -> Ranking:
+def strongest_points(evaluated: EvaluatedModel) -> Ranking:
     """The ranked points of a job's model.
 
     Raises:
         UserError: the file is not named, missing, no such file, or of another model or seed.
     """
-    path = subject.job.strongest
+    path = evaluated.job.strongest
     if path is None:
-        raise UserError(f"--strongest is missing, but {subject.name} is attacked at the strongest point of its grid")
-    result, provenance = ranking.read(path, states=subject.settings["solver"]["steps"])
-    _refuse_other_job(path, provenance, subject.job.spec, stage="strongest")
+        raise UserError(f"--strongest is missing, but {evaluated.name} is attacked at the strongest point of its grid")
+    result, provenance = ranking.read(path, states=evaluated.settings["solver"]["steps"])
+    _refuse_other_job(path, provenance, evaluated.job.spec, stage="strongest")
     return result
 
 

@@ -30,34 +30,36 @@ class Attack:
 
 
 def craft(
-    subject: EvaluatedModel, attack: Attack, chunk: Chunk, images: range, *, pgd: PgdConfig, purpose: str
+    evaluated: EvaluatedModel, attack: Attack, chunk: Chunk, images: range, *, pgd: PgdConfig, purpose: str
 ) -> Attacked:
     """PGD on the surrogate of a point. Random starts are keyed by image: all points of a seed share them."""
-    (made,) = craft_together(subject, [attack], chunk, images, pgd=pgd, purpose=purpose)
+    (made,) = craft_together(evaluated, [attack], chunk, images, pgd=pgd, purpose=purpose)
     return made
 
 
 def craft_together(
-    subject: EvaluatedModel, attacks: Sequence[Attack], chunk: Chunk, images: range, *, pgd: PgdConfig, purpose: str
+    evaluated: EvaluatedModel, attacks: Sequence[Attack], chunk: Chunk, images: range, *, pgd: PgdConfig, purpose: str
 ) -> list[Attacked]:
     """PGD on several surrogates. Those that differ in the length of their unroll only are attacked as one batch."""
-    x, y = chunk.load(images, subject.job.device)
-    start = uniform_start(x, ball=subject.ball, stream=subject.stream(purpose), images=images, clamp=pgd.clamp_start)
-    ascent = PGD(subject.ball, steps=pgd.steps, step_size=pgd.step_size_255 / 255, run=subject.run)
+    x, y = chunk.load(images, evaluated.job.device)
+    start = uniform_start(
+        x, ball=evaluated.ball, stream=evaluated.stream(purpose), images=images, clamp=pgd.clamp_start
+    )
+    ascent = PGD(evaluated.ball, steps=pgd.steps, step_size=pgd.step_size_255 / 255, run=evaluated.run)
     made: dict[int, Attacked] = {}
-    for alike in _alike(attacks, subject.final_point()):
-        logits_of, count = _logits_of(subject, [attacks[number] for number in alike]), len(alike)
+    for alike in _alike(attacks, evaluated.final_point()):
+        logits_of, count = _logits_of(evaluated, [attacks[number] for number in alike]), len(alike)
         objective = cross_entropy_objective(logits_of, y.repeat(count))
         together = ascent(objective, x.repeat(count, 1, 1, 1), start=start.repeat(count, 1, 1, 1))
         made |= dict(zip(alike, together.parts(count), strict=True))
     return [made[number] for number in range(len(attacks))]
 
 
-def _logits_of(subject: EvaluatedModel, attacks: Sequence[Attack]) -> Callable[[Tensor], Tensor]:
+def _logits_of(evaluated: EvaluatedModel, attacks: Sequence[Attack]) -> Callable[[Tensor], Tensor]:
     points = [attack.point for attack in attacks if attack.point is not None]
     if len(points) > 1:
-        return subject.logits_of_several(points)
-    return subject.logits_of(attacks[0].point, through=attacks[0].through)
+        return evaluated.logits_of_several(points)
+    return evaluated.logits_of(attacks[0].point, through=attacks[0].through)
 
 
 def _alike(attacks: Sequence[Attack], ready_made: GridPoint | None) -> list[list[int]]:

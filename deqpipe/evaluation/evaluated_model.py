@@ -180,8 +180,8 @@ class EvaluatedModel:
         )
 
 
-def load_subject(job: EvaluationJob) -> EvaluatedModel:
-    """The subject of a job.
+def load_evaluated_model(job: EvaluationJob) -> EvaluatedModel:
+    """The evaluated model of a job.
 
     Raises:
         UserError: checkpoint or data are missing, damaged, or do not fit each other.
@@ -229,10 +229,10 @@ def _computation(model: nn.Module, settings: Settings, job: EvaluationJob) -> Co
 
 
 def load_transferring(job: EvaluationJob) -> EvaluatedModel:
-    """The subject of a job, with the model that its attacks are transferred to where the spec says so.
+    """The evaluated model of a job, with the model that its attacks are transferred to where the spec says so.
 
     Raises:
-        UserError: as `load_subject`; or a model to transfer to is missing, not asked for, or another one.
+        UserError: as `load_evaluated_model`; or a model to transfer to is missing, not asked for, or another one.
     """
     asked = "transfer" in job.spec["upstream"]
     if asked and job.other is None:
@@ -240,17 +240,17 @@ def load_transferring(job: EvaluationJob) -> EvaluatedModel:
         raise UserError(f"--other is missing, but the spec transfers the attacks on {job.spec['model']} to {other}")
     if job.other is not None and not asked:
         raise UserError(f"--other is {job.other}, but the spec transfers the attacks on {job.spec['model']} nowhere")
-    subject = load_subject(job)
-    return subject if job.other is None else _transferring(subject, job.other)
+    evaluated = load_evaluated_model(job)
+    return evaluated if job.other is None else _transferring(evaluated, job.other)
 
 
-def _transferring(subject: EvaluatedModel, path: Path) -> EvaluatedModel:
-    name, settings = vocabulary.other_trades(subject.name), subject.settings
-    other = fitting(load_model(path, subject.job.device), subject.dataset, path=path)
-    _computation(other.model, settings, subject.job)
-    _check_origin(other, path, subject.job.spec, name)
+def _transferring(evaluated: EvaluatedModel, path: Path) -> EvaluatedModel:
+    name, settings = vocabulary.other_trades(evaluated.name), evaluated.settings
+    other = fitting(load_model(path, evaluated.job.device), evaluated.dataset, path=path)
+    _computation(other.model, settings, evaluated.job)
+    _check_origin(other, path, evaluated.job.spec, name)
     judges = tuple(_judge(other, settings, name, defence) for defence in vocabulary.MODELS[name].defences)
-    return replace(subject, other=other, transferred=judges)
+    return replace(evaluated, other=other, transferred=judges)
 
 
 def _controls(settings: Settings, name: str) -> tuple[defences.DefenceName, ...]:

@@ -39,46 +39,46 @@ STARTS = "attack/start"  # random starts on test images; on validation images th
 SELECTION_STARTS = "selection/start"
 
 
-def first_images(subject: EvaluatedModel, count: int) -> Chunk:
+def first_images(evaluated: EvaluatedModel, count: int) -> Chunk:
     """The first so many test images.
 
     Raises:
         UserError: there are not so many, or a batch whose images influence each other would be cut.
     """
-    chunk = Chunk(subject.dataset.test, range(count))
-    check_images(subject, chunk.images)
+    chunk = Chunk(evaluated.dataset.test, range(count))
+    check_images(evaluated, chunk.images)
     return chunk
 
 
-def check_images(subject: EvaluatedModel, images: range) -> None:
+def check_images(evaluated: EvaluatedModel, images: range) -> None:
     """Refuse test images that are not there, or that would cut a batch whose images influence each other.
 
     Raises:
         UserError: says which images are allowed.
     """
-    check_range(subject, images)
-    _check_batches(subject, images, there=len(subject.dataset.test))
+    check_range(evaluated, images)
+    _check_batches(evaluated, images, there=len(evaluated.dataset.test))
 
 
-def check_range(subject: EvaluatedModel, images: range) -> None:
+def check_range(evaluated: EvaluatedModel, images: range) -> None:
     """Refuse test images that are not there.
 
     Raises:
         UserError: says which images are allowed.
     """
-    there = len(subject.dataset.test)
+    there = len(evaluated.dataset.test)
     if not 0 <= images.start < images.stop <= there:
         raise UserError(
-            f"test images {images.start} to {images.stop - 1} were asked for, but {subject.dataset.name} has "
+            f"test images {images.start} to {images.stop - 1} were asked for, but {evaluated.dataset.name} has "
             f"images 0 to {there - 1} (evaluation.images may be at most {there})"
         )
 
 
-def _check_batches(subject: EvaluatedModel, images: range, *, there: int) -> None:
+def _check_batches(evaluated: EvaluatedModel, images: range, *, there: int) -> None:
     """Refuse to cut batches where their images influence each other."""
-    if "evaluation.batch_size" not in subject.settings:
+    if "evaluation.batch_size" not in evaluated.settings:
         return
-    size, last = subject.batch_size, min(there, subject.settings["evaluation.images"])
+    size, last = evaluated.batch_size, min(there, evaluated.settings["evaluation.images"])
     if images.start % size or images.stop > last or (images.stop % size and images.stop != last):
         raise UserError(
             f"test images {images.start} to {images.stop - 1} were asked for, but the solver couples the images of a "

@@ -49,7 +49,7 @@ class Groups:
         names: of all pieces.
         compute: the pieces of some names.
         size: how many at once.
-        batching: of their images; None: the subject's.
+        batching: of their images; None: the evaluated model's.
     """
 
     names: tuple[str, ...]
@@ -78,13 +78,13 @@ class Part:
         return f"images{self.images.start}-{self.images.stop - 1}"
 
 
-def file_of(subject: EvaluatedModel, part: Part, piece: str) -> Path:
+def file_of(evaluated: EvaluatedModel, part: Part, piece: str) -> Path:
     """Where a piece is kept once it is finished, for pieces that follow from others."""
-    return part.state / "points" / subject.weights / f"{piece}_{part.name}.parquet"
+    return part.state / "points" / evaluated.weights / f"{piece}_{part.name}.parquet"
 
 
 def run_pieces(
-    subject: EvaluatedModel,
+    evaluated: EvaluatedModel,
     part: Part,
     pieces: Mapping[str, Piece],
     *,
@@ -95,12 +95,12 @@ def run_pieces(
     """Compute the pieces that are not finished yet, one by one, then write all of them as the job's output.
 
     Args:
-        subject: the model under evaluation, with the call that it was loaded for.
+        evaluated: the model under evaluation, with the call that it was loaded for.
         part: which images, and where finished pieces are kept.
         pieces: by name; names are file names, and stand for the same rows in every job of this state folder.
         piece_spec: what a finished piece depends on.
         name: of the part, where its images alone do not tell it from others of the state folder.
-        batching: of the images of a piece; None: the subject's.
+        batching: of the images of a piece; None: the evaluated model's.
 
     Returns:
         The exit status: 0, or that of an unfinished job.
@@ -113,25 +113,25 @@ def run_pieces(
         return [pieces[piece]() for piece in names]
 
     groups = Groups(tuple(pieces), compute, batching=batching)
-    return run_groups(subject, part, groups, piece_spec=piece_spec, name=name)
+    return run_groups(evaluated, part, groups, piece_spec=piece_spec, name=name)
 
 
 def run_groups(
-    subject: EvaluatedModel, part: Part, groups: Groups, *, piece_spec: Mapping[str, Any], name: str | None = None
+    evaluated: EvaluatedModel, part: Part, groups: Groups, *, piece_spec: Mapping[str, Any], name: str | None = None
 ) -> int:
     """The same for pieces that are computed several at once; those that are finished leave their groups."""
-    files = {piece: file_of(subject, part, piece) for piece in groups.names}
+    files = {piece: file_of(evaluated, part, piece) for piece in groups.names}
     with locked(part.state / "locks" / (name or part.name)), StopRequest(part.budget_minutes) as stop:
         still_open = [piece for piece in groups.names if not _is_finished(files[piece], piece_spec, part)]
         if len(still_open) < len(files):
             _logger.info("%d of %d pieces are finished already", len(files) - len(still_open), len(files))
         work = Groups(tuple(still_open), groups.compute, groups.size, groups.batching)
-        finished = _finish(subject, work, files, piece_spec, stop)
+        finished = _finish(evaluated, work, files, piece_spec, stop)
         if finished == 0 and still_open and not stop.signalled:
             raise UserError(f"not one piece finished within {part.budget_minutes:g} minutes: allow more time")
     if finished < len(still_open):
         return EXIT_UNFINISHED
-    _publish(subject, list(files.values()))
+    _publish(evaluated, list(files.values()))
     return 0
 
 
@@ -145,7 +145,11 @@ def _is_finished(file: Path, piece_spec: Mapping[str, Any], part: Part) -> bool:
 
 
 def _finish(
-    subject: EvaluatedModel, groups: Groups, files: Mapping[str, Path], piece_spec: Mapping[str, Any], stop: StopRequest
+    evaluated: EvaluatedModel,
+    groups: Groups,
+    files: Mapping[str, Path],
+    piece_spec: Mapping[str, Any],
+    stop: StopRequest,
 ) -> int:
     """Compute pieces until asked to stop; how many were computed."""
     total = len(groups.names)
@@ -153,9 +157,9 @@ def _finish(
         if stop.should_stop():
             return first
         names = groups.names[first : first + groups.size]
-        started, evaluations = time.monotonic(), subject.evaluations
-        found = (groups.batching or subject.batching).backing_off(partial(groups.compute, names))
-        shares = _shares(origin(subject, piece_spec, started, evaluations), len(names))
+        started, evaluations = time.monotonic(), evaluated.evaluations
+        found = (groups.batching or evaluated.batching).backing_off(partial(groups.compute, names))
+        shares = _shares(origin(evaluated, piece_spec, started, evaluations), len(names))
         for number, (name, piece, told) in enumerate(zip(names, found, shares, strict=True), first + 1):
             records.write(files[name], piece.columns, provenance=told | {"flags": list(piece.flags)})
             _logger.info("%d/%d %s: %s", number, total, name, scores(piece.columns))
@@ -169,22 +173,22 @@ def _shares(told: dict[str, Any], count: int) -> list[dict[str, Any]]:
     return [told | {"seconds": seconds, "evaluations": asdict(share)} for share in shares]
 
 
-def _publish(subject: EvaluatedModel, files: list[Path]) -> None:
-    merged = records.merge([records.read(file) for file in files]) if files else _nothing(subject)
+def _publish(evaluated: EvaluatedModel, files: list[Path]) -> None:
+    merged = records.merge([records.read(file) for file in files]) if files else _nothing(evaluated)
     whole = provenance(
-        subject.job.spec,
-        device=describe(subject.job.device),
-        inputs=subject.job.inputs,
-        weights=subject.weights,
+        evaluated.job.spec,
+        device=describe(evaluated.job.device),
+        inputs=evaluated.job.inputs,
+        weights=evaluated.weights,
         seconds=sum((part["seconds"] for part in merged.provenance), start=0.0),
         evaluations=sum_of(evaluations_of(part, files[0].parent) for part in merged.provenance),
     )
-    records.write(subject.job.output, merged.columns, provenance=whole | {"flags": list(flags_of(merged))})
+    records.write(evaluated.job.output, merged.columns, provenance=whole | {"flags": list(flags_of(merged))})
 
 
-def _nothing(subject: EvaluatedModel) -> Records:
+def _nothing(evaluated: EvaluatedModel) -> Records:
     """No rows: a race may leave a job without any point."""
-    final = subject.final_point()
+    final = evaluated.final_point()
     return Records(no_rows(final.state if final else 0), ())
 
 
@@ -194,16 +198,16 @@ def flags_of(merged: Records) -> tuple[str, ...]:
 
 
 def origin(
-    subject: EvaluatedModel, spec: Mapping[str, Any], started: float, evaluations: Evaluations = NO_EVALUATIONS
+    evaluated: EvaluatedModel, spec: Mapping[str, Any], started: float, evaluations: Evaluations = NO_EVALUATIONS
 ) -> dict[str, Any]:
     """Provenance of what was computed since `started` (of `time.monotonic`), after so many evaluations of f."""
     return provenance(
         spec,
-        device=describe(subject.job.device),
-        inputs=subject.job.inputs,
-        weights=subject.weights,
+        device=describe(evaluated.job.device),
+        inputs=evaluated.job.inputs,
+        weights=evaluated.weights,
         seconds=time.monotonic() - started,
-        evaluations=subject.evaluations - evaluations,
+        evaluations=evaluated.evaluations - evaluations,
     )
 
 

@@ -37,12 +37,12 @@ class References(Protocol):
 class FreshReferences:
     """Clean states computed when asked for: for a chunk that is attacked once."""
 
-    subject: EvaluatedModel
+    evaluated: EvaluatedModel
     chunk: Chunk
 
     def __call__(self, judge: Judge, images: range) -> StatesWithFinal | None:
         """The states that a judge sees on these images."""
-        x, _ = self.chunk.load(images, self.subject.job.device)
+        x, _ = self.chunk.load(images, self.evaluated.job.device)
         return judge.states(x)
 
 
@@ -53,13 +53,13 @@ class StoredReferences:
     device where these are a small part of its free memory, and on the CPU elsewhere.
     """
 
-    def __init__(self, subject: EvaluatedModel, chunk: Chunk) -> None:
+    def __init__(self, evaluated: EvaluatedModel, chunk: Chunk) -> None:
         """Compute and keep the states of all judges on a chunk."""
-        self._device, self._first = subject.job.device, chunk.images.start
+        self._device, self._first = evaluated.job.device, chunk.images.start
         self._states: dict[str, Tensor] = {}
-        fresh = FreshReferences(subject, chunk)
-        for judge in subject.judges:
-            for images in chunk.batches(subject.batch_size):
+        fresh = FreshReferences(evaluated, chunk)
+        for judge in evaluated.judges:
+            for images in chunk.batches(evaluated.batch_size):
                 self._keep(judge, images, fresh(judge, images), size=len(chunk.images))
 
     def _keep(self, judge: Judge, images: range, states: Tensor | None, *, size: int) -> None:
@@ -108,41 +108,41 @@ class Panel:
         return [found[number] for number in range(len(judges))]
 
 
-def panel_of(subject: EvaluatedModel) -> Panel:
-    """The judges of a grid: every decision and control of the subject, and those that it is transferred to."""
-    return Panel(subject.judges, (*subject.controls, *subject.transferred))
+def panel_of(evaluated: EvaluatedModel) -> Panel:
+    """The judges of a grid: every decision and control of the evaluated model, and those that it is transferred to."""
+    return Panel(evaluated.judges, (*evaluated.controls, *evaluated.transferred))
 
 
 def attack_rows(
-    subject: EvaluatedModel,
+    evaluated: EvaluatedModel,
     point: GridPoint | None,
     chunk: Chunk,
     *,
     references: References,
     purpose: str,
 ) -> Columns:
-    """Rows of one attack on a chunk, scored by every judge and every control of the subject.
+    """Rows of one attack on a chunk, scored by every judge and every control of the evaluated model.
 
     Args:
-        subject: the model; it both crafts and decides.
+        evaluated: the model; it both crafts and decides.
         point: the surrogate; None for an ordinary network.
         chunk: the images.
         references: where the states of the clean images come from.
         purpose: of the random starts.
     """
-    panel = panel_of(subject)
-    return attacks_rows(subject, [Attack(point)], chunk, panel=panel, references=references, purpose=purpose)[0]
+    panel = panel_of(evaluated)
+    return attacks_rows(evaluated, [Attack(point)], chunk, panel=panel, references=references, purpose=purpose)[0]
 
 
-def together(subject: EvaluatedModel, chunk: Chunk) -> int:
+def together(evaluated: EvaluatedModel, chunk: Chunk) -> int:
     """How many attacks' images of a chunk are judged at once: one, where images of a batch influence each other."""
-    if "evaluation.batch_size" in subject.settings:
+    if "evaluation.batch_size" in evaluated.settings:
         return 1
-    return max(1, subject.batch_size // len(chunk.images))
+    return max(1, evaluated.batch_size // len(chunk.images))
 
 
 def attacks_rows(
-    subject: EvaluatedModel,
+    evaluated: EvaluatedModel,
     attacks: Sequence[Attack],
     chunk: Chunk,
     *,
@@ -153,23 +153,23 @@ def attacks_rows(
     """Rows of several attacks on a chunk, one set per attack; the images of all of them are judged at once.
 
     Args:
-        subject: the model that crafts.
+        evaluated: the model that crafts.
         attacks: at most as many as go `together`.
         chunk: the images.
         panel: who judges them.
         references: where the states of the clean images come from; None: `panel.compared` is empty.
         purpose: of the random starts.
     """
-    pgd = subject.settings.section("attack.pgd", PgdConfig)
+    pgd = evaluated.settings.section("attack.pgd", PgdConfig)
     parts: list[list[Columns]] = [[] for _ in attacks]
-    for images in chunk.batches(subject.batch_size):
-        (x, y), label = chunk.load(images, subject.job.device), chunk.labels(images)
-        crafted = craft_together(subject, attacks, chunk, images, pgd=pgd, purpose=purpose)
+    for images in chunk.batches(evaluated.batch_size):
+        (x, y), label = chunk.load(images, evaluated.job.device), chunk.labels(images)
+        crafted = craft_together(evaluated, attacks, chunk, images, pgd=pgd, purpose=purpose)
         stacked = torch.cat([made.images for made in crafted])
         clean = [_repeated(references(judge, images), len(attacks)) for judge in panel.compared] if references else []
         judgements = panel.judge(stacked, y.repeat(len(attacks)), clean)
         for number, (attack, made) in enumerate(zip(attacks, crafted, strict=True)):
-            facts = _facts(subject, attack, made, x)
+            facts = _facts(evaluated, attack, made, x)
             own = slice(number * len(images), (number + 1) * len(images))
             for judge, judged in zip((*panel.compared, *panel.others), judgements, strict=True):
                 parts[number].append(record_rows(judge, judged.part(own), images, label, facts))
@@ -181,14 +181,14 @@ def _repeated(states: Tensor | None, times: int) -> Tensor | None:
     return states if states is None or times == 1 else states.repeat(1, times, 1)
 
 
-def _facts(subject: EvaluatedModel, attack: Attack, made: Attacked, x: Images) -> dict[str, Any]:
+def _facts(evaluated: EvaluatedModel, attack: Attack, made: Attacked, x: Images) -> dict[str, Any]:
     """What holds for all judges of one attack."""
-    point, change = attack.point, subject.ball.distance(made.images, x)
+    point, change = attack.point, evaluated.ball.distance(made.images, x)
     found = to_host({"perturbation": change, "lost_gradient": made.lost_gradient})
-    assert found["perturbation"].max() <= subject.ball.epsilon + 1e-6, "an attack left its ball"
+    assert found["perturbation"].max() <= evaluated.ball.epsilon + 1e-6, "an attack left its ball"
     return {
         "attack": attack.name,
-        "crafted_on": subject.name,
+        "crafted_on": evaluated.name,
         "state": point.state if point else 0,
         "steps": point.steps if point else 0,
         "damping": point.damping if point else 0.0,
@@ -196,14 +196,14 @@ def _facts(subject: EvaluatedModel, attack: Attack, made: Attacked, x: Images) -
     }
 
 
-def clean_rows(subject: EvaluatedModel, chunk: Chunk) -> Columns:
+def clean_rows(evaluated: EvaluatedModel, chunk: Chunk) -> Columns:
     """Rows of the images as they are."""
     parts: list[Columns] = []
     facts = {"attack": "clean", "crafted_on": "", "state": 0, "steps": 0, "damping": 0.0,
              "perturbation": 0.0, "lost_gradient": np.nan}  # fmt: skip
-    panel = Panel((), (*subject.judges, *subject.controls))
-    for images in chunk.batches(subject.batch_size):
-        (x, y), label = chunk.load(images, subject.job.device), chunk.labels(images)
+    panel = Panel((), (*evaluated.judges, *evaluated.controls))
+    for images in chunk.batches(evaluated.batch_size):
+        (x, y), label = chunk.load(images, evaluated.job.device), chunk.labels(images)
         judged = zip(panel.others, panel.judge(x, y, ()), strict=True)
         parts += [record_rows(judge, judgement, images, label, facts) for judge, judgement in judged]
     return joined(parts)

@@ -38,7 +38,7 @@ def build(
     Raises:
         UserError: model is not one of the stage's, or a seed is missing.
     """
-    _check_subject(stage, model, seed)
+    _check_model_and_seed(stage, model, seed)
     value = STAGES[stage]
     keys, upstream = value.keys(config, model or ""), value.upstream(config, model or "")
     spec: dict[str, Any] = {
@@ -49,8 +49,8 @@ def build(
     }
     if judged := value.decisions(config, model or ""):
         spec["decisions"] = list(judged)
-    subject = {"model": model, "seed": seed, "defence": _attacked(model, defence) if stage == "autoattack" else None}
-    return spec | {name: value for name, value in subject.items() if value is not None}
+    whose = {"model": model, "seed": seed, "defence": _attacked(model, defence) if stage == "autoattack" else None}
+    return spec | {name: value for name, value in whose.items() if value is not None}
 
 
 def _attacked(model: str | None, defence: DefenceName | None) -> DefenceName:
@@ -70,7 +70,7 @@ def _made(made: Made, config: Config, seed: int | None) -> dict[str, Any]:
     return build(stage, config, model=model, seed=seed if STAGES[stage].seeded else None)
 
 
-def _check_subject(stage: StageName, model: str | None, seed: int | None) -> None:
+def _check_model_and_seed(stage: StageName, model: str | None, seed: int | None) -> None:
     allowed = STAGES[stage].models
     if allowed is None and model is not None:
         raise UserError(f"model is {model!r}, but stage {stage} has no model")

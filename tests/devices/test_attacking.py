@@ -16,7 +16,7 @@ from deqpipe.attack.surrogate import defended_surrogate_of, stacked_surrogate_of
 from deqpipe.config import PgdConfig
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.evaluation.crafting import Attack, craft, craft_together
-from deqpipe.evaluation.evaluated_model import load_subject
+from deqpipe.evaluation.evaluated_model import load_evaluated_model
 from deqpipe.evaluation.images import Chunk
 from deqpipe.seeding import Stream
 from deqpipe.solver.broyden import Broyden
@@ -99,14 +99,14 @@ def test_crafting_waits_for_nothing(kind: Kind, protocol: str, tmp_path: Path, m
     changes: dict[str, Any] = {"protocol": protocol, "solver": {"scope": "sample"}}
     changes |= {"threat_model": {"epsilon_255": 20.0}}
     with pretended(kind) as device:
-        subject = load_subject(job(tmp_path, device, monkeypatch, changes=changes))
-        chunk, some = Chunk(subject.dataset.test, range(12)), range(2, 5)
+        evaluated = load_evaluated_model(job(tmp_path, device, monkeypatch, changes=changes))
+        chunk, some = Chunk(evaluated.dataset.test, range(12)), range(2, 5)
         recipe = PgdConfig(steps=2, step_size_255=10.0, clamp_start=protocol == "paper")
         for through in ("plain", "entropy"):
             attack = Attack(GridPoint(0.5, 3, 1), through=through)
-            assert craft(subject, attack, chunk, some, pgd=recipe, purpose="start").images.device.type == kind
+            assert craft(evaluated, attack, chunk, some, pgd=recipe, purpose="start").images.device.type == kind
         several = [Attack(GridPoint(0.5, 2, steps)) for steps in (1, 2)]
-        found = craft_together(subject, several, chunk, some, pgd=recipe, purpose="start")
+        found = craft_together(evaluated, several, chunk, some, pgd=recipe, purpose="start")
         assert [made.images.device.type for made in found] == [kind, kind]
 
 

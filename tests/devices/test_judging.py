@@ -13,7 +13,7 @@ from deqpipe.compute.precision import PrecisionName
 from deqpipe.dynamics import Dynamics
 from deqpipe.evaluation import judge
 from deqpipe.evaluation.crafting import Attack
-from deqpipe.evaluation.evaluated_model import load_subject
+from deqpipe.evaluation.evaluated_model import load_evaluated_model
 from deqpipe.evaluation.images import Chunk
 from deqpipe.evaluation.judge import CLASSES, CLASSES_ALONG, DEQJudge, NetworkJudge, Wanted, at
 from deqpipe.evaluation.resumable import Part
@@ -100,12 +100,12 @@ def test_rows_of_attacks_wait_for_a_copy_per_judgement_and_attack(
     monkeypatch.setattr("deqpipe.evaluation.scoring.has_room", lambda device, size: True)
     attacks = [Attack(GridPoint(0.5, 1, 1)), Attack(GridPoint(1.0, 2, 1))]
     with pretended(kind, reads=16) as device:
-        subject = load_subject(job(tmp_path, device, monkeypatch, changes=GRID))
-        chunk, panel = Chunk(subject.dataset.test, range(0, 8)), panel_of(subject)
+        evaluated = load_evaluated_model(job(tmp_path, device, monkeypatch, changes=GRID))
+        chunk, panel = Chunk(evaluated.dataset.test, range(0, 8)), panel_of(evaluated)
         judges = len(panel.compared) + len(panel.others)
         assert 2 * (1 + judges + len(attacks)) == 16, "two batches: labels, judgements, attacks"
-        references = StoredReferences(subject, chunk)
-        found = attacks_rows(subject, attacks, chunk, panel=panel, references=references, purpose="start")
+        references = StoredReferences(evaluated, chunk)
+        found = attacks_rows(evaluated, attacks, chunk, panel=panel, references=references, purpose="start")
         assert [len(columns["image"]) for columns in found] == [8 * judges] * 2
         refuse_another(device)
 
@@ -116,12 +116,12 @@ def test_clean_rows_and_references_wait_for_the_copies_of_judgements(
 ) -> None:
     with pretended(kind, reads=2 * (1 + 2)) as device:
         changes = {**GRID, "entropy": {"controls": False, "input_steps": 1}}
-        subject = load_subject(job(tmp_path, device, monkeypatch, changes=changes))
-        chunk = Chunk(subject.dataset.test, range(0, 8))
-        states = FreshReferences(subject, chunk)(subject.judges[1], range(0, 5))
+        evaluated = load_evaluated_model(job(tmp_path, device, monkeypatch, changes=changes))
+        chunk = Chunk(evaluated.dataset.test, range(0, 8))
+        states = FreshReferences(evaluated, chunk)(evaluated.judges[1], range(0, 5))
         assert states is not None
         assert states.device.type == kind
-        assert len(clean_rows(subject, chunk)["image"]) == 16
+        assert len(clean_rows(evaluated, chunk)["image"]) == 16
         refuse_another(device)
 
 
@@ -131,8 +131,8 @@ def test_early_states_wait_for_the_copies_of_judgements(
 ) -> None:
     with pretended(kind, reads=2 * (1 + 2)) as device:
         changes = {**GRID, "selection": {"attack": {"steps": 1}}}
-        subject = load_subject(job(tmp_path, device, monkeypatch, stage="select", changes=changes))
-        hits = dict(selection._validation_hits(subject, Chunk(subject.dataset.validation, range(9))))
+        evaluated = load_evaluated_model(job(tmp_path, device, monkeypatch, stage="select", changes=changes))
+        hits = dict(selection._validation_hits(evaluated, Chunk(evaluated.dataset.validation, range(9))))
         assert [len(parts) for parts in hits.values()] == [2, 2]
         refuse_another(device)
 
@@ -142,9 +142,11 @@ def test_a_timed_decision_waits_for_its_classes(kind: Kind, tmp_path: Path, monk
     model = "deq_trades_random_states"
     changes = {**GRID, "entropy_sweep": {"solver_steps": [1], "input_steps": [1]}}
     with pretended(kind, reads=2) as device:
-        subject = load_subject(job(tmp_path, device, monkeypatch, stage="time_inference", model=model, changes=changes))
-        x = timing._images(subject, 20)
-        decisions = [timing._decision(subject, one, x) for one in timing._dynamics(subject.settings).values()]
+        evaluated = load_evaluated_model(
+            job(tmp_path, device, monkeypatch, stage="time_inference", model=model, changes=changes)
+        )
+        x = timing._images(evaluated, 20)
+        decisions = [timing._decision(evaluated, one, x) for one in timing._dynamics(evaluated.settings).values()]
         assert [decide() for decide in decisions] == [20, 20]
         refuse_another(device)
 
@@ -163,9 +165,9 @@ def test_scoring_autoattack_waits_for_labels_judgements_and_distances(
 ) -> None:
     changes = {**GRID, "autoattack": {"batch_size": 6}}
     with pretended(kind, reads=4) as device:
-        subject = load_subject(job(tmp_path, device, monkeypatch, stage="autoattack", changes=changes))
-        defended = subject.judges[1].restricted(at(2))
-        target = autoattack.Target(subject, defended, GridPoint(0.5, 1, 1), 2)
+        evaluated = load_evaluated_model(job(tmp_path, device, monkeypatch, stage="autoattack", changes=changes))
+        defended = evaluated.judges[1].restricted(at(2))
+        target = autoattack.Target(evaluated, defended, GridPoint(0.5, 1, 1), 2)
         part = Part(range(12), tmp_path / "state", 1.0)
         course = autoattack.AttackSequence(target, part, ("apgd_ce",), Untouched(BALL, iterations=1), sequential=False)
         found = course._attacked("apgd_ce", 1)

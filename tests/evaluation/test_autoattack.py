@@ -15,7 +15,7 @@ from deqpipe.attack.autoattack import Crafted, LibraryAttacks
 from deqpipe.config import AttackName, merge
 from deqpipe.errors import UserError
 from deqpipe.evaluation import resumable
-from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_subject
+from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_evaluated_model
 from deqpipe.evaluation.judge import NetworkJudge, Wanted
 from deqpipe.evaluation.resumable import Part
 from deqpipe.evaluation.stages import autoattack
@@ -230,7 +230,7 @@ def test_images_leave_by_the_true_decision_and_not_by_the_surrogate(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The attack claims to fool no image; a black one is judged, and who errs on it is gone."""
-    monkeypatch.setattr(autoattack, "_strength", lambda subject, targets: BlackImages(LinfBall(1.0), iterations=1))
+    monkeypatch.setattr(autoattack, "_strength", lambda evaluated, targets: BlackImages(LinfBall(1.0), iterations=1))
     found = found_by(job_of(trained, tmp_path, threat_model={"epsilon_255": 255.0}))
     clean, first, second = (found.where(found["attack"] == name) for name in ("clean", "apgd_ce", "fab_t"))
     assert first["image"].tolist() == clean["image"][~errs(clean, 3)].tolist()
@@ -258,12 +258,12 @@ def test_standard_mode_on_a_network_is_the_librarys_own_evaluation(
     model, pixels = nearest_mean(), 55.0
 
     def loaded(job: EvaluationJob) -> EvaluatedModel:
-        subject = load_subject(job)
-        found = replace(subject.loaded, model=model)
-        return replace(subject, loaded=found, judges=(NetworkJudge(model, RESNET),))
+        evaluated = load_evaluated_model(job)
+        found = replace(evaluated.loaded, model=model)
+        return replace(evaluated, loaded=found, judges=(NetworkJudge(model, RESNET),))
 
     monkeypatch.setattr(autoattack.AttackSequence, "_seed", lambda course, attack, number: 7)
-    monkeypatch.setattr(autoattack, "load_subject", loaded)
+    monkeypatch.setattr(autoattack, "load_evaluated_model", loaded)
     keep: dict[str, Any] = {"autoattack": {"keep": "success", "square_images": 12}}
     found = found_by(job_of(trained, tmp_path, RESNET, threat_model={"epsilon_255": pixels}, **keep))
     split = tiny.dataset().test
@@ -373,20 +373,20 @@ def test_coupled_batches_are_those_of_the_library(trained: Trained, tmp_path: Pa
 
 def test_attacks_have_the_threat_model_and_budgets_of_the_spec(trained: Trained, tmp_path: Path) -> None:
     job = job_of(trained, tmp_path, RESNET)
-    subject = load_subject(job)
-    strength = autoattack._strength(subject, targets=2)
-    assert strength == LibraryAttacks(subject.ball, iterations=2, restarts=1, targets=2, queries=3)
+    evaluated = load_evaluated_model(job)
+    strength = autoattack._strength(evaluated, targets=2)
+    assert strength == LibraryAttacks(evaluated.ball, iterations=2, restarts=1, targets=2, queries=3)
 
 
 def test_seeds_differ_by_attack_part_batch_and_job_and_by_nothing_else(trained: Trained, tmp_path: Path) -> None:
     def seeds(job: EvaluationJob, first: int = 0) -> list[int]:
-        subject = load_subject(job)
-        target = autoattack._target(subject, "plain")
+        evaluated = load_evaluated_model(job)
+        target = autoattack._target(evaluated, "plain")
         course = autoattack.AttackSequence(
             target,
             part_of(tmp_path, range(first, 12)),
             ABLE,
-            autoattack._strength(subject, targets=2),
+            autoattack._strength(evaluated, targets=2),
             sequential=False,
         )
         return [course._seed(attack, batch) for attack in (ABLE[0], ABLE[2]) for batch in (0, 1)]

@@ -68,9 +68,9 @@ class Counting:
         self.crafted: list[str] = []
         original = scoring.attacks_rows
 
-        def note(subject: Any, attacks: Any, *arguments: Any, **named: Any) -> Any:
+        def note(evaluated: Any, attacks: Any, *arguments: Any, **named: Any) -> Any:
             self.crafted += [attack.point.name for attack in attacks]
-            return original(subject, attacks, *arguments, **named)
+            return original(evaluated, attacks, *arguments, **named)
 
         monkeypatch.setattr(grid_stage, "attacks_rows", note)
 

@@ -11,7 +11,7 @@ import torch
 from deqpipe import build
 from deqpipe.config import EntropyConfig
 from deqpipe.defence.entropy import build_entropy_reduction
-from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_subject
+from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_evaluated_model
 from deqpipe.evaluation.stages import sweep
 from deqpipe.results import records
 from deqpipe.results.lock import EXIT_UNFINISHED
@@ -59,7 +59,7 @@ def of(found: Records, defence: str) -> Any:
 
 def loaded(trained: Trained, **changes: Any) -> EvaluatedModel:
     spec = json.loads(tiny.spec("attack_sweep", {**GRID, **changes}, model=RANDOM))
-    return load_subject(
+    return load_evaluated_model(
         EvaluationJob(spec, trained.data, trained.file(RANDOM), Path(), torch.device("cpu"), 1, batch_size=5)
     )
 
@@ -113,17 +113,17 @@ def test_without_descent_steps_or_updates_the_undefended_decision_is_left(swept:
 )
 def test_what_is_left_out_changes_nothing(trained: Trained, protocol: str, setting: EntropySetting) -> None:
     """The defence written out, with every restart and update, has the states of what is computed instead."""
-    subject = loaded(trained, protocol=protocol)
-    judge = next(one for one in sweep.judges(subject) if one.defence == setting.defence)
+    evaluated = loaded(trained, protocol=protocol)
+    judge = next(one for one in sweep.judges(evaluated) if one.defence == setting.defence)
     change = {"solver_steps": setting.solver_steps, "input_steps": setting.input_steps}
-    entropy = subject.settings.section("entropy", EntropyConfig).model_copy(update=change)
+    entropy = evaluated.settings.section("entropy", EntropyConfig).model_copy(update=change)
     if setting.restart_only:
         entropy = restarts_alone(entropy, 4)
-    plain, ball = build.plain_dynamics(subject.settings), LinfBall(20 / 255)
+    plain, ball = build.plain_dynamics(evaluated.settings), LinfBall(20 / 255)
     written_out = build_entropy_reduction(
         entropy, solver=plain.solver, termination=plain.termination, ball=ball, returned=plain.returned
     )
-    x = subject.dataset.test.float_images(slice(0, 5))
+    x = evaluated.dataset.test.float_images(slice(0, 5))
     one, other = judge.dynamics(judge.model, x), written_out(judge.model, x)
     assert torch.equal(one.solution.states, other.solution.states)
     assert torch.equal(one.solution.residuals, other.solution.residuals)
@@ -138,11 +138,11 @@ def test_equal_decisions_are_solved_once(trained: Trained, swept: Records) -> No
     assert len(set(behaviours)) == 16 - 7
     (origin,) = swept.provenance
     assert origin["evaluations"]["forward"] > 0
-    subject = loaded(trained)
-    plain = build.plain_dynamics(subject.settings)
-    entropy = subject.settings.section("entropy", EntropyConfig)
-    assert build.entropy_dynamics(subject.settings, entropy.model_copy(update={"input_steps": 0})) == plain
-    assert build.entropy_dynamics(subject.settings, entropy) != plain
+    evaluated = loaded(trained)
+    plain = build.plain_dynamics(evaluated.settings)
+    entropy = evaluated.settings.section("entropy", EntropyConfig)
+    assert build.entropy_dynamics(evaluated.settings, entropy.model_copy(update={"input_steps": 0})) == plain
+    assert build.entropy_dynamics(evaluated.settings, entropy) != plain
 
 
 def test_a_number_of_points_takes_the_strongest(trained: Trained, tmp_path: Path, swept: Records) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from deqpipe.counts import Evaluations
 from deqpipe.errors import UserError
-from deqpipe.evaluation.evaluated_model import EvaluationJob, load_subject
+from deqpipe.evaluation.evaluated_model import EvaluationJob, load_evaluated_model
 from deqpipe.evaluation.stages import timing
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.workflow import vocabulary
@@ -53,14 +53,14 @@ def test_every_setting_is_timed_and_conditions_stand_beside_them(trained: Traine
 
 
 def test_a_timed_decision_is_the_dynamics_and_nothing_behind_them(trained: Trained, tmp_path: Path) -> None:
-    subject = load_subject(job(trained, tmp_path))
-    model, x = subject.loaded.model, timing._images(subject, 20)
+    evaluated = load_evaluated_model(job(trained, tmp_path))
+    model, x = evaluated.loaded.model, timing._images(evaluated, 20)
     assert isinstance(model, DEQClassifier)
     assert torch.equal(x[12:], x[:8])
     counted = {}
-    for name, dynamics in timing._dynamics(subject.settings).items():
+    for name, dynamics in timing._dynamics(evaluated.settings).items():
         before = model.counter.counted
-        assert timing._decision(subject, dynamics, x)() == 20
+        assert timing._decision(evaluated, dynamics, x)() == 20
         counted[name] = (model.counter.counted - before) * (1 / 20)
     # N = 4: z^[0] .. z^[3] are evaluated once, every update takes R steps with a gradient each, and one evaluation of
     # the new input

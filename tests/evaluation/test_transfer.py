@@ -10,7 +10,7 @@ import torch
 
 from deqpipe import build
 from deqpipe.attack.surrogate import defended_surrogate_of
-from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_subject
+from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_evaluated_model
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results import records
 from deqpipe.results.lock import EXIT_UNFINISHED
@@ -51,9 +51,9 @@ def transferred(trained: Trained, other: Path, tmp_path_factory: pytest.TempPath
     return records.read(folder / "grid.parquet")
 
 
-def subject(trained: Trained, stage: str, *, model: str, checkpoint: Path, **changes: Any) -> EvaluatedModel:
+def evaluated(trained: Trained, stage: str, *, model: str, checkpoint: Path, **changes: Any) -> EvaluatedModel:
     spec = json.loads(tiny.spec(stage, changes, model=model))
-    return load_subject(
+    return load_evaluated_model(
         EvaluationJob(spec, trained.data, checkpoint, Path("unused"), torch.device("cpu"), 1, batch_size=5)
     )
 
@@ -76,8 +76,8 @@ def crafted(attacked: EvaluatedModel, logits_of: Any) -> tuple[torch.Tensor, tor
 def test_transferred_rows_are_the_other_models_own_judgement_of_the_same_images(
     trained: Trained, transferred: Records, other: Path
 ) -> None:
-    attacked = subject(trained, "attack_grid", model=RANDOM, checkpoint=trained.file(RANDOM), **TRANSFER)
-    deciding = subject(trained, "clean", model=OTHER, checkpoint=other)
+    attacked = evaluated(trained, "attack_grid", model=RANDOM, checkpoint=trained.file(RANDOM), **TRANSFER)
+    deciding = evaluated(trained, "clean", model=OTHER, checkpoint=other)
     for point in (GridPoint(1.0, 3, 1), GridPoint(0.5, 4, 2)):
         made, y = crafted(attacked, attacked.logits_of(point))
         for judge in deciding.judges:
@@ -105,8 +105,8 @@ def test_transfer_adds_rows_and_changes_none(trained: Trained, transferred: Reco
 def test_provenance_names_both_models(trained: Trained, transferred: Records, other: Path) -> None:
     (origin,) = transferred.provenance
     assert origin["inputs"].keys() == {"data", "checkpoint", "other"}
-    own = subject(trained, "clean", model=RANDOM, checkpoint=trained.file(RANDOM)).weights
-    assert origin["weights"] == f"{own}-{subject(trained, 'clean', model=OTHER, checkpoint=other).weights}"
+    own = evaluated(trained, "clean", model=RANDOM, checkpoint=trained.file(RANDOM)).weights
+    assert origin["weights"] == f"{own}-{evaluated(trained, 'clean', model=OTHER, checkpoint=other).weights}"
 
 
 def test_points_scored_on_other_weights_are_not_taken_for_finished(
@@ -159,7 +159,7 @@ def test_in_loop_attacks_follow_the_defended_states_and_are_scored_on_four_decis
     assert {(m, d) for m, d in zip(found["model"], found["defence"], strict=True)} == {
         (model, defence) for model in (RANDOM, OTHER) for defence in ("plain", "entropy")
     }
-    attacked = subject(trained, "attack_grid", model=RANDOM, checkpoint=trained.file(RANDOM))
+    attacked = evaluated(trained, "attack_grid", model=RANDOM, checkpoint=trained.file(RANDOM))
     dynamics = build.dynamics(attacked.settings, "entropy")
     surrogate = defended_surrogate_of(POINTS[0], dynamics=dynamics, lead_step=False)
     model = attacked.loaded.model

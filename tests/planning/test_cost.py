@@ -13,7 +13,7 @@ import torch
 
 from deqpipe import config, data
 from deqpipe.counts import Evaluations, sum_of
-from deqpipe.evaluation.evaluated_model import EvaluationJob, load_subject
+from deqpipe.evaluation.evaluated_model import EvaluationJob, load_evaluated_model
 from deqpipe.evaluation.resumable import Part
 from deqpipe.evaluation.stages import autoattack, clean, example, selection, sweep, timing, transfer
 from deqpipe.evaluation.stages.grid import GridShard, attack_grid, attack_point
@@ -240,13 +240,13 @@ SMALL: dict[str, Any] = {
 
 def agreeing(trained: Trained, folder: Path, job: EvaluationJob, *, through: Any) -> EvaluationJob:
     """The job on images with the labels that the attacked logits give them: nothing ever fools these."""
-    subject = load_subject(job)
-    split = subject.dataset.test
+    evaluated = load_evaluated_model(job)
+    split = evaluated.dataset.test
     with torch.no_grad():
-        logits = subject.logits_of(POINT if subject.is_deq else None, through=through)
+        logits = evaluated.logits_of(POINT if evaluated.is_deq else None, through=through)
         labels = logits(split.float_images(slice(None))).argmax(1)
     path = folder / "agreeing.safetensors"
-    data.save(path, replace(subject.dataset, test=data.Split(split.images, labels)), provenance={})
+    data.save(path, replace(evaluated.dataset, test=data.Split(split.images, labels)), provenance={})
     return replace(job, data=path)
 
 

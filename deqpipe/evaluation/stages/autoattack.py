@@ -25,7 +25,7 @@ from deqpipe.config import AttackName
 from deqpipe.errors import UserError
 from deqpipe.evaluation.batching import Batching
 from deqpipe.evaluation.chosen_points import strongest_points
-from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_subject
+from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_evaluated_model
 from deqpipe.evaluation.images import check_range
 from deqpipe.evaluation.judge import Judge, Judgement, at
 from deqpipe.evaluation.resumable import Part, Piece, PieceResult, file_of, run_pieces
@@ -42,47 +42,49 @@ PURPOSE = "autoattack"
 
 def autoattack(job: EvaluationJob, part: Part) -> int:
     """All attacks on one decision, at the strongest point against it; returns the exit status."""
-    subject = _load(job)
-    check_range(subject, part.images)
-    target, mode = _target(subject, _defence_of(job.spec)), subject.settings["autoattack.mode"]
-    asked = tuple(subject.settings["autoattack.attacks"])
-    able = runnable(asked, classes=len(subject.dataset.classes))
-    targets = subject.settings["autoattack.targets"]
-    course = AttackSequence(target, part, able, _strength(subject, targets=targets), sequential=mode == "standard")
+    evaluated = _load(job)
+    check_range(evaluated, part.images)
+    target, mode = _target(evaluated, _defence_of(job.spec)), evaluated.settings["autoattack.mode"]
+    asked = tuple(evaluated.settings["autoattack.attacks"])
+    able = runnable(asked, classes=len(evaluated.dataset.classes))
+    targets = evaluated.settings["autoattack.targets"]
+    course = AttackSequence(target, part, able, _strength(evaluated, targets=targets), sequential=mode == "standard")
     clean: dict[str, Piece] = {"clean": course.clean}
     checks: dict[str, Piece] = {"checks": partial(course.checked, asked)}
-    return run_pieces(subject, part, clean | course.pieces() | checks, piece_spec=job.spec, batching=_batching(subject))
+    return run_pieces(
+        evaluated, part, clean | course.pieces() | checks, piece_spec=job.spec, batching=_batching(evaluated)
+    )
 
 
 def attack_top(job: EvaluationJob, part: Part) -> int:
     """APGD-CE and Square on the defended decision at the strongest points of damping 0.5; returns the exit status."""
-    subject = _load(job)
-    check_range(subject, part.images)
-    first, ranked = _target(subject, ENTROPY.name), strongest_points(subject)
+    evaluated = _load(job)
+    check_range(evaluated, part.images)
+    first, ranked = _target(evaluated, ENTROPY.name), strongest_points(evaluated)
     points = [point for point in ranked.points(ENTROPY.name) if point.damping == gridpoints.FINAL_DAMPING]
     if not points:
-        raise UserError(f"{subject.job.strongest} ranks no point of damping {gridpoints.FINAL_DAMPING}")
+        raise UserError(f"{evaluated.job.strongest} ranks no point of damping {gridpoints.FINAL_DAMPING}")
     pieces: dict[str, Piece] = {}
-    for point in points[: subject.settings["autoattack.top_points"]]:
-        target, strength = replace(first, point=point), _strength(subject, targets=1)
+    for point in points[: evaluated.settings["autoattack.top_points"]]:
+        target, strength = replace(first, point=point), _strength(evaluated, targets=1)
         pieces |= AttackSequence(target, part, (APGD_CE.name, SQUARE.name), strength, sequential=False).pieces()
-    return run_pieces(subject, part, pieces, piece_spec=job.spec, batching=_batching(subject))
+    return run_pieces(evaluated, part, pieces, piece_spec=job.spec, batching=_batching(evaluated))
 
 
 def _load(job: EvaluationJob) -> EvaluatedModel:
-    """The subject, f as it is called: batches shrink from attack to attack, and each size would be compiled anew."""
-    return load_subject(replace(job, ways=replace(job.ways, compiled=False)))
+    """The model, f as it is called: batches shrink from attack to attack, and each size would be compiled anew."""
+    return load_evaluated_model(replace(job, ways=replace(job.ways, compiled=False)))
 
 
-def _batching(subject: EvaluatedModel) -> Batching:
+def _batching(evaluated: EvaluatedModel) -> Batching:
     """The library's batches, which are part of its results."""
-    return Batching(subject.settings["autoattack.batch_size"], key="autoattack.batch_size")
+    return Batching(evaluated.settings["autoattack.batch_size"], key="autoattack.batch_size")
 
 
-def _strength(subject: EvaluatedModel, *, targets: int) -> LibraryAttacks:
-    settings = subject.settings
+def _strength(evaluated: EvaluatedModel, *, targets: int) -> LibraryAttacks:
+    settings = evaluated.settings
     return LibraryAttacks(
-        subject.ball,
+        evaluated.ball,
         iterations=settings["autoattack.iterations"],
         restarts=settings["autoattack.restarts"],
         targets=targets,
@@ -106,13 +108,13 @@ class Target:
     """A decision, and the logits that are attacked in its stead.
 
     Attributes:
-        subject: the model.
+        evaluated: the model.
         judge: of the decision's defence; it looks at the deciding state alone.
         point: of the grid, whose surrogate has the logits; None: the ordinary network itself.
         state: that decides, counted from 1.
     """
 
-    subject: EvaluatedModel
+    evaluated: EvaluatedModel
     judge: Judge
     point: gridpoints.GridPoint | None
     state: int
@@ -125,11 +127,11 @@ class Target:
     @property
     def logits_of(self) -> LogitsOf:
         """The attacked logits; with a defence those of the defended states, unrolled at the received input."""
-        return self.subject.logits_of(self.point, through=defence_of(self.judge.defence).name)
+        return self.evaluated.logits_of(self.point, through=defence_of(self.judge.defence).name)
 
     def load(self, images: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Test images in [0, 1] and their labels."""
-        split, device = self.subject.dataset.test, self.subject.job.device
+        split, device = self.evaluated.dataset.test, self.evaluated.job.device
         where = upload(torch.tensor(list(images)), split.images.device)
         return split.float_images(where, device), upload(split.labels[where], device)
 
@@ -142,7 +144,7 @@ class Target:
         point = self.point if attack != "clean" else None
         return {
             "attack": attack,
-            "crafted_on": self.subject.name if attack != "clean" else "",
+            "crafted_on": self.evaluated.name if attack != "clean" else "",
             "state": point.state if point else 0,
             "steps": point.steps if point else 0,
             "damping": point.damping if point else 0.0,
@@ -151,13 +153,13 @@ class Target:
         }
 
 
-def _target(subject: EvaluatedModel, defence: DefenceName) -> Target:
-    judge = next(judge for judge in subject.judges if judge.defence == defence)
-    if not subject.is_deq:
-        return Target(subject, judge, None, 1)
-    ranked = strongest_points(subject)
+def _target(evaluated: EvaluatedModel, defence: DefenceName) -> Target:
+    judge = next(judge for judge in evaluated.judges if judge.defence == defence)
+    if not evaluated.is_deq:
+        return Target(evaluated, judge, None, 1)
+    ranked = strongest_points(evaluated)
     state = ranked.early[defence]
-    return Target(subject, judge.restricted(at(state)), ranked.points(defence)[0], state)
+    return Target(evaluated, judge.restricted(at(state)), ranked.points(defence)[0], state)
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ class AttackSequence:
 
     @property
     def _size(self) -> int:
-        size: int = self.target.subject.settings["autoattack.batch_size"]
+        size: int = self.target.evaluated.settings["autoattack.batch_size"]
         return size
 
     def pieces(self) -> dict[str, Piece]:
@@ -220,13 +222,13 @@ class AttackSequence:
         found = self.strength(attack, self.target.logits_of, x, y, seed=seed, flags=flags)
         label = y.cpu().numpy()
         judged, shown = self._judged(found, y, label)
-        facts = self.target.facts(attack, self.target.subject.ball.distance(shown, x).cpu().numpy())
+        facts = self.target.facts(attack, self.target.evaluated.ball.distance(shown, x).cpu().numpy())
         return PieceResult(record_rows(self.target.judge, judged, images, label, facts), flags.lines)
 
     def _judged(self, found: Crafted, y: Tensor, label: np.ndarray) -> tuple[Judgement, Tensor]:
         """The judgement of each image that counts, and these images."""
         judge = self.target.judge
-        if self.target.subject.settings["autoattack.keep"] == "success":
+        if self.target.evaluated.settings["autoattack.keep"] == "success":
             return judge(found.fooled, y), found.fooled
         best = judge(found.best, y)
         if self.target.errs(best.columns["predicted"], label).all():
@@ -239,7 +241,7 @@ class AttackSequence:
 
     def _seed(self, attack: AttackName, number: int) -> int:
         """Of the library's draws on a batch; points and defences share it."""
-        stream = self.target.subject.stream(f"{PURPOSE}/{attack}")
+        stream = self.target.evaluated.stream(f"{PURPOSE}/{attack}")
         return stream.generator(self.part.images.start, number).initial_seed()
 
     def _open(self, attack: AttackName) -> list[int]:
@@ -254,7 +256,7 @@ class AttackSequence:
         first, stop = self.part.images.start, self.part.images.stop
         if not LIBRARY_ATTACKS[attack].first_images_only:
             return range(first, stop)
-        square_images: int = self.target.subject.settings["autoattack.square_images"]
+        square_images: int = self.target.evaluated.settings["autoattack.square_images"]
         return range(first, min(stop, max(first, square_images)))
 
     def _batches(self, attack: AttackName) -> int:
@@ -271,7 +273,7 @@ class AttackSequence:
         """Images that the decision errs on in finished pieces."""
         fallen: set[int] = set()
         for piece in pieces:
-            path = file_of(self.target.subject, self.part, piece)
+            path = file_of(self.target.evaluated, self.part, piece)
             found = records.read(path, ("image", "label", "predicted"))
             fallen |= set(found["image"][self.target.errs(found["predicted"], found["label"])].tolist())
         return fallen
@@ -286,7 +288,7 @@ class AttackSequence:
         return accuracy
 
     def _no_rows(self) -> Columns:
-        final = self.target.subject.final_point()
+        final = self.target.evaluated.final_point()
         return no_rows(final.state if final else 0)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from deqpipe.config import PgdConfig
 from deqpipe.errors import UserError
 from deqpipe.evaluation.crafting import Attack, craft
-from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_subject
+from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_evaluated_model
 from deqpipe.evaluation.images import STARTS, Chunk
 from deqpipe.evaluation.judge import CLASSES
 from deqpipe.evaluation.resumable import origin
@@ -56,22 +56,22 @@ def attack_example(job: EvaluationJob, *, select: Path, clean: Path, grid: Path)
             crafted again is not the one of the records.
     """
     started = time.monotonic()
-    subject = load_subject(replace(job, results={"select": select, "clean": clean}))
+    evaluated = load_evaluated_model(replace(job, results={"select": select, "clean": clean}))
     early = _early_state(select, job.spec)
-    before = _of_plain(records.read(clean, _COLUMNS), subject)
-    _check_origin(clean, before.provenance[0], "clean", subject)
-    choice = _choose(before, _shards(grid, subject), early)
-    x, attacked = _crafted_again(subject, choice)
+    before = _of_plain(records.read(clean, _COLUMNS), evaluated)
+    _check_origin(clean, before.provenance[0], "clean", evaluated)
+    choice = _choose(before, _shards(grid, evaluated), early)
+    x, attacked = _crafted_again(evaluated, choice)
     shown = Example(
         clean=x.cpu().numpy(),
         attacked=attacked.cpu().numpy(),
         image=choice.image,
-        label=int(subject.dataset.test.labels[choice.image]),
+        label=int(evaluated.dataset.test.labels[choice.image]),
         fooled=choice.fooled,
         early_state=early,
-        classes=subject.dataset.classes,
+        classes=evaluated.dataset.classes,
     )
-    example.write(job.output, shown, origin(subject, job.spec, started))
+    example.write(job.output, shown, origin(evaluated, job.spec, started))
     return 0
 
 
@@ -83,37 +83,37 @@ def _early_state(path: Path, spec: Mapping[str, Any]) -> int:
     return chosen[PLAIN.name].state
 
 
-def _check_origin(path: Path, told: Mapping[str, Any], stage: str, subject: EvaluatedModel) -> None:
-    if specs.fingerprint(told["spec"]) != subject.job.spec["upstream"][stage]:
+def _check_origin(path: Path, told: Mapping[str, Any], stage: str, evaluated: EvaluatedModel) -> None:
+    if specs.fingerprint(told["spec"]) != evaluated.job.spec["upstream"][stage]:
         raise UserError(f"records {path} are of another configuration, model or seed than the spec")
-    if told["weights"] != subject.weights:
-        raise UserError(f"records {path} are of other weights than {subject.job.checkpoint}")
+    if told["weights"] != evaluated.weights:
+        raise UserError(f"records {path} are of other weights than {evaluated.job.checkpoint}")
 
 
-def _of_plain(found: Records, subject: EvaluatedModel) -> Records:
+def _of_plain(found: Records, evaluated: EvaluatedModel) -> Records:
     """The rows of the undefended decision, in the order of images."""
-    rows = found.where((found["defence"] == "plain") & (found["model"] == subject.name))
+    rows = found.where((found["defence"] == "plain") & (found["model"] == evaluated.name))
     return rows.where(np.argsort(rows["image"], kind="stable"))
 
 
-def _shards(folder: Path, subject: EvaluatedModel) -> list[Records]:
+def _shards(folder: Path, evaluated: EvaluatedModel) -> list[Records]:
     """The rows of the undefended decision under the ready-made attack, shard by shard, in the order of images."""
-    point, upstream = subject.final_point(), subject.job.spec["upstream"]
+    point, upstream = evaluated.final_point(), evaluated.job.spec["upstream"]
     assert point is not None, "only DEQs have a grid"
     shards = []
     for path in sorted(folder.glob("states*_images*.parquet")):
         found = records.read(path, _COLUMNS)
         if specs.fingerprint(found.provenance[0]["spec"]) != upstream["attack_grid"]:
             continue  # left from another configuration
-        _check_origin(path, found.provenance[0], "attack_grid", subject)
-        part = _of_plain(found.where(found.under(point)), subject)
+        _check_origin(path, found.provenance[0], "attack_grid", evaluated)
+        part = _of_plain(found.where(found.under(point)), evaluated)
         shards += [part] if len(part) else []
-    _check_complete(shards, folder, subject)
+    _check_complete(shards, folder, evaluated)
     return sorted(shards, key=lambda shard: int(shard["image"][0]))
 
 
-def _check_complete(shards: list[Records], folder: Path, subject: EvaluatedModel) -> None:
-    count: int = subject.settings["evaluation.images"]  # a race leaves the ready-made attack in
+def _check_complete(shards: list[Records], folder: Path, evaluated: EvaluatedModel) -> None:
+    count: int = evaluated.settings["evaluation.images"]  # a race leaves the ready-made attack in
     lacking = set(range(count)).difference(*(shard["image"].tolist() for shard in shards))
     if lacking:
         raise UserError(
@@ -139,18 +139,18 @@ def _is_right(found: Records, state: int) -> list[bool]:
     return right
 
 
-def _crafted_again(subject: EvaluatedModel, choice: ExampleImage) -> tuple[Tensor, Tensor]:
+def _crafted_again(evaluated: EvaluatedModel, choice: ExampleImage) -> tuple[Tensor, Tensor]:
     """The image as it is and attacked, (channels, height, width): crafted among the images that it met in the grid."""
     held = choice.shard["image"]
-    chunk = Chunk(subject.dataset.test, range(int(held[0]), int(held[-1]) + 1))
-    images = next(batch for batch in chunk.batches(subject.batch_size) if choice.image in batch)
-    pgd, where = subject.settings.section("attack.pgd", PgdConfig), images.index(choice.image)
-    made = craft(subject, Attack(subject.final_point()), chunk, images, pgd=pgd, purpose=STARTS).images
-    x, y = chunk.load(images, subject.job.device)
-    plain = next(judge for judge in subject.judges if judge.defence == "plain")
+    chunk = Chunk(evaluated.dataset.test, range(int(held[0]), int(held[-1]) + 1))
+    images = next(batch for batch in chunk.batches(evaluated.batch_size) if choice.image in batch)
+    pgd, where = evaluated.settings.section("attack.pgd", PgdConfig), images.index(choice.image)
+    made = craft(evaluated, Attack(evaluated.final_point()), chunk, images, pgd=pgd, purpose=STARTS).images
+    x, y = chunk.load(images, evaluated.job.device)
+    plain = next(judge for judge in evaluated.judges if judge.defence == "plain")
     judged = plain.restricted(CLASSES)(made, y).columns
     again = {name: judged[name][where] for name in ("predicted", "margin")}
-    _check_same(choice, again, tolerance=_TOLERANCE[subject.settings["precision"]])
+    _check_same(choice, again, tolerance=_TOLERANCE[evaluated.settings["precision"]])
     return x[where], made[where]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from deqpipe import build
 from deqpipe.config import EntropyConfig, TimingConfig
 from deqpipe.dynamics import Dynamics
-from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_subject
+from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_evaluated_model
 from deqpipe.evaluation.resumable import origin
 from deqpipe.machine import stopwatch
 from deqpipe.machine.device import describe
@@ -28,10 +28,10 @@ _logger = logging.getLogger(__name__)
 def time_inference(job: EvaluationJob) -> int:
     """Time decisions on clean test images, without Sec. 3.2 and with every T_f and R; returns the exit status."""
     started, before = time.monotonic(), stopwatch.load()
-    subject = load_subject(_of_whole_batches(job))
-    config = subject.settings.section("timing", TimingConfig)
-    x = _images(subject, config.batch_size)
-    passes = {name: _decision(subject, dynamics, x) for name, dynamics in _dynamics(subject.settings).items()}
+    evaluated = load_evaluated_model(_of_whole_batches(job))
+    config = evaluated.settings.section("timing", TimingConfig)
+    x = _images(evaluated, config.batch_size)
+    passes = {name: _decision(evaluated, dynamics, x) for name, dynamics in _dynamics(evaluated.settings).items()}
     repeats = stopwatch.Repeats(warmup=config.warmup, timed=config.repeats)
     rates = stopwatch.in_turn(passes, repeats=repeats, device=job.device)
     by_setting = {name: Speed.of(own) for name, own in rates.items()}
@@ -43,12 +43,12 @@ def time_inference(job: EvaluationJob) -> int:
         batch_size=config.batch_size,
         warmup=config.warmup,
         repeats=config.repeats,
-        precision=subject.settings["precision"],
+        precision=evaluated.settings["precision"],
         device=describe(job.device),
         threads=job.threads,
         load=(before, stopwatch.load()),
     )
-    speeds.write(job.output, measured, origin(subject, job.spec, started))
+    speeds.write(job.output, measured, origin(evaluated, job.spec, started))
     return 0
 
 
@@ -58,19 +58,19 @@ def _of_whole_batches(job: EvaluationJob) -> EvaluationJob:
     return replace(job, batch_size=size)
 
 
-def _images(subject: EvaluatedModel, count: int) -> Images:
+def _images(evaluated: EvaluatedModel, count: int) -> Images:
     """The first test images, from the start again where there are too few."""
-    split = subject.dataset.test
-    return split.float_images(torch.arange(count, device=split.images.device) % len(split), subject.job.device)
+    split = evaluated.dataset.test
+    return split.float_images(torch.arange(count, device=split.images.device) % len(split), evaluated.job.device)
 
 
-def _decision(subject: EvaluatedModel, dynamics: Dynamics, x: Tensor) -> Callable[[], int]:
+def _decision(evaluated: EvaluatedModel, dynamics: Dynamics, x: Tensor) -> Callable[[], int]:
     """What it takes to get one class per image: the dynamics to z^[N] and one reading of the head.
 
     Nothing is unrolled behind z^[N], whose residual is not computed. The class goes to the CPU, as a user would have
     it.
     """
-    model = subject.loaded.model
+    model = evaluated.loaded.model
     assert isinstance(model, DEQClassifier), "only DEQs have dynamics"
 
     @torch.no_grad()

@@ -22,11 +22,11 @@ def attack_in_loop(job: EvaluationJob, part: Part) -> int:
     Raises:
         UserError: another model or a ranking is missing, or of the wrong model; images are not there.
     """
-    subject = load_transferring(job)
-    check_images(subject, part.images)
-    points = strongest_points(subject).points(ENTROPY.name)[: subject.settings["attack.in_loop_points"]]
+    evaluated = load_transferring(job)
+    check_images(evaluated, part.images)
+    points = strongest_points(evaluated).points(ENTROPY.name)[: evaluated.settings["attack.in_loop_points"]]
     attacks = {point.name: Attack(point, through=ENTROPY.name, name=IN_LOOP) for point in points}
-    chunk = Chunk(subject.dataset.test, part.images)
-    judges = tuple(judge.restricted(CLASSES_ALONG) for judge in (*subject.judges, *subject.transferred))
-    groups = attack_groups(subject, attacks, chunk, panel=Panel((), judges))
-    return run_groups(subject, part, groups, piece_spec=job.spec)
+    chunk = Chunk(evaluated.dataset.test, part.images)
+    judges = tuple(judge.restricted(CLASSES_ALONG) for judge in (*evaluated.judges, *evaluated.transferred))
+    groups = attack_groups(evaluated, attacks, chunk, panel=Panel((), judges))
+    return run_groups(evaluated, part, groups, piece_spec=job.spec)
