@@ -87,7 +87,7 @@ def refuse_uncomputed(predicted: NDArray[np.int16], state: int, where: str) -> N
 
 
 @dataclass(frozen=True)
-class Scored:
+class AttackAnswers:
     """Answers of one decision at the state that decides.
 
     Attributes:
@@ -103,9 +103,9 @@ class Scored:
         """The attack with the lowest accuracy, as (i, K_a, lambda)."""
         return self.points[intervals.strongest(self.right)].triple
 
-    def among(self, points: Sequence[GridPoint]) -> "Scored":
+    def among(self, points: Sequence[GridPoint]) -> "AttackAnswers":
         """The same for some of the attacks; each must be there."""
-        return Scored(tuple(points), self.right[[self.points.index(point) for point in points]])
+        return AttackAnswers(tuple(points), self.right[[self.points.index(point) for point in points]])
 
 
 def read(tree: Tree, files: Files, states: Mapping[Judge, int], *, crafter: str) -> dict[Judge, Rows]:
@@ -124,11 +124,11 @@ def read(tree: Tree, files: Files, states: Mapping[Judge, int], *, crafter: str)
     return tree.rows(files, asked, "label", "predicted", crafted_on=crafter)
 
 
-def score(rows: Rows, ran: Attacks, *, state: int, config: Config, where: str) -> Scored:
+def score(rows: Rows, ran: Attacks, *, state: int, config: Config, where: str) -> AttackAnswers:
     """The answers at a state, counted from 1, to the attacks that ran on all images.
 
     Raises:
         UserError: as `answers`.
     """
     _, right = answers(rows, ran, config, state=state, where=where)
-    return Scored(ran.points, right)
+    return AttackAnswers(ran.points, right)

@@ -90,19 +90,19 @@ def outcome(tree: Tree, evaluation: Evaluation) -> AutoAttackOutcome:
     decision, config = evaluation.decision, tree.config
     where = f"AutoAttack records of {decision.row}"
     files = tree.opened("autoattack", decision.model, tree.autoattack(decision), defence=decision.defence)
-    found = reading.whole(files, _COLUMNS)
-    _check_decision_and_point(found, evaluation, where)
-    clean = _alone(found, CLEAN, evaluation.state, where)
+    rows = reading.whole(files, _COLUMNS)
+    _check_decision_and_point(rows, evaluation, where)
+    clean = _alone(rows, CLEAN, evaluation.state, where)
     _check_images(clean.images, np.arange(config.evaluation.images), f"{where} on clean images")
-    _check_labels(found, where)
-    alone = _attacks(found, clean, evaluation.state, config, where)
+    _check_labels(rows, where)
+    alone = _attacks(rows, clean, evaluation.state, config, where)
     survived = _survived(clean, alone.values())
     return AutoAttackOutcome(
         evaluation=evaluation,
         alone={name: one for name, one in alone.items() if len(one.images)},
         rows=_rows(alone, survived, config, where),
         survived=survived,
-        flags=_flags(found),
+        flags=_flags(rows),
         jobs=len(files.paths),
         sources=files.sources,
     )
@@ -117,15 +117,15 @@ def top(tree: Tree, evaluation: Evaluation, points: Sequence[GridPoint]) -> tupl
     decision, config = evaluation.decision, tree.config
     where = f"records of the top points of {decision.row}"
     files = tree.opened("attack_top", decision.model, tree.top(decision.model))
-    found = reading.whole(files, _COLUMNS)
-    _check_decision(found, decision, where)
-    _check_labels(found, where)
-    _refuse(found, ~np.isin(found["attack"], (APGD_CE.name, SQUARE.name)), where)
-    _refuse(found, ~np.any([found.under(point) for point in points], axis=0), where)
+    rows = reading.whole(files, _COLUMNS)
+    _check_decision(rows, decision, where)
+    _check_labels(rows, where)
+    _refuse(rows, ~np.isin(rows["attack"], (APGD_CE.name, SQUARE.name)), where)
+    _refuse(rows, ~np.any([rows.under(point) for point in points], axis=0), where)
     full, part = config.evaluation.images, square_images(config)
     return Top(
-        apgd=_at_points(found, evaluation, points, attack=APGD_CE.name, images=full, where=where),
-        square=_at_points(found, evaluation, points, attack=SQUARE.name, images=part, where=where),
+        apgd=_at_points(rows, evaluation, points, attack=APGD_CE.name, images=full, where=where),
+        square=_at_points(rows, evaluation, points, attack=SQUARE.name, images=part, where=where),
     ), files.sources
 
 
@@ -148,71 +148,69 @@ def square_images(config: Config) -> int:
 
 
 def _at_points(
-    found: Records, evaluation: Evaluation, points: Sequence[GridPoint], *, attack: AttackName, images: int, where: str
+    rows: Records, evaluation: Evaluation, points: Sequence[GridPoint], *, attack: AttackName, images: int, where: str
 ) -> Correct:
-    rows = []
+    right = []
     for point in points:
         said = f"{where} under {LIBRARY_ATTACKS[attack].label} at {point.name}"
-        one = _alone(found.where(found.under(point)), attack, evaluation.state, said)
+        one = _alone(rows.where(rows.under(point)), attack, evaluation.state, said)
         _check_images(one.images, np.arange(images), said)
-        rows.append(one.right)
-    stacked: Correct = np.stack(rows)
+        right.append(one.right)
+    stacked: Correct = np.stack(right)
     return stacked
 
 
-def _check_decision(found: Records, decision: Decision, where: str) -> None:
-    other = (found["model"] != decision.model) | (found["defence"] != decision.defence)
-    other |= (found["attack"] != CLEAN) & (found["crafted_on"] != decision.model)
+def _check_decision(rows: Records, decision: Decision, where: str) -> None:
+    other = (rows["model"] != decision.model) | (rows["defence"] != decision.defence)
+    other |= (rows["attack"] != CLEAN) & (rows["crafted_on"] != decision.model)
     if other.any():
         row = int(np.argmax(other))
         raise UserError(
-            f"{where} hold answers of {found['model'][row]} with defence {found['defence'][row]} to images crafted on "
-            f"{found['crafted_on'][row] or 'no model'}, but must be of {decision.model} with {decision.defence}"
+            f"{where} hold answers of {rows['model'][row]} with defence {rows['defence'][row]} to images crafted on "
+            f"{rows['crafted_on'][row] or 'no model'}, but must be of {decision.model} with {decision.defence}"
         )
 
 
-def _check_decision_and_point(found: Records, evaluation: Evaluation, where: str) -> None:
+def _check_decision_and_point(rows: Records, evaluation: Evaluation, where: str) -> None:
     """Whose answers these are, and whether every attack was made at the strongest point."""
-    _check_decision(found, evaluation.decision, where)
+    _check_decision(rows, evaluation.decision, where)
     point = evaluation.points[evaluation.strongest]
     if evaluation.decision.model not in vocabulary.DEQS:
         point = GridPoint(damping=0.0, state=0, steps=0)
-    elsewhere = (found["attack"] != CLEAN) & ~found.under(point)
+    elsewhere = (rows["attack"] != CLEAN) & ~rows.under(point)
     if elsewhere.any():
         row = int(np.argmax(elsewhere))
-        raise UserError(f"{where} hold an attack at {_point(found, row)}, but the strongest point is {point.name}")
+        raise UserError(f"{where} hold an attack at {_point(rows, row)}, but the strongest point is {point.name}")
 
 
-def _refuse(found: Records, foreign: NDArray[np.bool_], where: str) -> None:
+def _refuse(rows: Records, foreign: NDArray[np.bool_], where: str) -> None:
     if foreign.any():
         row = int(np.argmax(foreign))
-        raise UserError(
-            f"{where} hold the attack {found['attack'][row]} at {_point(found, row)}, which is not asked for"
-        )
+        raise UserError(f"{where} hold the attack {rows['attack'][row]} at {_point(rows, row)}, which is not asked for")
 
 
-def _point(found: Records, row: int) -> str:
-    return GridPoint(float(found["damping"][row]), int(found["state"][row]), int(found["steps"][row])).name
+def _point(rows: Records, row: int) -> str:
+    return GridPoint(float(rows["damping"][row]), int(rows["state"][row]), int(rows["steps"][row])).name
 
 
-def _check_labels(found: Records, where: str) -> None:
-    _, first, back = np.unique(found["image"], return_index=True, return_inverse=True)
-    differ = found["label"] != found["label"][first][back]
+def _check_labels(rows: Records, where: str) -> None:
+    _, first, back = np.unique(rows["image"], return_index=True, return_inverse=True)
+    differ = rows["label"] != rows["label"][first][back]
     if differ.any():
-        raise UserError(f"{where} give image {found['image'][differ][0]} different labels")
+        raise UserError(f"{where} give image {rows['image'][differ][0]} different labels")
 
 
-def _alone(found: Records, attack: str, state: int, where: str) -> AttackOutcome:
-    rows = found.where(found["attack"] == attack)
-    order = np.argsort(rows["image"], kind="stable")
-    images: _Images = rows["image"][order].astype(np.int64)
+def _alone(rows: Records, attack: str, state: int, where: str) -> AttackOutcome:
+    own = rows.where(rows["attack"] == attack)
+    order = np.argsort(own["image"], kind="stable")
+    images: _Images = own["image"][order].astype(np.int64)
     twice = images[1:][images[1:] == images[:-1]]
     if len(twice):
         raise UserError(f"{where} hold image {twice[0]} under {attack} twice")
-    predicted = rows["predicted"][:, state - 1]
+    predicted = own["predicted"][:, state - 1]
     refuse_uncomputed(predicted, state, where)
-    right: Correct = (predicted == rows["label"])[order]
-    return AttackOutcome(images, right, int((rows["perturbation"] == 0).sum()))
+    right: Correct = (predicted == own["label"])[order]
+    return AttackOutcome(images, right, int((own["perturbation"] == 0).sum()))
 
 
 def _check_images(images: _Images, expected: _Images, where: str) -> None:
@@ -226,18 +224,18 @@ def _check_images(images: _Images, expected: _Images, where: str) -> None:
 
 
 def _attacks(
-    found: Records, clean: AttackOutcome, state: int, config: Config, where: str
+    rows: Records, clean: AttackOutcome, state: int, config: Config, where: str
 ) -> dict[AttackName, AttackOutcome]:
     """Each attack with the images that it saw, which must be the ones that it had to."""
     settings = config.autoattack
-    attacks = _run(found, settings.attacks)
-    _refuse(found, ~np.isin(found["attack"], (CLEAN, *attacks)), where)
+    attacks = _run(rows, settings.attacks)
+    _refuse(rows, ~np.isin(rows["attack"], (CLEAN, *attacks)), where)
     standard = settings.mode == "standard"
     alive = clean.images[clean.right] if standard else clean.images
     alone: dict[AttackName, AttackOutcome] = {}
     for attack in attacks:
         said = f"{where} under {LIBRARY_ATTACKS[attack].label}"
-        one = _alone(found, attack, state, where)
+        one = _alone(rows, attack, state, where)
         due = alive[alive < settings.square_images] if LIBRARY_ATTACKS[attack].first_images_only else alive
         _check_images(one.images, due, said)
         alive = np.setdiff1d(alive, one.images[~one.right]) if standard else alive
@@ -245,9 +243,9 @@ def _attacks(
     return alone
 
 
-def _run(found: Records, attacks: Sequence[AttackName]) -> tuple[AttackName, ...]:
+def _run(rows: Records, attacks: Sequence[AttackName]) -> tuple[AttackName, ...]:
     """The attacks that were run: some need more classes than there are, and the flags say so."""
-    said = _flags(found)
+    said = _flags(rows)
     left_out = {name: f"{LIBRARY_ATTACKS[name].label} is left out" for name in attacks}
     return tuple(name for name in attacks if not any(flag.startswith(left_out[name]) for flag in said))
 
@@ -269,8 +267,8 @@ def _rows(alone: Mapping[AttackName, AttackOutcome], survived: Correct, config: 
     return stacked
 
 
-def _flags(found: Records) -> dict[str, int]:
-    said = [flag for entry in found.provenance for flag in dict.fromkeys(map(_uncounted, entry.get("flags", ())))]
+def _flags(rows: Records) -> dict[str, int]:
+    said = [flag for entry in rows.provenance for flag in dict.fromkeys(map(_uncounted, entry.get("flags", ())))]
     return {flag: said.count(flag) for flag in dict.fromkeys(said)}
 
 

@@ -51,8 +51,8 @@ class States:
     @property
     def right(self) -> NDArray[np.bool_]:
         """Whether each state gives the label, as predicted."""
-        found: NDArray[np.bool_] = self.predicted == self.label[:, None]
-        return found
+        right: NDArray[np.bool_] = self.predicted == self.label[:, None]
+        return right
 
 
 def clean(tree: Tree, decision: Decision) -> States:
@@ -83,7 +83,7 @@ def column(tree: Tree, name: str, asked: Collection[Attacked]) -> dict[Attacked,
     Raises:
         UserError: as `clean`.
     """
-    found: dict[Attacked, Values] = {}
+    by_attacked: dict[Attacked, Values] = {}
     for model in dict.fromkeys(decision.model for decision, _ in asked):
         mine = [pair for pair in asked if pair[0].model == model]
         files = _files(tree, model, [point for _, point in mine])
@@ -91,8 +91,8 @@ def column(tree: Tree, name: str, asked: Collection[Attacked]) -> dict[Attacked,
         rows = tree.rows(files, points, name)
         for decision, point in mine:
             (values,) = rows[decision.judge].table(name, points=(point,), where=f"records of {decision.row}")
-            found[decision, point] = values[0].astype(np.float64)
-    return found
+            by_attacked[decision, point] = values[0].astype(np.float64)
+    return by_attacked
 
 
 def _files(tree: Tree, model: str, points: Collection[GridPoint]) -> Files:

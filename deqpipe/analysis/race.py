@@ -43,7 +43,7 @@ def write(tree: Tree, model: str, *, of: AttacksOf, output: Path) -> None:
     settings = _raced(tree, of)
     paths = (tree.sweep if of == "sweep" else tree.attacked)(model, below=shards.race_cut(tree.config))
     files = tree.opened("attack_sweep" if of == "sweep" else "attack_grid", model, paths)
-    points = left(tree, model, files, of=of, confidence=settings.confidence)
+    points = survivors(tree, model, files, of=of, confidence=settings.confidence)
     every = len(gridpoints.grid_points(tree.config))
     result = Race(points, every, shards.race_cut(tree.config), settings.confidence)
     # No seconds: a race run again must be the same file, or every job after it would run again.
@@ -70,7 +70,7 @@ def _raced(tree: Tree, of: AttacksOf) -> RaceConfig:
     return settings
 
 
-def left(tree: Tree, model: str, files: Files, *, of: AttacksOf, confidence: float) -> tuple[gridpoints.GridPoint, ...]:
+def survivors(tree: Tree, model: str, files: Files, *, of: AttacksOf, confidence: float) -> tuple[gridpoints.GridPoint, ...]:
     """The points that go on, in their sort order.
 
     Args:
@@ -104,12 +104,12 @@ def answers(tree: Tree, files: Files, states: Mapping[Judge, int]) -> dict[Judge
 
 def _grid_states(tree: Tree, model: str) -> dict[Judge, int]:
     """Of every decision that the grid is scored on, transferred images included."""
-    found: dict[Judge, int] = {}
+    deciding: dict[Judge, int] = {}
     for judge in filter(None, (model, vocabulary.transfers_to(tree.config, model))):
         early, kind = early_states(tree, judge), vocabulary.MODELS[judge]
         controls = kind.controls(tree.config.entropy) if judge == model else ()
-        found |= {(judge, defence): early[defence].state for defence in (*kind.defences, *controls)}
-    return found
+        deciding |= {(judge, defence): early[defence].state for defence in (*kind.defences, *controls)}
+    return deciding
 
 
 def _sweep_states(tree: Tree, model: str) -> dict[Judge, int]:

@@ -132,8 +132,8 @@ class Rows:
         return np.array([self.grid.index(point) for point in points], dtype=np.intp)
 
 
-def _refuse_outside(found: NDArray[np.int32], images: int, where: str) -> None:
-    outside = found[(found < 0) | (found >= images)]
+def _refuse_outside(held: NDArray[np.int32], images: int, where: str) -> None:
+    outside = held[(held < 0) | (held >= images)]
     if len(outside):
         raise UserError(f"{where} hold image {outside[0]}, but images 0 to {images - 1} are evaluated")
 
@@ -224,8 +224,8 @@ def read(
 
 def defences(files: Files) -> tuple[str, ...]:
     """All defences that rows of the files are of, in alphabetical order."""
-    found = (group.occurring("defence") for path in files.paths for group in records.groups(path, ("defence",)))
-    return tuple(sorted({word for words in found for word in words}))
+    occurring = (group.occurring("defence") for path in files.paths for group in records.groups(path, ("defence",)))
+    return tuple(sorted({word for words in occurring for word in words}))
 
 
 def whole(files: Files, columns: Sequence[str]) -> Records:
@@ -288,11 +288,11 @@ def _part(
     if asked.points is not None:
         indices = [index for index, one in enumerate(grid or ()) if one in asked.points]
         where = where[np.isin(point[where], indices)]
-    found = {name: group[name] for name in columns}
+    values = {name: group[name] for name in columns}
     return _Part(
         point[where],
         group["image"][where],
-        {name: _of_states(one, asked.states)[where] for name, one in found.items()},
+        {name: _of_states(one, asked.states)[where] for name, one in values.items()},
         _foreign(group, where[point[where] < 0]),
     )
 

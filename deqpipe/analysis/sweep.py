@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deqpipe.analysis import answers, reading
-from deqpipe.analysis.answers import Scored
+from deqpipe.analysis.answers import AttackAnswers
 from deqpipe.analysis.attacks import attacks, strongest_present
 from deqpipe.analysis.early_states import early_states, selection_source
 from deqpipe.analysis.layout import Tree
@@ -29,7 +29,7 @@ class Sweep:
         sources: the files behind it.
     """
 
-    by_setting: Mapping[EntropySetting, Scored]
+    by_setting: Mapping[EntropySetting, AttackAnswers]
     state: int
     bootstrap: Bootstrap
     dropped: int
@@ -38,7 +38,7 @@ class Sweep:
     @property
     def best(self) -> tuple[EntropySetting, ...]:
         """The T_f and R with the highest minimum; controls are none. Several where these are equal."""
-        lowest = {one: found.right.sum(axis=1).min() for one, found in self.by_setting.items() if one.input_steps}
+        lowest = {one: scored.right.sum(axis=1).min() for one, scored in self.by_setting.items() if one.input_steps}
         return tuple(one for one, correct in lowest.items() if correct == max(lowest.values()))
 
     def gain(self, setting: EntropySetting) -> Estimate:
@@ -57,11 +57,13 @@ def sweep(tree: Tree) -> Sweep:
     model, settings = vocabulary.SWEEP_MODEL, gridpoints.entropy_settings(config)
     files = tree.opened("attack_sweep", model, tree.sweep(model))
     _refuse_other_settings(files, settings, where)
-    few = config.entropy_sweep.points
+    most = config.entropy_sweep.points
     state = early_states(tree, model)[ENTROPY.name].state
     judges = {(model, setting.defence): state for setting in settings}
     rows = answers.read(tree, files, judges, crafter=model)
-    ran = attacks(tree, model, "sweep") if few == "all" else strongest_present(rows.values(), few, config, where=where)
+    ran = (
+        attacks(tree, model, "sweep") if most == "all" else strongest_present(rows.values(), most, config, where=where)
+    )
     by_setting = {
         one: answers.score(
             rows[model, one.defence], ran, state=state, config=config, where=f"{where}, of {one.defence},"

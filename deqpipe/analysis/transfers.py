@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deqpipe.analysis import answers
-from deqpipe.analysis.answers import Scored
+from deqpipe.analysis.answers import AttackAnswers
 from deqpipe.analysis.attacks import Attacks, attacks, strongest_present
 from deqpipe.analysis.decision import Decision
 from deqpipe.analysis.early_states import early_states
@@ -22,7 +22,7 @@ class Judged:
         sources: the files behind them.
     """
 
-    by_decision: Mapping[Decision, Scored]
+    by_decision: Mapping[Decision, AttackAnswers]
     sources: tuple[Source, ...]
 
 
@@ -72,7 +72,7 @@ def _judges(states: Mapping[Decision, int]) -> dict[Judge, int]:
 
 def _judge(
     tree: Tree, rows: Mapping[Judge, Rows], ran: Attacks, states: Mapping[Decision, int], *, where: str
-) -> dict[Decision, Scored]:
+) -> dict[Decision, AttackAnswers]:
     return {
         decision: answers.score(
             rows[decision.judge], ran, state=state, config=tree.config, where=f"{where}, judged by {decision.row},"

@@ -150,11 +150,11 @@ class LibraryAttacks:
         if name not in runnable([name], classes=logits.shape[1]):
             attack = LIBRARY_ATTACKS[name]
             raise ValueError(f"{attack.label} needs {attack.least_classes} classes, but there are {logits.shape[1]}")
-        course = _Runs(x, y, misclassified=logits.max(1).indices != y, logits_of=_answering(logits_of, logits))
+        runs = _Runs(x, y, misclassified=logits.max(1).indices != y, logits_of=_answering(logits_of, logits))
         with _own_generators(seed):
             run = {"apgd_ce": self._apgd_ce, "apgd_t": self._apgd_t, "fab_t": self._fab_t, "square": self._square}
-            run[name](course, seed, flags)
-        return Crafted(self._inside(course.fooled, x), self._inside(course.best, x))
+            run[name](runs, seed, flags)
+        return Crafted(self._inside(runs.fooled, x), self._inside(runs.best, x))
 
     def _inside(self, images: Tensor, x: Tensor) -> Tensor:
         away = float(self.ball.distance(images, x).max())
@@ -162,65 +162,65 @@ class LibraryAttacks:
         assert -TOLERANCE <= float(images.min()) <= float(images.max()) <= 1 + TOLERANCE, "an attack left [0, 1]"
         return self.ball.project(images, x)
 
-    def _apgd_ce(self, course: "_Runs", seed: int, flags: Flags) -> None:
+    def _apgd_ce(self, runs: "_Runs", seed: int, flags: Flags) -> None:
         attack = library().apgd(
-            course.logits_of, norm="Linf", eps=self.ball.epsilon, n_iter=self.iterations, n_restarts=self.restarts,
-            seed=seed, loss="ce", device=course.x.device,
+            runs.logits_of, norm="Linf", eps=self.ball.epsilon, n_iter=self.iterations, n_restarts=self.restarts,
+            seed=seed, loss="ce", device=runs.x.device,
         )  # fmt: skip
-        attack.init_hyperparam(course.x)
+        attack.init_hyperparam(runs.x)
         for _ in range(self.restarts):
-            course.attack_those_left(attack.attack_single_run)
+            runs.attack_those_left(attack.attack_single_run)
         if self.misclassified:
             for _ in range(self.restarts):
-                course.attack_misclassified(attack.attack_single_run)
+                runs.attack_misclassified(attack.attack_single_run)
 
-    def _apgd_t(self, course: "_Runs", seed: int, flags: Flags) -> None:
+    def _apgd_t(self, runs: "_Runs", seed: int, flags: Flags) -> None:
         attack = library().apgd_targeted(
-            course.logits_of, norm="Linf", eps=self.ball.epsilon, n_iter=self.iterations, n_restarts=1, seed=seed,
-            n_target_classes=self._targets(course), device=course.x.device,
+            runs.logits_of, norm="Linf", eps=self.ball.epsilon, n_iter=self.iterations, n_restarts=1, seed=seed,
+            n_target_classes=self._targets(runs), device=runs.x.device,
         )  # fmt: skip
         attack.logger = flags  # no argument in older versions
-        attack.init_hyperparam(course.x)
+        attack.init_hyperparam(runs.x)
 
         def towards(rank: int) -> _Run:
             def run(x: Tensor, y: Tensor) -> _Outcome:
-                attack.y_target = course.logits_of(x).sort(dim=1).indices[:, -rank]
+                attack.y_target = runs.logits_of(x).sort(dim=1).indices[:, -rank]
                 outcome: _Outcome = attack.attack_single_run(x, y)
                 return outcome
 
             return run
 
-        for rank in range(2, self._targets(course) + 2):
-            course.attack_those_left(towards(rank))
+        for rank in range(2, self._targets(runs) + 2):
+            runs.attack_those_left(towards(rank))
         if self.misclassified:
-            course.attack_misclassified(towards(1))
+            runs.attack_misclassified(towards(1))
 
-    def _fab_t(self, course: "_Runs", seed: int, flags: Flags) -> None:
+    def _fab_t(self, runs: "_Runs", seed: int, flags: Flags) -> None:
         attack = library().fab(
-            course.logits_of, norm="Linf", eps=self.ball.epsilon, n_iter=self.iterations, n_restarts=1, seed=seed,
-            targeted=True, n_target_classes=self._targets(course), device=course.x.device,
+            runs.logits_of, norm="Linf", eps=self.ball.epsilon, n_iter=self.iterations, n_restarts=1, seed=seed,
+            targeted=True, n_target_classes=self._targets(runs), device=runs.x.device,
         )  # fmt: skip
-        course.fooled = attack.perturb(course.x.clone(), course.y.clone())
-        course.best = course.fooled
+        runs.fooled = attack.perturb(runs.x.clone(), runs.y.clone())
+        runs.best = runs.fooled
 
-    def _square(self, course: "_Runs", seed: int, flags: Flags) -> None:
+    def _square(self, runs: "_Runs", seed: int, flags: Flags) -> None:
         attack = library().square(
-            course.logits_of, norm="Linf", eps=self.ball.epsilon, p_init=0.8, n_queries=self.queries, n_restarts=1,
-            seed=seed, resc_schedule=False, device=course.x.device,
+            runs.logits_of, norm="Linf", eps=self.ball.epsilon, p_init=0.8, n_queries=self.queries, n_restarts=1,
+            seed=seed, resc_schedule=False, device=runs.x.device,
         )  # fmt: skip
-        attack.init_hyperparam(course.x)
+        attack.init_hyperparam(runs.x)
 
         def run(x: Tensor, y: Tensor) -> _Outcome:
             _, images = attack.attack_single_run(x, y)
-            right = course.logits_of(images).max(1).indices == y
+            right = runs.logits_of(images).max(1).indices == y
             return images, right, torch.zeros(len(x), device=x.device), images
 
-        course.attack_those_left(run)
+        runs.attack_those_left(run)
         if self.misclassified:
-            course.attack_misclassified(run)
+            runs.attack_misclassified(run)
 
-    def _targets(self, course: "_Runs") -> int:
-        return min(self.targets, course.classes - 1)
+    def _targets(self, runs: "_Runs") -> int:
+        return min(self.targets, runs.classes - 1)
 
 
 def _check_images(x: Images) -> None:

@@ -177,8 +177,8 @@ def _remembered(asked: Asked, trial: Trial) -> Way:
 
 def _read(file: Path, fallback: Way) -> Way:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        way, reason = Way(**found["way"]), str(found["reason"])
+        verdict = json.loads(file.read_text(encoding="utf-8"))
+        way, reason = Way(**verdict["way"]), str(verdict["reason"])
     except (OSError, ValueError, KeyError, TypeError):
         _logger.warning("verdict %s cannot be read: f is computed in the plain way (%s)", file, fallback.name)
         return fallback

@@ -31,8 +31,8 @@ class Chunk:
 
     def labels(self, images: range) -> np.ndarray:
         """The labels of some of them, on the host."""
-        found: np.ndarray = self.split.labels[images.start : images.stop].cpu().numpy()
-        return found
+        labels: np.ndarray = self.split.labels[images.start : images.stop].cpu().numpy()
+        return labels
 
 
 STARTS = "attack/start"  # random starts on test images; on validation images they have a stream of their own

@@ -138,8 +138,8 @@ def run_groups(
 def _is_finished(file: Path, piece_spec: Mapping[str, Any], part: Part) -> bool:
     if not file.exists():
         return False
-    found = records.read(file, ("image",)).provenance[0]["spec"]
-    if specs.dumps(found) != specs.dumps(piece_spec):
+    spec = records.read(file, ("image",)).provenance[0]["spec"]
+    if specs.dumps(spec) != specs.dumps(piece_spec):
         raise UserError(f"finished piece {file} belongs to another spec; delete {part.state}")
     return True
 
@@ -158,9 +158,9 @@ def _finish(
             return first
         names = groups.names[first : first + groups.size]
         started, evaluations = time.monotonic(), evaluated.evaluations
-        found = (groups.batching or evaluated.batching).backing_off(partial(groups.compute, names))
+        results = (groups.batching or evaluated.batching).backing_off(partial(groups.compute, names))
         shares = _shares(origin(evaluated, piece_spec, started, evaluations), len(names))
-        for number, (name, piece, told) in enumerate(zip(names, found, shares, strict=True), first + 1):
+        for number, (name, piece, told) in enumerate(zip(names, results, shares, strict=True), first + 1):
             records.write(files[name], piece.columns, provenance=told | {"flags": list(piece.flags)})
             _logger.info("%d/%d %s: %s", number, total, name, scores(piece.columns))
     return total

@@ -100,12 +100,12 @@ class Panel:
         """
         judges = (*self.compared, *self.others)
         starts = (*references, *[None] * len(self.others))
-        found: dict[int, Judgement] = {}
+        judgements: dict[int, Judgement] = {}
         for behaviour in dict.fromkeys(judge.behaviour for judge in judges):
             alike = [number for number, judge in enumerate(judges) if judge.behaviour == behaviour]
             seen = judges[alike[0]].see(x, y)
-            found |= {number: seen.measured_from(starts[number]).on_host() for number in alike}
-        return [found[number] for number in range(len(judges))]
+            judgements |= {number: seen.measured_from(starts[number]).on_host() for number in alike}
+        return [judgements[number] for number in range(len(judges))]
 
 
 def panel_of(evaluated: EvaluatedModel) -> Panel:
@@ -184,15 +184,15 @@ def _repeated(states: Tensor | None, times: int) -> Tensor | None:
 def _facts(evaluated: EvaluatedModel, attack: Attack, made: Attacked, x: Images) -> dict[str, Any]:
     """What holds for all judges of one attack."""
     point, change = attack.point, evaluated.ball.distance(made.images, x)
-    found = to_host({"perturbation": change, "lost_gradient": made.lost_gradient})
-    assert found["perturbation"].max() <= evaluated.ball.epsilon + 1e-6, "an attack left its ball"
+    measured = to_host({"perturbation": change, "lost_gradient": made.lost_gradient})
+    assert measured["perturbation"].max() <= evaluated.ball.epsilon + 1e-6, "an attack left its ball"
     return {
         "attack": attack.name,
         "crafted_on": evaluated.name,
         "state": point.state if point else 0,
         "steps": point.steps if point else 0,
         "damping": point.damping if point else 0.0,
-        **found,
+        **measured,
     }
 
 

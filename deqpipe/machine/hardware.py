@@ -17,5 +17,5 @@ def gpus_per_job(device: Literal["auto", "cpu", "cuda"]) -> int:
 
 def _nvidia_smi_lists_one() -> bool:
     # The tool alone proves nothing: it is often installed where no driver runs.
-    found = shutil.which("nvidia-smi")
-    return found is not None and subprocess.run([found, "-L"], capture_output=True, check=False).returncode == 0
+    command = shutil.which("nvidia-smi")
+    return command is not None and subprocess.run([command, "-L"], capture_output=True, check=False).returncode == 0

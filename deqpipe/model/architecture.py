@@ -198,9 +198,9 @@ def fitting(loaded: Loaded, dataset: Dataset, *, path: Path) -> Loaded:
             f"with {len(classes)} classes, but the data are {dataset.name} of shape {dataset.image_shape} "
             f"with {len(dataset.classes)}"
         )
-    for number, (trained, found) in enumerate(zip(classes, dataset.classes, strict=True)):
-        if trained != found:
+    for number, (trained, here) in enumerate(zip(classes, dataset.classes, strict=True)):
+        if trained != here:
             raise UserError(
-                f"checkpoint {path} was trained with {trained!r} as class {number}, but the data have {found!r}"
+                f"checkpoint {path} was trained with {trained!r} as class {number}, but the data have {here!r}"
             )
     return loaded

@@ -99,10 +99,10 @@ class Bench:
 def prices(bench: Bench) -> dict[cost.Part, Number]:
     """Seconds per unit of every part but the start of jobs."""
     device.set_up(precision=bench.config.precision, threads=1)
-    found = _surrogate_prices(bench)
-    found |= _decision_prices(bench, found)
-    found |= _training_prices(bench, found)
-    return found | _feedforward_prices(bench)
+    known = _surrogate_prices(bench)
+    known |= _decision_prices(bench, known)
+    known |= _training_prices(bench, known)
+    return known | _feedforward_prices(bench)
 
 
 def _deq(bench: Bench) -> DEQClassifier:
@@ -157,7 +157,7 @@ def _surrogate_prices(bench: Bench) -> dict[cost.Part, Number]:
     return {"solve": solve, "unroll": unroll, "pass": rest}
 
 
-def _decision_prices(bench: Bench, found: Mapping[cost.Part, Number]) -> dict[cost.Part, Number]:
+def _decision_prices(bench: Bench, known: Mapping[cost.Part, Number]) -> dict[cost.Part, Number]:
     """From two decisions: what the head takes per state, and what Sec. 3.2 takes longer, per evaluation."""
     config, model = bench.config, _deq(bench).eval().requires_grad_(False)
     settings = _settings(bench, *_EVALUATION)
@@ -169,17 +169,17 @@ def _decision_prices(bench: Bench, found: Mapping[cost.Part, Number]) -> dict[co
     plain = formulas.decision(config, "plain").total
     added = formulas.decision(config, "entropy").total - plain
     alone = decide("plain")
-    read = max(0.0, alone - plain * found["solve"]) / (config.solver.steps + 1)
-    if not added or added * _expected(found) > bench.patience:
-        return {"read": read, "descent": _expected(found)}
+    read = max(0.0, alone - plain * known["solve"]) / (config.solver.steps + 1)
+    if not added or added * _expected(known) > bench.patience:
+        return {"read": read, "descent": _expected(known)}
     return {"read": read, "descent": max(0.0, decide("entropy") - alone) / added}
 
 
-def _training_prices(bench: Bench, found: Mapping[cost.Part, Number]) -> dict[cost.Part, Number]:
+def _training_prices(bench: Bench, known: Mapping[cost.Part, Number]) -> dict[cost.Part, Number]:
     """Of training steps, per evaluation, whichever way."""
-    config, taken, expected = bench.config, dict[cost.Part, Number](), _expected(found)
+    config, taken, expected = bench.config, dict[cost.Part, Number](), _expected(known)
     jobs: dict[cost.Part, tuple[str, Number, Number]]
-    jobs = {"pretrain": (vocabulary.TRUNK, formulas.pretraining_step(config).total, found["unroll"] / 2)}
+    jobs = {"pretrain": (vocabulary.TRUNK, formulas.pretraining_step(config).total, known["unroll"] / 2)}
     jobs |= {f"train/{model}": (model, cost.training_step(config, model).total, expected) for model in vocabulary.DEQS}
     for part, (model, evaluations, price) in jobs.items():
         if 2 * evaluations * price > bench.patience:
@@ -189,9 +189,9 @@ def _training_prices(bench: Bench, found: Mapping[cost.Part, Number]) -> dict[co
     return taken
 
 
-def _expected(found: Mapping[cost.Part, Number]) -> Number:
+def _expected(known: Mapping[cost.Part, Number]) -> Number:
     """Seconds per evaluation where none was measured: half of a solve, half of an unroll with its gradients."""
-    return (found["solve"] + found["unroll"] / 2) / 2
+    return (known["solve"] + known["unroll"] / 2) / 2
 
 
 def _training_price(bench: Bench, model: str) -> float:
@@ -216,12 +216,12 @@ def _training_price(bench: Bench, model: str) -> float:
 def _per_evaluation(bench: Bench, once: Callable[[int], None], counted: list[int], *, most: int) -> float:
     """Seconds per evaluation of the best of several calls; with random states no call is like another."""
     size, _ = bench.sized(once, most=most, fewest=2)
-    found, spent = list[float](), 0.0
-    while not found or (spent < bench.box and len(found) < 20):
+    measured, spent = list[float](), 0.0
+    while not measured or (spent < bench.box and len(measured) < 20):
         taken = bench.seconds(once, size)
         spent += taken
-        found.append(taken / counted[1])
-    return min(found)
+        measured.append(taken / counted[1])
+    return min(measured)
 
 
 def _plan(bench: Bench, stages: Mapping[StageName, str | None], model: str) -> TrainingPlan:
@@ -310,11 +310,11 @@ def main() -> int:
     try:
         config = configuration.load(options.files)
         bench = Bench(config, images_of(config), device.choose(options.device), options.box)
-        found = prices(bench)
+        measured = prices(bench)
     except UserError as error:
         print(f"deqpipe: {error}", file=sys.stderr)
         return 2
-    facts = {"start": ready, "device": device.describe(bench.where), "kind": bench.where.type, "prices": found}
+    facts = {"start": ready, "device": device.describe(bench.where), "kind": bench.where.type, "prices": measured}
     print(json.dumps(facts))
     return 0
 

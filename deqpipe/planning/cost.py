@@ -84,17 +84,17 @@ class Images:
 
 def decision(config: Config, defence: str, wanted: Wanted = EVERYTHING) -> Work:
     """One decision of a DEQ on an image, as far as it is looked at."""
-    found, plain = (formulas.decision(config, one, wanted) for one in (defence, "plain"))
+    own, plain = (formulas.decision(config, one, wanted) for one in (defence, "plain"))
     states = 1 if wanted.only is not None else config.solver.steps + wanted.final
-    return Work(plain, {"solve": plain.forward, "read": states}) + _descents(found - plain)
+    return Work(plain, {"solve": plain.forward, "read": states}) + _descents(own - plain)
 
 
 def swept(config: Config, settings: Iterable[gridpoints.EntropySetting], wanted: Wanted) -> Work:
     """The decisions of other T_f and R. Equal ones are computed once."""
-    found = {_swept_keys(config, setting) for setting in settings}
+    distinct = {_swept_keys(config, setting) for setting in settings}
     plain = formulas.dynamics(config.solver)
-    added = (formulas.dynamics(config.solver, entropy) - plain for entropy in found if entropy is not None)
-    return _sum((decision(config, "plain", wanted) * len(found), *(_descents(more) for more in added)))
+    added = (formulas.dynamics(config.solver, entropy) - plain for entropy in distinct if entropy is not None)
+    return _sum((decision(config, "plain", wanted) * len(distinct), *(_descents(more) for more in added)))
 
 
 def _swept_keys(config: Config, setting: gridpoints.EntropySetting) -> EntropyConfig | None:
@@ -128,8 +128,8 @@ def references(config: Config, model: str) -> Work:
     kind = vocabulary.MODELS[model]
     if not kind.architecture.has_states:
         return Work()
-    found = _sum(decision(config, defence, CLASSES) for defence in kind.defences)
-    return Work(found.evaluations, {name: amount for name, amount in found.parts.items() if name != "read"})
+    work = _sum(decision(config, defence, CLASSES) for defence in kind.defences)
+    return Work(work.evaluations, {name: amount for name, amount in work.parts.items() if name != "read"})
 
 
 # Attacks, per image
@@ -325,8 +325,8 @@ def _priced_as(model: str) -> str:
 def _weight(config: Config, model: str) -> Number:
     kind = vocabulary.MODELS[model]
     weights = config.jacobian.other_weight if kind.other_jacobian else config.jacobian.weight
-    found: Number = getattr(weights, kind.framework or "")
-    return found
+    weight: Number = getattr(weights, kind.framework or "")
+    return weight
 
 
 def _train_feedforward(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:

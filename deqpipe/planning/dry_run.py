@@ -48,13 +48,13 @@ def jobs(configfiles: Sequence[Path], *, cores: int, everything: bool) -> list[P
         UserError: Snakemake refuses to plan, with its line.
     """
     printed = _dry_run(configfiles, cores=cores, everything=everything)
-    found, counted = parse_jobs(printed), parse_counts(printed)
-    listed = Counter(job.rule for job in found)
+    planned, counted = parse_jobs(printed), parse_counts(printed)
+    listed = Counter(job.rule for job in planned)
     if counted != listed:
         raise UserError(
             f"Snakemake lists {dict(listed)}, but counts {dict(counted)}: a profile that makes it quiet cannot be read"
         )
-    return found
+    return planned
 
 
 def _dry_run(configfiles: Sequence[Path], *, cores: int, everything: bool) -> str:

@@ -41,12 +41,12 @@ def plan(configfiles: Sequence[Path], *, cores: int | None, device: Device) -> i
     """
     files = _config_files(configfiles)
     config = configuration.load(files)
-    images, found, cores = images_of(config), rates(), cores or os.cpu_count() or 1
+    images, known, cores = images_of(config), rates(), cores or os.cpu_count() or 1
     everything = jobs(configfiles, cores=cores, everything=True)
     left = jobs(configfiles, cores=cores, everything=False)
     started = time.monotonic()
     measured = measure(files, cores=cores, device=device if device != "auto" else config.device)
-    print(text(CostPlan(config, images, everything, left, measured, cores, entering(config, everything), found)))
+    print(text(CostPlan(config, images, everything, left, measured, cores, entering(config, everything), known)))
     print(f"Measured in {time.monotonic() - started:.0f} s.")
     return 0
 
@@ -68,8 +68,8 @@ def measure(files: Sequence[Path], *, cores: int, device: Device) -> Measured:
     processes = 1 if gpus_per_job(device) else min(SIDE_BY_SIDE, cores, os.cpu_count() or 1)
     facts = _calibrate(files, device=device, processes=processes)
     names = facts[0]["prices"]
-    prices = {name: statistics.fmean(found["prices"][name] for found in facts) for name in names}
-    prices |= {"start": statistics.fmean(found["start"] for found in facts), "report": reporting}
+    prices = {name: statistics.fmean(measured["prices"][name] for measured in facts) for name in names}
+    prices |= {"start": statistics.fmean(measured["start"] for measured in facts), "report": reporting}
     return Measured(prices, facts[0]["device"], facts[0]["kind"] == "cuda", processes)
 
 
@@ -87,17 +87,17 @@ def _calibrate(files: Sequence[Path], *, device: str, processes: int) -> list[di
         subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_one_thread())
         for _ in range(processes)
     ]
-    found = []
+    measured = []
     try:
         for child in children:
             printed, complaints = child.communicate()
             if child.returncode:
                 raise UserError(complaint(complaints))
-            found.append(json.loads(printed.splitlines()[-1]))
+            measured.append(json.loads(printed.splitlines()[-1]))
     finally:
         for child in children:  # where one failed, or the user stopped, the others measure for nobody
             child.kill()
-    return found
+    return measured
 
 
 def _one_thread() -> dict[str, str]:

@@ -50,14 +50,14 @@ def entering(config: Config, jobs: Sequence[PlannedJob]) -> Entering:
     if config.autoattack.mode == "individual":
         return Entering(dict.fromkeys(attacks, 1), "autoattack.mode: individual")
     planned = [job for job in jobs if job.rule == "autoattack"]
-    found = [met for job in planned if (met := _met(config, job)) is not None]
-    if not found:
+    parts = [met for job in planned if (met := _met(config, job)) is not None]
+    if not parts:
         return Entering({attack: LIBRARY_ATTACKS[attack].entering for attack in attacks}, "assumed")
-    met, exposed = np.sum(found, axis=0)
+    met, exposed = np.sum(parts, axis=0)
     shares: dict[AttackName, Number] = {
         attack: float(met[n] / exposed[n]) for n, attack in enumerate(attacks) if exposed[n]
     }
-    return Entering(shares, f"measured in {len(found)} of {len(planned)} jobs")
+    return Entering(shares, f"measured in {len(parts)} of {len(planned)} jobs")
 
 
 def _met(config: Config, job: PlannedJob) -> np.ndarray | None:
@@ -66,15 +66,15 @@ def _met(config: Config, job: PlannedJob) -> np.ndarray | None:
     if not path.is_file():
         return None
     try:
-        found = records.read(path, ("image", "attack"))
+        rows = records.read(path, ("image", "attack"))
     except UserError:
         return None  # damaged, or of an older version: the workflow makes it again
-    if specs.fingerprint(found.provenance[0]["spec"]) != _fingerprint(config, job):
+    if specs.fingerprint(rows.provenance[0]["spec"]) != _fingerprint(config, job):
         return None
-    clean, attacks = found["image"][found["attack"] == "clean"], config.autoattack.attacks
+    clean, attacks = rows["image"][rows["attack"] == "clean"], config.autoattack.attacks
     for_square = int((clean < config.autoattack.square_images).sum())
     exposed = [for_square if LIBRARY_ATTACKS[attack].first_images_only else len(clean) for attack in attacks]
-    return np.array([[int((found["attack"] == attack).sum()) for attack in attacks], exposed])
+    return np.array([[int((rows["attack"] == attack).sum()) for attack in attacks], exposed])
 
 
 def _fingerprint(config: Config, job: PlannedJob) -> str:

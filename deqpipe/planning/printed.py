@@ -87,8 +87,8 @@ class CostPlan:
                 total[precision] += amount / (1e12 * rate.teraflops)
         return total
 
-    def _operations_of(self, found: cost.Work) -> Number:
-        return arithmetic.operations(self.config, self.images, found)
+    def _operations_of(self, work: cost.Work) -> Number:
+        return arithmetic.operations(self.config, self.images, work)
 
 
 def text(plan: CostPlan) -> str:
@@ -183,7 +183,7 @@ def _times(plan: CostPlan) -> list[str]:
     if whole.seconds > files.seconds:
         spent = _spent_by_rule(plan.everything, whole)
         lines += [f"On {_room(plan)} jobs wait for room, too, one after the other: {spent}."]
-    times = (duration(found.seconds) for found in (whole, left))
+    times = (duration(one.seconds) for one in (whole, left))
     estimate = "Estimated time of the whole run: {}; of what is left to do: {}.".format(*times)
     return [*(row for line in lines for row in _wrapped(line)), estimate]
 
@@ -192,9 +192,11 @@ def _room(plan: CostPlan) -> str:
     return "one GPU" if plan.measured.cuda else f"{plan.cores} core(s)"
 
 
-def _chain(jobs: Sequence[PlannedJob], found: Run) -> str:
+def _chain(jobs: Sequence[PlannedJob], scheduled: Run) -> str:
     """The jobs of a critical path with their seconds."""
-    return ", ".join(f"{_called(jobs[number])} {duration(found.slots[number].seconds)}" for number in found.critical)
+    return ", ".join(
+        f"{_called(jobs[number])} {duration(scheduled.slots[number].seconds)}" for number in scheduled.critical
+    )
 
 
 def _called(job: PlannedJob) -> str:
@@ -202,16 +204,16 @@ def _called(job: PlannedJob) -> str:
     return f"{job.rule} ({model})" if model else job.rule
 
 
-def _spent_by_rule(jobs: Sequence[PlannedJob], found: Run) -> str:
+def _spent_by_rule(jobs: Sequence[PlannedJob], scheduled: Run) -> str:
     """The rules of the jobs that bound a run, the longest first, without those of little influence."""
     spent = Counter[str]()
-    for number in found.critical:
-        spent[jobs[number].rule] += found.slots[number].seconds  # type: ignore[assignment]  # seconds need not be whole
-    counts = Counter(jobs[number].rule for number in found.critical)
+    for number in scheduled.critical:
+        spent[jobs[number].rule] += scheduled.slots[number].seconds  # type: ignore[assignment]  # seconds need not be whole
+    counts = Counter(jobs[number].rule for number in scheduled.critical)
     return ", ".join(
         f"{counts[rule]} {rule} {duration(seconds)}"
         for rule, seconds in spent.most_common()
-        if seconds >= NOTABLE * found.seconds
+        if seconds >= NOTABLE * scheduled.seconds
     )
 
 

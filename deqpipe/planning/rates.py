@@ -41,10 +41,10 @@ def rates(path: Path = FILE) -> Rates:
     Raises:
         UserError: the file is there, but holds something else.
     """
-    found: dict[tuple[Precision, Kind], Rate] = {
+    known: dict[tuple[Precision, Kind], Rate] = {
         (precision, kind): Rate(ASSUMED[precision]) for precision in PRECISIONS for kind in KINDS
     }
-    return found | _measured(path) if path.is_file() else found
+    return known | _measured(path) if path.is_file() else known
 
 
 def _measured(path: Path) -> dict[tuple[Precision, Kind], Rate]:
@@ -72,9 +72,9 @@ def _rate(row: Mapping[str, str]) -> Rate:
     return Rate(teraflops, row["source"])
 
 
-def words(found: Rates) -> str:
+def words(known: Rates) -> str:
     """The rates, and where each is from."""
-    return "; ".join(_words(precision, [found[precision, kind] for kind in KINDS]) for precision in PRECISIONS)
+    return "; ".join(_words(precision, [known[precision, kind] for kind in KINDS]) for precision in PRECISIONS)
 
 
 def _words(precision: Precision, of_kinds: list[Rate]) -> str:

@@ -145,28 +145,28 @@ def against_pgd(outcomes: Sequence[AutoAttackOutcome], bootstrap: Bootstrap) -> 
             pairs[one.decision.row] = apgd.right[None], pgd[None]
     if not pairs:
         return []
-    found = intervals.minimum_differences(pairs, bootstrap)
+    estimates = intervals.minimum_differences(pairs, bootstrap)
     return [
-        f"APGD-CE minus PGD at the same point, on the images that APGD-CE met, in points: {differences(found)}. The "
-        "point is the one where PGD is at its lowest, which favours PGD a little."
+        f"APGD-CE minus PGD at the same point, on the images that APGD-CE met, in points: {differences(estimates)}. "
+        "The point is the one where PGD is at its lowest, which favours PGD a little."
     ]
 
 
 def square_against_apgd(outcomes: Sequence[AutoAttackOutcome], bootstrap: Bootstrap) -> str:
     """Square against APGD-CE on the images that Square met, where both met these."""
-    found = {
+    by_decision = {
         one.decision.row: intervals.minimum_difference(
             square.right[None], apgd.right[np.isin(apgd.images, square.images)][None], bootstrap
         )
         for one in outcomes
         if (square := one.alone.get(SQUARE.name)) is not None and (apgd := one.alone.get(APGD_CE.name)) is not None
     }
-    return f"Square minus APGD-CE on Square's images, in points: {differences(found)}."
+    return f"Square minus APGD-CE on Square's images, in points: {differences(by_decision)}."
 
 
-def differences(found: Mapping[str, Estimate]) -> str:
+def differences(estimates: Mapping[str, Estimate]) -> str:
     """Paired differences with their intervals, in points."""
-    return "; ".join(f"{name} {difference(one)}" for name, one in found.items())
+    return "; ".join(f"{name} {difference(one)}" for name, one in estimates.items())
 
 
 def difference(estimate: Estimate) -> str:

@@ -128,12 +128,12 @@ def _metadata(file: _File, path: Path, what: str) -> dict[str, Any]:
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """Sixteen hexadecimal digits that stand for named tensors, whatever file they came in."""
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].cpu().contiguous()
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        found.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
+        sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        sha.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()[:16]
 
 
 def load_module(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str = "checkpoint") -> None:

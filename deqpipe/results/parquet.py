@@ -45,7 +45,7 @@ def _words(values: np.ndarray) -> pa.Array:
 
 
 @dataclass(frozen=True)
-class Found:
+class Content:
     """What was read of a file.
 
     Attributes:
@@ -92,7 +92,7 @@ def _nothing(kind: pa.DataType) -> np.ndarray:
     return np.empty((0, kind.list_size) if nested else 0, number)
 
 
-def read(path: Path, names: Sequence[str]) -> Found:
+def read(path: Path, names: Sequence[str]) -> Content:
     """The columns of these names that a file has.
 
     Raises:
@@ -101,10 +101,10 @@ def read(path: Path, names: Sequence[str]) -> Found:
     with _opened(path) as file:
         schema = file.schema_arrow
         table = file.read(columns=[name for name in names if name in schema.names])
-    return Found(schema.metadata or {}, tuple(schema.names), table)
+    return Content(schema.metadata or {}, tuple(schema.names), table)
 
 
-def groups(path: Path, names: Sequence[str]) -> Iterator[Found]:
+def groups(path: Path, names: Sequence[str]) -> Iterator[Content]:
     """The same columns, of one group of rows after the other: files may hold more rows than memory does.
 
     Raises:
@@ -115,7 +115,7 @@ def groups(path: Path, names: Sequence[str]) -> Iterator[Found]:
         there = [name for name in names if name in schema.names]
         for number in range(max(1, file.num_row_groups)):  # without rows there is no group
             table = file.read_row_group(number, columns=there) if file.num_row_groups else file.read(columns=there)
-            yield Found(schema.metadata or {}, tuple(schema.names), table)
+            yield Content(schema.metadata or {}, tuple(schema.names), table)
 
 
 @contextmanager

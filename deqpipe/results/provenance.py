@@ -85,8 +85,8 @@ def evaluations_of(told: Mapping[str, Any], path: Path) -> Evaluations:
 
 def versions() -> dict[str, str]:
     """Versions of Python, of the package and of the libraries that results depend on."""
-    found = {"python": platform.python_version(), "deqpipe": deqpipe.__version__}
-    return found | {name: metadata.version(name) for name in LIBRARIES}
+    ours = {"python": platform.python_version(), "deqpipe": deqpipe.__version__}
+    return ours | {name: metadata.version(name) for name in LIBRARIES}
 
 
 @cache

@@ -130,9 +130,9 @@ def read(path: Path, columns: Sequence[str] = COLUMNS) -> Records:
     from deqpipe.results import parquet
 
     with _readable(path):
-        found = parquet.read(path, columns)
-        provenance = _checked(found.metadata, found.names, path, columns)
-    return Records({name: found.column(name) for name in columns}, (provenance,))
+        content = parquet.read(path, columns)
+        provenance = _checked(content.metadata, content.names, path, columns)
+    return Records({name: content.column(name) for name in columns}, (provenance,))
 
 
 def groups(path: Path, columns: Sequence[str]) -> Iterator[Group]:
@@ -145,10 +145,10 @@ def groups(path: Path, columns: Sequence[str]) -> Iterator[Group]:
 
     texts = [name for name in columns if SCALARS.get(name) is str]
     with _readable(path):
-        for found in parquet.groups(path, columns):
-            _checked(found.metadata, found.names, path, columns)
-            numbers = {name: found.column(name) for name in columns if name not in texts}
-            yield Group(numbers, {name: found.words(name) for name in texts})
+        for content in parquet.groups(path, columns):
+            _checked(content.metadata, content.names, path, columns)
+            numbers = {name: content.column(name) for name in columns if name not in texts}
+            yield Group(numbers, {name: content.words(name) for name in texts})
 
 
 @contextmanager

@@ -122,10 +122,10 @@ class Solution:
 
     def lowest(self, scope: Scope) -> State:
         """The state of lowest residual, of every image by itself or of the batch; of equals the earlier one."""
-        found = Lowest.unknown(self.states[0])
+        lowest = Lowest.unknown(self.states[0])
         for z, residual in zip(self.states, self.residuals if scope == "sample" else self.batch_residuals, strict=True):
-            found = found.or_lower(z, residual)
-        return found.z
+            lowest = lowest.or_lower(z, residual)
+        return lowest.z
 
     def returned(self, which: Returned) -> State:
         """z*."""
@@ -245,11 +245,11 @@ def reach(
 
 def _reach_lowest(solver: Solver[Any], fn: FixedPointMap, state: Any, termination: Termination, scope: Scope) -> State:
     """The state of lowest residual, without the others being kept."""
-    found: Lowest | None = None
+    lowest: Lowest | None = None
     for moment in _march(solver, fn, state, termination, steps=termination.max_steps):
-        found = lower_of(found, moment.state, scope)
-    assert found is not None, "a solve has at least one step"
-    return found.z
+        lowest = lower_of(lowest, moment.state, scope)
+    assert lowest is not None, "a solve has at least one step"
+    return lowest.z
 
 
 def lower_of(lowest: Lowest | None, state: Any, scope: Scope) -> Lowest:

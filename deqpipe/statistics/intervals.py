@@ -119,8 +119,8 @@ def minimum_differences(pairs: Mapping[str, tuple[Correct, Correct]], bootstrap:
         ValueError: as `minimum_difference`.
     """
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        found = {name: pool.submit(minimum_difference, *pair, bootstrap) for name, pair in pairs.items()}
-    return {name: one.result() for name, one in found.items()}
+        running = {name: pool.submit(minimum_difference, *pair, bootstrap) for name, pair in pairs.items()}
+    return {name: one.result() for name, one in running.items()}
 
 
 def excess(correct: Correct, attack: int, bootstrap: Bootstrap) -> Estimate:
@@ -131,10 +131,10 @@ def excess(correct: Correct, attack: int, bootstrap: Bootstrap) -> Estimate:
     of the images, as differences of answers (-1, 0 or 1) with mean v have at least the variance v (1 - v) of a share.
     """
     (value, draws), (less, fewer) = _lowest(correct[[attack]], bootstrap), _lowest(correct, bootstrap)
-    found = _quantiles(value - less, draws - fewer, correct.shape[1], bootstrap)
-    least = wilson(round(found.value * found.n), found.n, confidence=bootstrap.confidence)
-    low = max(0.0, min(2 * found.value - found.upper, least.low))
-    return Estimate(found.value, low, max(found.upper, least.high), found.n)
+    bounds = _quantiles(value - less, draws - fewer, correct.shape[1], bootstrap)
+    least = wilson(round(bounds.value * bounds.n), bounds.n, confidence=bootstrap.confidence)
+    low = max(0.0, min(2 * bounds.value - bounds.upper, least.low))
+    return Estimate(bounds.value, low, max(bounds.upper, least.high), bounds.n)
 
 
 @dataclass(frozen=True)
@@ -234,13 +234,13 @@ def _checked(correct: Correct) -> Correct:
     return correct
 
 
-def _interval(found: "_Resampled", scale: _Share | _Difference, bootstrap: Bootstrap) -> Estimate:
-    value = found.value
-    low, high = scale.reflect(found.upper, value), scale.reflect(found.lower, value)
-    if found.equal:  # Images that all agree say nothing of the spread; but n of them bound how many disagree.
-        unseen = wilson(0, found.n, confidence=bootstrap.confidence).high
+def _interval(resampled: "_Resampled", scale: _Share | _Difference, bootstrap: Bootstrap) -> Estimate:
+    value = resampled.value
+    low, high = scale.reflect(resampled.upper, value), scale.reflect(resampled.lower, value)
+    if resampled.equal:  # Images that all agree say nothing of the spread; but n of them bound how many disagree.
+        unseen = wilson(0, resampled.n, confidence=bootstrap.confidence).high
         low, high = value - unseen, value + unseen
-    return Estimate(value, max(scale.least, min(low, value)), min(scale.most, max(high, value)), found.n)
+    return Estimate(value, max(scale.least, min(low, value)), min(scale.most, max(high, value)), resampled.n)
 
 
 @dataclass(frozen=True)

@@ -146,10 +146,10 @@ class Store:
         """Whether there is a state, of this spec and from these inputs."""
         if not self.state_file.exists():
             return False
-        found = checkpoint.read_metadata(self.state_file, what="training state")
-        if found.get("spec") != json.loads(json.dumps(self.spec)):
+        metadata = checkpoint.read_metadata(self.state_file, what="training state")
+        if metadata.get("spec") != json.loads(json.dumps(self.spec)):
             raise UserError(f"training state {self.state_file} belongs to another spec; delete {self.directory}")
-        return bool(found.get("inputs") == dict(self.inputs))
+        return bool(metadata.get("inputs") == dict(self.inputs))
 
     def load(self, model: nn.Module, optimizer: Optimizer) -> Progress | None:
         """Bring back the saved state, or None if there is none to go on from."""
@@ -170,12 +170,12 @@ class Store:
         evaluations = Evaluations(**kept["evaluations"])
         return Progress(**{**kept, "history": tuple(kept["history"]), "evaluations": evaluations})
 
-    def origin(self, found: Mapping[str, Any]) -> dict[str, Any]:
+    def origin(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """The provenance of the finished run: the one stored when it was first published, or `found`, stored now."""
         stored = checkpoint.read(self.state_file, what="training state")
         if "origin" not in stored.metadata:
-            checkpoint.write(self.state_file, stored.tensors, {**stored.metadata, "origin": dict(found)})
-        origin: dict[str, Any] = stored.metadata.get("origin", dict(found))
+            checkpoint.write(self.state_file, stored.tensors, {**stored.metadata, "origin": dict(metadata)})
+        origin: dict[str, Any] = stored.metadata.get("origin", dict(metadata))
         return origin
 
 
@@ -284,54 +284,58 @@ def _read_back(plan: TrainingPlan, progress: Progress, tally: Tally, store: Stor
         NonFiniteLossError: a loss or a gradient was not finite.
     """
     started = time.monotonic()
-    found = tally.read()
-    check(found, plan, good=store.state_file)
+    reading = tally.read()
+    check(reading, plan, good=store.state_file)
     seconds = progress.seconds + time.monotonic() - started
-    return replace(progress, loss_sum=found.loss_sum, correct=found.correct, seconds=seconds)
+    return replace(progress, loss_sum=reading.loss_sum, correct=reading.correct, seconds=seconds)
 
 
-def check(found: Reading, plan: TrainingPlan, *, good: Path | None = None) -> None:
+def check(reading: Reading, plan: TrainingPlan, *, good: Path | None = None) -> None:
     """Refuse to go on where a number was not finite.
 
     Args:
-        found: what the device has counted.
+        reading: what the device has counted.
         plan: of the training.
         good: where the last good state would be, for the message.
 
     Raises:
         NonFiniteLossError: names the first step with such a number.
     """
-    if found.bad_step is None:
+    if reading.bad_step is None:
         return
-    what = f"loss is {found.bad_loss}" + (", its gradient not finite" if math.isfinite(found.bad_loss) else "")
+    what = f"loss is {reading.bad_loss}" + (", its gradient not finite" if math.isfinite(reading.bad_loss) else "")
     last = f"; last good state: {good}" if good is not None and good.exists() else ""
-    raise NonFiniteLossError(f"{what} at step {found.bad_step} of {plan.last_step}{last}")
+    raise NonFiniteLossError(f"{what} at step {reading.bad_step} of {plan.last_step}{last}")
 
 
 def _end_epoch(plan: TrainingPlan, model: nn.Module, progress: Progress, store: Store) -> Progress:
     started, before = time.monotonic(), _counted(model)
-    found = plan.validate(model)
+    validation = plan.validate(model)
     progress = replace(
         progress,
         seconds=progress.seconds + time.monotonic() - started,
         evaluations=progress.evaluations + _counted(model) - before,
     )
-    row = _history_row(plan, progress, found)
+    row = _history_row(plan, progress, validation)
     _logger.info("%s", _line(row, plan))
     progress = replace(progress, history=(*progress.history, row), loss_sum=0.0, correct=0, seen=0)
-    if not _is_better(plan, progress, found, epoch=row["epoch"]):
+    if not _is_better(plan, progress, validation, epoch=row["epoch"]):
         return progress
     checkpoint.write(store.best_file, model.state_dict(), {"epoch": row["epoch"]})
-    return replace(progress, best_epoch=row["epoch"], best_robust=found.robust if found.robust is not None else -1.0)
+    return replace(
+        progress, best_epoch=row["epoch"], best_robust=validation.robust if validation.robust is not None else -1.0
+    )
 
 
-def _is_better(plan: TrainingPlan, progress: Progress, found: Validation, *, epoch: int) -> bool:
+def _is_better(plan: TrainingPlan, progress: Progress, validation: Validation, *, epoch: int) -> bool:
     if plan.select_from_epoch is None or (progress.step == plan.last_step and not progress.best_epoch):
         return True
-    return epoch >= plan.select_from_epoch and found.robust is not None and found.robust > progress.best_robust
+    return (
+        epoch >= plan.select_from_epoch and validation.robust is not None and validation.robust > progress.best_robust
+    )
 
 
-def _history_row(plan: TrainingPlan, progress: Progress, found: Validation) -> dict[str, Any]:
+def _history_row(plan: TrainingPlan, progress: Progress, validation: Validation) -> dict[str, Any]:
     return {
         "epoch": -(-progress.step // plan.steps_per_epoch),
         "step": progress.step,
@@ -339,8 +343,8 @@ def _history_row(plan: TrainingPlan, progress: Progress, found: Validation) -> d
         "learning_rate": plan.learning_rate(progress.step - 1),
         "loss": progress.loss_sum / progress.seen,
         "train_accuracy": progress.correct / progress.seen,
-        "clean_accuracy": found.clean,
-        "robust_accuracy": found.robust,
+        "clean_accuracy": validation.clean,
+        "robust_accuracy": validation.robust,
         "seconds": round(progress.seconds, 3),
         **{f"f_{way}": number for way, number in asdict(progress.evaluations).items()},
     }

@@ -169,8 +169,10 @@ def test_scoring_autoattack_waits_for_labels_judgements_and_distances(
         defended = evaluated.judges[1].restricted(at(2))
         target = autoattack.Target(evaluated, defended, GridPoint(0.5, 1, 1), 2)
         part = Part(range(12), tmp_path / "state", 1.0)
-        course = autoattack.AttackSequence(target, part, ("apgd_ce",), Untouched(BALL, iterations=1), sequential=False)
-        found = course._attacked("apgd_ce", 1)
+        sequence = autoattack.AttackSequence(
+            target, part, ("apgd_ce",), Untouched(BALL, iterations=1), sequential=False
+        )
+        found = sequence._attacked("apgd_ce", 1)
         assert len(found.columns["image"]) == 6
         refuse_another(device)
 

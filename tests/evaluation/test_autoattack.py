@@ -262,7 +262,7 @@ def test_standard_mode_on_a_network_is_the_librarys_own_evaluation(
         found = replace(evaluated.loaded, model=model)
         return replace(evaluated, loaded=found, judges=(NetworkJudge(model, RESNET),))
 
-    monkeypatch.setattr(autoattack.AttackSequence, "_seed", lambda course, attack, number: 7)
+    monkeypatch.setattr(autoattack.AttackSequence, "_seed", lambda sequence, attack, number: 7)
     monkeypatch.setattr(autoattack, "load_evaluated_model", loaded)
     keep: dict[str, Any] = {"autoattack": {"keep": "success", "square_images": 12}}
     found = found_by(job_of(trained, tmp_path, RESNET, threat_model={"epsilon_255": pixels}, **keep))
@@ -382,14 +382,14 @@ def test_seeds_differ_by_attack_part_batch_and_job_and_by_nothing_else(trained: 
     def seeds(job: EvaluationJob, first: int = 0) -> list[int]:
         evaluated = load_evaluated_model(job)
         target = autoattack._target(evaluated, "plain")
-        course = autoattack.AttackSequence(
+        sequence = autoattack.AttackSequence(
             target,
             part_of(tmp_path, range(first, 12)),
             ABLE,
             autoattack._strength(evaluated, targets=2),
             sequential=False,
         )
-        return [course._seed(attack, batch) for attack in (ABLE[0], ABLE[2]) for batch in (0, 1)]
+        return [sequence._seed(attack, batch) for attack in (ABLE[0], ABLE[2]) for batch in (0, 1)]
 
     here = seeds(job_of(trained, tmp_path, RESNET))
     assert here == seeds(job_of(trained, tmp_path, RESNET, **individual()))

@@ -48,11 +48,11 @@ def autoattack(job: EvaluationJob, part: Part) -> int:
     asked = tuple(evaluated.settings["autoattack.attacks"])
     able = runnable(asked, classes=len(evaluated.dataset.classes))
     targets = evaluated.settings["autoattack.targets"]
-    course = AttackSequence(target, part, able, _strength(evaluated, targets=targets), sequential=mode == "standard")
-    clean: dict[str, Piece] = {"clean": course.clean}
-    checks: dict[str, Piece] = {"checks": partial(course.checked, asked)}
+    sequence = AttackSequence(target, part, able, _strength(evaluated, targets=targets), sequential=mode == "standard")
+    clean: dict[str, Piece] = {"clean": sequence.clean}
+    checks: dict[str, Piece] = {"checks": partial(sequence.checked, asked)}
     return run_pieces(
-        evaluated, part, clean | course.pieces() | checks, piece_spec=job.spec, batching=_batching(evaluated)
+        evaluated, part, clean | sequence.pieces() | checks, piece_spec=job.spec, batching=_batching(evaluated)
     )
 
 
@@ -219,24 +219,24 @@ class AttackSequence:
             return PieceResult(self._no_rows())
         x, y = self.target.load(images)
         flags, seed = Flags(), self._seed(attack, number)
-        found = self.strength(attack, self.target.logits_of, x, y, seed=seed, flags=flags)
+        crafted = self.strength(attack, self.target.logits_of, x, y, seed=seed, flags=flags)
         label = y.cpu().numpy()
-        judged, shown = self._judged(found, y, label)
+        judged, shown = self._judged(crafted, y, label)
         facts = self.target.facts(attack, self.target.evaluated.ball.distance(shown, x).cpu().numpy())
         return PieceResult(record_rows(self.target.judge, judged, images, label, facts), flags.lines)
 
-    def _judged(self, found: Crafted, y: Tensor, label: np.ndarray) -> tuple[Judgement, Tensor]:
+    def _judged(self, crafted: Crafted, y: Tensor, label: np.ndarray) -> tuple[Judgement, Tensor]:
         """The judgement of each image that counts, and these images."""
         judge = self.target.judge
         if self.target.evaluated.settings["autoattack.keep"] == "success":
-            return judge(found.fooled, y), found.fooled
-        best = judge(found.best, y)
+            return judge(crafted.fooled, y), crafted.fooled
+        best = judge(crafted.best, y)
         if self.target.errs(best.columns["predicted"], label).all():
-            return best, found.best
-        fooled = judge(found.fooled, y)
+            return best, crafted.best
+        fooled = judge(crafted.fooled, y)
         better = ~self.target.errs(best.columns["predicted"], label)
         better &= self.target.errs(fooled.columns["predicted"], label)
-        shown = where_images(upload(torch.from_numpy(better), y.device), found.fooled, found.best)
+        shown = where_images(upload(torch.from_numpy(better), y.device), crafted.fooled, crafted.best)
         return _either(better, fooled, best), shown
 
     def _seed(self, attack: AttackName, number: int) -> int:
@@ -274,8 +274,8 @@ class AttackSequence:
         fallen: set[int] = set()
         for piece in pieces:
             path = file_of(self.target.evaluated, self.part, piece)
-            found = records.read(path, ("image", "label", "predicted"))
-            fallen |= set(found["image"][self.target.errs(found["predicted"], found["label"])].tolist())
+            rows = records.read(path, ("image", "label", "predicted"))
+            fallen |= set(rows["image"][self.target.errs(rows["predicted"], rows["label"])].tolist())
         return fallen
 
     def _accuracy(self, images: range) -> dict[AttackName, float]:

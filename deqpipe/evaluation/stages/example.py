@@ -90,9 +90,9 @@ def _check_origin(path: Path, told: Mapping[str, Any], stage: str, evaluated: Ev
         raise UserError(f"records {path} are of other weights than {evaluated.job.checkpoint}")
 
 
-def _of_plain(found: Records, evaluated: EvaluatedModel) -> Records:
+def _of_plain(stored: Records, evaluated: EvaluatedModel) -> Records:
     """The rows of the undefended decision, in the order of images."""
-    rows = found.where((found["defence"] == "plain") & (found["model"] == evaluated.name))
+    rows = stored.where((stored["defence"] == "plain") & (stored["model"] == evaluated.name))
     return rows.where(np.argsort(rows["image"], kind="stable"))
 
 
@@ -102,11 +102,11 @@ def _shards(folder: Path, evaluated: EvaluatedModel) -> list[Records]:
     assert point is not None, "only DEQs have a grid"
     shards = []
     for path in sorted(folder.glob("states*_images*.parquet")):
-        found = records.read(path, _COLUMNS)
-        if specs.fingerprint(found.provenance[0]["spec"]) != upstream["attack_grid"]:
+        stored = records.read(path, _COLUMNS)
+        if specs.fingerprint(stored.provenance[0]["spec"]) != upstream["attack_grid"]:
             continue  # left from another configuration
-        _check_origin(path, found.provenance[0], "attack_grid", evaluated)
-        part = _of_plain(found.where(found.under(point)), evaluated)
+        _check_origin(path, stored.provenance[0], "attack_grid", evaluated)
+        part = _of_plain(stored.where(stored.under(point)), evaluated)
         shards += [part] if len(part) else []
     _check_complete(shards, folder, evaluated)
     return sorted(shards, key=lambda shard: int(shard["image"][0]))
@@ -134,8 +134,8 @@ def _choose(clean: Records, shards: list[Records], early: int) -> ExampleImage:
     return ExampleImage(image, False, next(shard for shard in shards if image in shard["image"]))
 
 
-def _is_right(found: Records, state: int) -> list[bool]:
-    right: list[bool] = (found["predicted"][:, state - 1] == found["label"]).tolist()
+def _is_right(rows: Records, state: int) -> list[bool]:
+    right: list[bool] = (rows["predicted"][:, state - 1] == rows["label"]).tolist()
     return right
 
 

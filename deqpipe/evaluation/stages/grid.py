@@ -96,13 +96,13 @@ def attack_groups(
 
     def compute(names: Sequence[str]) -> list[PieceResult]:
         clean_states = references() if references else None
-        found: list[PieceResult] = []
+        results: list[PieceResult] = []
         size = together(evaluated, chunk)  # smaller than that of the groups where memory has run out meanwhile
         for first in range(0, len(names), size):
             group = [attacks[name] for name in names[first : first + size]]
             parts = attacks_rows(evaluated, group, chunk, panel=panel, references=clean_states, purpose=STARTS)
-            found += [PieceResult(columns) for columns in parts]
-        return found
+            results += [PieceResult(columns) for columns in parts]
+        return results
 
     return Groups(tuple(attacks), compute, size=together(evaluated, chunk))
 

@@ -180,19 +180,19 @@ def _batch(request: Request, model: DEQClassifier, x: Images, y: Labels) -> Arra
     with torch.no_grad():
         logits = model.trajectory_logits(states)
         final = model.logits(trajectory.final_state(build.final_unroll(request.settings)))
-    found = {
+    arrays = {
         "state_logits": logits,
         "final_logits": final,
         "relative_residual": trajectory.solution.residuals[there],
         "entropy": torch.stack([prediction_entropy(of_state) for of_state in logits]),
         "steps": trajectory.solution.steps,
     }
-    found |= {"states": torch.stack([model.in_channel_order(z) for z in states])} if request.keep_states else {}
+    arrays |= {"states": torch.stack([model.in_channel_order(z) for z in states])} if request.keep_states else {}
     for name, point in request.surrogates.items():
         z = _start(trajectory, states, name, point)
         surrogate, gradient = _surrogate(request, model, x, y, z, point)
-        found |= {f"surrogate_logits_{name}": surrogate, f"gradient_{name}": gradient}
-    return {name: tensor.detach().cpu().numpy() for name, tensor in found.items()}
+        arrays |= {f"surrogate_logits_{name}": surrogate, f"gradient_{name}": gradient}
+    return {name: tensor.detach().cpu().numpy() for name, tensor in arrays.items()}
 
 
 def _recorded(request: Request, trajectory: Trajectory) -> Tensor:

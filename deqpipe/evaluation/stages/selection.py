@@ -25,8 +25,8 @@ def select_early_state(job: EvaluationJob) -> int:
     started, evaluated = time.monotonic(), load_evaluated_model(job)
     split = getattr(evaluated.dataset, evaluated.settings["selection.split"])
     chunk = Chunk(split, range(len(split)))
-    found = evaluated.batching.backing_off(lambda: list(_validation_hits(evaluated, chunk)))
-    hits = {judge.defence: np.concatenate(parts) for judge, parts in found}
+    validated = evaluated.batching.backing_off(lambda: list(_validation_hits(evaluated, chunk)))
+    hits = {judge.defence: np.concatenate(parts) for judge, parts in validated}
     early = evaluated.settings.variant("early_state", parse_early_state)
     chosen: dict[str, EarlyState] = {}
     for defence, correct in hits.items():

@@ -84,9 +84,9 @@ def _decision(evaluated: EvaluatedModel, dynamics: Dynamics, x: Tensor) -> Calla
 def _dynamics(settings: Settings) -> dict[str, Dynamics]:
     """The undefended dynamics (R = 0), and those of every T_f and R, by the names of the sweep."""
     every, steps = settings["entropy_sweep.solver_steps"], settings["entropy_sweep.input_steps"]
-    found = [setting for setting in swept(every, steps) if setting.input_steps]
+    updating = [setting for setting in swept(every, steps) if setting.input_steps]
     return {"plain": build.plain_dynamics(settings)} | {
-        setting.defence: _defended(settings, setting) for setting in found
+        setting.defence: _defended(settings, setting) for setting in updating
     }
 
 

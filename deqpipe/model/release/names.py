@@ -62,14 +62,14 @@ def to_ours(values: Mapping[str, T]) -> dict[str, T]:
     return {table[name]: value for name, value in values.items()}
 
 
-def count_scales(found: Collection[str]) -> int:
+def count_scales(parameters: Collection[str]) -> int:
     """How many branches names of the release tell of."""
-    return len({match[1] for name in found if (match := re.match(r"fullstage\.branches\.(\d+)\.", name))})
+    return len({match[1] for name in parameters if (match := re.match(r"fullstage\.branches\.(\d+)\.", name))})
 
 
-def has_weight_norm(found: Collection[str]) -> bool:
+def has_weight_norm(parameters: Collection[str]) -> bool:
     """Whether names of the release tell of weight-normed convolutions."""
-    return any(name.endswith((".weight_g", ".weight_v")) for name in found)
+    return any(name.endswith((".weight_g", ".weight_v")) for name in parameters)
 
 
 def _alike(theirs: str, ours: str, leaves: Iterable[str]) -> _Pairs:
@@ -205,12 +205,12 @@ def _one_cell(state: Mapping[str, Tensor]) -> tuple[CellName, dict[str, Tensor],
     tensors = {_CELL + name.removeprefix(cell) if name.startswith(cell) else name: kept[name] for name in kept}
     left_out = []
     for double in doubles:
-        found = {name.removeprefix(double): tensor for name, tensor in state.items() if name.startswith(double)}
-        for name, tensor in found.items():
+        doubled = {name.removeprefix(double): tensor for name, tensor in state.items() if name.startswith(double)}
+        for name, tensor in doubled.items():
             if not _is_double(tensor, name, tensors):
                 raise UserError(f"{double}{name} is not the same as {cell}{name}: the file does not say which to take")
-        if found:
-            left_out.append(f"{double}* ({len(found)} tensors, the same as {cell}*)")
+        if doubled:
+            left_out.append(f"{double}* ({len(doubled)} tensors, the same as {cell}*)")
     return cell, tensors, left_out
 
 

@@ -85,8 +85,8 @@ class _Distribution:
 
     def shares(self, values: Values) -> Values:
         """Of all images, in percent, per bin."""
-        found: Values = 100 * np.histogram(self.drawable(values), self.edges)[0] / len(values)
-        return found
+        shares: Values = 100 * np.histogram(self.drawable(values), self.edges)[0] / len(values)
+        return shares
 
 
 @dataclass(frozen=True)
@@ -172,22 +172,22 @@ def _shown(clean: States, attacked: States, tree: Tree) -> _Shown:
     )
 
 
-def _check_example(found: Example, clean: States, turned: np.ndarray, tree: Tree) -> None:
+def _check_example(shown: Example, clean: States, turned: np.ndarray, tree: Tree) -> None:
     path, images = tree.example(_DECISION.model), len(clean.label)
-    if not 0 <= found.image < images:
-        raise UserError(f"example {path} shows image {found.image}, but images 0 to {images - 1} are evaluated")
-    if found.label != clean.label[found.image]:
-        label = clean.label[found.image]
-        raise UserError(f"example {path} gives image {found.image} the label {found.label}, but records say {label}")
+    if not 0 <= shown.image < images:
+        raise UserError(f"example {path} shows image {shown.image}, but images 0 to {images - 1} are evaluated")
+    if shown.label != clean.label[shown.image]:
+        label = clean.label[shown.image]
+        raise UserError(f"example {path} gives image {shown.image} the label {shown.label}, but records say {label}")
     first = int(turned[0]) if len(turned) else None
-    if (found.image if found.fooled else None) != first:
-        said = f"image {found.image}" if found.fooled else "no image"
+    if (shown.image if shown.fooled else None) != first:
+        said = f"image {shown.image}" if shown.fooled else "no image"
         turns = "none" if first is None else f"image {first}"
         raise UserError(f"example {path} says that the attack turns {said} first, but records say {turns}")
 
 
-def _classes(found: States, image: int, last: int) -> tuple[int, ...]:
-    return tuple(int(label) for label in found.predicted[image, :last])
+def _classes(states: States, image: int, last: int) -> tuple[int, ...]:
+    return tuple(int(label) for label in states.predicted[image, :last])
 
 
 def _plot_distribution(part: SubFigure, one: _Distribution) -> None:
@@ -216,21 +216,21 @@ def _plot_histogram(axes: Axes, one: _Distribution, style: _Style, *, values: Va
 
 
 def _plot_example(part: SubFigure, shown: _Shown) -> None:
-    found = shown.example
+    pictured = shown.example
     grid = part.add_gridspec(2, 3, height_ratios=[1, 1.75])
-    change = found.attacked - found.clean
+    change = pictured.attacked - pictured.clean
     largest = float(np.abs(change).max())
     amplified = 0.5 + (0.5 * change / largest if largest else 0 * change)
     pictures = (
-        (found.clean, f"clean:\nseen as {shown.seen(0)}"),
-        (found.attacked, f"attacked:\nseen as {shown.seen(1)}"),
+        (pictured.clean, f"clean:\nseen as {shown.seen(0)}"),
+        (pictured.attacked, f"attacked:\nseen as {shown.seen(1)}"),
         (amplified, f"difference,\n{0.5 / largest:.3g} times, grey: none" if largest else "difference:\nnone"),
     )
     for column, (image, words) in enumerate(pictures):
         _plot_image(part.add_subplot(grid[0, column]), image, words)
     _plot_along(part.add_subplot(grid[1, :]), shown)
     plotting.headline(
-        part, "c", f"Test image {found.image} (counted from 0; class {shown.name(found.label)}) along the states"
+        part, "c", f"Test image {pictured.image} (counted from 0; class {shown.name(pictured.label)}) along the states"
     )
 
 
@@ -291,8 +291,8 @@ def _distribution_rows(one: _Distribution, tree: Tree) -> list[_Row]:
     return [*rows, _summary(one, names, state, _percent(_raised(one)))]
 
 
-def _summary(one: _Distribution, names: tuple[str, str], state: int, found: Estimate) -> _Row:
-    return (one.letter, *names, state, "", "", found.value, found.low, found.high, found.n, "", "")
+def _summary(one: _Distribution, names: tuple[str, str], state: int, estimate: Estimate) -> _Row:
+    return (one.letter, *names, state, "", "", estimate.value, estimate.low, estimate.high, estimate.n, "", "")
 
 
 def _raised(one: _Distribution) -> Estimate:
@@ -338,11 +338,11 @@ def _attack(tree: Tree) -> str:
 
 def _notes(both: tuple[_Distribution, _Distribution], shown: _Shown, tree: Tree) -> tuple[str, ...]:
     confidence = f"{100 * tree.config.statistics.confidence:g} %"
-    found = shown.example
+    pictured = shown.example
     said = [_said(one, confidence) for one in both]
     said.append(f"Intervals of medians ({confidence}) lie between two order statistics and hold for any distribution.")
-    if not found.fooled:
-        said.append(f"(c) No test image is right when clean and wrong when attacked: image {found.image} stands in.")
+    if not pictured.fooled:
+        said.append(f"(c) No test image is right when clean and wrong when attacked: image {pictured.image} stands in.")
     return (*said, *(f"({one.letter}) {_left_out(one)}" for one in both if _left_out(one)), _along(shown))
 
 

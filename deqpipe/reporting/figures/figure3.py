@@ -99,10 +99,10 @@ def draw(tree: Tree) -> Drawing:
     """The paper's three panels, one below the other."""
     decisions = paper_decisions("trades")
     models = tuple(dict.fromkeys(decision.model for decision in decisions))
-    found = evaluate_all(tree, models, clean=False)
-    evaluations = [found[decision] for decision in decisions]
+    by_decision = evaluate_all(tree, models, clean=False)
+    evaluations = [by_decision[decision] for decision in decisions]
     curves = [_curve(evaluation, tree) for evaluation in evaluations]
-    defended = [found[Decision(model, "entropy")] for model in models]
+    defended = [by_decision[Decision(model, "entropy")] for model in models]
     entropies = per_state.column(tree, "entropy", [pair for one in defended for pair in _compared(one, tree)])
     reductions = [_reduction(evaluation, entropies, tree) for evaluation in defended]
     strongest = [(one.decision, _strongest(one)) for one in evaluations]
@@ -275,10 +275,10 @@ def _pale(colour: str) -> tuple[float, float, float, float]:
 
 def _deviations(evaluations: Sequence[Evaluation], seen: _Seen, tree: Tree) -> _Deviations:
     last = tree.config.solver.steps
-    found = [seen[one.decision, _strongest(one)] for one in evaluations]
-    plain = [part for part, one in zip(found, evaluations, strict=True) if one.decision.defence == "plain"]
+    deviations = [seen[one.decision, _strongest(one)] for one in evaluations]
+    plain = [part for part, one in zip(deviations, evaluations, strict=True) if one.decision.defence == "plain"]
     difference = plain[1][:, last - 1] - plain[0][:, last - 1]
-    columns = [*(part[:, :last] for part in found), difference[:, None]]
+    columns = [*(part[:, :last] for part in deviations), difference[:, None]]
     estimates = per_state.means(np.concatenate(columns, axis=1), tree.bootstrap)
     return _Deviations(
         curves={one.decision: estimates[last * k : last * (k + 1)] for k, one in enumerate(evaluations)},

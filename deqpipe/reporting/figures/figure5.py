@@ -72,8 +72,8 @@ def _plot_paper(axes: Axes, dampings: list[float]) -> list[float]:
     drawn: list[float] = []
     for position, damping in enumerate(dampings):
         row = published.table8_rows(damping)[1]
-        found = {state: published.value(8, row, published.table8_column(state)) for state in range(1, 9)}
-        numbers = {state: number for state, number in found.items() if number is not None}
+        published_by_state = {state: published.value(8, row, published.table8_column(state)) for state in range(1, 9)}
+        numbers = {state: number for state, number in published_by_state.items() if number is not None}
         axes.plot(
             list(numbers), list(numbers.values()), linestyle=":", linewidth=1, color=plotting.COLOURS[position % 6],
             marker=plotting.MARKERS[position % 6], markersize=4, markerfacecolor="none",

@@ -104,8 +104,8 @@ def percent_axis(axes: Axes, values: Iterable[float], *, least_span: float = 20.
 
 def key_above(axes: Axes, *, columns: int, handles: Sequence[Artist] | None = None) -> None:
     """A legend right above the axes of a panel, below its headline."""
-    found = axes.get_legend_handles_labels()[0] if handles is None else handles
-    axes.legend(handles=found, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, frameon=False)
+    entries = axes.get_legend_handles_labels()[0] if handles is None else handles
+    axes.legend(handles=entries, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, frameon=False)
 
 
 def logarithmic(axes: Axes, low: float, high: float) -> None:

@@ -9,15 +9,15 @@ from deqpipe.reporting.paper.settings import SETTINGS
 
 def nested(protocol: str) -> dict[str, Any]:
     """The settings by section, with the values of a protocol where paper and authors' code differ, without controls."""
-    found: dict[str, Any] = {}
+    nest: dict[str, Any] = {}
     known = {key: value for key, value in PROTOCOLS[protocol].items() if key in SETTINGS}
     for key, value in {**SETTINGS, **known, "entropy.controls": False}.items():
         *sections, last = key.split(".")
-        node = found
+        node = nest
         for section in sections:
             node = node.setdefault(section, {})
         node[last] = value
-    return found
+    return nest
 
 
 NAMES: Mapping[str, str] = {

@@ -62,11 +62,11 @@ class Claim:
         return "".join(self.name.lower().split()[:2])
 
 
-def judge(name: str, found: Evidence) -> Claim:
+def judge(name: str, evidence: Evidence) -> Claim:
     """The verdict on a claim, with the count of comparisons behind it."""
-    known = [sign for sign in found.signs if sign is not None]
-    counts = _counted(known, found.compared, absent=len(found.signs) - len(known))
-    return Claim(name, found.paper, _verdict(known), " ".join(filter(None, (counts, found.aside))))
+    known = [sign for sign in evidence.signs if sign is not None]
+    counts = _counted(known, evidence.compared, absent=len(evidence.signs) - len(known))
+    return Claim(name, evidence.paper, _verdict(known), " ".join(filter(None, (counts, evidence.aside))))
 
 
 def _verdict(signs: Sequence[Sign]) -> Verdict:
@@ -103,8 +103,8 @@ def beyond(cell: Cell | None, bound: float) -> Sign | None:
 
 def below(cell: Cell | None, bound: float) -> Sign | None:
     """Whether a number lies below a bound: its interval does not reach it."""
-    found = beyond(cell, bound)
-    return None if found is None else 1 if found < 0 else -1 if found > 0 else 0
+    sign = beyond(cell, bound)
+    return None if sign is None else 1 if sign < 0 else -1 if sign > 0 else 0
 
 
 def _interval(cell: Cell | None) -> tuple[float, float] | None:
@@ -251,10 +251,10 @@ def _speed(cells: Cells, solver_steps: int, input_steps: int) -> Cell | None:
 def of_figure2(rows: Rows, config: Config) -> Evidence:
     """Attacked images have the higher entropy."""
     quantity = "prediction entropy: median of the paired difference (nats)"
-    found = [_cell(row, "value") for row in rows if row.get("quantity") == quantity]
+    values = [_cell(row, "value") for row in rows if row.get("quantity") == quantity]
     return Evidence(
         paper="Attacked images have a higher prediction entropy at the last state than clean ones.",
-        signs=tuple(beyond(cell, 0.0) for cell in found),
+        signs=tuple(beyond(cell, 0.0) for cell in values),
         compared="the median of attacked minus clean with 0, paired by image",
     )
 
@@ -262,10 +262,10 @@ def of_figure2(rows: Rows, config: Config) -> Evidence:
 def of_figure3b(rows: Rows, config: Config) -> Evidence:
     """Sec. 3.2 lowers the entropy along the states."""
     first, kind = config.entropy.solver_steps, "entropy with minus without (nats): quantile 0.5"
-    found = [_cell(row, "value") for row in rows if row.get("kind") == kind and int(row["state"]) >= first]
+    values = [_cell(row, "value") for row in rows if row.get("kind") == kind and int(row["state"]) >= first]
     return Evidence(
         paper="Sec. 3.2 lowers the prediction entropy at every state after the first.",
-        signs=tuple(below(cell, 0.0) for cell in found),
+        signs=tuple(below(cell, 0.0) for cell in values),
         compared=f"the median of with minus without with 0, paired by image, at every state from {first} (T_f) on",
         aside="Lower entropy alone is no robustness: see the controls.",
     )

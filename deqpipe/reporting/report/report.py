@@ -114,8 +114,8 @@ class ReportProvenance:
     def versions(self) -> dict[str, str]:
         """Of everything that records its version; several where inputs differ."""
         names = sorted({name for one in self.inputs for name in one.versions})
-        found = {name: sorted({one.versions.get(name) or "none" for one in self.inputs}) for name in names}
-        return {name: ", ".join(values) for name, values in found.items()}
+        told = {name: sorted({one.versions.get(name) or "none" for one in self.inputs}) for name in names}
+        return {name: ", ".join(values) for name, values in told.items()}
 
     @property
     def minutes(self) -> str:

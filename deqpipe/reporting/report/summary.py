@@ -109,12 +109,12 @@ def _controls(cells: _Cells, robustness: _Cells, config: Config) -> str:
     row, swept = f"T_f = {config.entropy.solver_steps}", vocabulary.SWEEP_MODEL
     if config.entropy_sweep.points != "all":
         cells = {}  # its few points are the strongest against the whole defence: they bound controls more loosely
-    found = [cells.get((row, name)) for name in (f"R = {config.entropy.input_steps}", "R = 0", "restart only")]
-    if found[0] is None:
+    shown = [cells.get((row, name)) for name in (f"R = {config.entropy.input_steps}", "R = 0", "restart only")]
+    if shown[0] is None:
         controls: tuple[DefenceName, ...] = ("entropy", "entropy_zero_steps", "entropy_restart_only")
-        found = [robustness.get((Decision(swept, defence).row, PGD)) for defence in controls]
-    known = [cell for cell in found if cell is not None and cell.here is not None]
-    if len(known) < len(found):
+        shown = [robustness.get((Decision(swept, defence).row, PGD)) for defence in controls]
+    known = [cell for cell in shown if cell is not None and cell.here is not None]
+    if len(known) < len(shown):
         return ""
     full, without, restart = known
     _, _, paired = full.note.partition("minus R = 0: ")

@@ -38,8 +38,8 @@ class Entropies:
     def difference(self) -> Values:
         """Clean minus attacked (attacks, images, 2); NaN where either is not finite."""
         with np.errstate(invalid="ignore"):  # inf minus inf
-            found: Values = self.clean[None] - self.attacked
-        return np.where(np.isfinite(found), found, np.nan)
+            change: Values = self.clean[None] - self.attacked
+        return np.where(np.isfinite(change), change, np.nan)
 
     @property
     def left_out(self) -> int:
@@ -81,13 +81,13 @@ class Measure:
         )
 
     def _row(
-        self, row: str, found: Entropies | None, index: int, suffix: str, bootstrap: Bootstrap
+        self, row: str, entropies: Entropies | None, index: int, suffix: str, bootstrap: Bootstrap
     ) -> tuple[Cell, ...]:
         columns = [f"{name}{suffix}" for name in _STATISTICS]
         paper = [published.value(self.table, row, column) for column in columns]
-        if found is None:
+        if entropies is None:
             return tuple(Cell(row, name, paper=one, note=_RACED) for name, one in zip(columns, paper, strict=True))
-        values = self.of(found.difference[:, :, index])
+        values = self.of(entropies.difference[:, :, index])
         if np.isnan(values).all(axis=1).any():
             why = "absent: an attack left no image whose entropies are finite"
             return tuple(Cell(row, name, paper=one, note=why) for name, one in zip(columns, paper, strict=True))
@@ -137,9 +137,9 @@ def gather(tree: Tree) -> EntropyPairs:
     """
     if shards.races(tree.config):
         return EntropyPairs({}, ())
-    found = {decision: _entropies(tree, decision.model) for decision in _DECISIONS}
-    sources = tuple(source for _, behind in found.values() for source in behind)
-    return EntropyPairs({decision: entropies for decision, (entropies, _) in found.items()}, sources)
+    by_model = {decision: _entropies(tree, decision.model) for decision in _DECISIONS}
+    sources = tuple(source for _, behind in by_model.values() for source in behind)
+    return EntropyPairs({decision: entropies for decision, (entropies, _) in by_model.items()}, sources)
 
 
 def _entropies(tree: Tree, model: str) -> tuple[Entropies, tuple[Source, ...]]:
@@ -153,15 +153,19 @@ def _entropies(tree: Tree, model: str) -> tuple[Entropies, tuple[Source, ...]]:
 def _values(tree: Tree, files: Files, model: str, *, grid: bool, where: str) -> Values:
     """Entropies (attacks, images, 2) of the undefended model at z^[N] and at the final state."""
     judge = model, "plain"
-    (found,) = tree.rows(files, {judge: RowQuery(_LAST_TWO)}, "entropy", grid=grid)[judge].table("entropy", where=where)
-    return found.astype(np.float64)
+    (entropy,) = tree.rows(files, {judge: RowQuery(_LAST_TWO)}, "entropy", grid=grid)[judge].table(
+        "entropy", where=where
+    )
+    return entropy.astype(np.float64)
 
 
 def notes(gathered: EntropyPairs, config: Config) -> tuple[str, ...]:
     """What the states are, what is left out, and when nothing can be said."""
     if not gathered.by_decision:
         return ("Absent: racing is enabled, so that not every attack met every image.",)
-    said = "; ".join(f"{one.row} {found.left_out:,}" for one, found in gathered.by_decision.items() if found.left_out)
+    said = "; ".join(
+        f"{one.row} {entropies.left_out:,}" for one, entropies in gathered.by_decision.items() if entropies.left_out
+    )
     total = len(gridpoints.grid_points(config)) * config.evaluation.images * len(_SUFFIXES)
     return (
         f"z^[N] is state {config.solver.steps}, which the paper's z* is read as here; it could as well be the final "

@@ -109,14 +109,14 @@ def _autoattack(outcome: AutoAttackOutcome, tree: Tree) -> list[Cell]:
         alone = intervals.accuracy(outcome.survived, confidence=confidence)
     else:
         alone = intervals.minimum(outcome.rows, tree.bootstrap)
-    found = [
+    own = [
         _percent(row, AA, alone, note=f"mode {config.autoattack.mode}"),
         _percent(row, ALL, intervals.minimum(outcome.with_grid, tree.bootstrap), note=f"{_lower(outcome)} is lower"),
     ]
     if not phrases.every_attack_on_every_image(config):
-        return found
+        return own
     both = intervals.worst_case(outcome.evaluation.right) & outcome.survived
-    return [*found, _percent(row, ALL_PER_IMAGE, intervals.accuracy(both, confidence=confidence))]
+    return [*own, _percent(row, ALL_PER_IMAGE, intervals.accuracy(both, confidence=confidence))]
 
 
 def _lower(outcome: AutoAttackOutcome) -> str:
@@ -145,7 +145,7 @@ def _single(evaluation: Evaluation, tree: Tree, column: str) -> list[Cell]:
 
 def _deq(evaluation: Evaluation, tree: Tree) -> list[Cell]:
     confidence, row = tree.config.statistics.confidence, evaluation.decision.row
-    found = [
+    own = [
         _percent(row, CLEAN, intervals.accuracy(evaluation.right_when_clean, confidence=confidence)),
         _percent(
             row,
@@ -155,9 +155,9 @@ def _deq(evaluation: Evaluation, tree: Tree) -> list[Cell]:
         ),
     ]
     if not phrases.every_attack_on_every_image(tree.config):
-        return found
+        return own
     survived = intervals.accuracy(intervals.worst_case(evaluation.right), confidence=confidence)
-    return [*found, _percent(row, PER_IMAGE, survived)]
+    return [*own, _percent(row, PER_IMAGE, survived)]
 
 
 def _gain(evaluation: Evaluation, baseline: Evaluation, tree: Tree) -> Cell:

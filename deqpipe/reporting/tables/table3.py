@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from deqpipe.analysis import transfers
-from deqpipe.analysis.answers import Scored
+from deqpipe.analysis.answers import AttackAnswers
 from deqpipe.analysis.decision import Decision, paper_decisions
 from deqpipe.analysis.early_states import selection_source
 from deqpipe.analysis.evaluation import Evaluation, evaluate_all
@@ -35,8 +35,8 @@ class TransferredAttacks:
     """
 
     evaluations: Mapping[Decision, Evaluation]
-    blind: Mapping[tuple[Decision, str], Scored]
-    in_loop: Mapping[tuple[Decision, str], Scored]
+    blind: Mapping[tuple[Decision, str], AttackAnswers]
+    in_loop: Mapping[tuple[Decision, str], AttackAnswers]
     sources: tuple[Source, ...]
 
 
@@ -47,13 +47,13 @@ def gather(tree: Tree) -> TransferredAttacks:
         UserError: they are missing, incomplete, doubled, or of another configuration.
     """
     evaluations = evaluate_all(tree, vocabulary.TRADES, clean=False)
-    blind = {(one, one.model): Scored(evaluations[one].points, evaluations[one].right) for one in _DECISIONS}
-    in_loop: dict[tuple[Decision, str], Scored] = {}
+    blind = {(one, one.model): AttackAnswers(evaluations[one].points, evaluations[one].right) for one in _DECISIONS}
+    in_loop: dict[tuple[Decision, str], AttackAnswers] = {}
     sources = [source for one in evaluations.values() for source in one.sources]
     for crafter in vocabulary.TRADES:
         others, looped = transfers.transferred(tree, crafter), transfers.in_loop(tree, crafter)
-        blind |= {(decision, crafter): found for decision, found in others.by_decision.items()}
-        in_loop |= {(decision, crafter): found for decision, found in looped.by_decision.items()}
+        blind |= {(decision, crafter): scored for decision, scored in others.by_decision.items()}
+        in_loop |= {(decision, crafter): scored for decision, scored in looped.by_decision.items()}
         sources += [*others.sources, *looped.sources, selection_source(tree, crafter)]
     return TransferredAttacks(evaluations, blind, in_loop, tuple(sources))
 
@@ -90,13 +90,13 @@ def cells(gathered: TransferredAttacks, tree: Tree) -> tuple[Cell, ...]:
 def _transferred(gathered: TransferredAttacks, tree: Tree, row: Decision, crafted_on: Decision) -> Cell:
     column = transfer_column(crafted_on)
     paper = published.value(3, row.row, column)
-    found = gathered.blind.get((row, crafted_on.model))
-    if found is None:
+    scored = gathered.blind.get((row, crafted_on.model))
+    if scored is None:
         return Cell(row.row, column, paper=paper, note=_ABSENT)
-    words = f"strongest at {found.strongest}"
+    words = f"strongest at {scored.strongest}"
     if crafted_on.defence == "entropy":
         words += f"; the images of column {transfer_column(Decision(crafted_on.model, 'plain'))}"
-    return percent(row.row, column, intervals.minimum(found.right, tree.bootstrap), paper=paper, note=words)
+    return percent(row.row, column, intervals.minimum(scored.right, tree.bootstrap), paper=paper, note=words)
 
 
 def _looped(gathered: TransferredAttacks, tree: Tree, row: Decision, crafted_on: Decision) -> Iterator[Cell]:
@@ -112,9 +112,9 @@ def _looped(gathered: TransferredAttacks, tree: Tree, row: Decision, crafted_on:
     yield percent(row.row, minus, effect)
 
 
-def _minimum(row: Decision, column: str, found: Scored, tree: Tree) -> Cell:
-    value = intervals.minimum(found.right, tree.bootstrap)
-    return percent(row.row, column, value, note=f"strongest at {found.strongest}")
+def _minimum(row: Decision, column: str, scored: AttackAnswers, tree: Tree) -> Cell:
+    value = intervals.minimum(scored.right, tree.bootstrap)
+    return percent(row.row, column, value, note=f"strongest at {scored.strongest}")
 
 
 def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
@@ -128,11 +128,11 @@ def _block(cells: Mapping[tuple[str, str], Cell], columns: Mapping[str, str]) ->
     """The columns of these names, under these headings."""
     lines = []
     for row in _DECISIONS:
-        found = [cells[row.row, name] for name in columns]
-        minima = [cell.here for cell in found if cell.here is not None and not _is_difference(cell)]
+        row_cells = [cells[row.row, name] for name in columns]
+        minima = [cell.here for cell in row_cells if cell.here is not None and not _is_difference(cell)]
         shown = (
             show(cell, signed=_is_difference(cell), strong=not _is_difference(cell) and cell.here == min(minima))
-            for cell in found
+            for cell in row_cells
         )
         lines.append(Line((row.framework, row.method), tuple(shown)))
     return Block(("Training", "Method"), tuple(columns.values()), tuple(lines))

@@ -57,8 +57,8 @@ def gather(tree: Tree) -> StrongAttacks:
     (evaluation,) = (one for one in evaluate(tree, DECISION.model, clean=False) if one.decision == DECISION)
     best = top_points(evaluation, tree.config)
     points = tuple(evaluation.points[index] for index in best)
-    found, sources = autoattack_outcomes.top(tree, evaluation, points)
-    right = _rows(evaluation.right[list(best)], found)
+    outcomes, sources = autoattack_outcomes.top(tree, evaluation, points)
+    right = _rows(evaluation.right[list(best)], outcomes)
     return StrongAttacks(points, right, evaluation, tree.bootstrap, (*evaluation.sources, *sources))
 
 
@@ -69,11 +69,11 @@ def top_points(evaluation: Evaluation, config: Config) -> tuple[int, ...]:
     return tuple(same[: config.autoattack.top_points])
 
 
-def _rows(pgd: Correct, found: Top) -> dict[str, Correct]:
-    few = found.square.shape[1]
-    rows = {PGD: pgd, APGD: found.apgd}
-    rows |= {PGD_FEW: pgd[:, :few], APGD_FEW: found.apgd[:, :few]} if few < pgd.shape[1] else {}
-    return rows | {SQUARE: found.square}
+def _rows(pgd: Correct, outcomes: Top) -> dict[str, Correct]:
+    few = outcomes.square.shape[1]
+    rows = {PGD: pgd, APGD: outcomes.apgd}
+    rows |= {PGD_FEW: pgd[:, :few], APGD_FEW: outcomes.apgd[:, :few]} if few < pgd.shape[1] else {}
+    return rows | {SQUARE: outcomes.square}
 
 
 def column_name(point: GridPoint) -> str:
@@ -154,16 +154,16 @@ def _on_squares(gathered: StrongAttacks, attack: str) -> str:
 def _compared(gathered: StrongAttacks, rows: tuple[str, str], *, expected: str) -> str:
     """Paired differences of two rows at each point, and where these are not as attacks of these kinds should be."""
     first, second = (gathered.right[row] for row in rows)
-    found = {
+    differences = {
         column_name(point): intervals.minimum_difference(ours[None], theirs[None], gathered.bootstrap)
         for point, ours, theirs in zip(gathered.points, first, second, strict=True)
     }
-    sure = [column for column, one in found.items() if _reversed(one.low, one.high, expected)]
-    others = {column: one.value for column, one in found.items() if column not in sure}
+    sure = [column for column, one in differences.items() if _reversed(one.low, one.high, expected)]
+    others = {column: one.value for column, one in differences.items() if column not in sure}
     unsure = [column for column, value in others.items() if _reversed(value, value, expected)]
     name = f"{rows[0]} minus {_ATTACK.get(rows[1], rows[1])} on the same images, in points"
     return (
-        f"{name}: {phrases.differences(found)}. {_EXPECTED[expected]} "
+        f"{name}: {phrases.differences(differences)}. {_EXPECTED[expected]} "
         f"Reversed beyond the interval at {', '.join(sure) or 'no point'}, within it at {', '.join(unsure) or 'none'}."
     )
 

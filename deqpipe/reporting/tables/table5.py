@@ -51,12 +51,12 @@ def cells(gathered: Sweep, tree: Tree) -> tuple[Cell, ...]:
 
 
 def _cell(setting: EntropySetting, gathered: Sweep) -> Cell:
-    row, column, found = row_name(setting), column_name(setting), gathered.by_setting[setting]
-    words = f"strongest at {found.strongest}"
+    row, column, scored = row_name(setting), column_name(setting), gathered.by_setting[setting]
+    words = f"strongest at {scored.strongest}"
     if setting.input_steps:
         words += f"; minus R = 0: {_gain(setting, gathered)}"
     return percent(
-        row, column, intervals.minimum(found.right, gathered.bootstrap), paper=published.value(5, row, column),
+        row, column, intervals.minimum(scored.right, gathered.bootstrap), paper=published.value(5, row, column),
         note=words,
     )  # fmt: skip
 

@@ -40,12 +40,12 @@ def cells(gathered: Timed, tree: Tree) -> tuple[Cell, ...]:
 
 def _row(model: str, gathered: Timed) -> list[Cell]:
     row, speed = _METHODS[model].row, gathered.speeds[model]
-    found = [number(row, SPEED, speeds.estimate(speed), paper=published.value(9, row, SPEED), note=speeds.BRACKETS)]
+    own = [number(row, SPEED, speeds.estimate(speed), paper=published.value(9, row, SPEED), note=speeds.BRACKETS)]
     baseline = _BASELINES[vocabulary.MODELS[model].framework]
     if model != baseline:
         words, paper = f"over {_METHODS[baseline].row}; {speeds.FARTHEST}", _paper_ratio(model, baseline)
-        found.append(number(row, RATIO, speeds.ratio(speed, gathered.speeds[baseline]), paper=paper, note=words))
-    return found
+        own.append(number(row, RATIO, speeds.ratio(speed, gathered.speeds[baseline]), paper=paper, note=words))
+    return own
 
 
 def _paper_ratio(model: str, baseline: str) -> float | None:

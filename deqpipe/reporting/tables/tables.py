@@ -153,10 +153,10 @@ def _spread(seeds: Sequence[Sequence[Cell]]) -> tuple[Cell, ...]:
     """The cells of the first seed, each with its lowest and highest value over the seeds that have it."""
     if len(seeds) == 1:
         return tuple(seeds[0])
-    found: dict[tuple[str, str], list[float]] = {}
+    values: dict[tuple[str, str], list[float]] = {}
     for cell in (cell for cells in seeds for cell in cells):
-        found.setdefault((cell.row, cell.column), []).extend([] if cell.here is None else [cell.here])
-    return tuple(_spread_of(cell, found[cell.row, cell.column]) for cell in seeds[0])
+        values.setdefault((cell.row, cell.column), []).extend([] if cell.here is None else [cell.here])
+    return tuple(_spread_of(cell, values[cell.row, cell.column]) for cell in seeds[0])
 
 
 def _spread_of(cell: Cell, values: Sequence[float]) -> Cell:
