@@ -59,8 +59,6 @@ def understood(path: Path, *, as_what: str) -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
-        raise
     except KeyError as error:
         raise UserError(f"{path} lacks {error}, so it is no {as_what}") from None
     except (TypeError, ValueError, AttributeError) as error:

@@ -43,7 +43,7 @@ def read(path: Path) -> tuple[Race, dict[str, Any]]:
     content, provenance = document.read(path)
     with document.understood(path, as_what="result of a race"):
         race = Race(
-            points=tuple(_point(name, path) for name in _listed(content["points"])),
+            points=tuple(GridPoint.parse(document.text(name)) for name in _listed(content["points"])),
             of=document.whole(content["of"]),
             images=document.whole(content["images"]),
             confidence=document.number(content["confidence"]),
@@ -57,10 +57,3 @@ def _listed(names: Any) -> list[Any]:
     if not isinstance(names, list):
         raise TypeError(f"its points are {names!r}, and not a list")
     return names
-
-
-def _point(name: Any, path: Path) -> GridPoint:
-    try:
-        return GridPoint.parse(document.text(name))
-    except UserError as error:
-        raise UserError(f"{path} is no result of a race: {error}") from None

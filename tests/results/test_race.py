@@ -43,7 +43,10 @@ def test_a_race_is_written_as_ever_and_read_as_it_was(tmp_path: Path) -> None:
         (lambda raw: raw.update(points=[]), "names nothing, but must name points of the grid"),
         (lambda raw: raw.update(points="state1_steps1_damping0.5"), "is no result of a race: its points are 'state1"),
         (lambda raw: raw.update(points=[3]), "is no result of a race: 3 is no text"),
-        (lambda raw: raw.update(points=["third"]), "point is 'third', but must look like state3_steps5_damping0.5"),
+        (
+            lambda raw: raw.update(points=["third"]),
+            "is no result of a race: point is 'third', but must look like state3_steps5",
+        ),
         (lambda raw: raw.update(images="all"), "is no result of a race: 'all' is no whole number"),
         (lambda raw: raw.pop("confidence"), "lacks 'confidence', so it is no result of a race"),
     ],
@@ -55,3 +58,4 @@ def test_what_is_no_race_is_refused(tmp_path: Path, change: Callable[[dict[str, 
     with pytest.raises(UserError, match=message) as refused:
         race.read(path)
     assert str(refused.value).startswith(str(path))
+    assert str(refused.value).count(str(path)) == 1
