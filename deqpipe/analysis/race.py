@@ -70,7 +70,9 @@ def _raced(tree: Tree, of: AttacksOf) -> RaceConfig:
     return settings
 
 
-def survivors(tree: Tree, model: str, files: Files, *, of: AttacksOf, confidence: float) -> tuple[gridpoints.GridPoint, ...]:
+def survivors(
+    tree: Tree, model: str, files: Files, *, of: AttacksOf, confidence: float
+) -> tuple[gridpoints.GridPoint, ...]:
     """The points that go on, in their sort order.
 
     Args:
