@@ -170,12 +170,12 @@ class Store:
         evaluations = Evaluations(**kept["evaluations"])
         return Progress(**{**kept, "history": tuple(kept["history"]), "evaluations": evaluations})
 
-    def origin(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """The provenance of the finished run: the one stored when it was first published, or `found`, stored now."""
+    def origin(self, now: Mapping[str, Any]) -> dict[str, Any]:
+        """The provenance of the finished run: the one stored when it was first published, or `now`, which is stored."""
         stored = checkpoint.read(self.state_file, what="training state")
         if "origin" not in stored.metadata:
-            checkpoint.write(self.state_file, stored.tensors, {**stored.metadata, "origin": dict(metadata)})
-        origin: dict[str, Any] = stored.metadata.get("origin", dict(metadata))
+            checkpoint.write(self.state_file, stored.tensors, {**stored.metadata, "origin": dict(now)})
+        origin: dict[str, Any] = stored.metadata.get("origin", dict(now))
         return origin
 
 
