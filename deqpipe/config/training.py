@@ -75,8 +75,6 @@ class TrainingConfig(Section):
     learning_rate_min: NonNegative
     betas: Annotated[tuple[Decay, Decay], Field(strict=False)]
     """Adam's."""
-    epsilon: Positive
-    """Added by Adam to the root of the second moment."""
     weight_decay: NonNegative
     gradient: GradientConfig
     unroll: Unroll

@@ -372,7 +372,6 @@ def _deq_plan(
             model.parameters(),
             start,
             betas=tuple(settings["training.betas"]),
-            eps=settings["training.epsilon"],
             weight_decay=settings["training.weight_decay"],
             fused=True,
         ),

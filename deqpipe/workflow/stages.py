@@ -150,7 +150,7 @@ _PRINTED = ("reporting.tables", "reporting.pages")
 
 _OPTIMISER = (
     "training.epochs", "training.batch_size", "training.learning_rate", "training.learning_rate_min",
-    "training.betas", "training.epsilon", "training.weight_decay",
+    "training.betas", "training.weight_decay",
 )  # fmt: skip
 _PGD = ("attack.pgd", "threat_model")
 _GRID = ("attack.grid.states", "attack.grid.steps", "attack.grid.damping")

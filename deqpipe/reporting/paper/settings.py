@@ -39,7 +39,6 @@ SETTINGS: Mapping[str, object] = {
     "training.learning_rate": 0.001,
     "training.learning_rate_min": 0.0,
     "training.betas": (0.9, 0.999),
-    "training.epsilon": 1e-08,
     "training.weight_decay": 0.0,
     "training.gradient.name": "phantom",
     "training.unroll.steps": 5,
