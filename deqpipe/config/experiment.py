@@ -10,7 +10,7 @@ from deqpipe.config.base import DeqName, Section, Switch, Whole
 from deqpipe.config.data import DataConfig
 from deqpipe.config.defence import EntropyConfig, EntropySweepConfig
 from deqpipe.config.evaluation import EvaluationConfig, FiguresConfig, StatisticsConfig, TimingConfig
-from deqpipe.config.model import CNNConfig, ModelConfig, ResNetConfig
+from deqpipe.config.model import ModelConfig, ResNetConfig
 from deqpipe.config.paths import PathVars
 from deqpipe.config.solver import SolverConfig, couples_images
 from deqpipe.config.training import (
@@ -47,7 +47,6 @@ class Config(Section):
     data: DataConfig
     model: ModelConfig
     resnet: ResNetConfig
-    cnn: CNNConfig
     solver: SolverConfig
     pretrain: PretrainConfig
     training: TrainingConfig

@@ -76,23 +76,6 @@ class ResNetConfig(FeedforwardConfig):
         return 3
 
 
-class CNNConfig(FeedforwardConfig):
-    """A plain convolutional network, to see what the shortcuts of a ResNet do."""
-
-    widths: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]
-    """Channels of each layer."""
-
-    @property
-    def label(self) -> str:
-        """By its layers with weights."""
-        return f"CNN-{len(self.widths) + 1}"
-
-    @property
-    def halvings(self) -> int:
-        """Every layer does."""
-        return len(self.widths)
-
-
 def check_model(model: ModelConfig) -> None:
     """Refuse scales and groups that do not go together.
 

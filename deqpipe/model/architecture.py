@@ -10,11 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from deqpipe.config import Count, FeedforwardConfig, ModelConfig, ResNetConfig
-from deqpipe.config.model import CNNConfig
 from deqpipe.data import Dataset
 from deqpipe.errors import UserError
 from deqpipe.model.classifier import build_classifier
-from deqpipe.model.cnn import build_cnn, cnn_operations
 from deqpipe.model.resnet import build_resnet, resnet_operations
 from deqpipe.results import checkpoint
 
@@ -54,10 +52,7 @@ class Feedforward:
     operations: Operations
 
 
-FEEDFORWARD: Mapping[str, Feedforward] = {
-    "resnet": Feedforward(ResNetConfig, build_resnet, resnet_operations),
-    "cnn": Feedforward(CNNConfig, build_cnn, cnn_operations),
-}
+FEEDFORWARD: Mapping[str, Feedforward] = {"resnet": Feedforward(ResNetConfig, build_resnet, resnet_operations)}
 """Networks without states, by the names of their architectures."""
 
 

@@ -29,7 +29,6 @@ class Architecture:
 
 DEQ = Architecture("deq", "model")
 RESNET = Architecture("resnet", "resnet", "ResNet")
-CNN = Architecture("cnn", "cnn", "CNN")
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,6 @@ MODELS: Mapping[str, TrainedModel] = {
         TrainedModel("deq_trades_random_states", DEQ, "trades", random_states=True),
         TrainedModel("resnet18_pgd_at", RESNET, "pgd_at"),
         TrainedModel("resnet18_trades", RESNET, "trades"),
-        TrainedModel("cnn_pgd_at", CNN, "pgd_at"),
-        TrainedModel("cnn_trades", CNN, "trades"),
         TrainedModel("deq_pgd_at_jac_low", DEQ, "pgd_at", other_jacobian=True),
         TrainedModel("deq_trades_jac_high", DEQ, "trades", other_jacobian=True),
     )
