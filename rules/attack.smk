@@ -87,33 +87,6 @@ rule attack_pgd:
         " --output {output:q} > {log:q} 2>&1"
 
 
-rule attack_noise:
-    """Test images with noise of the size of an attack; part of no other target."""
-    input:
-        data=rules.prepare_data.output,
-        checkpoint=CHECKPOINT,
-    output:
-        file_of("attack_noise"),
-    log:
-        "<logs>/attack_noise/{model}/seed{seed}.log",
-    benchmark:
-        "<logs>/benchmark/attack_noise/{model}/seed{seed}.tsv"
-    wildcard_constraints:
-        model=any_of(MODELS),
-    priority: 30
-    threads: THREADS
-    resources:
-        gpu=GPUS,
-    params:
-        spec=spec("attack_noise"),
-        execution=execution,
-        batch_size=batch_size,
-    shell:
-        "deqpipe attack-noise --spec {params.spec:q} {params.execution:q}"
-        " --data {input.data:q} --checkpoint {input.checkpoint:q} --batch-size {params.batch_size:q}"
-        " --output {output:q} > {log:q} 2>&1"
-
-
 rule attack_point:
     """One grid point on some images, for a closer look; part of no other target."""
     input:

@@ -162,13 +162,6 @@ EVALUATIONS = (
         "attack-pgd", "attack_pgd", "Attack at the final state.", calls="clean:attack_pgd", adds=(_add_batch_size,)
     ),
     EvaluationCommand(
-        "attack-noise",
-        "attack_noise",
-        "Judge the test images with noise of the size of an attack.",
-        calls="noise:attack_noise",
-        adds=(_add_batch_size,),
-    ),
-    EvaluationCommand(
         "attack-grid",
         "attack_grid",
         "Attack a part of the grid of Eq. (11).",

@@ -259,7 +259,7 @@ def taken(rule: str, wildcards: Mapping[str, str], config: Config, images: Image
             return _validated(config, images)
         case "time_training" | "time_inference":
             return config.timing.batch_size
-        case "clean" | "attack_pgd" | "attack_noise":
+        case "clean" | "attack_pgd":
             return config.evaluation.images
         case "attack_example":
             return _example_batch(config)
@@ -469,7 +469,6 @@ _COMPUTING = {
     "clean": _clean,
     "attack_grid": _attack_grid,
     "attack_pgd": _attack_pgd,
-    "attack_noise": _clean,
     "attack_point": _attack_point,
     "attack_top": _attack_top,
     "attack_in_loop": _attack_in_loop,

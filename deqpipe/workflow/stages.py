@@ -27,9 +27,9 @@ from deqpipe.workflow.vocabulary import (
 )
 
 StageName: TypeAlias = Literal[
-    "data", "pretrain", "train_deq", "train_feedforward", "select", "clean", "attack_grid", "attack_pgd",
-    "attack_noise", "race", "race_sweep", "strongest", "autoattack", "attack_top", "attack_in_loop", "attack_sweep",
-    "attack_example", "time_training", "time_inference",
+    "data", "pretrain", "train_deq", "train_feedforward", "select", "clean", "attack_grid", "attack_pgd", "race",
+    "race_sweep", "strongest", "autoattack", "attack_top", "attack_in_loop", "attack_sweep", "attack_example",
+    "time_training", "time_inference",
 ]  # fmt: skip
 ProductName: TypeAlias = Literal["table", "figure", "report"]
 Keys: TypeAlias = tuple[str, ...]
@@ -367,10 +367,6 @@ STAGES: Mapping[str, Stage] = {
         Stage(
             "attack_pgd", 3, _EVALUATION, "attacks/pgd/{model}/seed{seed}.parquet", _and(*_PGD, "evaluation.images"),
             _weights, (TRUNK, *FEEDFORWARD), decisions=_defences,
-        ),
-        Stage(
-            "attack_noise", 1, _EVALUATION, "attacks/noise/{model}/seed{seed}.parquet",
-            _and("threat_model", "evaluation.images"), _weights, EVALUATED, decisions=_with_controls,
         ),
         Stage("race", 1, _ANALYSIS, "race/grid/{model}/seed{seed}.json", _racing_keys, _race_upstream, DEQS),
         Stage(
