@@ -19,13 +19,13 @@ that names only what differs, as `config/demo.yaml` does:
 A target stands before `--configfile`, which takes everything behind it for a config file.
 
 Unknown and missing keys, wrong types and impossible values are refused when the Snakefile is read, in one line and with
-exit status 2. `deqpipe check-config config.yaml my.yaml` does only that; it also refuses a key that stands twice, of
-which Snakemake takes the last, and says in one line what is wrong with a file that is no YAML. Nested values cannot be
-given with `--config`, which makes text of them.
+exit status 2; so is a key that stands twice. `deqpipe check-config config.yaml my.yaml` does only that, and says in one
+line what is wrong with a file that is no YAML, where Snakemake shows its own message. Nested values cannot be given
+with `--config`, which makes text of them.
 
-Some keys choose a variant (`data.source`, `solver.name`, `training.gradient.name`, `early_state.mode`,
-`racing.enabled`), and some others stand with one variant only. An overlay that chooses another variant states the keys
-of that one; those of the variant before are gone with it.
+Some keys choose a variant ({tags}),
+and some others belong to one variant only. An overlay that chooses another variant states the keys of that one; those
+of the variant before are gone with it.
 
 `protocol` as a value means: what the key `protocol` at the top says of this key; that value follows in brackets.
 
@@ -39,7 +39,8 @@ def page(root: Path) -> str:
     """The page that explains every key."""
     defaults = config.read_yaml(root / "config.yaml")
     demo = config.read_yaml(root / "config" / "demo.yaml")
-    lines = [HEAD, "## Top level", ""]
+    tags = ", ".join(f"`{path}.{variants.tag}`" for path, variants in config.all_variants().items())
+    lines = [HEAD.replace("{tags}", tags), "## Top level", ""]
     every = list(leaves(config.Config, "", nested=True))
     lines += _table((leaf for leaf in every if "." not in leaf[0]), defaults, demo)
     for name, field in config.Config.model_fields.items():

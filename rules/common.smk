@@ -17,12 +17,12 @@ def settings_in_force():
     Snakemake's own `config` is almost that, but keeps the keys of a variant that another file has replaced. Where this
     workflow is a module of another one, `config` is what that one hands over.
     """
+    asked = workflow.config_settings
     if workflow.modifier.skip_configfile:
-        return config
-    above = list(workflow.config_settings.configfiles)
-    replaced = workflow.config_settings.replace_workflow_config or not Path("config.yaml").exists()
-    files = configuration.read(above if replaced else [Path("config.yaml"), *above])
-    return configuration.merge(files, workflow.config_settings.config)
+        return configuration.fitted(config)
+    base = [Path(file) for file in workflow.configfiles if file not in asked.configfiles]  # config.yaml, if it is there
+    files = [] if asked.replace_workflow_config and asked.overwrite_config else base
+    return configuration.merge(configuration.read([*files, *asked.configfiles]), asked.config)
 
 
 try:
@@ -200,8 +200,9 @@ def every(*names):
 
 
 def describe(product):
-    """Say what the rule of a table or figure makes, as the docstrings of other rules do (`snakemake --list`)."""
-    workflow.get_rule(product.name).docstring = f"{product.kind.capitalize()} {product.number}: {product.about}."
+    """Say what the last rule, of a table or figure, makes, as the docstrings of other rules do (`snakemake --list`)."""
+    *_, last = workflow.rules  # not by its name, to which a workflow that takes this one as a module may add
+    last.docstring = f"{product.kind.capitalize()} {product.number}: {product.about}."
 
 
 def scored_on(wildcards):

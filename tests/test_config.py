@@ -433,6 +433,38 @@ def test_keys_of_a_variant_are_gone_once_another_overlay_chooses_another_one(tmp
     assert "solver.memory is missing, which solver.name: anderson needs" in told(lambda: config.load(files))
 
 
+def test_a_mode_left_to_the_protocol_takes_no_key_of_another_along() -> None:
+    fixed = overlaid({"early_state.mode": "fixed", "early_state.index": 3})
+    assert config.parse(config.merge(fixed, nest({"early_state.mode": "protocol"}))).early_state.mode == "select"
+
+
+def test_settings_that_others_laid_over_each_other_keep_no_key_of_another_variant() -> None:
+    merged: dict[str, Any] = {}
+    for layer in (DEFAULTS, nest({**DIGITS, "training.gradient.name": "exact", "training.gradient.steps": 3})):
+        update_config(merged, layer)
+    assert merged["data"]["root"] == "data/cifar10"
+    parsed = config.parse(config.fitted(merged))
+    assert (parsed.data.source, parsed.training.gradient.name) == ("digits", "exact")
+
+
+def test_settings_nested_within_themselves_are_refused_in_one_line(tmp_path: Path) -> None:
+    loop, deep = tmp_path / "loop.yaml", tmp_path / "deep.yaml"
+    loop.write_text("data: &a {b: *a}")
+    deep.write_text("data: " + "{a: " * 2000 + "1" + "}" * 2000)
+    for file in (loop, deep):
+        assert "nested too deeply" in told(partial(config.load, [ROOT / "config.yaml", file]))
+
+
+def test_a_file_in_json_has_json_numbers_and_every_key_once(tmp_path: Path) -> None:
+    file = tmp_path / "overlay.json"
+    file.write_text('{"training": {"learning_rate": 2e-3}}')
+    assert config.load([ROOT / "config.yaml", file]).training.learning_rate == 0.002
+    file.write_text('{"solver": {"steps": 8, "steps": 8}}')
+    assert "key steps stands twice" in told(lambda: config.read_yaml(file))
+    file.write_text("__use_yte__: true")
+    assert "must be plain YAML" in told(lambda: config.read_yaml(file))
+
+
 def test_laying_over_changes_neither_side() -> None:
     before = json.dumps(DEFAULTS)
     overlay = {"data": {"source": "digits"}, "solver": {"steps": 3}}
@@ -482,9 +514,16 @@ def test_every_variant_is_told_apart_by_one_key() -> None:
         ),
         ({"solver.name": 3}, "solver.name is 3: input should be 'broyden', 'anderson' or 'fixed_point'"),
         ({"solver.stpes": 3}, "unknown key solver.stpes; did you mean steps?"),
-        ({"training.gradient.damping": 3}, "unknown key training.gradient.damping; allowed here: name"),
+        ({"training.gradient.damping": 3}, "unknown key training.gradient.damping; allowed here: name, steps"),
         ({"solver.steps": 0}, "solver.steps is 0: input should be greater than or equal to 1"),
-        ({"solver": 3}, "solver is 3: input should be a valid dictionary or object to extract fields from"),
+        ({"solver.memry": 3}, "unknown key solver.memry; did you mean memory?"),
+        ({"solver": 3}, "solver is 3, but must hold keys and values"),
+        ({"training": None}, "training is None, but must hold keys and values"),
+        ({"racing.enabled": "true"}, "racing.enabled is 'true': input should be false or true"),
+        ({"racing.enabled": 1}, "racing.enabled is 1: input should be a boolean"),
+        ({"racing.enabled": 0.0}, "racing.enabled is 0.0: input should be a boolean"),
+        ({"entropy_sweep.points": "few"}, "entropy_sweep.points is 'few': input should be 'all'"),
+        ({"sol\nver": 3}, "unknown key 'sol\\nver'; did you mean solver?"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -522,7 +561,7 @@ def test_files_that_cannot_be_read_are_told_in_one_line(tmp_path: Path) -> None:
     for text, words in (
         (b"a: [1", "is not YAML"),
         (b"- a", "holds a list"),
-        (b"", "holds a NoneType"),
+        (b"", "holds nothing"),
         (b"a: \xff", "cannot be read"),
         (b"a: 2026-13-45", "cannot be read"),
         (b"? [1]\n: 2", "is not YAML"),

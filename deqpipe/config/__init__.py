@@ -57,7 +57,7 @@ from deqpipe.config.training import (
     parse_early_state,
     parse_gradient,
 )
-from deqpipe.config.variants import Variants, all_variants, merge, shown, variants_of
+from deqpipe.config.variants import Variants, all_variants, fitted, merge, shown, variants_of
 
 __all__ = [
     "DEFAULT_BATCH",
@@ -119,6 +119,7 @@ __all__ = [
     "check_image_folder",
     "check_imported_files",
     "couples_images",
+    "fitted",
     "json_schema",
     "load",
     "merge",

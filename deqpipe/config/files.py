@@ -1,5 +1,6 @@
 """Configuration files: read, laid over each other, resolved and validated."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from deqpipe.config.experiment import Config
 from deqpipe.config.old_keys import refuse_old_keys
 from deqpipe.config.protocols import resolve_protocol
 from deqpipe.config.refusals import one_line
-from deqpipe.config.variants import merge
+from deqpipe.config.variants import merge, refuse_lookalikes
 from deqpipe.errors import UserError
 
 
@@ -38,7 +39,10 @@ def read(paths: Sequence[Path]) -> dict[str, Any]:
     """
     merged: dict[str, Any] = {}
     for path in paths:
-        merged = merge(merged, read_yaml(path))
+        try:
+            merged = merge(merged, read_yaml(path))
+        except RecursionError:
+            raise UserError(f"config file {path} is nested too deeply, or within itself") from None
     return merged
 
 
@@ -49,15 +53,38 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: the file cannot be read, is no YAML, or holds something else than keys and values.
     """
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        text = path.read_text(encoding="utf-8")
+        value = _json(text) if text.lstrip().startswith("{") else yaml.load(text, _Loader)
     except FileNotFoundError:
         raise UserError(f"config file {path} does not exist") from None
     except yaml.YAMLError as error:
         raise UserError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from None
     except (OSError, ValueError) as error:  # a folder, no permission; not UTF-8, the 32nd of a month
         raise UserError(f"config file {path} cannot be read: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"config file {path} is nested too deeply, or within itself") from None
     if not isinstance(value, dict):
-        raise UserError(f"config file {path} holds a {type(value).__name__}, but must hold keys and values")
+        held = "nothing" if value is None else f"a {type(value).__name__}"
+        raise UserError(f"config file {path} holds {held}, but must hold keys and values")
+    if "__use_yte__" in value:
+        raise UserError(f"config file {path} has __use_yte__, but must be plain YAML: templates are not filled here")
+    return value
+
+
+def _json(text: str) -> Any:
+    """What a file in JSON holds, with 1e-3 for a number; of what is no JSON, what it holds as YAML."""
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except json.JSONDecodeError:
+        return yaml.load(text, _Loader)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise yaml.YAMLError(f"key {twice} stands twice")
     return value
 
 
@@ -87,9 +114,12 @@ def parse(raw: Mapping[str, Any]) -> Config:
         UserError: one line that names the first wrong key, its value and what was allowed.
     """
     refuse_old_keys(raw)
+    refuse_lookalikes(raw)
     try:
         config = Config.model_validate(resolve_protocol(raw))
     except ValidationError as error:
         raise UserError(one_line(error)) from None
+    except RecursionError:
+        raise UserError("config: sections are nested too deeply, or within themselves") from None
     check(config)
     return config

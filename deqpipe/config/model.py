@@ -31,7 +31,7 @@ class ModelConfig(Section):
 
 
 class FeedforwardTrainingConfig(Section):
-    """Recipe of Pang et al. (2021) for the ResNet-18 rows."""
+    """How a network without states is trained: the recipe of Pang et al. (2021)."""
 
     epochs: Count
     batch_size: Count
@@ -49,8 +49,8 @@ class FeedforwardConfig(Section):
     training: FeedforwardTrainingConfig
 
     @property
-    def label(self) -> str:
-        """What tables call it."""
+    def depth(self) -> int:
+        """Layers with weights."""
         raise NotImplementedError
 
     @property
@@ -66,9 +66,9 @@ class ResNetConfig(FeedforwardConfig):
     """Basic blocks per stage; [2, 2, 2, 2] is ResNet-18."""
 
     @property
-    def label(self) -> str:
-        """By its layers with weights, as in ResNet-18."""
-        return f"ResNet-{2 * sum(self.layers) + 2}"
+    def depth(self) -> int:
+        """Layers with weights: 18 of ResNet-18."""
+        return 2 * sum(self.layers) + 2
 
     @property
     def halvings(self) -> int:

@@ -10,6 +10,8 @@ OLD_KEYS: Mapping[str, str] = {
     "training.implicit_steps": "training.gradient.steps now, and belongs to training.gradient.name: exact",
 }
 """What has become of a key, by its old dotted name: the end of "<key> is called ..."."""
+OLD_VALUES: Mapping[str, str] = {"training.gradient": "training.gradient.name"}
+"""Words in whose place keys stand now: the key that holds the word."""
 
 
 def refuse_old_keys(raw: Mapping[str, Any]) -> None:
@@ -18,15 +20,23 @@ def refuse_old_keys(raw: Mapping[str, Any]) -> None:
     Raises:
         UserError: names the key and what it is called now.
     """
-    for old, new in OLD_KEYS.items():
-        section, key = old.rsplit(".", 1)
-        below = raw.get(section)
-        if isinstance(below, Mapping) and key in below:
-            raise UserError(f"config: {old} is called {new}")
-    training = raw.get("training")
-    gradient = training.get("gradient") if isinstance(training, Mapping) else None
-    if isinstance(gradient, str):
-        raise UserError(
-            f"config: training.gradient is {gradient!r}, but holds keys now: training.gradient.name is what was "
-            "training.gradient"
-        )
+    for old, now in OLD_KEYS.items():
+        if _stands(raw, old):
+            raise UserError(f"config: {old} is called {now}")
+    for old, now in OLD_VALUES.items():
+        value = _value(raw, old)
+        if isinstance(value, str):
+            raise UserError(f"config: {old} is {value!r}, but holds keys now: {now} is what was {old}")
+
+
+def _stands(raw: Mapping[str, Any], key: str) -> bool:
+    section, _, name = key.rpartition(".")
+    below = _value(raw, section)
+    return isinstance(below, Mapping) and name in below
+
+
+def _value(raw: Mapping[str, Any], key: str) -> Any:
+    node: Any = raw
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node

@@ -15,9 +15,10 @@ from deqpipe.config.variants import Variants, all_variants, shown, variants_of
 
 def one_line(error: ValidationError) -> str:
     """The first wrong key, its value and what was allowed; and how many more are wrong."""
-    first, *others = error.errors()
-    more = f" (and {len(others)} more)" if others else ""
-    return f"config: {_refusal(first)}{more}"
+    errors = error.errors()
+    places = dict.fromkeys(_place(one["loc"]).key for one in errors)
+    more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
+    return f"config: {_refusal(errors[0])}{more}"
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,19 @@ class _Place:
         if self.choices is not None:
             chosen = next(kind for tag, kind in self.choices.sections.items() if tag == part)
             return replace(self, inner=chosen, inside=self.choices, choices=None)
-        if self.inner is None:  # within a list, or the key of a mapping
-            return self if part == "[key]" else replace(self, parts=(*self.parts, str(part)))
-        parts = (*self.parts, str(part))
+        if self.inner is None:  # within a list, the key of a mapping, or one of several types
+            inside = isinstance(part, int) or self.parts == ("imported",)
+            return replace(self, parts=(*self.parts, _word(part))) if inside else self
+        parts = (*self.parts, _word(part))
         field, choices = self.inner.model_fields.get(str(part)), all_variants().get(".".join(parts))
         inner = () if field is None or choices else variants_of(field)
         return _Place(parts, self.inner, self.inside, next(iter(inner), None), None, choices)
+
+
+def _word(part: int | str) -> str:
+    """A key as it stands in a file, on one line."""
+    text = str(part)
+    return text if text.isprintable() and text else repr(text)
 
 
 def _place(loc: Sequence[int | str]) -> _Place:
@@ -75,10 +83,19 @@ def _refusal(error: ErrorDetails) -> str:
         case "union_tag_not_found" if place.choices:
             return f"{place.key}.{place.choices.tag} is missing"
         case "union_tag_invalid" if place.choices:
-            *most, last = (repr(shown(tag)) for tag in place.choices.sections)
             wrong = value[place.choices.tag]
-            return f"{place.key}.{place.choices.tag} is {wrong!r}: input should be {', '.join(most)} or {last}"
+            return f"{place.key}.{place.choices.tag} is {wrong!r}: input should be {_tags(place.choices)}"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"{place.key} is {value!r}, but must hold keys and values"
+        case "invalid_key":
+            return f"{place.key} has a key that is no text"
     return f"{place.key} is {value!r}: {error['msg'].lower()}{_number_hint(value)}"
+
+
+def _tags(variants: Variants) -> str:
+    """What may stand where a variant is chosen; words in quotes, as pydantic writes them."""
+    *most, last = (repr(tag) if isinstance(tag, str) else shown(tag) for tag in variants.sections)
+    return f"{', '.join(most)} or {last}"
 
 
 def _of_another_variant(place: _Place) -> str | None:
@@ -100,7 +117,8 @@ def _needed_by(place: _Place) -> str:
 
 
 def _closest(place: _Place) -> str:
-    names = list(place.section.model_fields)
+    kinds = (place.section,) if place.variants is None else tuple(place.variants.sections.values())
+    names = list(dict.fromkeys(name for kind in (place.section, *kinds) for name in kind.model_fields))
     close = difflib.get_close_matches(place.parts[-1], names, n=1)
     return f"; did you mean {close[0]}?" if close else f"; allowed here: {', '.join(names)}"
 

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from deqpipe.config.base import Section
 from deqpipe.config.experiment import Config
+from deqpipe.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,14 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]
     return _merged(base, overlay, ())
 
 
-def _merged(base: Mapping[str, Any], overlay: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
+def _merged(
+    base: Mapping[str, Any], overlay: Mapping[str, Any], path: Sequence[str], *, fit: bool = False
+) -> dict[str, Any]:
     merged = _fitting(base, overlay, path)
-    for key, value in overlay.items():
+    for key, value in (_fitting(overlay, overlay, path) if fit else overlay).items():
         if isinstance(value, Mapping):
             below = merged.get(key)
-            merged[key] = _merged(below if isinstance(below, Mapping) else {}, value, (*path, str(key)))
+            merged[key] = _merged(below if isinstance(below, Mapping) else {}, value, (*path, str(key)), fit=fit)
         else:
             merged[key] = value
     return merged
@@ -82,14 +85,43 @@ def _merged(base: Mapping[str, Any], overlay: Mapping[str, Any], path: Sequence[
 def _fitting(base: Mapping[str, Any], overlay: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
     """What of a section goes with the variant that is laid over it."""
     variants = all_variants().get(".".join(path))
-    chosen = None if variants is None else _chosen(variants, overlay)
-    return {key: value for key, value in base.items() if chosen is None or key in chosen.model_fields}
+    keys = None if variants is None else _keys_of_choice(variants, overlay.get(variants.tag))
+    return {key: value for key, value in base.items() if keys is None or key in keys}
 
 
-def _chosen(variants: Variants, section: Mapping[str, Any]) -> type[Section] | None:
-    """The variant that a section of a file chooses; None where it chooses none, or none that there is."""
-    value = section.get(variants.tag)
-    return next((kind for tag, kind in variants.sections.items() if tag == value), None)
+def _keys_of_choice(variants: Variants, value: object) -> set[str] | None:
+    """The keys of the variant that a file chooses; None where it chooses none, or none that there is."""
+    if value == "protocol":  # whichever that will be
+        return set.intersection(*(set(kind.model_fields) for kind in variants.sections.values()))
+    return next((set(kind.model_fields) for tag, kind in variants.sections.items() if _equal(tag, value)), None)
+
+
+def fitted(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that somebody else laid over each other, without the keys that only other variants have.
+
+    A user's mistake is not told from a leftover there, as which file says what is not known any more.
+    """
+    return _merged({}, raw, (), fit=True)
+
+
+def _equal(tag: object, value: object) -> bool:
+    """Whether a value of a file is a tag; 1 is not true there."""
+    return type(tag) is type(value) and tag == value
+
+
+def refuse_lookalikes(raw: Mapping[str, Any]) -> None:
+    """Refuse 1 for true where the key chooses a variant: pydantic takes what is equal in Python.
+
+    Raises:
+        UserError: names the key and its value.
+    """
+    for variants in all_variants().values():
+        section: Any = raw
+        for part in variants.path.split("."):
+            section = section.get(part) if isinstance(section, Mapping) else None
+        value = section.get(variants.tag) if isinstance(section, Mapping) else None
+        if isinstance(value, int | float) and any(tag == value and not _equal(tag, value) for tag in variants.sections):
+            raise UserError(f"config: {variants.path}.{variants.tag} is {value!r}: input should be a boolean")
 
 
 def shown(value: object) -> str:

@@ -1,9 +1,9 @@
 """Where images come from: scikit-learn's digits, CIFAR-10, or a folder."""
 
+from collections.abc import Callable, Mapping
 from http.client import HTTPException
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from deqpipe.errors import UserError
 DIGITS_TEST = 360
 
 
-def prepare(source: Literal["digits", "cifar10", "folder"], root: Path | None, *, validation: int) -> Dataset:
+def prepare(source: str, root: Path | None, *, validation: int) -> Dataset:
     """Images of a source, split by index.
 
     Args:
@@ -29,8 +29,9 @@ def prepare(source: Literal["digits", "cifar10", "folder"], root: Path | None, *
         return digits(validation=validation)
     if root is None:
         raise UserError(f"images of data.source {source} need a root: the folder that they are in")
-    read = {"cifar10": cifar10, "folder": folder}
-    return read[source](root, validation=validation)
+    if source not in READERS:
+        raise UserError(f"data.source is {source!r}, but must be one of digits, {', '.join(READERS)}")
+    return READERS[source](root, validation=validation)
 
 
 def digits(*, validation: int) -> Dataset:
@@ -100,3 +101,7 @@ def folder(root: Path, *, validation: int) -> Dataset:
     train, test, classes = read_folder(root)
     name = f"folder {root.resolve().name}"
     return hold_out(train, test, validation=validation, classes=classes, name=name)
+
+
+READERS: Mapping[str, Callable[..., Dataset]] = {"cifar10": cifar10, "folder": folder}
+"""What reads the images of a root, by source."""

@@ -48,7 +48,7 @@ def _check_name(provenance: Mapping[str, Any], spec: Mapping[str, Any], source: 
 
 def _check_architecture(described: Mapping[str, Any], wanted: ModelConfig, source: Path) -> None:
     if described["type"] != "deq":
-        raise UserError(f"checkpoint {source} holds a ResNet, but must hold a DEQ")
+        raise UserError(f"checkpoint {source} holds a network without states, but must hold a DEQ")
     there = ModelConfig.model_validate(described["model"])
     for key in ModelConfig.model_fields:
         if key not in _TRAINING_ONLY and getattr(there, key) != getattr(wanted, key):

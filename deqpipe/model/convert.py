@@ -127,7 +127,7 @@ def _exportable(stored: checkpoint.Checkpoint, source: Path) -> ModelConfig:
     described, where = stored.metadata["architecture"], f"checkpoint {source}"
     architecture.assemble(described, stored.tensors, dtype=torch.float32, source=where)
     if described["type"] != "deq":
-        raise UserError(f"{where} is a ResNet, and the release has none")
+        raise UserError(f"{where} is a network without states, and the release has none")
     settings = ModelConfig.model_validate(described["model"])
     if len(settings.channels) == 1:
         raise UserError(f"{where} is a DEQ of one scale, which the release does not run as deqpipe does")

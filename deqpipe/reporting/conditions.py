@@ -81,8 +81,8 @@ def data(config: Config) -> str:
 
 def architecture(config: Config, model: str) -> str:
     """What a model is called: DEQ-Large and ResNet-18 only where it is one."""
-    if not vocabulary.MODELS[model].architecture.has_states:
-        return vocabulary.feedforward(config, model).label
+    if method := vocabulary.MODELS[model].architecture.method:
+        return f"{method}-{vocabulary.feedforward(config, model).depth}"
     here = dict(settings(config))
     large = all(here[key] == SETTINGS[key] for key in _MDEQ_LARGE)
     return "DEQ-Large" if large else "small DEQ"

@@ -1,4 +1,4 @@
-"""The three training jobs, from a spec to published files: the shared trunk, a DEQ from it, a ResNet."""
+"""The training jobs, from a spec to published files: the shared trunk, a DEQ from it, a network without states."""
 
 import csv
 import io

@@ -133,7 +133,7 @@ class Product:
 
 _COMPUTATION = (
     "compute", "model", "data", "gradient", "solver", "dynamics", "defence", "attack", "seeding", "threat_model",
-    "lazy", "machine.stopwatch", "build", "workflow.defences", "workflow.gridpoints",
+    "lazy", "machine.stopwatch", "build", "workflow.defences", "workflow.gridpoints", "workflow.library_attacks",
 )  # fmt: skip
 _FORMATS = (
     "results.document", "results.early_states", "results.example", "results.race", "results.ranking", "results.speeds",
@@ -143,7 +143,7 @@ _EVALUATION = (*_COMPUTATION, *_FORMATS, "evaluation")
 _ANALYSIS = (*_FORMATS, "analysis", "statistics")
 _TOLD = (
     *_ANALYSIS, "reporting.absent", "reporting.cells", "reporting.conditions", "reporting.paper", "reporting.phrases",
-    "reporting.sidecar", "lazy",
+    "reporting.sidecar", "lazy", "workflow.library_attacks",
 )  # fmt: skip
 _DRAWN = ("reporting.figures", "results.history", "results.weights")
 _PRINTED = ("reporting.tables", "reporting.pages")

@@ -85,7 +85,7 @@ def predict(request: Request, *, checkpoint: Path, images: Path, output: Path) -
     set_up(precision=request.settings["precision"], threads=request.threads)
     model = load_model(checkpoint, request.device, request.dtype).model
     if not isinstance(model, DEQClassifier):
-        raise UserError(f"checkpoint {checkpoint} holds a ResNet, which has no states; predict needs a DEQ")
+        raise UserError(f"checkpoint {checkpoint} holds a network without states; predict needs a DEQ")
     model.compute_with(Precision(request.settings["precision"]))
     x, y = read_images(images, model, labelled=bool(request.surrogates))
     parts = []

@@ -1,6 +1,6 @@
 """What the tables amount to, in plain words; every number is read off a table's cells."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from deqpipe.analysis.decision import Decision, paper_decisions
 from deqpipe.config import Config
@@ -205,27 +205,36 @@ def _cost(cells: _Cells, config: Config) -> str:
 def _others(cells: _Cells, config: Config) -> str:
     attack = f"PGD-{config.attack.pgd.steps}"
     trunk = cells[TRUNK.row, table1.final_column(config)]
-    resnets = " and ".join(_resnet(Decision(model, "plain"), cells) for model in vocabulary.FEEDFORWARD)
-    name = conditions.architecture(config, vocabulary.FEEDFORWARD[0])
+    networks = _networks(config)
+    listed = "; ".join(
+        f"{name} {' and '.join(_network(one, cells) for one in decisions)}" for name, decisions in networks.items()
+    )
     return (
         f"For comparison, under {attack} alone: the pretrained trunk, never trained against attacks, keeps "
-        f"{_value(trunk, config)}; {name} {resnets}. One attack is less than a grid of them: compare with FINAL in "
-        f"Table 2 rather than with the minimum.{_resnets_under_both(cells, name)}"
+        f"{_value(trunk, config)}; {listed}. One attack is less than a grid of them: compare with FINAL in "
+        f"Table 2 rather than with the minimum.{_under_both(cells, networks)}"
     )
 
 
-def _resnets_under_both(cells: _Cells, name: str) -> str:
-    """ALL of the ResNets, where AutoAttack has the budget that DEQs meet."""
-    known = [(model, cells.get((Decision(model, "plain").row, ALL))) for model in vocabulary.FEEDFORWARD]
-    listed = [
-        f"{show(cell).value} % ({Decision(model, 'plain').framework})"
-        for model, cell in known
-        if cell is not None and cell.here is not None
-    ]
-    return f" With AutoAttack, of the same budget as for DEQs, {name} keeps {' and '.join(listed)}." if listed else ""
+def _networks(config: Config) -> dict[str, list[Decision]]:
+    """The networks without states, by what tables call them."""
+    grouped: dict[str, list[Decision]] = {}
+    for model in vocabulary.FEEDFORWARD:
+        grouped.setdefault(conditions.architecture(config, model), []).append(Decision(model, "plain"))
+    return grouped
 
 
-def _resnet(decision: Decision, cells: _Cells) -> str:
+def _under_both(cells: _Cells, networks: Mapping[str, Sequence[Decision]]) -> str:
+    """ALL of these networks, where AutoAttack has the budget that DEQs meet."""
+    listed = []
+    for name, decisions in networks.items():
+        known = [(one, cells.get((one.row, ALL))) for one in decisions]
+        kept = [f"{show(cell).value} % ({one.framework})" for one, cell in known if cell and cell.here is not None]
+        listed += [f"{name} keeps {' and '.join(kept)}"] if kept else []
+    return f" With AutoAttack, of the same budget as for DEQs, {'; '.join(listed)}." if listed else ""
+
+
+def _network(decision: Decision, cells: _Cells) -> str:
     return f"{show(cells[decision.row, PGD]).value} % ({decision.framework})"
 
 
