@@ -41,6 +41,8 @@ class Origin:
 
     config: str
     """Fingerprint of the resolved configuration."""
+    spec: str
+    """Fingerprint of what of it the product depends on."""
     revision: int
     """Of the stage that made it."""
     inputs: tuple[Input, ...]
@@ -50,7 +52,8 @@ def origin(config: Config, stage: Literal["table", "figure", "report"], sources:
     """The origin of a product made from these files; a file that was read twice stands once."""
     unique = {source.path: source for source in sources}
     inputs = tuple(_input(unique[path]) for path in sorted(unique))
-    return Origin(config=config_fingerprint(config), revision=PRODUCTS[stage].revision, inputs=inputs)
+    spec = specs.fingerprint(specs.build_product(stage, config))
+    return Origin(config_fingerprint(config), spec, revision=PRODUCTS[stage].revision, inputs=inputs)
 
 
 def config_fingerprint(config: Config) -> str:

@@ -1,11 +1,16 @@
 """Where files lie in a results folder, from the paths of their stages."""
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import PurePosixPath
+from typing import Literal
 
 from deqpipe.config import Config
 from deqpipe.workflow.products import Need
-from deqpipe.workflow.stages import STAGES, StageName
+from deqpipe.workflow.stages import STAGES, StageName, training_stage
+from deqpipe.workflow.vocabulary import MODELS, TRUNK
 
 
 def files(
@@ -44,3 +49,71 @@ def all_needed(needs: Iterable[Need], config: Config) -> list[str]:
         for seed in (config.seeds if need.every_seed else config.seeds[:1])
         for path in needed(need, config, seed)
     ]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What makes a file: a job of a stage, for a model and a repetition where the stage has these.
+
+    Attributes:
+        stage: of the job; "import" for weights that come from a file.
+        model: that it concerns.
+        seed: the repetition.
+        defence: that it attacks, of AutoAttack.
+    """
+
+    stage: StageName | Literal["import"]
+    model: str | None = None
+    seed: int | None = None
+    defence: str | None = None
+
+
+_WEIGHTS = re.compile(r"models/(?P<model>\w+)/seed(?P<seed>\d+)/(best|last|handoff)\.safetensors")
+_POINT = re.compile(r"attacks/points/(?P<model>\w+)/seed(?P<seed>\d+)/[^/]+\.parquet")
+_WILDCARDS: Mapping[str, str] = {
+    "model": r"\w+", "seed": r"\d+", "shard": r"[^/]+", "images": r"\d+-\d+", "defence": r"\w+",
+}  # fmt: skip
+
+
+def job_of(name: str, config: Config) -> Job | None:
+    """The job that makes a file, by the file's path relative to the results folder.
+
+    None of files that say nothing of their job (histories), of those that no stage makes (tables), and of models and
+    defences that nobody declared.
+
+    Args:
+        name: of the file.
+        config: says which models are imported.
+    """
+    if matched := _WEIGHTS.fullmatch(name):
+        model = matched["model"]
+        if model not in MODELS:
+            return None
+        stage = "import" if model in config.imported else training_stage(model)
+        return Job(stage, None if model == TRUNK else model, int(matched["seed"]))
+    if matched := _POINT.fullmatch(name):
+        return _declared(Job("attack_grid", matched["model"], int(matched["seed"])))
+    for stage, pattern in _patterns().items():
+        if matched := pattern.fullmatch(name):
+            found = matched.groupdict()
+            seed = None if found.get("seed") is None else int(found["seed"])
+            return _declared(Job(stage, found.get("model"), seed, found.get("defence")))
+    return None
+
+
+def _declared(job: Job) -> Job | None:
+    models = STAGES[job.stage].models
+    model = job.model is None if models is None else job.model in models
+    return job if model and (job.defence is None or job.defence in MODELS[job.model or ""].defences) else None
+
+
+@cache
+def _patterns() -> Mapping[StageName, re.Pattern[str]]:
+    """Paths of stages as patterns, but for those of trainings, which share theirs."""
+    paths = {value.name: value.path for value in STAGES.values() if not value.path.startswith("models/")}
+    return {stage: re.compile(_pattern(path)) for stage, path in paths.items()}
+
+
+def _pattern(path: str) -> str:
+    parts = re.split(r"\{(\w+)\}", path)  # text, name, text, name, ...
+    return "".join(f"(?P<{part}>{_WILDCARDS[part]})" if odd % 2 else re.escape(part) for odd, part in enumerate(parts))

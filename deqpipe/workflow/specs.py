@@ -14,6 +14,7 @@ from typing import Any, cast
 from deqpipe.config import KNOWN_IMAGES, Config, DeqName
 from deqpipe.errors import UserError
 from deqpipe.workflow.defences import DefenceName
+from deqpipe.workflow.layout import Job
 from deqpipe.workflow.stages import PRODUCTS, STAGES, Made, ProductName, StageName
 from deqpipe.workflow.vocabulary import MODELS
 
@@ -86,6 +87,13 @@ def build_import(config: Config, model: str) -> dict[str, Any]:
     upstream = {"data": fingerprint(build("data", config))}
     seed = config.seeds[0]
     return {"stage": "import", "revision": 1, "config": settings, "upstream": upstream, "model": model, "seed": seed}
+
+
+def of_job(job: Job, config: Config) -> dict[str, Any]:
+    """The spec of the job that makes a file."""
+    if job.stage == "import":
+        return build_import(config, job.model or "")
+    return build(job.stage, config, model=job.model, seed=job.seed, defence=cast(DefenceName | None, job.defence))
 
 
 def build_product(product: ProductName, config: Config) -> dict[str, Any]:
