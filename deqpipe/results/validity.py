@@ -65,7 +65,7 @@ def state_of_output(name: str, config: Config) -> State | None:
 
 
 def fingerprint_in(path: Path) -> str | None:
-    """The fingerprint of the spec that a file says it was made by; None where it says nothing that can be understood."""
+    """The fingerprint of the spec that a file says it was made by; None where it says nothing of the kind."""
     try:
         told = _told(path)
         return told if isinstance(told, str) else specs.fingerprint(told)
