@@ -4,11 +4,14 @@
 rule strongest:
     """The points of a DEQ's grid, ranked by the accuracy of each of its decisions."""
     input:
-        records=lambda wildcards: expand(
-            rules.attack_grid.output, model=wildcards.model, seed=wildcards.seed, shard=SHARDS
+        records=given(
+            lambda wildcards: expand(
+                rules.attack_grid.output, model=wildcards.model, seed=wildcards.seed, shard=SHARDS
+            )
         ),
-        race=lambda wildcards: expand(file_of("race"), **wildcards) if shards.races(CONFIG) else [],
-        early=rules.select_early_state.output,
+        race=given(file_of("race") if shards.races(CONFIG) else []),
+        early=given(rules.select_early_state.output),
+        outdated=outdated(STRONGEST),
     output:
         STRONGEST,
     log:
@@ -24,15 +27,18 @@ rule strongest:
         # Not the file: its every change would run all again that is attacked at the strongest points.
         configuration=merged_config,
     shell:
-        "deqpipe strongest --model {wildcards.model:q} --seed {wildcards.seed:q} --configuration {params.configuration:q}"
+        "deqpipe strongest --spec {params.spec:q} --model {wildcards.model:q} --seed {wildcards.seed:q} --configuration {params.configuration:q}"
         " --results {params.results:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule race:
     """The points that could still be the strongest of some decision, by the images that faced all of them (racing)."""
     input:
-        records=lambda wildcards: expand(rules.attack_grid.output, shard=FIRST_SHARDS, **wildcards),
-        early=lambda wildcards: expand(rules.select_early_state.output, model=scored_on(wildcards), seed=wildcards.seed),
+        records=given(lambda wildcards: expand(rules.attack_grid.output, shard=FIRST_SHARDS, **wildcards)),
+        early=given(
+            lambda wildcards: expand(rules.select_early_state.output, model=scored_on(wildcards), seed=wildcards.seed)
+        ),
+        outdated=outdated(file_of("race")),
     output:
         file_of("race"),
     log:
@@ -47,15 +53,16 @@ rule race:
         results=results_folder,
         configuration=merged_config,
     shell:
-        "deqpipe race --of grid --model {wildcards.model:q} --seed {wildcards.seed:q} --configuration {params.configuration:q}"
+        "deqpipe race --spec {params.spec:q} --of grid --model {wildcards.model:q} --seed {wildcards.seed:q} --configuration {params.configuration:q}"
         " --results {params.results:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule race_sweep:
     """The same for the attacks of Table 5."""
     input:
-        records=lambda wildcards: expand(rules.attack_sweep.output, images=FIRST_IMAGES, **wildcards),
-        early=rules.select_early_state.output,
+        records=given(lambda wildcards: expand(rules.attack_sweep.output, images=FIRST_IMAGES, **wildcards)),
+        early=given(rules.select_early_state.output),
+        outdated=outdated(file_of("race_sweep")),
     output:
         file_of("race_sweep"),
     log:
@@ -70,5 +77,5 @@ rule race_sweep:
         results=results_folder,
         configuration=merged_config,
     shell:
-        "deqpipe race --of sweep --model {wildcards.model:q} --seed {wildcards.seed:q} --configuration {params.configuration:q}"
+        "deqpipe race --spec {params.spec:q} --of sweep --model {wildcards.model:q} --seed {wildcards.seed:q} --configuration {params.configuration:q}"
         " --results {params.results:q} --output {output:q} > {log:q} 2>&1"

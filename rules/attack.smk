@@ -4,8 +4,9 @@
 rule clean:
     """Decisions of one model on clean test images."""
     input:
-        data=rules.prepare_data.output,
-        checkpoint=CHECKPOINT,
+        data=given(rules.prepare_data.output),
+        checkpoint=given(CHECKPOINT),
+        outdated=outdated(file_of("clean")),
     output:
         file_of("clean"),
     log:
@@ -29,10 +30,11 @@ rule clean:
 rule attack_grid:
     """Intermediate-state attacks (Eq. 11) on one DEQ: some states, some images, every unroll; scored on every decision."""
     input:
-        data=rules.prepare_data.output,
-        checkpoint=CHECKPOINT,
-        other=other_trades,
-        race=race_of_grid,
+        data=given(rules.prepare_data.output),
+        checkpoint=given(CHECKPOINT),
+        other=given(other_trades),
+        race=given(race_of_grid),
+        outdated=outdated(file_of("attack_grid")),
     output:
         file_of("attack_grid"),
     log:
@@ -63,8 +65,9 @@ rule attack_grid:
 rule attack_pgd:
     """PGD on the trunk and the ResNets, which have no grid."""
     input:
-        data=rules.prepare_data.output,
-        checkpoint=CHECKPOINT,
+        data=given(rules.prepare_data.output),
+        checkpoint=given(CHECKPOINT),
+        outdated=outdated(file_of("attack_pgd")),
     output:
         file_of("attack_pgd"),
     log:
@@ -90,8 +93,9 @@ rule attack_pgd:
 rule attack_point:
     """One grid point on some images, for a closer look; part of no other target."""
     input:
-        data=rules.prepare_data.output,
-        checkpoint=CHECKPOINT,
+        data=given(rules.prepare_data.output),
+        checkpoint=given(CHECKPOINT),
+        outdated=outdated("<results>/attacks/points/{model}/seed{seed}/{point}_images{images}.parquet"),
     output:
         "<results>/attacks/points/{model}/seed{seed}/{point}_images{images}.parquet",
     log:
@@ -117,9 +121,10 @@ rule attack_point:
 rule autoattack:
     """AutoAttack on one decision of a DEQ, at its strongest point of the grid, or on a ResNet."""
     input:
-        data=rules.prepare_data.output,
-        checkpoint=CHECKPOINT,
-        strongest=lambda wildcards: STRONGEST if wildcards.model in DEQS else [],
+        data=given(rules.prepare_data.output),
+        checkpoint=given(CHECKPOINT),
+        strongest=given(strongest_of_deqs),
+        outdated=outdated(file_of("autoattack")),
     output:
         file_of("autoattack"),
     log:
@@ -148,9 +153,10 @@ rule autoattack:
 rule attack_top:
     """APGD-CE and Square at the strongest points of TRADES with Secs. 3.2 and 3.3 (Table 4)."""
     input:
-        data=rules.prepare_data.output,
-        checkpoint=CHECKPOINT,
-        strongest=STRONGEST,
+        data=given(rules.prepare_data.output),
+        checkpoint=given(CHECKPOINT),
+        strongest=given(STRONGEST),
+        outdated=outdated(file_of("attack_top")),
     output:
         file_of("attack_top"),
     log:
@@ -179,10 +185,11 @@ rule attack_top:
 rule attack_in_loop:
     """The strongest points of a TRADES DEQ, crafted again through Sec. 3.2 (Table 3)."""
     input:
-        data=rules.prepare_data.output,
-        checkpoint=CHECKPOINT,
-        strongest=STRONGEST,
-        other=lambda wildcards: expand(CHECKPOINT, model=vocabulary.other_trades(wildcards.model), seed=wildcards.seed),
+        data=given(rules.prepare_data.output),
+        checkpoint=given(CHECKPOINT),
+        strongest=given(STRONGEST),
+        other=given(other_trades_always),
+        outdated=outdated(file_of("attack_in_loop")),
     output:
         file_of("attack_in_loop"),
     log:
@@ -211,10 +218,11 @@ rule attack_in_loop:
 rule attack_sweep:
     """Attacks on TRADES with Sec. 3.3, scored on Sec. 3.2 with every T_f and R (Table 5)."""
     input:
-        data=rules.prepare_data.output,
-        checkpoint=CHECKPOINT,
-        strongest=[] if CONFIG.entropy_sweep.points == "all" else STRONGEST,
-        race=race_of_sweep,
+        data=given(rules.prepare_data.output),
+        checkpoint=given(CHECKPOINT),
+        strongest=given([] if CONFIG.entropy_sweep.points == "all" else STRONGEST),
+        race=given(race_of_sweep),
+        outdated=outdated(file_of("attack_sweep")),
     output:
         file_of("attack_sweep"),
     log:
@@ -243,13 +251,16 @@ rule attack_sweep:
 rule attack_example:
     """The images of Figure 2 (c), crafted again from their random streams."""
     input:
-        data=rules.prepare_data.output,
-        checkpoint=CHECKPOINT,
-        select=rules.select_early_state.output,
-        clean=rules.clean.output,
-        grid=lambda wildcards: expand(
-            rules.attack_grid.output, model=wildcards.model, seed=wildcards.seed, shard=READY_MADE_SHARDS
+        data=given(rules.prepare_data.output),
+        checkpoint=given(CHECKPOINT),
+        select=given(rules.select_early_state.output),
+        clean=given(rules.clean.output),
+        grid=given(
+            lambda wildcards: expand(
+                rules.attack_grid.output, model=wildcards.model, seed=wildcards.seed, shard=READY_MADE_SHARDS
+            )
         ),
+        outdated=outdated(file_of("attack_example")),
     output:
         file_of("attack_example"),
     log:

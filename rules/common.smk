@@ -1,13 +1,16 @@
 # Shared by all rules. In: the merged config. Out: CONFIG (validated) and the names below.
+import functools
 import os
 import re
 import shlex
 import sys
+import uuid
 from pathlib import Path
 
 from deqpipe import config as configuration
 from deqpipe.errors import UserError
 from deqpipe.machine import hardware
+from deqpipe.results import validity
 from deqpipe.workflow import defences, gridpoints, layout, products, shards, specs, stages, vocabulary
 
 
@@ -74,6 +77,51 @@ def spec(stage):
         return specs.dumps(built)
 
     return resolve
+
+
+def valid(name):
+    """Whether a file of the results folder says that it was made by the spec that its job has now."""
+    return validity.state_of_output(name, CONFIG) is validity.State.VALID
+
+
+def given(files):
+    """Inputs of a job. Those that are valid by what they say are no reason to run, whenever they were written.
+
+    Snakemake goes by times, which copies, clones and backups change. All others (missing ones, or of another spec) it
+    will make first, and then whatever is made of them.
+    """
+
+    def resolve(wildcards):
+        paths = files(wildcards) if callable(files) else expand(files, **wildcards)  # wildcards not in it are no matter
+        return [
+            ancient(path) if valid(_name(path)) else path for path in ([paths] if isinstance(paths, str) else paths)
+        ]
+
+    return resolve
+
+
+def outdated(files):
+    """An input that is newer than an output that is there but of another spec; none where there is no such output."""
+
+    def resolve(wildcards):
+        states = {validity.state_of_output(_name(path), CONFIG) for path in expand(files, **wildcards)}
+        return [mark_of_today()] if states & {validity.State.STALE, validity.State.UNREADABLE} else []
+
+    return resolve
+
+
+def _name(path):
+    """A path relative to the results folder."""
+    return path.removeprefix("<results>/").removeprefix(f"{CONFIG.pathvars.results}/")
+
+
+@functools.cache
+def mark_of_today():
+    """A file that this run has just written, and no run before."""
+    mark = Path(CONFIG.pathvars.state, "made-by-another-spec")
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(f"{uuid.uuid4()}\n")  # Snakemake takes a file for the same whose content is
+    return str(mark)
 
 
 # The functions below take `output`, `threads` or `resources`: what such functions return is never compared with the last
@@ -165,6 +213,16 @@ def other_trades(wildcards):
     """The model that the images of a grid job are scored on as well, if any."""
     other = vocabulary.transfers_to(CONFIG, wildcards.model)
     return [] if other is None else expand(CHECKPOINT, model=other, seed=wildcards.seed)
+
+
+def other_trades_always(wildcards):
+    """The other TRADES DEQ."""
+    return expand(CHECKPOINT, model=vocabulary.other_trades(wildcards.model), seed=wildcards.seed)
+
+
+def strongest_of_deqs(wildcards):
+    """The ranked points of the grid; networks without states have none."""
+    return expand(STRONGEST, **wildcards) if wildcards.model in DEQS else []
 
 
 def race_of_grid(wildcards):

@@ -3,6 +3,8 @@
 
 rule write_config:
     """The merged and resolved configuration."""
+    input:
+        outdated=outdated("<results>/config.yaml"),
     output:
         "<results>/config.yaml",
     log:
@@ -18,6 +20,8 @@ rule write_config:
 
 rule prepare_data:
     """Images and splits as one file; downloads CIFAR-10."""
+    input:
+        outdated=outdated(file_of("data")),
     output:
         file_of("data"),
     log:

@@ -8,8 +8,9 @@ for figure in products.FIGURES.values():
         name:
             figure.name
         input:
-            config=rules.write_config.output,
-            records=made_of(figure),
+            config=given(rules.write_config.output),
+            records=given(made_of(figure)),
+            outdated=outdated(f"<results>/figures/{figure.name}.json"),
         output:
             figure_files(f"<results>/figures/{figure.name}", figure.about),
         log:
@@ -24,7 +25,7 @@ for figure in products.FIGURES.values():
             stem=stem,
             results=results_folder,
         shell:
-            "deqpipe figure {params.number:q} --config {input.config:q} --results {params.results:q}"
+            "deqpipe figure --spec {params.spec:q} {params.number:q} --config {input.config:q} --results {params.results:q}"
             " --output-stem {params.stem:q} > {log:q} 2>&1"
 
     describe(figure)

@@ -4,9 +4,10 @@
 rule report:
     """One self-contained page of all tables and figures with their conditions."""
     input:
-        rules.tables.input,
-        rules.figures.input,
-        config=rules.write_config.output,
+        given(rules.tables.input),
+        given(rules.figures.input),
+        config=given(rules.write_config.output),
+        outdated=outdated("<results>/report.html"),
     output:
         report(
             "<results>/report.html",
@@ -22,4 +23,5 @@ rule report:
         spec=specs.dumps(specs.build_product("report", CONFIG)),
         results=results_folder,
     shell:
-        "deqpipe report --config {input.config:q} --results {params.results:q} --output {output:q}" " > {log:q} 2>&1"
+        "deqpipe report --spec {params.spec:q} --config {input.config:q} --results {params.results:q} --output {output:q}"
+        " > {log:q} 2>&1"

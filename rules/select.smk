@@ -4,8 +4,9 @@
 rule select_early_state:
     """The intermediate state that decides: the best one on the validation split under ready-made PGD."""
     input:
-        data=rules.prepare_data.output,
-        checkpoint=CHECKPOINT,
+        data=given(rules.prepare_data.output),
+        checkpoint=given(CHECKPOINT),
+        outdated=outdated(file_of("select")),
     output:
         file_of("select"),
     log:

@@ -8,8 +8,9 @@ for table in products.TABLES.values():
         name:
             table.name
         input:
-            config=rules.write_config.output,
-            records=made_of(table),
+            config=given(rules.write_config.output),
+            records=given(made_of(table)),
+            outdated=outdated(f"<results>/tables/{table.name}.json"),
         output:
             table_files(f"<results>/tables/{table.name}", table.about),
         log:
@@ -24,7 +25,7 @@ for table in products.TABLES.values():
             stem=stem,
             results=results_folder,
         shell:
-            "deqpipe table {params.number:q} --config {input.config:q} --results {params.results:q}"
+            "deqpipe table --spec {params.spec:q} {params.number:q} --config {input.config:q} --results {params.results:q}"
             " --output-stem {params.stem:q} > {log:q} 2>&1"
 
     describe(table)

@@ -4,8 +4,9 @@
 rule time_training:
     """Speed of a training step of the four methods (Table 9)."""
     input:
-        data=rules.prepare_data.output,
-        trunk=rules.pretrain.output.handoff,
+        data=given(rules.prepare_data.output),
+        trunk=given(rules.pretrain.output.handoff),
+        outdated=outdated(file_of("time_training")),
     output:
         file_of("time_training"),
     log:
@@ -27,8 +28,9 @@ rule time_training:
 rule time_inference:
     """Speed of inference with every T_f and R of Sec. 3.2 (Table 10)."""
     input:
-        data=rules.prepare_data.output,
-        checkpoint=CHECKPOINT,
+        data=given(rules.prepare_data.output),
+        checkpoint=given(CHECKPOINT),
+        outdated=outdated(file_of("time_inference")),
     output:
         file_of("time_inference"),
     log:

@@ -4,7 +4,8 @@
 rule pretrain:
     """The trunk of all DEQs: a weight-tied unrolled network on clean images."""
     input:
-        data=rules.prepare_data.output,
+        data=given(rules.prepare_data.output),
+        outdated=outdated(file_of("pretrain")),
     output:
         best=file_of("pretrain"),
         last=f"<results>/models/{TRUNK}/seed{{seed}}/last.safetensors",
@@ -32,8 +33,9 @@ rule pretrain:
 rule train_deq:
     """Adversarial training of a DEQ from the trunk: PGD-AT or TRADES, without or with random states (Sec. 3.3)."""
     input:
-        data=rules.prepare_data.output,
-        trunk=rules.pretrain.output.handoff,
+        data=given(rules.prepare_data.output),
+        trunk=given(rules.pretrain.output.handoff),
+        outdated=outdated(CHECKPOINT),
     output:
         best=CHECKPOINT,
         last="<results>/models/{model}/seed{seed}/last.safetensors",
@@ -62,8 +64,9 @@ rule train_deq:
 rule use_imported:
     """A DEQ from a file in place of a training (docs/checkpoints.md)."""
     input:
-        data=rules.prepare_data.output,
+        data=given(rules.prepare_data.output),
         checkpoint=lambda wildcards: CONFIG.imported[wildcards.model],
+        outdated=outdated(CHECKPOINT),
     output:
         CHECKPOINT,
     log:
@@ -83,7 +86,8 @@ rule use_imported:
 rule train_feedforward:
     """Adversarial training of the ResNets, which have no states."""
     input:
-        data=rules.prepare_data.output,
+        data=given(rules.prepare_data.output),
+        outdated=outdated(CHECKPOINT),
     output:
         best=CHECKPOINT,
         last="<results>/models/{model}/seed{seed}/last.safetensors",

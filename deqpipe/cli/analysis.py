@@ -4,8 +4,9 @@ import argparse
 from typing import Any
 
 from deqpipe import config
-from deqpipe.cli.arguments import add, add_paths, json_object
-from deqpipe.workflow import vocabulary
+from deqpipe.cli.arguments import add, add_expected_spec, add_paths, json_object, refuse_other_spec
+from deqpipe.workflow import specs, vocabulary
+from deqpipe.workflow.stages import StageName
 
 
 def register(commands: Any) -> None:
@@ -27,23 +28,28 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _add_records(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--configuration", type=json_object, required=True, help="the whole of it, as JSON")
     add_paths(parser, "results", "output")
+    add_expected_spec(parser)
 
 
-def _tree(options: argparse.Namespace) -> Any:
+def _tree(options: argparse.Namespace, stage: StageName) -> Any:
     from deqpipe.analysis.layout import Tree
 
-    return Tree(options.results, config.parse(options.configuration), options.seed)
+    tree = Tree(options.results, config.parse(options.configuration), options.seed)
+    if options.spec is not None:
+        refuse_other_spec(options, specs.build(stage, tree.config, model=options.model, seed=options.seed))
+    return tree
 
 
 def _strongest(options: argparse.Namespace) -> int:
     from deqpipe.analysis import ranking
 
-    ranking.write(_tree(options), options.model, output=options.output)
+    ranking.write(_tree(options, "strongest"), options.model, output=options.output)
     return 0
 
 
 def _race(options: argparse.Namespace) -> int:
     from deqpipe.analysis import race
 
-    race.write(_tree(options), options.model, of=options.of, output=options.output)
+    stage: StageName = "race" if options.of == "grid" else "race_sweep"
+    race.write(_tree(options, stage), options.model, of=options.of, output=options.output)
     return 0

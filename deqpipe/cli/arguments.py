@@ -7,11 +7,12 @@ import argparse
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from deqpipe.errors import UserError
+from deqpipe.workflow import specs
 from deqpipe.workflow.gridpoints import GridPoint
 from deqpipe.workflow.stages import STAGES, Stage, StageName
 
@@ -134,6 +135,21 @@ def point(text: str) -> GridPoint:
         return GridPoint.parse(text)
     except UserError as error:  # a ValueError, whose text argparse would swallow
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def add_expected_spec(parser: argparse.ArgumentParser) -> None:
+    """The spec that the job was asked for by, of commands that get the whole configuration and make it themselves."""
+    parser.add_argument("--spec", type=json_object, help="refuse the configuration if this is not the job's spec by it")
+
+
+def refuse_other_spec(options: argparse.Namespace, built: Mapping[str, Any]) -> None:
+    """Refuse a configuration by which the job has another spec than the one it was asked for by.
+
+    Raises:
+        UserError: they differ.
+    """
+    if options.spec is not None and specs.dumps(options.spec) != specs.dumps(built):
+        raise UserError("the configuration is not the one that --spec was made from: start the workflow again")
 
 
 def json_object(text: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def adopt(source: Path, target: Path, *, spec: Mapping[str, Any], dataset: Datas
     _check_name(loaded.provenance, spec, source)
     _check_architecture(loaded.architecture, Settings(spec["config"]).section("model", ModelConfig), source)
     stored = checkpoint.read(source)
-    checkpoint.write(target, stored.tensors, stored.metadata)
+    checkpoint.write(target, stored.tensors, {**stored.metadata, "adopted": {"spec": dict(spec)}})
 
 
 def _check_name(provenance: Mapping[str, Any], spec: Mapping[str, Any], source: Path) -> None:

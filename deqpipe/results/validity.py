@@ -56,6 +56,9 @@ def state_of_output(name: str, config: Config) -> State | None:
         config: what is asked for.
     """
     path = Path(config.pathvars.results, name)
+    if path.name == "history.csv":  # it is as the weights beside it are
+        told = state_of_output(f"{name.removesuffix('history.csv')}best.safetensors", config)
+        return told if path.exists() else State.MISSING
     if name == "config.yaml":
         return _state_of_config(path, config)
     if product := _product(name):
@@ -90,7 +93,8 @@ def _told(path: Path) -> Any:
             raise ValueError("no header of a safetensors file")
         file.seek(8)
         header = json.loads(file.read(length))
-        return json.loads(header["__metadata__"]["deqpipe"])["provenance"]["spec"]
+        metadata = json.loads(header["__metadata__"]["deqpipe"])
+        return metadata.get("adopted", metadata["provenance"])["spec"]
 
 
 def _of_records(path: Path) -> Any:
@@ -111,7 +115,7 @@ def _of_arrays(path: Path) -> Any:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             return json.loads(str(file["provenance"]))
     except zipfile.BadZipFile as error:
         raise ValueError(str(error)) from None

@@ -64,6 +64,7 @@ def test_a_run_writes_rows_a_page_and_a_picture(page: Path, capsys: pytest.Captu
     assert "scoring, undefended" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_is_measured_again_takes_the_place_of_what_was(page: Path) -> None:
     assert run(page, "--rows", "undefended") == 0
     table = page.with_suffix(".csv")
@@ -211,6 +212,7 @@ def test_a_device_that_is_not_there_is_told_in_one_line(page: Path, capsys: pyte
     assert line.startswith("benchmarks.speed_gpu: no CUDA device is available; --device cpu --quick")
 
 
+@pytest.mark.slow
 def test_an_operation_that_fails_is_noted_and_the_others_are_measured(
     page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

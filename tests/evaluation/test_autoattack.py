@@ -297,6 +297,7 @@ def test_a_part_behind_squares_images_has_no_row_of_square(trained: Trained, tmp
     assert "square" not in found["attack"]
 
 
+@pytest.mark.slow
 def test_points_of_table_4_are_the_strongest_of_damping_one_half(trained: Trained, tmp_path: Path) -> None:
     job = job_of(trained, tmp_path, RANDOM, None, stage="attack_top")
     assert attack_top(job, part_of(tmp_path)) == 0

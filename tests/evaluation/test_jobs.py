@@ -286,6 +286,7 @@ def test_another_k_computes_only_its_own_points(
     assert points(both) == GRID | {READY_MADE} | {(d, i, 2) for d in (0.5, 1.0) for i in (1, 3)}
 
 
+@pytest.mark.slow
 def test_attempts_with_a_budget_compute_each_point_once(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: Records
 ) -> None:

@@ -111,6 +111,7 @@ def test_panel_c_is_the_mean_deviation_at_the_attack_strongest_on_each_decision(
     assert f"each at its own strongest attack: {difference:.3g} (" in said
 
 
+@pytest.mark.slow
 def test_words_say_images_attack_and_what_is_seen_in_every_panel(
     tmp_path: Path, finished: Path, config: Config
 ) -> None:
@@ -131,6 +132,7 @@ def test_words_say_images_attack_and_what_is_seen_in_every_panel(
         )
 
 
+@pytest.mark.slow
 def test_without_controls_the_line_of_r_0_is_absent_and_that_is_said(tmp_path: Path) -> None:
     config = fabricate.small({"entropy": {"controls": False}})
     found = draw(config, fabricate.tree(tmp_path / "results", config), tmp_path)

@@ -106,6 +106,7 @@ def test_figure_5_makes_room_for_the_papers_curves(
     assert drawn.max() < high
 
 
+@pytest.mark.slow
 def test_tiny_data_draw_without_complaint(tmp_path: Path) -> None:
     overlay = {"evaluation": {"images": 1}, "attack": {"grid": {"states": [4], "steps": [5], "damping": [0.5]}}}
     config = fabricate.small(overlay)

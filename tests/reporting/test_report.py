@@ -141,7 +141,7 @@ def test_figure_6_is_absent_with_its_reason_and_command(results: Path) -> None:
 @pytest.mark.parametrize(
     "overlay",
     [
-        test_race.RACING,
+        pytest.param(test_race.RACING, marks=pytest.mark.slow),
         pytest.param({"entropy": {"controls": False}}, marks=pytest.mark.slow),
         pytest.param({"attack": {"transfer": False}}, marks=pytest.mark.slow),
         pytest.param({"autoattack": {"mode": "individual"}}, marks=pytest.mark.slow),

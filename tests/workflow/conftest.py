@@ -24,20 +24,31 @@ import yaml
 ROOT = Path(__file__).parents[2]
 DEMO = ("--configfile", "config/demo.yaml")
 
-# Touches every declared output, and writes down what it was asked to do.
+# Writes every declared output, with nothing in it but the spec that it was asked to work by; and what it was asked.
 FAKE_DEQPIPE = """#!/bin/bash
 set -eu
 verb=$1
 echo "$*" >> calls.txt
 echo "$verb runs"
 sleep "${FAKE_SECONDS:-0}"
+spec=null
+arguments=("$@")
+for ((n = 0; n < $#; n++)); do [ "${arguments[n]}" != --spec ] || spec=${arguments[n+1]}; done
+fingerprint=$(printf %s "$spec" | sha256sum | cut -c1-16)
+made="{\\"provenance\\": {\\"spec\\": $spec}}"
+case $verb in
+  write-config) made=$spec ;;
+  report) made="<!DOCTYPE html><meta name=\\"deqpipe-spec\\" content=\\"$fingerprint\\">" ;;
+esac
 while [ $# -gt 0 ]; do
   case $1 in
-    --output|--best|--last|--history) echo "$verb" > "$2" ;;
-    --handoff) echo "$verb" > "$2"; truncate --size=2M "$2" ;;
+    --output|--best|--last) echo "$made" > "$2" ;;
+    --history) echo "$verb" > "$2" ;;
+    --handoff) printf '%s%2000000s' "$made" '' > "$2" ;;
     --output-stem)
-      case $verb in table) endings="csv html md tex json" ;; figure) endings="png pdf csv json" ;; esac
-      for ending in $endings; do echo "$verb" > "$2.$ending"; done ;;
+      case $verb in table) endings="csv html md tex" ;; figure) endings="png pdf csv" ;; esac
+      for ending in $endings; do echo "$verb" > "$2.$ending"; done
+      echo "{\\"origin\\": {\\"spec\\": \\"$fingerprint\\", \\"inputs\\": []}}" > "$2.json" ;;
   esac
   shift
 done

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import yaml
 
 from deqpipe.workflow import vocabulary
@@ -23,12 +24,14 @@ def test_an_imported_model_is_not_trained_but_evaluated_like_the_others(workspac
     assert plan == {**plain, "train_deq": 5, "use_imported": 1}
 
 
+@pytest.mark.slow
 def test_where_every_deq_comes_from_a_file_those_of_figure_6_alone_are_trained(workspace: Workspace) -> None:
     (workspace.folder / FILE).write_text("weights")
     plan, plain = workspace.plan(*overlay(workspace, dict.fromkeys(vocabulary.DEQS, FILE))), workspace.plan(*DEMO)
     assert plan == {**plain, "train_deq": 2, "use_imported": 4}
 
 
+@pytest.mark.slow
 def test_a_table_of_imported_models_alone_needs_no_training(workspace: Workspace) -> None:
     (workspace.folder / FILE).write_text("weights")
     arguments = overlay(workspace, {"deq_trades_random_states": FILE})

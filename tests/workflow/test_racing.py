@@ -56,6 +56,7 @@ def test_a_race_needs_the_first_images_and_the_early_states_of_every_decision(wo
     assert inputs(printed, race(TRADES)) == expected - {select(other)}
 
 
+@pytest.mark.slow
 def test_tables_and_rankings_are_made_from_races_as_well(workspace: Workspace) -> None:
     printed = plan(workspace, RACING)
     for output in ("results/demo/tables/table2.csv", "results/demo/figures/figure3.png"):
@@ -63,6 +64,7 @@ def test_tables_and_rankings_are_made_from_races_as_well(workspace: Workspace) -
     assert race(TRADES) in inputs(printed, f"results/demo/strongest/{TRADES}/seed0.json")
 
 
+@pytest.mark.slow
 def test_the_sweep_races_where_it_takes_the_whole_grid(workspace: Workspace) -> None:
     model = "deq_trades_random_states"
     sweep = "results/demo/attacks/sweep/deq_trades_random_states/seed0/images{}.parquet"

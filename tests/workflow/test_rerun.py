@@ -1,6 +1,7 @@
 """What runs again after a change: exactly what depends on it."""
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -44,7 +45,9 @@ def test_a_finished_run_has_nothing_to_do(finished: Workspace) -> None:
         ({"attack.grid.states": [1, 3, 5, 7]}, {**GRID, **CHANGED_CONFIG}),
         (
             {"attack.images_per_job": 24},
-            {**GRID, "attack_grid": 8, "attack_in_loop": 4, "attack_sweep": 2, **CHANGED_CONFIG},
+            # the ranking is made again, and is the same by its spec: what is attacked at its points stays
+            {name: jobs for name, jobs in GRID.items() if name not in ("autoattack", "attack_top")}
+            | {"attack_grid": 8, "attack_in_loop": 4, "attack_sweep": 2, **CHANGED_CONFIG},
         ),
         ({"evaluation.images": 40}, {**GRID, "clean": 7, "attack_pgd": 3, "autoattack": 10, **CHANGED_CONFIG}),
         ({"entropy.input_steps": 5}, {**EVALUATED_DEQS, **CHANGED_CONFIG}),
@@ -198,3 +201,41 @@ def test_a_deleted_shard_is_missed_only_when_something_needs_it(finished_copy: W
 def test_a_model_that_was_copied_but_is_the_same_runs_nothing_again(finished_copy: Workspace) -> None:
     os.utime(finished_copy.folder / "results/demo/models/deq_pretrain/seed0/handoff.safetensors")
     assert finished_copy.plan(*DEMO) == {}
+
+
+def without_memory(workspace: Workspace) -> Workspace:
+    """The same files where Snakemake remembers nothing, all written at other times than they were."""
+    shutil.rmtree(workspace.folder / ".snakemake")
+    files = [path for path in sorted((workspace.folder / "results").rglob("*")) if path.is_file()]
+    for number, path in enumerate(files):
+        written = 1_700_000_000 + 7919 * number % 1009
+        os.utime(path, (written, written))
+    return workspace
+
+
+def test_what_lies_there_counts_and_not_what_snakemake_remembers(finished_copy: Workspace) -> None:
+    copied = without_memory(finished_copy)
+    assert copied.plan(*DEMO) == {}
+    weaker = copied.overlay({"attack.pgd.steps": 9})
+    assert copied.plan(*DEMO, weaker) == {**GRID, "attack_pgd": 3, **CHANGED_CONFIG}
+    fewer = copied.overlay({"statistics.resamples": 2000})
+    assert copied.plan(*DEMO, fewer) == CHANGED_CONFIG
+
+
+def test_older_files_that_were_put_back_are_not_taken_for_current_ones(finished_copy: Workspace) -> None:
+    kept, attacked = finished_copy.folder / "kept", finished_copy.folder / "results/demo/attacks/pgd"
+    shutil.copytree(attacked, kept)
+    weaker = (*DEMO, finished_copy.overlay({"attack.pgd.steps": 9}))
+    target = "results/demo/attacks/pgd/resnet18_trades/seed0.parquet"
+    assert finished_copy.run(target, *weaker, "--cores", "1").returncode == 0
+    assert finished_copy.plan(target, *weaker) == {}
+    shutil.rmtree(attacked)
+    shutil.copytree(kept, attacked)
+    assert finished_copy.plan(target, *weaker) == {"attack_pgd": 1}
+
+
+@pytest.mark.parametrize("content", [b"", b"of somebody else"])
+def test_a_file_that_says_nothing_of_its_job_is_made_again(finished_copy: Workspace, content: bytes) -> None:
+    (finished_copy.folder / "results/demo/select/deq_pgd_at_base/seed0.json").write_bytes(content)
+    planned = finished_copy.plan("results/demo/tables/table2.csv", *DEMO)
+    assert planned == {"select_early_state": 1, "table2": 1}

@@ -25,7 +25,7 @@ from deqpipe.reporting.sidecar import Input, Origin
 from deqpipe.reporting.tables import tables
 from deqpipe.results import history, records, weights
 from deqpipe.results.early_states import EarlyState
-from deqpipe.workflow import gridpoints, vocabulary
+from deqpipe.workflow import gridpoints, specs, vocabulary
 from deqpipe.workflow.products import FIGURES, TABLES
 
 _KINDS = {
@@ -142,6 +142,7 @@ def write(config: Config, results: Path, output: Path) -> None:
     origins += [picture.words.origin for picture in pictures if picture.words]
     page = pages.template("report.html").render(
         config=config,
+        spec=specs.fingerprint(specs.build_product("report", config)),
         data=conditions.data(config),
         points=len(gridpoints.grid_points(config)),
         differences=conditions.differences(config),
