@@ -23,13 +23,14 @@ from deqpipe.cli import (
     plan,
     predict,
     reporting,
+    status,
     training,
     trial,
 )
 from deqpipe.cli.arguments import Command
 from deqpipe.errors import NonFiniteLossError, UserError
 
-GROUPS = (configuration, data, training, checkpoints, evaluation, analysis, reporting, predict, plan, trial)
+GROUPS = (configuration, data, training, checkpoints, evaluation, analysis, reporting, predict, plan, status, trial)
 """In the order in which --help lists their commands."""
 
 

@@ -10,6 +10,7 @@ import json
 import re
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,39 @@ def state_of_output(name: str, config: Config) -> State | None:
         return _state_of_product(path, product, config)
     job = layout.job_of(name, config)
     return None if job is None else state_of(path, specs.fingerprint(specs.of_job(job, config)))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The state of one output.
+
+    Attributes:
+        name: relative to the results folder.
+        state: of it.
+        why: in what its spec differs from that of today, if it is stale.
+    """
+
+    name: str
+    state: State
+    why: str = ""
+
+
+def survey(config: Config) -> tuple[Finding, ...]:
+    """The states of all results that a configuration asks for: of jobs, tables, figures and the report."""
+    results = Path(config.pathvars.results)
+    found = []
+    for name in layout.asked_for(config):
+        state = state_of_output(name, config)
+        if state is not None:
+            found.append(Finding(name, state, _why(results / name, name, config) if state is State.STALE else ""))
+    return tuple(found)
+
+
+def _why(path: Path, name: str, config: Config) -> str:
+    job = layout.job_of(name, config)
+    if job is None:
+        return "made by another configuration, or of other records"
+    return f"made with {specs.difference(_told(path), specs.of_job(job, config))}"
 
 
 def fingerprint_in(path: Path) -> str | None:

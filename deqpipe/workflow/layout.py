@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from deqpipe.config import Config
-from deqpipe.workflow.products import Need
+from deqpipe.workflow.products import FIGURES, TABLES, Need
 from deqpipe.workflow.stages import STAGES, StageName, training_stage
 from deqpipe.workflow.vocabulary import MODELS, TRUNK
 
@@ -49,6 +49,34 @@ def all_needed(needs: Iterable[Need], config: Config) -> list[str]:
         for seed in (config.seeds if need.every_seed else config.seeds[:1])
         for path in needed(need, config, seed)
     ]
+
+
+def asked_for(config: Config) -> list[str]:
+    """All files that `snakemake` makes by default and that say by what they were made, in the order of their stages."""
+    products = [product for product in (*TABLES.values(), *FIGURES.values()) if product.wanted(config)]
+    behind = _behind({(need.stage, model) for product in products for need in product.needs(config)
+                      for model in need.models or (None,)}, config)  # fmt: skip
+    made = [
+        path
+        for value in STAGES.values()
+        for model in dict.fromkeys((*(value.models or ()), None))
+        if (value.name, model) in behind
+        for seed in (config.seeds if value.seeded else config.seeds[:1])
+        for path in files(value.name, config, model, seed)
+    ]
+    return ["config.yaml", *made, *(f"{product.kind}s/{product.name}.json" for product in products), "report.html"]
+
+
+def _behind(wanted: set[tuple[StageName, str | None]], config: Config) -> set[tuple[StageName, str | None]]:
+    """Stages and models, and all that is made before them."""
+    known, waiting = set[tuple[StageName, str | None]](), list(wanted)
+    while waiting:
+        stage, model = waiting.pop()
+        if (stage, model) not in known:
+            known.add((stage, model))
+            made = STAGES[stage].upstream(config, model or "").values()
+            waiting += [("train_deq" if name == "import" else name, of) for name, of in made]
+    return known
 
 
 @dataclass(frozen=True)

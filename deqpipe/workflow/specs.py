@@ -127,6 +127,29 @@ def fingerprint(spec: Mapping[str, Any]) -> str:
     return hashlib.sha256(dumps(spec).encode()).hexdigest()[:16]
 
 
+def difference(told: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """In what a spec differs from the one that is wanted, in words."""
+    said = [
+        _changed(name, told.get(name), wanted.get(name)) for name in _unequal(told, wanted, but=("config", "upstream"))
+    ]
+    before, now = told.get("config", {}), wanted.get("config", {})
+    said += [_changed(key, before.get(key), now.get(key)) for key in _unequal(before, now)]
+    said += [f"from another {role}" for role in _unequal(told.get("upstream", {}), wanted.get("upstream", {}))]
+    return "; ".join(said)
+
+
+def _unequal(before: Mapping[str, Any], now: Mapping[str, Any], *, but: tuple[str, ...] = ()) -> list[str]:
+    """The keys that do not stand in both with the same value."""
+    return [key for key in dict.fromkeys((*before, *now)) if key not in but and before.get(key) != now.get(key)]
+
+
+def _changed(key: str, before: Any, now: Any) -> str:
+    """A key with both values; of a section the keys in it that differ."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        return "; ".join(_changed(f"{key}.{name}", before.get(name), now.get(name)) for name in _unequal(before, now))
+    return f"{key} {json.dumps(before)} instead of {json.dumps(now)}"
+
+
 def point_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     """What one finished point of the attack grid depends on: the grid's spec without its lists of points."""
     lists = ("attack.grid.", "racing")

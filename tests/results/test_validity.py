@@ -186,3 +186,52 @@ def test_a_report_says_its_spec_on_its_page(tmp_path: Path) -> None:
         'name="deqpipe-spec" content="{{ spec }}"'
         in Path(report.__file__).parents[1].joinpath("templates", "report.html").read_text()
     )
+
+
+def test_what_is_asked_for_is_what_tables_and_figures_are_made_of_and_all_before() -> None:
+    config = tiny.settings({"figures": {"jacobian": False}, "imported": {"deq_trades_base": "file"}})
+    names = layout.asked_for(config)
+    assert len(set(names)) == len(names)
+    assert {"config.yaml", "data/dataset.safetensors", "models/deq_pretrain/seed0/best.safetensors", "report.html"} <= {
+        *names
+    }
+    assert "models/deq_trades_base/seed0/best.safetensors" in names, "adopted"
+    assert "models/deq_trades_jac_high/seed0/best.safetensors" not in names, "of Figure 6 alone"
+    assert ("figures/figure5.json" in names, "figures/figure6.json" in names) == (True, False)
+    assert not any(name.startswith("race/") for name in names)
+    assert any(name.startswith("race/grid/") for name in layout.asked_for(CONFIG))
+
+
+def test_why_a_file_is_stale_is_told_by_keys_values_and_origins() -> None:
+    wanted = {"revision": 3, "config": {"a.b": 1, "c": {"d": [1], "e": 2}}, "upstream": {"model": "x", "data": "y"}}
+    told = {
+        "revision": 2,
+        "config": {"a.b": 1, "c": {"d": [2], "e": 2}, "f": None},
+        "upstream": {"model": "z", "data": "y"},
+    }
+    assert specs.difference(told, wanted) == "revision 2 instead of 3; c.d [2] instead of [1]; from another model"
+    assert specs.difference(wanted, wanted) == ""
+
+
+def test_status_lists_what_is_not_valid_and_counts_the_rest(
+    made: tuple[Path, Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, config = made
+    whole = tmp_path / "config.yaml"
+    whole.write_text(json.dumps(config.model_dump(mode="json")))
+    damaged = root / "select/deq_trades_base/seed0.json"
+    before = damaged.read_bytes()
+    try:
+        damaged.write_bytes(b"{")
+        assert tiny.run("status", whole) == 0
+        said = capsys.readouterr().out.splitlines()
+        (tmp_path / "other.yaml").write_text("selection: {freeze_fooled: true}")
+        assert tiny.run("status", whole, tmp_path / "other.yaml", "--all") == 0
+    finally:
+        damaged.write_bytes(before)
+    assert "unreadable select/deq_trades_base/seed0.json" in said
+    assert said[-2].endswith("0 stale, 1 unreadable")
+    assert said[-1].startswith("Snakemake makes what is asked for and not valid")
+    listed = capsys.readouterr().out
+    assert "stale      models/deq_trades_base/seed0/best.safetensors: made with selection.freeze_fooled false" in listed
+    assert "missing    report.html" in listed
