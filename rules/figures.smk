@@ -25,7 +25,7 @@ for figure in products.FIGURES.values():
             stem=stem,
             results=results_folder,
         shell:
-            "deqpipe figure --spec {params.spec:q} {params.number:q} --config {input.config:q} --results {params.results:q}"
+            "deqpipe figure {params.number:q} --spec {params.spec:q} --config {input.config:q} --results {params.results:q}"
             " --output-stem {params.stem:q} > {log:q} 2>&1"
 
     describe(figure)

@@ -25,7 +25,7 @@ for table in products.TABLES.values():
             stem=stem,
             results=results_folder,
         shell:
-            "deqpipe table --spec {params.spec:q} {params.number:q} --config {input.config:q} --results {params.results:q}"
+            "deqpipe table {params.number:q} --spec {params.spec:q} --config {input.config:q} --results {params.results:q}"
             " --output-stem {params.stem:q} > {log:q} 2>&1"
 
     describe(table)

@@ -26,8 +26,8 @@ COMMANDS = (
     "time-training",
     "import-checkpoint", "export-checkpoint", "use-imported", "select-early-state", "clean", "attack-pgd",
     "attack-grid", "attack-point", "autoattack", "attack-top", "attack-in-loop", "attack-sweep", "time-inference",
-    "attack-example", "strongest", "race", "table", "figure", "report", "status", "show-table", "predict", "plan",
-    "trial",
+    "attack-example", "strongest", "race", "table", "figure", "report", "show-table", "predict", "plan",
+    "status", "trial",
 )  # fmt: skip
 
 
