@@ -130,6 +130,8 @@ def run_groups(
         if finished == 0 and still_open and not stop.signalled:
             raise UserError(f"not one piece finished within {part.budget_minutes:g} minutes: allow more time")
     if finished < len(still_open):
+        kept = len(files) - len(still_open) + finished
+        _logger.info("%s: %d of %d pieces are kept; start again to go on", stop.reason, kept, len(files))
         return EXIT_UNFINISHED
     _publish(evaluated, list(files.values()))
     return 0

@@ -13,7 +13,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -140,7 +140,7 @@ def _heartbeat(file: IO[str], seconds: float) -> Iterator[None]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Be interrupted by SIGTERM as by SIGINT: with an exception, so that what has to be cleaned up is.
+    """Be interrupted by SIGTERM and SIGHUP as by SIGINT: with an exception, so that what has to be cleaned up is.
 
     For what has nothing to save; what has uses `StopRequest`. Other threads than the main one get no signals.
     """
@@ -151,17 +151,32 @@ def terminable() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before: dict[signal.Signals, Any] = {}
+    for number in _asked_to_end():
+        if number != signal.SIGINT:
+            before[number] = signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        _give_back(before)
+
+
+def _asked_to_end() -> tuple[signal.Signals, ...]:
+    """The signals that ask a process to end; not SIGHUP where somebody ignores it, as nohup does."""
+    every = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    return tuple(number for number in every if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN)
+
+
+def _give_back(handlers: Mapping[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        # None: a handler that Python did not install and cannot put back
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 class StopRequest:
-    """Whether it is time to save and leave: after SIGTERM or SIGINT, or when a time budget is used up.
+    """Whether it is time to save and leave: after SIGTERM, SIGINT or SIGHUP, or when a time budget is used up.
 
-    As a context manager it turns the two signals into a flag and gives back the handlers of before at the end. Only the
+    As a context manager it turns these signals into a flag and gives back the handlers of before at the end. Only the
     main thread may enter it. The clock of the budget runs from the moment of construction.
 
         with StopRequest(budget_minutes=55.0) as stop:
@@ -185,7 +200,7 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         """Catch the signals from here on."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _asked_to_end():
             self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -193,9 +208,7 @@ class StopRequest:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Give the handlers of before back."""
-        for number, handler in self._previous.items():
-            # None: a handler that Python did not install and cannot put back
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        _give_back(self._previous)
         self._previous.clear()
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -64,6 +65,8 @@ from deqpipe.training.objectives import CleanUnrolled, PGDAdversarial, TradesAdv
 from deqpipe.training.optimizers import SGD, Adam
 from deqpipe.training.validation import Crafting, Scoring, SelectingAttack, Validator
 from deqpipe.workflow import vocabulary
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -286,6 +289,9 @@ def _run(job: TrainingJob, prepared: Prepared) -> int:
         stuck = progress.step == (prepared.plan.first_step if before is None else before)
         if stuck and not stop.signalled:
             raise UserError(f"not one training step finished within {job.budget_minutes:g} minutes: allow more time")
+    _logger.info(
+        "%s: saved at step %d of %d; start again to go on", stop.reason, progress.step, prepared.plan.last_step
+    )
     return EXIT_UNFINISHED
 
 

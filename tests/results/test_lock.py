@@ -140,7 +140,7 @@ def test_folder_that_cannot_be_locked_is_refused_in_one_line(tmp_path: Path) -> 
         pass
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signal_lets_the_process_finish_its_step_and_leave(number: signal.Signals) -> None:
     with python(WORK, 60) as process:
         process.send_signal(number)
@@ -155,7 +155,7 @@ def test_used_up_budget_is_a_reason_to_stop() -> None:
 
 
 def test_handlers_of_before_are_given_back() -> None:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     with StopRequest() as stop:
         assert not stop.should_stop()
         os.kill(os.getpid(), signal.SIGTERM)
@@ -165,6 +165,18 @@ def test_handlers_of_before_are_given_back() -> None:
     with pytest.raises(RuntimeError, match="inside"), StopRequest():
         raise RuntimeError("inside")
     assert {number: signal.getsignal(number) for number in before} == before
+
+
+def test_a_hangup_that_somebody_ignores_is_ignored() -> None:
+    """As for what `nohup` has started."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.should_stop()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_budget_runs_from_construction_and_must_be_positive() -> None:

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -210,11 +212,18 @@ def test_a_killed_adversarial_training_ends_with_the_same_bits(trained: Trained,
     [
         ("deq_pgd_at_base", 46, signal.SIGTERM),
         ("deq_pgd_at_base", 46, signal.SIGINT),
+        ("resnet18_pgd_at", 0, signal.SIGHUP),
         ("resnet18_pgd_at", 0, signal.SIGTERM),  # its last weights lie in memory in another order, as its momentum must
     ],
 )
 def test_a_signal_ends_a_run_resumably(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, last: int, number: signal.Signals
+    trained: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    model: str,
+    last: int,
+    number: signal.Signals,
 ) -> None:
     training = again(trained.trainings[model], tmp_path)
 
@@ -226,8 +235,10 @@ def test_a_signal_ends_a_run_resumably(
     one_step = loop._one_step
     with monkeypatch.context() as patched:
         patched.setattr(loop, "_one_step", step)
-        assert training.run() == EXIT_UNFINISHED
+        with caplog.at_level(logging.INFO):
+            assert training.run() == EXIT_UNFINISHED
     assert loop.Store(training.state, {}).load_step() == last + 1  # the step in progress was finished
+    assert re.fullmatch(rf"{number.name}: saved at step {last + 1} of \d+; start again to go on", caplog.messages[-1])
     assert not any(path.exists() for path in training.outputs.values())
     assert training.run() == 0
     assert_same_results(training, trained.trainings[model])
