@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from deqpipe.config import Count, FeedforwardConfig, ModelConfig, ResNetConfig
@@ -170,8 +170,10 @@ def assemble(
     Raises:
         UserError: the architecture cannot be built, or the weights do not fit it.
     """
-    model = _built(architecture, source).to(dtype)
     converted = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    with torch.device("meta"):  # without memory: an architecture that is not that of its weights may ask for terabytes
+        checkpoint.check_fits(_built(architecture, source).to(dtype), converted, source=source)
+    model = _built(architecture, source).to(dtype)
     checkpoint.load_module(model, converted, source=source)
     return model.eval().requires_grad_(False)
 
@@ -181,8 +183,15 @@ def _built(architecture: Mapping[str, Any], source: str) -> nn.Module:
         _Described.model_validate(architecture)
         return build(architecture, seed=0)
     except (LookupError, TypeError, ValueError, RuntimeError) as error:  # torch and pydantic raise the last two
-        reason = " ".join(str(error).split())
-        raise UserError(f"{source} has an architecture that cannot be built ({reason})") from None
+        raise UserError(f"{source} has an architecture that cannot be built ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    """Why something cannot be built, in one line; of several wrong keys the first."""
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error).split())
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))} is {first['input']!r}: {first['msg'].lower()}"
 
 
 def fitting(loaded: Loaded, dataset: Dataset, *, path: Path) -> Loaded:
