@@ -247,7 +247,7 @@ def test_unknown_and_missing_keys_are_refused_at_every_level(path: tuple[str, ..
         ({"entropy.step_size_255": 0.0}, ["entropy.step_size_255 is 0.0", "greater than or equal to 0.000001"]),
         ({"threat_model.epsilon_255": float("nan")}, ["threat_model.epsilon_255 is nan"]),
         ({"training.learning_rate": 1.0e39}, ["training.learning_rate is 1e+39", "less than or equal to 1000"]),
-        ({"training.weight_decay": 1.0e39}, ["training.weight_decay is 1e+39", "less than or equal to 1000"]),
+        ({"training.weight_decay": 1.0e39}, ["training.weight_decay is 1e+39", "less than or equal to 1000000"]),
         ({"training.learning_rate": 1.0e-300}, ["training.learning_rate is 1e-300", "greater than or equal to"]),
         ({"model.expansion": 10**9}, ["model.expansion is 1000000000", "less than or equal to 1000"]),
         ({"model.final_channels": 10**9}, ["model.final_channels is 1000000000", "less than or equal to 65536"]),

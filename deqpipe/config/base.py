@@ -28,7 +28,7 @@ Width = Annotated[int, Field(ge=1, le=65_536)]
 """Channels: a hundred times those of MDEQ-Large's widest scale."""
 Positive = Annotated[float, Field(ge=1e-12, le=1_000, allow_inf_nan=False)]
 """Rates and factors."""
-NonNegative = Annotated[float, Field(ge=0, le=1_000, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 """Weights, tolerances and rates that may be off."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]

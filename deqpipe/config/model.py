@@ -29,7 +29,7 @@ class ModelConfig(Section):
     """Groups of every GroupNorm in f; half of them, rounded down, after fusing."""
     expansion: Annotated[int, Field(ge=1, le=1_000)]
     """Width of the residual blocks in f, relative to the scale's channels."""
-    dropout: Annotated[float, Field(ge=0, le=0.99)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
     """Variational dropout in f: one mask per image and channel for a whole forward pass, training only."""
     weight_norm: bool
     """Weight normalisation of the block and post-fuse convolutions of f."""

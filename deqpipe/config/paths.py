@@ -17,7 +17,7 @@ IN_RESULTS = {
 
 
 class PathVars(Section):
-    """Where the workflow writes (Snakemake's path variables)."""
+    """Where the workflow writes (Snakemake's path variables). Logs and state may lie in results, beside its content."""
 
     results: str
     """Folder of everything that is kept: models, records, tables, figures, report."""

@@ -3,7 +3,6 @@
 The files are somebody else's. Pillow would take whatever it knows a decoder for, and run Ghostscript on PostScript.
 """
 
-import stat
 import struct
 import zlib
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from deqpipe.errors import UserError
+from deqpipe.results.regular import size_of
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """The formats that are read, by Pillow's names, whatever a file is called."""
@@ -20,7 +20,6 @@ LARGEST_SIDE = 2048
 """Pixels a side of the largest image: its state in a DEQ would have a thousand times CIFAR-10's numbers."""
 LARGEST_FILE = 64 * 2**20
 """Bytes of the largest file: the largest image takes 12 MiB uncompressed, 24 MiB at 16 bits a channel."""
-_KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
 # What Pillow raises on files that are damaged or made up.
 _UNREADABLE = (
     OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, AttributeError, NotImplementedError,
@@ -53,16 +52,11 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _check_file(path: Path) -> None:
-    """Refuse what is no file without opening it: a pipe would wait for ever for somebody who writes."""
-    try:
-        found = path.stat()
-    except (OSError, ValueError) as error:
-        raise UserError(f"image {path} cannot be read: {' '.join(str(error).split())}") from None
-    if not stat.S_ISREG(found.st_mode):
-        kind = next((words for is_one, words in _KINDS if is_one(found.st_mode)), "a device")
-        raise UserError(f"image {path} cannot be read: it is {kind}, but must be a file")
-    if found.st_size > LARGEST_FILE:
-        raise UserError(f"image {path} has {found.st_size:,} bytes, but may have at most {LARGEST_FILE:,}")
+    size = size_of(path, what="image")
+    if size is None:
+        raise UserError(f"image {path} does not exist")
+    if size > LARGEST_FILE:
+        raise UserError(f"image {path} has {size:,} bytes, but may have at most {LARGEST_FILE:,}")
 
 
 def _check_size(path: Path, size: tuple[int, int]) -> None:
