@@ -149,21 +149,12 @@ def load_module(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str
     Raises:
         UserError: a name is missing or unknown, or a shape or dtype differs; names the first one, and both counts.
     """
-    check_fits(module, tensors, source=source)
-    module.load_state_dict(dict(tensors), strict=True)
-
-
-def check_fits(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str = "checkpoint") -> None:
-    """Refuse tensors that are not those of a module, which may lie on the meta device.
-
-    Raises:
-        UserError: as `load_module`.
-    """
     wanted = module.state_dict()
     difference = _first_difference(wanted, tensors)
     if difference:
         counts = f"{len(tensors)} tensors there, {len(wanted)} in the model"
         raise UserError(f"{source} does not fit the model: {difference} ({counts})")
+    module.load_state_dict(dict(tensors), strict=True)
 
 
 def _first_difference(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str | None:

@@ -1,7 +1,6 @@
 """Models described in words, and read back from files."""
 
 import itertools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from torch import nn
 from deqpipe.data import Dataset
 from deqpipe.data.dataset import Split
 from deqpipe.errors import UserError
-from deqpipe.model import architecture as module
 from deqpipe.model.architecture import KIND, build, deq_for, describe_deq, describe_feedforward, fitting, load_model
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results import checkpoint
@@ -107,8 +105,11 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
             {"architecture": {**DEQ, "model": {**DEQ["model"], "expansion": 100_000}}},
             r"cannot be built \(expansion is 100000: input should be less than or equal to 1000\)",
         ),
-        ({"architecture": {**DEQ, "model": {**DEQ["model"], "expansion": 1_000}}}, "does not fit the model"),
-        ({"architecture": {**DEQ, "image_shape": [10**7, 8, 8]}}, "does not fit the model"),
+        (
+            {"architecture": {**DEQ, "model": {**DEQ["model"], "expansion": 1_000}}},
+            "does not fit|more numbers",
+        ),
+        ({"architecture": {**DEQ, "image_shape": [10**7, 8, 8]}}, "more numbers than its weights"),
     ],
 )
 def test_files_that_describe_no_model_are_refused_in_one_line(
@@ -120,23 +121,12 @@ def test_files_that_describe_no_model_are_refused_in_one_line(
     assert "\n" not in str(refusal.value)
 
 
-def test_a_model_that_is_not_that_of_its_weights_is_never_given_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_is_not_that_of_its_weights_is_never_given_memory(tmp_path: Path) -> None:
     """Weights of a few kB whose file says that the model has a million million."""
     wide = {**DEQ["model"], "channels": [65_536] * 2, "head_channels": [65_536] * 2, "expansion": 1_000}
     path = save(tmp_path / "model.safetensors", build(DEQ, seed=0), {**DEQ, "model": wide})
-    devices: set[str] = set()
-
-    def watched(described: Mapping[str, Any], *, seed: int) -> nn.Module:
-        model = build(described, seed=seed)
-        devices.update(parameter.device.type for parameter in model.parameters())
-        return model
-
-    monkeypatch.setattr(module, "build", watched)
-    with pytest.raises(UserError, match=r"model.safetensors does not fit the model: "):
+    with pytest.raises(UserError, match=r"cannot be built \(it has more numbers than its weights: over"):
         load_model(path, CPU)
-    assert devices == {"meta"}
 
 
 @pytest.mark.parametrize("asked", [torch.float32, torch.float64])
