@@ -1,13 +1,28 @@
-"""Errors that the command line answers with one line."""
+"""Errors that the command line answers with one line, and that line."""
+
+_LONGEST = 2_000
+"""Characters of a message; of a longer one the middle is left out."""
 
 
 class UserError(ValueError):
     """A mistake in configuration, data, checkpoint or arguments.
 
-    The message is one line that names the value and what was allowed. The command line prints it and exits with
-    status 2; all exceptions but those of this module are ours and keep their traceback.
+    The message is one line that names the value and what was allowed. The command line prints it (see `line`) and
+    exits with status 2; all exceptions but those of this module are ours and keep their traceback.
     """
 
 
 class NonFiniteLossError(ArithmeticError):
     """Training diverged: a loss or a gradient is not finite. Nothing was updated with it; exit status 1."""
+
+
+def line(message: object) -> str:
+    """A message as one line of bounded length, whatever names and values of others it holds.
+
+    Characters that are not printable (line breaks, terminal codes, undecodable bytes of file names) are escaped.
+    """
+    text = str(message)
+    if len(text) > _LONGEST:
+        half = _LONGEST // 2
+        text = f"{text[:half]} [{len(text) - 2 * half:,} characters left out] {text[-half:]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -65,7 +65,16 @@ def allowed(schema: Mapping[str, Any]) -> str:
     if schema["type"] == "array":
         items = schema.get("items") or schema["prefixItems"][0]
         return f"list of {allowed(items)}"
-    return " ".join([schema["type"], *(f"{sign} {schema[word]:g}" for word, sign in BOUNDS.items() if word in schema)])
+    return " ".join(
+        [schema["type"], *(f"{sign} {_bound(schema[word])}" for word, sign in BOUNDS.items() if word in schema)]
+    )
+
+
+def _bound(number: float) -> str:
+    """A bound in digits: those of 64 bits as a power."""
+    if number == 2**63 - 1:
+        return "2^63 - 1"
+    return f"{number:,}" if isinstance(number, int) or number >= 1 else f"{number:g}"
 
 
 def shown(value: object) -> str:

@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 
 from deqpipe import config as configuration
-from deqpipe.errors import UserError
+from deqpipe.errors import UserError, line
 from deqpipe.machine import hardware
 from deqpipe.results import validity
 from deqpipe.workflow import defences, gridpoints, layout, products, shards, specs, stages, vocabulary
@@ -30,12 +30,14 @@ def settings_in_force():
 
 try:
     CONFIG = configuration.parse(settings_in_force())
-    prepared = configuration.prepared_by(Path(CONFIG.pathvars.results, stages.STAGES["data"].path))
-    if prepared != specs.build("data", CONFIG):  # the images will be read
+    dataset = Path(CONFIG.pathvars.results, stages.STAGES["data"].path)
+    if configuration.prepared_by(dataset) != specs.build("data", CONFIG):  # the images will be read
         configuration.check_image_folder(CONFIG)
+    else:
+        configuration.check_prepared_images(CONFIG, dataset)
     configuration.check_imported_files(CONFIG)
 except UserError as error:
-    print(f"deqpipe: {error}", file=sys.stderr)
+    print(f"deqpipe: {line(error)}", file=sys.stderr)
     sys.exit(2)
 
 MODELS, DEQS, FEEDFORWARD, TRUNK = vocabulary.EVALUATED, vocabulary.DEQS, vocabulary.FEEDFORWARD, vocabulary.TRUNK

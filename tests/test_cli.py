@@ -44,6 +44,37 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return err.split(": ", 1)[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a\nb", r"a\nb"),
+        ("a\r\x1b[2Jb", r"a\r\x1b[2Jb"),
+        ("a\u2028b\u202eb", r"a\u2028b\u202eb"),
+        (os.fsdecode(b"a\xffb"), r"a\udcffb"),
+        ("ä b", "ä b"),
+    ],
+)
+def test_a_message_is_one_line_whatever_a_file_is_called(
+    capsys: pytest.CaptureFixture[str], name: str, shown: str
+) -> None:
+    assert answer(capsys, "check-config", name) == f"config file {shown} does not exist\n"
+
+
+def test_of_a_long_message_the_middle_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    told = answer(capsys, "check-config", "x/" * 50_000 + "end")
+    assert told.startswith("config file x/x/x/")
+    assert re.search(r"\[\d+,\d{3} characters left out\] ", told)
+    assert told.endswith("x/end'\n")
+    assert len(told) < 2_100
+
+
+def test_specs_that_no_parser_comes_to_the_end_of_are_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for spec in ("[" * 100_000, '{"a": ' + "9" * 5_000 + "}"):
+        told = answer(capsys, "write-config", "--spec", spec, "--output", "unused")
+        assert "argument --spec: not JSON: " in told
+        assert len(told) < 2_100
+
+
 def training(trained: Trained, folder: Path, **changes: object) -> list[str]:
     """A `train-deq` that would work; `changes` replace the values of its options."""
     line = tiny.replace_folder(trained.trainings["deq_pgd_at_base"], folder).arguments

@@ -15,8 +15,10 @@ from pydantic import ValidationError
 from snakemake.utils import update_config
 
 from deqpipe import config, data
-from deqpipe.errors import UserError
+from deqpipe.config.paths import IN_RESULTS
+from deqpipe.errors import UserError, line
 from deqpipe.results import checkpoint
+from deqpipe.workflow.stages import STAGES
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = config.read_yaml(ROOT / "config.yaml")
@@ -212,6 +214,68 @@ def test_unknown_and_missing_keys_are_refused_at_every_level(path: tuple[str, ..
         ({"pathvars.results": "c{model}/res"}, ["pathvars.results is 'c{model}/res'", "without any of {}<>"]),
         ({"pathvars.state": "<results>/state"}, ["pathvars.state is '<results>/state'", "without any of {}<>"]),
         ({"pathvars.results": "x/.."}, ["pathvars.results is 'x/..'", "must not be the folder of the workflow"]),
+        ({"pathvars.results": ".."}, ["pathvars.results is '..'", "nor one above it"]),
+        ({"pathvars.state": "/"}, ["pathvars.state is '/'", "nor one above it"]),
+        ({"pathvars.results": "-rf"}, ["pathvars.results is '-rf'", "must not start with -; write ./-rf"]),
+        ({"pathvars.results": "~/out"}, ["pathvars.results is '~/out'", "must not start with ~"]),
+        ({"pathvars.logs": "a\nb"}, ["pathvars.logs is 'a\\nb'", "printable characters only"]),
+        ({"pathvars.logs": "a\0b"}, ["pathvars.logs is 'a\\x00b'", "printable characters only"]),
+        ({"pathvars.logs": "\udcff"}, ["pathvars.logs is '\\udcff'", "printable characters only"]),
+        ({"pathvars.logs": "x" * 300}, ["must name a folder: File name too long"]),
+        (
+            {"pathvars.logs": ".snakemake/log"},
+            ["pathvars.logs is '.snakemake/log'", "must not lie in .git or .snakemake"],
+        ),
+        (
+            {"pathvars.state": "results/models"},
+            ["pathvars.state is 'results/models'", "beside what it holds (attacks, "],
+        ),
+        ({"pathvars.logs": "results/data/logs"}, ["pathvars.logs is 'results/data/logs' within pathvars.results"]),
+        ({"pathvars.results": "state/results"}, ["pathvars.results is 'state/results' within pathvars.state"]),
+        ({"pathvars.results": __file__}, [f"pathvars.results is {__file__!r}", f"{__file__} is a file"]),
+        ({"pathvars.state": f"{__file__}/x"}, ["must name a folder", f"{__file__} is a file"]),
+        ({"data.root": "-rf"}, ["data.root is '-rf'", "must not start with -"]),
+        ({"data.root": ""}, ["data.root is ''", "must name a folder"]),
+        ({"imported.deq_trades_base": "-x"}, ["imported.deq_trades_base is '-x'", "must not start with -"]),
+        ({"seeds": [10**26]}, [f"seeds.0 is {10**26}", f"less than or equal to {2**63 - 1}"]),
+        ({"attack.grid.steps": [40_000]}, ["attack.grid.steps.0 is 40000", "less than or equal to 1000"]),
+        ({"attack.grid.damping": [0.1, 0.10000000001]}, ["0.1 and 0.10000000001 are the same number"]),
+        ({"attack.grid.damping": [0.123456, 0.1234561]}, ["0.123456 and 0.1234561 are the same number"]),
+        ({"attack.grid.damping": [0.50000001]}, ["0.5 and 0.50000001 are the same number", "the ready-made attack"]),
+        ({"attack.grid.damping": [1.0e-5]}, ["attack.grid.damping.0 is 1e-05", "greater than or equal to 0.0001"]),
+        ({"attack.pgd.step_size_255": 0}, ["attack.pgd.step_size_255 is 0", "greater than or equal to 0.000001"]),
+        ({"entropy.step_size_255": 0.0}, ["entropy.step_size_255 is 0.0", "greater than or equal to 0.000001"]),
+        ({"threat_model.epsilon_255": float("nan")}, ["threat_model.epsilon_255 is nan"]),
+        ({"training.learning_rate": 1.0e39}, ["training.learning_rate is 1e+39", "less than or equal to 1000"]),
+        ({"training.weight_decay": 1.0e39}, ["training.weight_decay is 1e+39", "less than or equal to 1000000"]),
+        ({"training.learning_rate": 1.0e-300}, ["training.learning_rate is 1e-300", "greater than or equal to"]),
+        ({"model.expansion": 10**9}, ["model.expansion is 1000000000", "less than or equal to 1000"]),
+        ({"model.final_channels": 10**9}, ["model.final_channels is 1000000000", "less than or equal to 65536"]),
+        ({"model.channels": [8000] * 4}, ["model has more than 23,041,938,048 weights, but may have 1,000,000,000"]),
+        ({"model.head_channels": [14, 28, 10_000, 10_000]}, ["model has more than", "model.head_channels"]),
+        ({"resnet.layers": [2, 2, 2, 10**6]}, ["resnet.layers.3 is 1000000", "less than or equal to 200"]),
+        ({"pretrain.layers": 10**9}, ["pretrain.layers is 1000000000", "less than or equal to 1000"]),
+        ({"entropy.input_steps": 10**9}, ["entropy.input_steps is 1000000000", "less than or equal to 1000"]),
+        ({"training.epochs": 10**9}, ["training.epochs is 1000000000", "less than or equal to 100000"]),
+        ({"seeds": list(range(101))}, ["seeds is [0, 1, ", "should have at most 100 items"]),
+        ({"timing.batch_size": 10**6}, ["timing.batch_size is 1000000", "less than or equal to 100000"]),
+        ({"resnet.training.factor": 10}, ["resnet.training.factor is 10", "less than or equal to 1"]),
+        ({"statistics.confidence": 1.0e-9}, ["statistics.confidence is 1e-09", "greater than or equal to 0.5"]),
+        ({"resnet.training.milestones": [1, 1, 1]}, ["resnet.training.milestones is [1, 1, 1]", "must ascend"]),
+        ({"resnet.training.milestones": [5, 3]}, ["resnet.training.milestones is [5, 3]", "must ascend"]),
+        (
+            {"entropy_sweep.solver_steps": [1, 2, 3, 4, 5, 6, 7, 8], "entropy_sweep.input_steps": list(range(1, 12))},
+            ["entropy_sweep has 104 settings", "at most 100"],
+        ),
+        (
+            {"attack.grid.steps": list(range(1, 900)), "attack.grid.damping": [0.1, 0.2]},
+            ["attack.grid has 14384 points", "at most 10000"],
+        ),
+        (
+            {"attack.images_per_job": 1, "attack.states_per_job": 4},
+            ["attack.images_per_job makes 20000 jobs", "at most 5000"],
+        ),
+        ({"autoattack.images_per_job": 1}, ["autoattack.images_per_job makes 10000 jobs", "at most 5000"]),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
@@ -233,6 +297,32 @@ def test_what_just_fits_the_images_is_accepted() -> None:
     config.parse(overlaid({**DIGITS, "training.batch_size": 167}))  # 4x4 pixels are left
     config.parse(overlaid({"resnet.training.batch_size": 48_999}))  # 4x4 pixels are left
     config.parse(overlaid({"pathvars.results": "out", "pathvars.logs": "out/logs", "pathvars.state": "out/state"}))
+
+
+def test_what_is_unusual_but_sensible_is_accepted() -> None:
+    config.parse(overlaid({"attack.grid.damping": [0.3333333333333333, 0.1, 1]}))
+    config.parse(overlaid({"seeds": [2**63 - 1], "threat_model.epsilon_255": 0, "resnet.training.milestones": []}))
+    config.parse(overlaid({"pathvars.results": "./-rf", "pathvars.state": "sta-te", "pathvars.logs": "log ü ~"}))
+    config.parse(overlaid({"training.learning_rate": 30, "training.weight_decay": 1, "model.expansion": 20}))
+
+
+def test_folders_are_known_behind_symbolic_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").symlink_to(".")
+    (tmp_path / "there").symlink_to("results/models")
+    (tmp_path / "above").symlink_to("..")
+    for key, link, words in (
+        ("pathvars.results", "here", "must not be the folder of the workflow"),
+        ("pathvars.logs", "above", "nor one above it"),
+        ("pathvars.state", "there", "is 'there' within pathvars.results"),
+        ("imported.deq_trades_base", "there/x", "must not lie where the workflow writes its models"),
+    ):
+        assert words in told(partial(config.parse, overlaid({key: link})))
+
+
+def test_folders_within_the_results_lie_beside_all_that_is_written_there() -> None:
+    written = {stage.path.split("/")[0] for stage in STAGES.values()}
+    assert written | {"config.yaml", "tables", "figures", "report.html"} == IN_RESULTS
 
 
 def test_of_an_image_folder_nothing_is_known_beforehand() -> None:
@@ -556,6 +646,12 @@ def test_an_old_key_is_refused_with_its_name_of_today(settings: Mapping[str, obj
     assert told(lambda: config.parse(overlaid(settings))) == f"config: {key} is {now}"
 
 
+HUGE = "a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]\n" for n in range(1, 8)
+)
+"""Some lines of YAML that stand for ten million numbers."""
+
+
 def test_files_that_cannot_be_read_are_told_in_one_line(tmp_path: Path) -> None:
     assert "absent.yaml does not exist" in told(lambda: config.load([tmp_path / "absent.yaml"]))
     for text, words in (
@@ -567,11 +663,38 @@ def test_files_that_cannot_be_read_are_told_in_one_line(tmp_path: Path) -> None:
         (b"? [1]\n: 2", "is not YAML"),
         (b"a: 1\nb: {c: 1, d: 2, c: 3}", "key c stands twice"),
         (b"a: 1\n'a': 1", "key a stands twice"),
+        (b"a: 0100", "wrong.yaml has 0100 in line 1, which is read as 64: write 64, or 100 if that is meant"),
+        (b"\n\na: [-010]", "has -010 in line 3, which is read as -8: write -8, or 10 if that is meant"),
+        (b"a: 1:30", "has 1:30 in line 1, which is read as 90: write 90"),
+        (b"a: 1:30.5", "has 1:30.5 in line 1, which is read as 90.5: write 90.5"),
+        (b"a: " + b"9" * 5001, "has a number of 5001 digits in line 1: 99999999999999999999..."),
+        (b"a: 0x" + b"f" * 5000, "has a number of 5002 digits"),
+        (b"\ta: 1", "is not YAML"),
+        ("a: é".encode("latin-1"), "cannot be read"),
+        ("a: 1".encode("utf-16"), "cannot be read"),
+        (b"a: " + b"[" * 100_000, "is nested too deeply, or within itself"),
+        (b"a: &a [*a]", "is nested too deeply, or within itself"),
+        (b"#" * 1_000_001, "has more than 1,000,000 characters"),
+        (HUGE.encode(), "holds more than 100,000 values, once aliases are replaced"),
     ):
         (tmp_path / "wrong.yaml").write_bytes(text)
         assert words in told(lambda: config.load([tmp_path / "wrong.yaml"])), text
+    assert "has more than 1,000,000 characters" in told(lambda: config.load([Path("/dev/zero")]))
     assert "cannot be read" in told(lambda: config.load([tmp_path]))
     assert "cannot be read" in told(lambda: config.load([tmp_path / "wrong.yaml" / "below"]))
+
+
+def test_numbers_that_look_as_they_are_read_are_read(tmp_path: Path) -> None:
+    (tmp_path / "right.yaml").write_text("[0, 00, 10, -7, 1_000, 0x1F, 0b11, 1.50, 1.0e-3, .inf]".join(["a: ", ""]))
+    assert config.read_yaml(tmp_path / "right.yaml")["a"] == [0, 0, 10, -7, 1000, 31, 3, 1.5, 0.001, float("inf")]
+
+
+@pytest.mark.parametrize("value", ["x" * 100_000, [1.5] * 2_000, [[[[["x" * 99] * 9]] * 9] * 9] * 9], ids=type)
+def test_long_values_are_cut_in_messages(value: object) -> None:
+    for key in ("device", "protocol", "pathvars.logs", "seeds", "solver.name", "data.source"):
+        message = line(told(partial(config.parse, overlaid({key: value}))))
+        assert key in message
+        assert len(message) < 2_200
 
 
 def test_a_key_may_stand_in_several_sections_and_be_merged(tmp_path: Path) -> None:
@@ -585,7 +708,37 @@ def test_an_image_folder_must_have_classes_in_both_splits(tmp_path: Path) -> Non
     (tmp_path / "test").mkdir()
     assert f"no class folders in {tmp_path / 'test'}" in told(lambda: config.check_image_folder(parsed))
     (tmp_path / "test" / "cat").mkdir()
+    assert "data.validation is 1000, but" in told(lambda: config.check_image_folder(parsed))
+
+
+def test_an_image_folder_must_have_the_images_that_are_asked_for(tmp_path: Path) -> None:
+    asked = {"data.source": "folder", "data.root": str(tmp_path), "data.validation": 3, "evaluation.images": 4}
+    parsed = config.parse(overlaid(asked))
+    for split, count in (("train", 3), ("test", 3)):
+        for number in range(count):
+            (tmp_path / split / f"class{number % 2}").mkdir(parents=True, exist_ok=True)
+            (tmp_path / split / f"class{number % 2}" / f"{number}.png").touch()
+    (tmp_path / "test" / "class0" / ".hidden").touch()
+    wanted = f"data.validation is 3, but {tmp_path}/train has 3 images: at least 4 are needed"
+    assert wanted in told(lambda: config.check_image_folder(parsed))
+    (tmp_path / "train" / "class0" / "3.png").touch()
+    wanted = f"evaluation.images is 4, but {tmp_path}/test has 3 images: at least 4 are needed"
+    assert wanted in told(lambda: config.check_image_folder(parsed))
+    (tmp_path / "test" / "class1" / "3.png").touch()
     config.check_image_folder(parsed)
+
+
+def test_a_prepared_dataset_must_have_the_images_that_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "dataset.safetensors"
+    data.save(path, data.prepare("digits", tmp_path, validation=9), provenance={})
+    folder = {"data.source": "folder", "data.root": str(tmp_path)}
+    config.check_prepared_images(config.parse(overlaid({**folder, "evaluation.images": 360})), path)
+    many = config.parse(overlaid({**folder, "evaluation.images": 361}))
+    assert f"evaluation.images is 361, but {path} has 360 test images" in told(
+        lambda: config.check_prepared_images(many, path)
+    )
+    path.write_bytes(b"something else")
+    config.check_prepared_images(many, path)  # told by whoever reads it
 
 
 def test_imported_models_must_be_there(tmp_path: Path) -> None:

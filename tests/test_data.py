@@ -1,5 +1,8 @@
+import os
 import pickle
 import shutil
+import socket
+import subprocess
 from collections.abc import Callable
 from importlib.metadata import PathDistribution
 from pathlib import Path
@@ -16,7 +19,7 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10, cifar
 
 from deqpipe import data
-from deqpipe.data import folder
+from deqpipe.data import folder, opening
 from deqpipe.data.augment import PADDING
 from deqpipe.errors import UserError
 from deqpipe.results import checkpoint
@@ -263,6 +266,39 @@ def other_size_in_test(root: Path) -> None:
         write_image(path, 0, size=(12, 10))
 
 
+def pipe(root: Path) -> None:
+    os.mkfifo(root / "train" / "bee" / "pipe.png")
+
+
+def listening(root: Path) -> None:
+    here = os.open(root / "train" / "bee", os.O_RDONLY)  # names of sockets are short, those of test folders are not
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"/proc/self/fd/{here}/socket.png")
+    os.close(here)
+
+
+def device(root: Path) -> None:
+    (root / "train" / "bee" / "device.png").symlink_to("/dev/zero")
+
+
+def loop(root: Path) -> None:
+    (root / "train" / "bee" / "loop.png").symlink_to("loop.png")
+
+
+def wide(root: Path) -> None:
+    Image.new("1", (12_000, 12)).save(root / "train" / "ant" / "a.png")
+
+
+def long_file(root: Path) -> None:
+    with (root / "train" / "ant" / "a.png").open("r+b") as file:
+        file.truncate(2**26 + 1)
+
+
+def many_classes(root: Path) -> None:
+    for number in range(4):
+        (root / "train" / f"more{number}").mkdir()
+
+
 def one_class(root: Path) -> None:
     shutil.rmtree(root / "train" / "bee")
     shutil.rmtree(root / "train" / "cat")
@@ -282,14 +318,68 @@ def one_class(root: Path) -> None:
         (other_size_in_test, r"test/ant/0\.png is 12x10 pixels, but .*train/ant/a\.png is 6x5"),
         (deep, r"image .*deep\.png has Pillow's mode I;16, but must have 8 bits a channel"),
         (truncated, r"image .*cut\.png cannot be read"),
+        (pipe, r"image .*pipe\.png cannot be read: it is a named pipe, but must be a file"),
+        (listening, r"image .*socket\.png cannot be read: it is a socket, but must be a file"),
+        (device, r"image .*device\.png cannot be read: it is a device, but must be a file"),
+        (loop, r"image .*loop\.png cannot be read: .*symbolic links"),
+        (wide, r"image .*ant/a\.png is 12000x12 pixels, but may be at most 2048x2048"),
+        (long_file, r"image .*ant/a\.png has 67,108,865 bytes, but may have at most 67,108,864"),
+        (many_classes, r"image folder .*train has 7 classes, but may have 5"),
         (one_class, r"image folder .*train has one class \(ant\), but must have at least two"),
     ],
 )
-def test_unusable_folder_is_answered_in_one_line(images: Path, spoil: Callable[[Path], object], message: str) -> None:
+def test_unusable_folder_is_answered_in_one_line(
+    images: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], object], message: str
+) -> None:
+    monkeypatch.setattr(folder, "_MOST_CLASSES", 5)
     spoil(images)
     with pytest.raises(UserError, match=message) as error:
         data.prepare("folder", images, validation=2)
     assert "\n" not in str(error.value)
+
+
+POSTSCRIPT = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 5\nshowpage\n%%EOF\n"
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.eps"])
+def test_postscript_is_refused_and_no_program_started(images: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def started(*_: object, **__: object) -> None:
+        raise AssertionError("Ghostscript was looked for")
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    monkeypatch.setattr(shutil, "which", started)
+    (images / "train" / "ant" / name).write_text(POSTSCRIPT)
+    with pytest.raises(UserError, match=r"ant/a\.(png|eps) cannot be read: it is none of BMP, GIF, JPEG, PNG"):
+        data.prepare("folder", images, validation=2)
+
+
+@pytest.mark.parametrize("ending", ["bmp", "gif", "jpg", "png", "ppm", "tiff", "webp"])
+def test_every_format_that_is_named_is_read(images: Path, ending: str) -> None:
+    write_image(images / "train" / "ant" / f"d.{ending}", 9)
+    assert data.prepare("folder", images, validation=2).train.images.shape[1:] == (3, 5, 6)
+
+
+def test_the_largest_images_allowed_are_read(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "LARGEST_SIDE", 6)
+    assert data.prepare("folder", images, validation=2).image_shape == (3, 5, 6)
+
+
+def test_an_image_of_another_size_is_not_decoded(images: Path) -> None:
+    path = images / "train" / "bee" / "x.png"
+    write_image(path, 0, size=(40, 40))
+    path.write_bytes(path.read_bytes()[:60])  # its header is whole, its pixels are not
+    with pytest.raises(UserError, match=r"x\.png is 40x40 pixels, but .* is 6x5"):
+        data.prepare("folder", images, validation=2)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_without_permission_is_told_in_one_line(images: Path) -> None:
+    (images / "train" / "bee").chmod(0)
+    try:
+        with pytest.raises(UserError, match=r"image folder .*bee cannot be read: Permission denied"):
+            data.prepare("folder", images, validation=2)
+    finally:
+        (images / "train" / "bee").chmod(0o755)
 
 
 def test_folder_must_have_more_training_images_than_are_held_out(images: Path) -> None:

@@ -28,7 +28,7 @@ from deqpipe.cli import (
     trial,
 )
 from deqpipe.cli.arguments import Command
-from deqpipe.errors import NonFiniteLossError, UserError
+from deqpipe.errors import NonFiniteLossError, UserError, line
 
 GROUPS = (configuration, data, training, checkpoints, evaluation, analysis, reporting, predict, plan, status, trial)
 """In the order in which --help lists their commands."""
@@ -42,10 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(options)
     except UserError as error:
-        print(f"deqpipe: {error}", file=sys.stderr)
+        print(f"deqpipe: {line(error)}", file=sys.stderr)
         return 2
     except NonFiniteLossError as error:
-        print(f"deqpipe: {error}", file=sys.stderr)
+        print(f"deqpipe: {line(error)}", file=sys.stderr)
         return 1
 
 
@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the line and exit with status 2."""
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {line(' '.join(message.split()))}; see {self.prog} --help\n")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -156,7 +156,7 @@ def json_object(text: str) -> dict[str, Any]:
     """Keys and values as JSON."""
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits and deep nesting, too
         raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"holds a {type(value).__name__}, but must hold keys and values")

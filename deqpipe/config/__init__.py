@@ -6,33 +6,49 @@ level. The JSON schema in schemas/ and docs/configuration.md are generated from 
 One module per section holds its types; what is imported from here is all of it.
 """
 
-from deqpipe.config.attack import AttackConfig, AttackUnroll, GridConfig, PgdConfig, RaceConfig, ThreatModelConfig
+from deqpipe.config.attack import (
+    READY_MADE_DAMPING,
+    AttackConfig,
+    AttackUnroll,
+    GridConfig,
+    PgdConfig,
+    RaceConfig,
+    ThreatModelConfig,
+)
 from deqpipe.config.autoattack import AutoAttackConfig
 from deqpipe.config.base import (
     DEFAULT_BATCH,
     AttackName,
+    Batch,
     Count,
     Damping,
     Decay,
+    Depth,
     DeqName,
+    Epochs,
     Fraction,
     Framework,
     NonNegative,
     Pixels255,
     Positive,
+    Rounds,
     Section,
+    Seed,
+    StepSize255,
     Switch,
-    Whole,
+    Width,
 )
-from deqpipe.config.checks import check, check_image_folder, check_imported_files, prepared_by
+from deqpipe.config.checks import check
 from deqpipe.config.data import KNOWN_IMAGES, DataConfig, ImageFolderConfig, KnownImages
 from deqpipe.config.defence import EntropyConfig, EntropySweepConfig
 from deqpipe.config.evaluation import EvaluationConfig, FiguresConfig, StatisticsConfig, TimingConfig
 from deqpipe.config.experiment import Config
-from deqpipe.config.files import load, parse, read, read_yaml
-from deqpipe.config.model import FeedforwardConfig, FeedforwardTrainingConfig, ModelConfig, ResNetConfig
+from deqpipe.config.files import load, parse, read
+from deqpipe.config.inputs import check_image_folder, check_imported_files, check_prepared_images, prepared_by
+from deqpipe.config.model import MOST_BLOCKS, FeedforwardConfig, FeedforwardTrainingConfig, ModelConfig, ResNetConfig
 from deqpipe.config.paths import PathVars
 from deqpipe.config.protocols import PROTOCOLS, resolve_protocol
+from deqpipe.config.reader import read_yaml
 from deqpipe.config.schema import json_schema
 from deqpipe.config.solver import (
     AndersonConfig,
@@ -62,22 +78,27 @@ from deqpipe.config.variants import Variants, all_variants, fitted, merge, shown
 __all__ = [
     "DEFAULT_BATCH",
     "KNOWN_IMAGES",
+    "MOST_BLOCKS",
     "PROTOCOLS",
+    "READY_MADE_DAMPING",
     "AndersonConfig",
     "AttackConfig",
     "AttackName",
     "AttackUnroll",
     "AutoAttackConfig",
+    "Batch",
     "BroydenConfig",
     "Config",
     "Count",
     "Damping",
     "DataConfig",
     "Decay",
+    "Depth",
     "DeqName",
     "EarlyStateConfig",
     "EntropyConfig",
     "EntropySweepConfig",
+    "Epochs",
     "EvaluationConfig",
     "FeedforwardConfig",
     "FeedforwardTrainingConfig",
@@ -101,10 +122,13 @@ __all__ = [
     "RaceConfig",
     "RandomStateConfig",
     "ResNetConfig",
+    "Rounds",
     "Section",
+    "Seed",
     "SelectionConfig",
     "SolverConfig",
     "StatisticsConfig",
+    "StepSize255",
     "Switch",
     "ThreatModelConfig",
     "TimingConfig",
@@ -113,11 +137,12 @@ __all__ = [
     "TrainingConfig",
     "Unroll",
     "Variants",
-    "Whole",
+    "Width",
     "all_variants",
     "check",
     "check_image_folder",
     "check_imported_files",
+    "check_prepared_images",
     "couples_images",
     "fitted",
     "json_schema",

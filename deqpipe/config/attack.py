@@ -4,7 +4,11 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from deqpipe.config.base import Count, Damping, Pixels255, Section
+from deqpipe.config.base import Count, Damping, Depth, Pixels255, Rounds, Section, StepSize255
+
+READY_MADE_DAMPING = 0.5
+"""lambda of the unroll from z^[N] to the final state, in the paper and in its authors' code; the attack on the final
+state, which is always in the grid, has it too."""
 
 
 class ThreatModelConfig(Section):
@@ -17,8 +21,8 @@ class ThreatModelConfig(Section):
 class PgdConfig(Section):
     """PGD at evaluation."""
 
-    steps: Count
-    step_size_255: Pixels255
+    steps: Rounds
+    step_size_255: StepSize255
     clamp_start: bool
     """Whether the uniform random start is clamped into [0, 1]."""
 
@@ -26,9 +30,9 @@ class PgdConfig(Section):
 class GridConfig(Section):
     """The intermediate-state attacks of Eq. (11): every combination, and always the ready-made point."""
 
-    states: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]
+    states: Annotated[tuple[Depth, ...], Field(min_length=1, strict=False)]
     """i: unrolled states."""
-    steps: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]
+    steps: Annotated[tuple[Depth, ...], Field(min_length=1, strict=False)]
     """K_a: unroll steps."""
     damping: Annotated[tuple[Damping, ...], Field(min_length=1, strict=False)]
     """lambda: damping of the unroll."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from deqpipe.config.base import AttackName, Count, Section
+from deqpipe.config.base import AttackName, Batch, Count, Rounds, Section
 
 
 class AutoAttackConfig(Section):
@@ -21,11 +21,11 @@ class AutoAttackConfig(Section):
     unroll at the original input."""
     attacks: Annotated[tuple[AttackName, ...], Field(min_length=1, strict=False)]
     """In the order in which they run."""
-    iterations: Count
+    iterations: Rounds
     """Steps of APGD-CE, APGD-T and FAB-T."""
-    restarts: Count
+    restarts: Rounds
     """Random starts of APGD-CE."""
-    targets: Count
+    targets: Rounds
     """Wrong classes that APGD-T and FAB-T aim at, the most likely first; never more than there are."""
     queries: Count
     """Queries of Square per image."""
@@ -33,7 +33,7 @@ class AutoAttackConfig(Section):
     """Square attacks the first so many test images only."""
     top_points: Count
     """Table 4: so many points (i, K_a) with the lowest accuracy under PGD face APGD-CE and Square."""
-    batch_size: Count
+    batch_size: Batch
     """Images at once. The library draws one random stream per batch, so that it belongs to the result."""
     images_per_job: Count
     """Images of a job. In standard mode the batches are made of those left in it: it belongs to the result."""

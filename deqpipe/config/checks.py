@@ -1,15 +1,23 @@
 """Values of several sections that make no sense together."""
 
-import json
 import math
-import os
-from pathlib import Path
+import struct
+from collections.abc import Sequence
+from itertools import pairwise
 
+from deqpipe.config.attack import READY_MADE_DAMPING
 from deqpipe.config.data import KNOWN_IMAGES, KnownImages
 from deqpipe.config.experiment import Config
 from deqpipe.config.model import FeedforwardConfig, check_model
-from deqpipe.config.paths import check_folders
+from deqpipe.config.paths import check_folders, check_path, holds
 from deqpipe.errors import UserError
+
+_MOST_POINTS = 10_000
+"""Of the grid of Eq. (11), which has 144 in the paper."""
+_MOST_SETTINGS = 100
+"""Of Table 5, which has 24 with its controls: a file of records tells 127 words of a column apart."""
+_MOST_JOBS = 5_000
+"""Of one kind and one model: Snakemake takes minutes to plan so many."""
 
 
 def check(config: Config) -> None:
@@ -19,9 +27,12 @@ def check(config: Config) -> None:
         UserError: names the keys and the values.
     """
     check_folders(config.pathvars)
+    if config.data.source != "digits":
+        check_path("data.root", config.data.root)
     _check_imported(config)
     check_model(config.model)
     _check_lists(config)
+    _check_numbers(config)
     _check_states(config)
     check_schedule(config)
     _check_protocol(config)
@@ -37,10 +48,8 @@ def _check_imported(config: Config) -> None:
             f"({', '.join(config.imported)})"
         )
     for model, file in config.imported.items():
-        if not file.strip() or set(file) & set("{}<>"):
-            raise UserError(f"config: imported.{model} is {file!r}, but must name a file, without any of {{}}<>")
-        models = os.path.abspath(os.path.join(config.pathvars.results, "models"))
-        if os.path.commonpath([models, os.path.abspath(file)]) == models:
+        check_path(f"imported.{model}", file, kind="a file", forbidden="{}<>")
+        if holds(f"{config.pathvars.results}/models", file):
             raise UserError(
                 f"config: imported.{model} is {file!r}, but must not lie where the workflow writes its models"
             )
@@ -55,6 +64,42 @@ def _check_lists(config: Config) -> None:
     for key, values in lists.items():
         if len(set(values)) != len(values):
             raise UserError(f"config: {key} is {list(values)}: every value may stand there once")
+    _check_damping(grid.damping)
+    milestones = config.resnet.training.milestones
+    if any(later <= earlier for earlier, later in pairwise(milestones)):
+        raise UserError(f"config: resnet.training.milestones is {list(milestones)}, but must ascend")
+
+
+def _check_damping(damping: Sequence[float]) -> None:
+    """Refuse values of lambda that records, in float32, or tables, of six digits, would take for each other."""
+    ready_made = [] if READY_MADE_DAMPING in damping else [READY_MADE_DAMPING]  # its point is always in the grid
+    for lower, upper in pairwise(sorted([*damping, *ready_made])):
+        if struct.pack("f", lower) == struct.pack("f", upper) or f"{lower:g}" == f"{upper:g}":
+            raise UserError(
+                f"config: attack.grid.damping is {list(damping)}, but {lower!r} and {upper!r} are the same number in "
+                f"records and tables, which have six digits ({READY_MADE_DAMPING} is that of the ready-made attack)"
+            )
+
+
+def _check_numbers(config: Config) -> None:
+    """Refuse numbers of points, settings and jobs that no file, table or workflow holds."""
+    grid, sweep, images = config.attack.grid, config.entropy_sweep, config.evaluation.images
+    points = len(grid.states) * len(grid.steps) * len(grid.damping)
+    if points > _MOST_POINTS:
+        raise UserError(f"config: attack.grid has {points} points, but may have at most {_MOST_POINTS}")
+    settings = len(sweep.solver_steps) * (len(sweep.input_steps) + 2)  # with R = 0 and the restarts alone
+    if settings > _MOST_SETTINGS:
+        raise UserError(
+            f"config: entropy_sweep has {settings} settings, controls included, but may have at most {_MOST_SETTINGS}"
+        )
+    cut = {
+        "attack.images_per_job": math.ceil(len(grid.states) / config.attack.states_per_job)
+        * math.ceil(images / config.attack.images_per_job),
+        "autoattack.images_per_job": math.ceil(images / config.autoattack.images_per_job),
+    }
+    for key, jobs in cut.items():
+        if jobs > _MOST_JOBS:
+            raise UserError(f"config: {key} makes {jobs} jobs for a model, but may make at most {_MOST_JOBS}")
 
 
 def _check_states(config: Config) -> None:
@@ -182,43 +227,3 @@ def _check_batch(key: str, size: int, train: int, *, pixels: int) -> None:
             f"config: {key} is {size}, which leaves one of {train} training images for the last batch: "
             "batch normalisation needs two"
         )
-
-
-def check_image_folder(config: Config) -> None:
-    """Refuse an image folder that is not there. Other sources need none.
-
-    Raises:
-        UserError: data.source is folder and train/<class>/ or test/<class>/ is missing.
-    """
-    if config.data.source != "folder":
-        return
-    for split in ("train", "test"):
-        folder = Path(config.data.root, split)
-        if not folder.is_dir() or not any(child.is_dir() for child in folder.iterdir()):
-            raise UserError(
-                f"config: data.root is {config.data.root!r}, but must hold train/<class>/* and test/<class>/*: "
-                f"no class folders in {folder}"
-            )
-
-
-def check_imported_files(config: Config) -> None:
-    """Refuse imported models whose files are not there.
-
-    Raises:
-        UserError: names the first one.
-    """
-    for model, file in config.imported.items():
-        if not Path(file).is_file():
-            raise UserError(f"config: imported.{model} is {file!r}, which is no file (docs/checkpoints.md)")
-
-
-def prepared_by(dataset: Path) -> object:
-    """The spec that a prepared dataset was made by; None where there is no such file. Needs no torch."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(dataset, framework="np") as file:
-            metadata = json.loads((file.metadata() or {})["deqpipe"])
-        return metadata["provenance"]["spec"]
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
-        return None

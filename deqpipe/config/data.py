@@ -70,7 +70,8 @@ class ImageFolderConfig(AnyDataConfig):
 
     source: Literal["folder"]
     root: str
-    """Folder that holds train/<class>/* and test/<class>/*. Images are read once: after a change within the same
+    """Folder that holds train/<class>/* and test/<class>/*: images of one size, at most 2048x2048 pixels (BMP, GIF,
+    JPEG, PNG, PPM, TIFF or WebP). They are read once: after a change within the same
     folder, delete the folder `data` in pathvars.results to have them read again, or give another root."""
 
 

@@ -4,17 +4,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from deqpipe.config.base import Count, Pixels255, Section, Whole
+from deqpipe.config.base import Count, Depth, Section, StepSize255
 
 
 class EntropyConfig(Section):
     """Input entropy reduction along the neural dynamics (Sec. 3.2, Algorithm 1)."""
 
-    solver_steps: Count
+    solver_steps: Depth
     """T_f: the input is updated after every so many solver steps."""
-    input_steps: Whole
+    input_steps: Annotated[int, Field(ge=0, le=1_000)]
     """R: entropy descent steps per update; with resolve: alg1, 0 equals the undefended dynamics bit for bit."""
-    step_size_255: Pixels255
+    step_size_255: StepSize255
     """beta, in 1/255 of the pixel range."""
     step: Literal["sign", "raw"]
     """Whether Eq. (8) steps along the sign of the gradient or the gradient itself."""
@@ -37,9 +37,9 @@ class EntropyConfig(Section):
 class EntropySweepConfig(Section):
     """Table 5: Sec. 3.2 with other T_f and R, on the weights of TRADES with random states."""
 
-    solver_steps: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]
+    solver_steps: Annotated[tuple[Depth, ...], Field(min_length=1, strict=False)]
     """T_f; those above solver.steps never update the input."""
-    input_steps: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]
+    input_steps: Annotated[tuple[Depth, ...], Field(min_length=1, strict=False)]
     """R; R = 0 and the restarts alone are added as controls."""
     points: Literal["all"] | Count
     """all: minimum over the whole grid; a number: over so many of its strongest points."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from deqpipe.config.base import DEFAULT_BATCH, Count, Section, Whole
+from deqpipe.config.base import DEFAULT_BATCH, Batch, Count, Depth, Section
 
 
 class FiguresConfig(Section):
@@ -17,11 +17,11 @@ class FiguresConfig(Section):
 class TimingConfig(Section):
     """Tables 9 and 10: speed of training steps and of inference."""
 
-    batch_size: Count
+    batch_size: Batch
     """Images at once."""
-    warmup: Whole
+    warmup: Annotated[int, Field(ge=0, le=10_000)]
     """Passes before the clock starts; of a training, steps."""
-    repeats: Annotated[int, Field(ge=3)]
+    repeats: Annotated[int, Field(ge=3, le=10_000)]
     """Timed passes; the median counts, lowest and highest stand beside it."""
 
 
@@ -30,10 +30,10 @@ class EvaluationConfig(Section):
 
     images: Count
     """Test images, the first ones of the test split."""
-    batch_size: Count | Literal["auto"]
+    batch_size: Batch | Literal["auto"]
     """Images at once; no influence on results, up to rounding, unless solver.scope or solver.returned couples them.
     auto: as many as the device's memory holds, fewer when that runs out; on a CPU 192."""
-    final_unroll_steps: Count
+    final_unroll_steps: Depth
     """Damped steps (lambda 0.5) from z* to the final state."""
 
     @property
@@ -45,6 +45,6 @@ class EvaluationConfig(Section):
 class StatisticsConfig(Section):
     """Intervals."""
 
-    confidence: Annotated[float, Field(gt=0, lt=1)]
-    resamples: Annotated[int, Field(ge=100)]
+    confidence: Annotated[float, Field(ge=0.5, le=0.9999)]
+    resamples: Annotated[int, Field(ge=100, le=1_000_000)]
     """Bootstrap resamples of the images."""

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from deqpipe.config.attack import AttackConfig, RacingConfig, ThreatModelConfig
 from deqpipe.config.autoattack import AutoAttackConfig
-from deqpipe.config.base import DeqName, Section, Switch, Whole
+from deqpipe.config.base import DeqName, Section, Seed, Switch
 from deqpipe.config.data import DataConfig
 from deqpipe.config.defence import EntropyConfig, EntropySweepConfig
 from deqpipe.config.evaluation import EvaluationConfig, FiguresConfig, StatisticsConfig, TimingConfig
@@ -28,7 +28,7 @@ class Config(Section):
 
     protocol: Literal["paper", "release"]
     """What `protocol` stands for where a key says so: the paper's text, or its authors' code."""
-    seeds: Annotated[tuple[Whole, ...], Field(min_length=1, strict=False)]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=100, strict=False)]
     """One complete repetition each; tables use the first."""
     device: Literal["auto", "cpu", "cuda"]
     """auto takes CUDA where there is one. Recorded with every result, never a reason to run again."""

@@ -1,13 +1,23 @@
-"""Where the workflow writes."""
+"""Where the workflow writes and reads: names that commands, Snakemake and file systems take as they are meant."""
 
 import os
+from itertools import permutations
+from pathlib import Path
 
 from deqpipe.config.base import Section
 from deqpipe.errors import UserError
 
+_FORBIDDEN = "{}<>"  # Snakemake would put something in their place
+_OWN = {".git", ".snakemake"}  # folders of other programs
+IN_RESULTS = {
+    "config.yaml", "data", "models", "select", "attacks", "strongest", "race", "timing", "tables", "figures",
+    "report.html",
+}  # fmt: skip
+"""What the workflow writes in pathvars.results."""
+
 
 class PathVars(Section):
-    """Where the workflow writes (Snakemake's path variables)."""
+    """Where the workflow writes (Snakemake's path variables). Logs and state may lie in results, beside its content."""
 
     results: str
     """Folder of everything that is kept: models, records, tables, figures, report."""
@@ -17,16 +27,71 @@ class PathVars(Section):
     """Folder of what makes jobs resumable: training states and finished attack points."""
 
 
+def check_path(key: str, path: str, *, kind: str = "a folder", forbidden: str = "") -> None:
+    """Refuse the name of a file or folder that something on its way takes for something else.
+
+    Args:
+        key: dotted, for the message.
+        path: its value.
+        kind: what it must name.
+        forbidden: characters that it must not hold.
+
+    Raises:
+        UserError: empty, longer than file systems allow, with control characters, an option to a command or, with ~,
+            to be expanded by a shell that never sees it.
+    """
+    if not path.strip() or set(path) & set(forbidden):
+        without = f", without any of {forbidden}" if forbidden else ""
+        raise UserError(f"config: {key} is {path!r}, but must name {kind}{without}")
+    if path.startswith(("-", "~")):
+        raise UserError(f"config: {key} is {path!r}, but must not start with {path[0]}; write ./{path} if it is meant")
+    if not path.isprintable():
+        raise UserError(f"config: {key} is {path!r}, but must have printable characters only")
+    try:
+        Path(path).exists()
+    except OSError as error:
+        raise UserError(f"config: {key} is {path!r}, but must name {kind}: {error.strerror}") from None
+
+
 def check_folders(folders: PathVars) -> None:
-    """Refuse folders that Snakemake cannot use, or that are one.
+    """Refuse folders that Snakemake cannot use, that are in each other's way, or hold the workflow itself.
 
     Raises:
         UserError: names the key and its value.
     """
     for name, folder in folders.model_dump().items():
-        if not folder.strip() or set(folder) & set("{}<>"):
-            raise UserError(f"config: pathvars.{name} is {folder!r}, but must name a folder, without any of {{}}<>")
-        if os.path.abspath(folder) == os.getcwd():  # results/config.yaml would be config.yaml itself
-            raise UserError(f"config: pathvars.{name} is {folder!r}, but must not be the folder of the workflow itself")
-    if len({os.path.abspath(folder) for folder in folders.model_dump().values()}) < 3:
-        raise UserError("config: pathvars.results, pathvars.logs and pathvars.state must be three different folders")
+        key = f"pathvars.{name}"
+        check_path(key, folder, forbidden=_FORBIDDEN)
+        _check_place(key, folder)
+    for (key, folder), (other, above) in permutations(folders.model_dump().items(), 2):
+        if holds(above, folder) and not (other == "results" and _has_room(above, folder)):
+            raise UserError(
+                f"config: pathvars.{key} is {folder!r} within pathvars.{other}, which is {above!r}: they must be "
+                "different folders, and at most logs and state may lie in results, beside what it holds "
+                f"({', '.join(sorted(IN_RESULTS))})"
+            )
+
+
+def _has_room(results: str, folder: str) -> bool:
+    """Whether a folder lies in that of the results, and not where something else belongs."""
+    below = os.path.relpath(os.path.realpath(folder), os.path.realpath(results))
+    return below != os.curdir and Path(below).parts[0] not in IN_RESULTS
+
+
+def holds(folder: str, path: str) -> bool:
+    """Whether a path is a folder or lies within it, once symbolic links are followed."""
+    real = os.path.realpath(folder)
+    return os.path.commonpath([real, os.path.realpath(path)]) == real
+
+
+def _check_place(key: str, folder: str) -> None:
+    real = Path(os.path.realpath(folder))
+    if holds(folder, os.getcwd()):  # results/config.yaml would be config.yaml itself
+        raise UserError(
+            f"config: {key} is {folder!r}, but must not be the folder of the workflow itself, nor one above it"
+        )
+    if _OWN & set(real.parts):
+        raise UserError(f"config: {key} is {folder!r}, but must not lie in {' or '.join(sorted(_OWN))}")
+    there = next(path for path in (real, *real.parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"config: {key} is {folder!r}, but must name a folder, and {there} is a file")

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,11 @@ from pydantic_core import ErrorDetails
 from deqpipe.config.base import Section
 from deqpipe.config.experiment import Config
 from deqpipe.config.variants import Variants, all_variants, shown, variants_of
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 200
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 20
+_SHORT.maxlevel = 3  # a file of ten lines of YAML can hold a list of lists of a thousand million
 
 
 def one_line(error: ValidationError) -> str:
@@ -84,12 +90,12 @@ def _refusal(error: ErrorDetails) -> str:
             return f"{place.key}.{place.choices.tag} is missing"
         case "union_tag_invalid" if place.choices:
             wrong = value[place.choices.tag]
-            return f"{place.key}.{place.choices.tag} is {wrong!r}: input should be {_tags(place.choices)}"
+            return f"{place.key}.{place.choices.tag} is {_SHORT.repr(wrong)}: input should be {_tags(place.choices)}"
         case "model_type" | "model_attributes_type" | "dict_type":
-            return f"{place.key} is {value!r}, but must hold keys and values"
+            return f"{place.key} is {_SHORT.repr(value)}, but must hold keys and values"
         case "invalid_key":
             return f"{place.key} has a key that is no text"
-    return f"{place.key} is {value!r}: {error['msg'].lower()}{_number_hint(value)}"
+    return f"{place.key} is {_SHORT.repr(value)}: {error['msg'].lower()}{_number_hint(value)}"
 
 
 def _tags(variants: Variants) -> str:

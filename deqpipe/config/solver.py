@@ -4,14 +4,14 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter
 
-from deqpipe.config.base import Count, NonNegative, Section
+from deqpipe.config.base import Depth, NonNegative, Section
 
 
 class AnySolverConfig(Section):
     """The fixed-point solver of Eq. (3)."""
 
     name: str
-    steps: Count
+    steps: Depth
     """N: the states are z^[1] .. z^[N]."""
     tolerance: NonNegative
     """A solve stops at this relative residual; 0: always N steps."""
@@ -34,7 +34,7 @@ class AndersonConfig(AnySolverConfig):
     """Anderson mixing."""
 
     name: Literal["anderson"]
-    memory: Annotated[int, Field(ge=2)]
+    memory: Annotated[int, Field(ge=2, le=1_000)]
     """How many past states are mixed."""
 
 

@@ -4,13 +4,29 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter
 
-from deqpipe.config.base import Count, Damping, Decay, Fraction, NonNegative, Pixels255, Positive, Section, Whole
+from deqpipe.config.base import (
+    Batch,
+    Count,
+    Damping,
+    Decay,
+    Depth,
+    Epochs,
+    Fraction,
+    NonNegative,
+    Positive,
+    Rounds,
+    Section,
+    StepSize255,
+)
+
+Jitter = Annotated[int, Field(ge=-1_000, le=1_000)]
+"""Solver steps more or fewer."""
 
 
 class PretrainConfig(Section):
     """The shared trunk: a weight-tied unrolled network trained on clean images."""
 
-    layers: Count
+    layers: Depth
     """How often f is applied."""
     steps: Count
     """Training steps, counted within training.epochs, which must leave some for the adversarial training."""
@@ -19,7 +35,7 @@ class PretrainConfig(Section):
 class Unroll(Section):
     """The damped steps of Eq. (11) behind the final state."""
 
-    steps: Count
+    steps: Depth
     damping: Damping
     lead_step: bool
     """One undamped f before the damped steps."""
@@ -28,8 +44,8 @@ class Unroll(Section):
 class TrainingAttackConfig(Section):
     """The attack inside adversarial training."""
 
-    steps: Count
-    step_size_255: Pixels255
+    steps: Rounds
+    step_size_255: StepSize255
     """Step size alpha, in 1/255 of the pixel range."""
 
 
@@ -38,7 +54,7 @@ class TradesConfig(Section):
 
     inverse_lambda: NonNegative
     """1/lambda: weight of the KL term."""
-    start_noise: NonNegative
+    start_noise: Fraction
     """Standard deviation of the Gaussian start of its attack, in units of the pixel range."""
 
 
@@ -52,7 +68,7 @@ class ExactConfig(Section):
     """The gradient of the implicit function theorem."""
 
     name: Literal["exact"]
-    steps: Count
+    steps: Depth
     """Solver steps of the adjoint equation."""
 
 
@@ -68,9 +84,9 @@ def parse_gradient(raw: object) -> GradientConfig:
 class TrainingConfig(Section):
     """Training of the DEQs (Appendix A)."""
 
-    epochs: Count
+    epochs: Epochs
     """All epochs, pretraining included; the cosine schedule spans them."""
-    batch_size: Count
+    batch_size: Batch
     learning_rate: Positive
     learning_rate_min: NonNegative
     betas: Annotated[tuple[Decay, Decay], Field(strict=False)]
@@ -97,11 +113,11 @@ class JacobianConfig(Section):
     """What the models of Figure 6 are trained with instead (deq_pgd_at_jac_low, deq_trades_jac_high)."""
     frequency: Fraction
     """Share of training steps that carry the term."""
-    stop_epoch: Whole
+    stop_epoch: Annotated[int, Field(ge=0, le=100_000)]
     """No Jacobian term after this epoch."""
-    probes: Count
+    probes: Rounds
     """Gaussian probes of Hutchinson's estimate."""
-    length_jitter: Annotated[tuple[int, int], Field(strict=False)]
+    length_jitter: Annotated[tuple[Jitter, Jitter], Field(strict=False)]
     """On a regularised step the solver takes N plus a uniform draw from this range (both ends included)."""
     trades_terms: Literal["both", "adversarial"]
     """Which branches of TRADES carry the term."""
@@ -124,7 +140,7 @@ class SelectionConfig(Section):
 
     split: Literal["validation", "test"]
     """validation: held-out training images; test: leaks, for comparison only."""
-    first_epoch: Count
+    first_epoch: Epochs
     """No epoch before this one is tried; at most training.epochs. A ResNet of fewer epochs keeps its last one."""
     attack_random_state: bool
     """Whether the selecting attack on a model that is trained with random states is crafted at random states, too."""
@@ -153,7 +169,7 @@ class FixedStateConfig(AnyEarlyStateConfig):
     """One state for all DEQs, by its number."""
 
     mode: Literal["fixed"]
-    index: Count
+    index: Depth
     """The state, counted from 1."""
 
 

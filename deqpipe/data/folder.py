@@ -1,21 +1,24 @@
 """Images from a folder: train/<class>/* and test/<class>/*."""
 
 import logging
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
 
 from deqpipe.data.dataset import Split
+from deqpipe.data.opening import opened
 from deqpipe.errors import UserError
 
 _LAYOUT = "it must hold train/<class>/* and test/<class>/*"
 _CHUNK = 10_000  # images between two lines of progress
+_MOST_CLASSES = 32_767  # records keep them in 16 bits
 _DEEP_MODES = ("I", "F")  # first letters of Pillow's modes of more than 8 bits, which its conversion to RGB cuts off
 _logger = logging.getLogger(__name__)
 
@@ -31,14 +34,17 @@ def read_folder(root: Path) -> tuple[Split, Split, tuple[str, ...]]:
     test/.
 
     Raises:
-        UserError: a folder is missing or empty, test/ has a class that train/ does not have, or an image cannot be
-            read, has more than 8 bits a channel, or has another size than the first.
+        UserError: a folder is missing, empty or cannot be read, test/ has a class that train/ does not have, there are
+            too few or too many classes, or an image cannot be read (see `opened`), has more than 8 bits a channel, or
+            has another size than the first.
     """
     if not root.is_dir():
         raise UserError(f"image folder {root} does not exist: {_LAYOUT}")
     classes = _classes(root, "train")
     if len(classes) < 2:
         raise UserError(f"image folder {root / 'train'} has one class ({classes[0]}), but must have at least two")
+    if len(classes) > _MOST_CLASSES:
+        raise UserError(f"image folder {root / 'train'} has {len(classes):,} classes, but may have {_MOST_CLASSES:,}")
     unknown = sorted(set(_classes(root, "test")) - set(classes))
     if unknown:
         raise UserError(f"image folder {root / 'test'} has a class {unknown[0]!r}; train/ has {', '.join(classes)}")
@@ -52,10 +58,18 @@ def _classes(root: Path, split: str) -> tuple[str, ...]:
     folder = root / split
     if not folder.is_dir():
         raise UserError(f"image folder {root} has no folder {split}: {_LAYOUT}")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    names = tuple(name for name in _listed(folder) if os.path.isdir(folder / name))
     if not names:
         raise UserError(f"image folder {folder} has no class folders: {_LAYOUT}")
-    return tuple(names)
+    return names
+
+
+def _listed(folder: Path) -> list[str]:
+    """What lies in a folder, sorted, but what starts with a dot."""
+    try:
+        return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"image folder {folder} cannot be read: {error.strerror}") from None
 
 
 def _interleaved(split: Path, classes: Sequence[str]) -> tuple[list[Path], torch.Tensor]:
@@ -68,7 +82,7 @@ def _interleaved(split: Path, classes: Sequence[str]) -> tuple[list[Path], torch
 def _images(folder: Path) -> list[Path]:
     if not folder.exists():
         return []
-    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    names = _listed(folder)
     if not names:
         raise UserError(f"image folder {folder} is empty: a class must have at least one image")
     return [folder / name for name in names]
@@ -76,29 +90,28 @@ def _images(folder: Path) -> list[Path]:
 
 def _pixels(files: Sequence[Path], *, like: Path) -> UInt8[torch.Tensor, "batch channels height width"]:
     """The images, all of which must have the size of the image `like`."""
-    size = _decode(like).shape
-    pixels = np.empty((len(files), *size), dtype=np.uint8)
+    with opened(like) as first:
+        width, height = first.size
+    decode = partial(_decode, size=(width, height), like=like)
+    pixels = np.empty((len(files), height, width, 3), dtype=np.uint8)
     with ThreadPoolExecutor() as pool:  # Pillow decodes without Python's lock
         for start in range(0, len(files), _CHUNK):
             chunk = files[start : start + _CHUNK]
-            for index, image in enumerate(pool.map(_decode, chunk), start):
-                if image.shape != size:
-                    raise UserError(f"image {files[index]} is {_text(image.shape)}, but {like} is {_text(size)}")
+            for index, image in enumerate(pool.map(decode, chunk), start):
                 pixels[index] = image
             _logger.info("read %d of %d images of %s", start + len(chunk), len(files), like.parent.parent.parent)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
-def _text(shape: Sequence[int]) -> str:
-    return f"{shape[1]}x{shape[0]} pixels"
+def _decode(path: Path, *, size: tuple[int, int], like: Path) -> _Decoded:
+    """An image in RGB, decoded only if its header says the size (width, height) of the image `like`."""
+    with opened(path) as image:
+        if image.size != size:
+            raise UserError(f"image {path} is {_text(image.size)}, but {like} is {_text(size)}")
+        if image.mode.startswith(_DEEP_MODES):
+            raise UserError(f"image {path} has Pillow's mode {image.mode}, but must have 8 bits a channel")
+        return np.asarray(image.convert("RGB"))
 
 
-def _decode(path: Path) -> _Decoded:
-    try:
-        with Image.open(path) as image:
-            mode, rgb = image.mode, np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"image {path} cannot be read: {' '.join(str(error).split())}") from None
-    if mode.startswith(_DEEP_MODES):
-        raise UserError(f"image {path} has Pillow's mode {mode}, but must have 8 bits a channel")
-    return rgb
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]} pixels"

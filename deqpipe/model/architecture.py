@@ -1,13 +1,15 @@
 """What a checkpoint says of its model, and the model built from that."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from deqpipe.config import Count, FeedforwardConfig, ModelConfig, ResNetConfig
 from deqpipe.data import Dataset
@@ -170,10 +172,40 @@ def assemble(
     Raises:
         UserError: the architecture cannot be built, or the weights do not fit it.
     """
-    model = _built(architecture, source).to(dtype)
     converted = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    stored = sum(tensor.numel() for tensor in tensors.values())
+    with _Room(2 * stored + _TO_SPARE):
+        model = _built(architecture, source).to(dtype)
     checkpoint.load_module(model, converted, source=source)
     return model.eval().requires_grad_(False)
+
+
+_TO_SPARE = 1_000_000
+"""Numbers that building takes beside those of the model, such as a convolution that another one replaces."""
+
+
+class _Room(TorchFunctionMode):
+    """Within it, tensors that are left for initialisation to fill have a bounded number of numbers, all together.
+
+    An architecture that is not that of its weights may ask for terabytes. (An outline on the meta device would tell as
+    much, but torch imports its compiler for that.)
+    """
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self._left = self._numbers = numbers
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call `func`, unless it would go beyond.
+
+        Raises:
+            ValueError: it would.
+        """
+        if func is torch.empty:
+            self._left -= math.prod(args if isinstance(args[0], int) else args[0])
+            if self._left < 0:
+                raise ValueError(f"it has more numbers than its weights: over {self._numbers:,}")
+        return func(*args, **(kwargs or {}))
 
 
 def _built(architecture: Mapping[str, Any], source: str) -> nn.Module:
@@ -181,8 +213,15 @@ def _built(architecture: Mapping[str, Any], source: str) -> nn.Module:
         _Described.model_validate(architecture)
         return build(architecture, seed=0)
     except (LookupError, TypeError, ValueError, RuntimeError) as error:  # torch and pydantic raise the last two
-        reason = " ".join(str(error).split())
-        raise UserError(f"{source} has an architecture that cannot be built ({reason})") from None
+        raise UserError(f"{source} has an architecture that cannot be built ({reason(error)})") from None
+
+
+def reason(error: Exception) -> str:
+    """Why something cannot be built, in one line; of several wrong keys the first."""
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error).split())
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))} is {first['input']!r}: {first['msg'].lower()}"
 
 
 def fitting(loaded: Loaded, dataset: Dataset, *, path: Path) -> Loaded:

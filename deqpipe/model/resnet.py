@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deqpipe.config import ResNetConfig
+from deqpipe.config import MOST_BLOCKS, ResNetConfig
 from deqpipe.seeding import Stream
 from deqpipe.shapes import Images, Logits
 
@@ -31,7 +31,7 @@ class ResNet(nn.Module):
         """Initialised as torchvision does (He et al., 2015), from the same draws of the CPU's generator.
 
         Raises:
-            ValueError: there are not four stages.
+            ValueError: there are not four stages, or one has too many blocks.
         """
         super().__init__()
         channels, *size = image_shape
@@ -40,6 +40,8 @@ class ResNet(nn.Module):
         self.bn1 = BatchNorm(WIDTHS[0])
         if len(layers) != len(WIDTHS):
             raise ValueError(f"layers is {list(layers)}, but a ResNet has {len(WIDTHS)} stages")
+        if max(layers) > MOST_BLOCKS:
+            raise ValueError(f"layers is {list(layers)}, but a stage may have at most {MOST_BLOCKS} blocks")
         first, second, third, fourth = layers
         self.layer1 = _stage(WIDTHS[0], WIDTHS[0], blocks=first, stride=1)
         self.layer2 = _stage(WIDTHS[0], WIDTHS[1], blocks=second)
@@ -155,7 +157,7 @@ def resnet(layers: Sequence[int], classes: int, *, image_shape: tuple[int, int, 
         seed: of the initialisation, which depends on nothing else.
 
     Raises:
-        ValueError: there are not four stages.
+        ValueError: there are not four stages, or one has too many blocks.
     """
     with torch.random.fork_rng(devices=()):
         # the CPU's generator only: torch.manual_seed would change those of the other devices, too

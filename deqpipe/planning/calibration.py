@@ -23,7 +23,7 @@ from deqpipe.attack.surrogate import surrogate_of
 from deqpipe.config import Config
 from deqpipe.counts import Number
 from deqpipe.data import Dataset, Split
-from deqpipe.errors import UserError
+from deqpipe.errors import UserError, line
 from deqpipe.evaluation.judge import DEQJudge
 from deqpipe.machine import device, stopwatch
 from deqpipe.model import architecture
@@ -312,7 +312,7 @@ def main() -> int:
         bench = Bench(config, images_of(config), device.choose(options.device), options.box)
         measured = prices(bench)
     except UserError as error:
-        print(f"deqpipe: {error}", file=sys.stderr)
+        print(f"deqpipe: {line(error)}", file=sys.stderr)
         return 2
     facts = {"start": ready, "device": device.describe(bench.where), "kind": bench.where.type, "prices": measured}
     print(json.dumps(facts))

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from PIL import Image
-
 from deqpipe.config import KNOWN_IMAGES, Config, ImageFolderConfig, check_image_folder
+from deqpipe.data.opening import opened
 from deqpipe.errors import UserError
 from deqpipe.planning.cost import Images
 
@@ -13,7 +12,7 @@ def images_of(config: Config) -> Images:
     """The images of a config.
 
     Raises:
-        UserError: the source is a folder that is not there or holds no images.
+        UserError: the source is a folder that is not there or holds no images, or its first image cannot be read.
     """
     held_out = config.data.validation
     if config.data.source == "folder":
@@ -42,9 +41,6 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _shape(path: Path) -> tuple[int, int, int]:
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            return 3, height, width  # they are read as RGB
-    except OSError:
-        raise UserError(f"{path} in data.root cannot be read as an image") from None
+    with opened(path) as image:
+        width, height = image.size
+        return 3, height, width  # they are read as RGB

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from deqpipe.errors import UserError
 from deqpipe.results import records
+from deqpipe.results.regular import size_of
 
 METADATA_KEY = "deqpipe"
 _STATE = "optimizer."
@@ -101,6 +102,7 @@ def read_metadata(path: Path, *, what: str = "checkpoint") -> dict[str, Any]:
 
 @contextmanager
 def _opened(path: Path, what: str) -> Iterator[_File]:
+    size_of(path, what=what)
     try:
         with safe_open(path, framework="pt") as file:
             yield file

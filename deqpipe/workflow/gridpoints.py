@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from deqpipe.config import Config, EntropyConfig
+from deqpipe.config import READY_MADE_DAMPING, Config, EntropyConfig
 from deqpipe.errors import UserError
 from deqpipe.workflow.defences import restarts_alone
 
-FINAL_DAMPING = 0.5
+FINAL_DAMPING = READY_MADE_DAMPING
 """lambda of the unroll from z^[N] to the final state, in the paper and in its authors' code."""
 
 

@@ -408,7 +408,7 @@ def test_clean_rows_hold_every_decision_on_every_image(trained: Trained, tmp_pat
 
 def test_clean_deviation_of_the_same_images_would_be_zero(trained: Trained, tmp_path: Path) -> None:
     """An attack that may change nothing ends on the clean trajectory."""
-    still: Mapping[str, Any] = {"threat_model": {"epsilon_255": 0.0}, "attack": {"pgd": {"step_size_255": 0.0}}}
+    still: Mapping[str, Any] = {"threat_model": {"epsilon_255": 0.0}}
     assert tiny.run(*grid(trained, tmp_path, states="4-4", images="3-8", batch_size=4, **still)) == 0
     found = records.read(tmp_path / "grid.parquet")
     plain = found.where(found["defence"] == "plain")

@@ -1,5 +1,6 @@
 """`deqpipe predict`: what it writes and refuses, and that images never meet unless the release's solver makes them."""
 
+import os
 import re
 import zipfile
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from deqpipe.build import build_termination
 from deqpipe.config import EntropyConfig, parse_solver
 from deqpipe.defence.entropy import build_entropy_reduction, prediction_entropy
 from deqpipe.dynamics import Dynamics, PlainDynamics
+from deqpipe.evaluation.stages import predict as stage
 from deqpipe.gradient import Unrolled
 from deqpipe.model.architecture import KIND, build, describe_feedforward
 from deqpipe.reporting.paper import experiment
@@ -271,6 +273,24 @@ def test_files_that_are_no_npz_are_refused(
         path.write_bytes(content)
     printed = refuse(capsys, "predict", model_file, path, tmp_path / "out.npz")
     assert ("does not exist" if content is None else "is no npz file of plain arrays") in printed
+
+
+def test_a_pipe_is_refused_and_not_waited_for(
+    model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "in.npz")
+    printed = refuse(capsys, "predict", model_file, tmp_path / "in.npz", tmp_path / "out.npz")
+    assert "in.npz cannot be read: it is a named pipe, but must be a file" in printed
+
+
+def test_a_small_file_of_many_images_is_refused_before_it_is_unpacked(
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stage, "_LARGEST", 10_000)
+    np.savez_compressed(tmp_path / "in.npz", x=np.zeros((10_000, 1)), y=np.zeros(1, dtype=np.int64))
+    assert (tmp_path / "in.npz").stat().st_size < 1_000
+    printed = refuse(capsys, "predict", model_file, tmp_path / "in.npz", tmp_path / "out.npz")
+    assert "takes 80,264 bytes unpacked, but may take at most 10,000" in printed
 
 
 def npz(path: Path, member: str, content: bytes) -> Path:

@@ -100,6 +100,16 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
         ({"architecture": {**DEQ, "model": {**DEQ["model"], "final_channels": 2**62}}}, "cannot be built"),
         ({"architecture": {**RESNET, "layers": [1, 1]}}, "cannot be built"),
         ({"architecture": {**RESNET, "layers": ["a"] * 4}}, "cannot be built"),
+        ({"architecture": {**RESNET, "layers": [200_000, 1, 1, 1]}}, "cannot be built .*at most 200 blocks"),
+        (
+            {"architecture": {**DEQ, "model": {**DEQ["model"], "expansion": 100_000}}},
+            r"cannot be built \(expansion is 100000: input should be less than or equal to 1000\)",
+        ),
+        (
+            {"architecture": {**DEQ, "model": {**DEQ["model"], "expansion": 1_000}}},
+            "does not fit|more numbers",
+        ),
+        ({"architecture": {**DEQ, "image_shape": [10**7, 8, 8]}}, "more numbers than its weights"),
     ],
 )
 def test_files_that_describe_no_model_are_refused_in_one_line(
@@ -109,6 +119,14 @@ def test_files_that_describe_no_model_are_refused_in_one_line(
     with pytest.raises(UserError, match=f"checkpoint .*model.safetensors .*{message}") as refusal:
         load_model(path, CPU)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_model_that_is_not_that_of_its_weights_is_never_given_memory(tmp_path: Path) -> None:
+    """Weights of a few kB whose file says that the model has a million million."""
+    wide = {**DEQ["model"], "channels": [65_536] * 2, "head_channels": [65_536] * 2, "expansion": 1_000}
+    path = save(tmp_path / "model.safetensors", build(DEQ, seed=0), {**DEQ, "model": wide})
+    with pytest.raises(UserError, match=r"cannot be built \(it has more numbers than its weights: over"):
+        load_model(path, CPU)
 
 
 @pytest.mark.parametrize("asked", [torch.float32, torch.float64])

@@ -198,9 +198,9 @@ def test_a_folder_of_images_is_counted_without_reading_them(tmp_path: Path) -> N
             path = tmp_path / split / f"class{number % 3}" / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(path)
-    folder = tiny.settings({"data": {"source": "folder", "root": str(tmp_path)}})
+    folder = tiny.settings({"data": {"source": "folder", "root": str(tmp_path)}, "evaluation": {"images": 3}})
     assert sources.images_of(folder) == cost.Images(3, 9, 3, (3, 8, 8), classes=3)
-    with pytest.raises(UserError, match="must hold more than 12"):
+    with pytest.raises(UserError, match=r"data\.validation is 12, but .*train has 12 images: at least 13 are needed"):
         sources.images_of(tiny.settings({"data": {"source": "folder", "root": str(tmp_path), "validation": 12}}))
 
 

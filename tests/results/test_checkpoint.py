@@ -1,4 +1,5 @@
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,13 +170,15 @@ def test_missing_foreign_and_damaged_files_are_refused_in_one_line(tmp_path: Pat
     save_file({"a": torch.ones(1)}, tmp_path / "no_json", metadata={"deqpipe": "{"})
     save_file({"a": torch.ones(1)}, tmp_path / "list", metadata={"deqpipe": "[]"})
     (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     said = {
         "missing": "does not exist",
         "pickle.pt": "no safetensors file",
         "foreign": "not written by deqpipe",
         "no_json": "not JSON",
         "list": "has a list as metadata",
-        "folder": "cannot be read|no safetensors file",
+        "folder": "cannot be read: it is a folder, but must be a file",
+        "pipe": "cannot be read: it is a named pipe, but must be a file",
     }
     for name, message in said.items():
         with pytest.raises(UserError, match=message) as error:

@@ -81,8 +81,10 @@ def test_a_results_folder_that_cannot_be_is_told_in_one_line(workspace: Workspac
 
 
 def test_an_image_folder_is_found(workspace: Workspace) -> None:
-    for split in ("train", "test"):
+    for split, count in (("train", 101), ("test", 48)):
         (workspace.folder / "my images" / split / "cat").mkdir(parents=True)
+        for number in range(count):
+            (workspace.folder / "my images" / split / "cat" / f"{number}.png").touch()
     overlay = workspace.overlay({"data.source": "folder", "data.root": "my images"})
     assert "--root 'my images'" in workspace.dry_run("--printshellcmds", *DEMO, overlay)
 

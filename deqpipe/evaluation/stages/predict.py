@@ -23,6 +23,7 @@ from deqpipe.machine.device import set_up
 from deqpipe.model.architecture import load_model
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results import records
+from deqpipe.results.regular import size_of
 from deqpipe.settings import Settings
 from deqpipe.shapes import Images, Labels
 from deqpipe.solver.solve import Status
@@ -34,6 +35,8 @@ _ALONG_STATES = ("state_logits", "relative_residual", "entropy", "states")
 """Arrays whose first axis is the states, the second the images; the others have the images first."""
 
 
+_LARGEST = 8 * 2**30
+"""Bytes of the arrays of a file, unpacked: those of 14,000 images of 224x224 pixels. A small file may pack far more."""
 _FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 # What numpy raises on files that are damaged, made up, or too large.
 _UNREADABLE = (
@@ -126,11 +129,15 @@ def read_images(path: Path, model: DEQClassifier, *, labelled: bool) -> tuple[Im
 
 
 def _read_npz(path: Path) -> Arrays:
+    size_of(path, what="images")
     try:
         with path.open("rb") as handle:
             file = np.load(handle, allow_pickle=False)
             if isinstance(file, np.ndarray):
                 raise UserError(f"images {path} holds a single array, but must be an npz file with x (and y)")
+            whole = sum(member.file_size for member in file.zip.infolist())
+            if whole > _LARGEST:
+                raise UserError(f"images {path} takes {whole:,} bytes unpacked, but may take at most {_LARGEST:,}")
             arrays = {name: file[name] for name in ("x", "y") if name in file.files}
             if not all(isinstance(array, np.ndarray) for array in arrays.values()):
                 raise ValueError("a member is no array")

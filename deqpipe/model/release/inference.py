@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from deqpipe.config import KNOWN_IMAGES, ModelConfig
 from deqpipe.errors import UserError
-from deqpipe.model.architecture import deq_for
+from deqpipe.model.architecture import deq_for, reason
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.model.release.names import count_scales, has_weight_norm, names_of
 from deqpipe.workflow import vocabulary
@@ -78,7 +79,10 @@ def describe(tensors: Mapping[str, Tensor], told: ImportOptions) -> dict[str, An
         "weight_norm": has_weight_norm(tensors),
         "init": "release",
     }
-    model = ModelConfig.model_validate(settings)
+    try:
+        model = ModelConfig.model_validate(settings)
+    except ValidationError as error:
+        raise UserError(reason(error)) from None
     image_shape = (_shape(tensors, "downsample.0.weight", 4)[1], told.image_size, told.image_size)
     classes, dataset = _classes(_shape(tensors, "classifier.weight", 2)[0], image_shape, told.classes)
     _check_fit(tensors, model, image_shape, len(classes))

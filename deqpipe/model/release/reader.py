@@ -19,6 +19,7 @@ from torch import Tensor
 
 from deqpipe.errors import UserError
 from deqpipe.results import checkpoint
+from deqpipe.results.regular import size_of
 
 FormName = Literal["checkpoint", "state_dict"]
 
@@ -118,6 +119,7 @@ _STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 def _unpickled(path: Path) -> object:
     """Tensors (on the CPU), numbers, text, and what contains them."""
+    size_of(path)  # a pipe would never end
     _refuse_safetensors(path)
     _refuse_damaged(path)
     try:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import tarfile
 import zipfile
@@ -300,6 +301,8 @@ def test_file_with_wrong_bytes_is_read_or_refused_in_one_line(tmp_path: Path, zi
 def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none.pth.tar") == "does not exist"
     assert refusal(tmp_path).startswith("cannot be read: ")
+    os.mkfifo(tmp_path / "pipe")
+    assert refusal(tmp_path / "pipe") == "cannot be read: it is a named pipe, but must be a file"
     assert refusal(saved(tmp_path, STATE) / "deeper").startswith("cannot be read: ")
 
 
