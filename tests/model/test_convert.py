@@ -346,7 +346,8 @@ def test_what_the_release_does_not_have_is_not_exported(
     def refusal(source: Path, *options: object) -> str:
         return refused(capsys, tmp_path, "export-checkpoint", source, tmp_path / "out.pth.tar", *options)
 
-    assert "best.safetensors is a network without states, and the release has none" in refusal(trained.file("resnet18_pgd_at"))
+    said = "best.safetensors is a network without states, and the release has none"
+    assert said in refusal(trained.file("resnet18_pgd_at"))
     assert "holds no model: its kind is 'handoff'" in refusal(trained.file(vocabulary.TRUNK, "handoff"))
     assert "is cut short, damaged or no safetensors file" in refusal(GOLDEN / "small.pth.tar")
     assert "none does not exist" in refusal(tmp_path / "none")
