@@ -362,4 +362,5 @@ def test_a_network_without_states_is_refused(tmp_path: Path, capsys: pytest.Capt
     metadata = {"kind": KIND, "architecture": described, "provenance": {}}
     checkpoint.write(path, build(described, seed=0).state_dict(), metadata)
     np.savez(tmp_path / "in.npz", x=X.numpy())
-    assert "holds a network without states; predict needs a DEQ" in capsys.readouterr().err
+    said = refuse(capsys, "predict", path, tmp_path / "in.npz", tmp_path / "out.npz")
+    assert "holds a network without states; predict needs a DEQ" in said
