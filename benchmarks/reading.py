@@ -9,7 +9,6 @@ memory is the most that the process held at once.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from deqpipe import config as configuration
 from deqpipe.analysis.decision import Decision
 from deqpipe.analysis.layout import Tree
 from deqpipe.config import Config
-from deqpipe.results import records
+from deqpipe.results import document, records
 from deqpipe.workflow import gridpoints, shards, specs, vocabulary
 from deqpipe.workflow.gridpoints import GridPoint
 from deqpipe.workflow.stages import StageName
@@ -232,7 +231,7 @@ def _select(tree: Tree, model: str) -> None:
         "spec": specs.build("select", tree.config, model=model, seed=tree.seed),
         "evaluations": {"forward": 0, "backward_input": 0, "backward_weights": 0},
     }
-    records.write_text(tree.select(model), json.dumps(made))
+    records.write_text(tree.select(model), document.sealed_text(made))
 
 
 def _early(tree: Tree, defence: str) -> int:

@@ -2,8 +2,9 @@
 
     python -m benchmarks.same_results RESULTS_A RESULTS_B
 
-What says when, where and by which code something was made is not compared: provenance, and the speeds of Tables 9 and
-10. Exit status 1 where something differs, or is in one folder alone.
+What says when, where and by which code something was made is not compared: provenance, digests, and the speeds of
+Tables 9 and 10. Files of older versions, which carry no digest, are read, too. Exit status 1 where something differs,
+or is in one folder alone.
 """
 
 import argparse
@@ -16,10 +17,11 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from deqpipe.results import records
+from deqpipe.results import integrity, parquet, records
 
 TIMED = {f"tables/table{number}.{ending}" for number in (9, 10) for ending in ("csv", "md", "html", "tex", "json")}
 HISTORY_TIMES = {"seconds"}
+NOT_NUMBERS = {"provenance", integrity.KEY}
 KINDS = {".safetensors": "tensors", ".parquet": "columns", ".npz": "columns", ".csv": "cells", ".json": "answers"}
 JSON_FOLDERS = ("select", "strongest", "race")
 
@@ -61,14 +63,14 @@ def _contents(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     if path.suffix == ".safetensors":
         yield from load_file(path).items()
     elif path.suffix == ".parquet":
-        found = records.read(path)
-        yield from ((name, found[name]) for name in records.COLUMNS)
+        found = parquet.read(path, records.COLUMNS, where=str(path))
+        yield from ((name, found.column(name)) for name in records.COLUMNS)
     elif path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
-            yield from ((name, arrays[name]) for name in arrays.files if name != "provenance")
+            yield from ((name, arrays[name]) for name in arrays.files if name not in NOT_NUMBERS)
     elif path.suffix == ".json":
         told = json.loads(path.read_text(encoding="utf-8"))
-        yield from ((name, np.array(json.dumps(value))) for name, value in told.items() if name != "provenance")
+        yield from ((name, np.array(json.dumps(value))) for name, value in told.items() if name not in NOT_NUMBERS)
     else:
         with path.open(newline="", encoding="utf-8") as file:
             head, *rows = csv.reader(file)

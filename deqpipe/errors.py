@@ -12,6 +12,13 @@ class UserError(ValueError):
     """
 
 
+class DamagedFileError(UserError):
+    """A file is not what deqpipe wrote: cut short, decayed, or edited by hand.
+
+    Of a job's own state it is set aside and computed again; every other one is for the user to delete.
+    """
+
+
 class NonFiniteLossError(ArithmeticError):
     """Training diverged: a loss or a gradient is not finite. Nothing was updated with it; exit status 1."""
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from deqpipe.errors import UserError
+from deqpipe.results import document, integrity
 from deqpipe.results.lock import locked, terminable
 from deqpipe.results.provenance import code_hash
 from deqpipe.results.records import write_text
@@ -177,10 +178,14 @@ def _remembered(asked: Asked, trial: Trial) -> Way:
 
 def _read(file: Path, fallback: Way) -> Way:
     try:
-        verdict = json.loads(file.read_text(encoding="utf-8"))
+        verdict = integrity.unsealed(document.read_object(file), str(file))
         way, reason = Way(**verdict["way"]), str(verdict["reason"])
-    except (OSError, ValueError, KeyError, TypeError):
-        _logger.warning("verdict %s cannot be read: f is computed in the plain way (%s)", file, fallback.name)
+    except (UserError, KeyError, TypeError):
+        _logger.warning(
+            "verdict %s cannot be read: f is computed in the plain way (%s); delete it to try again",
+            file,
+            fallback.name,
+        )
         return fallback
     level = logging.WARNING if reason.startswith(_UNFINISHED) else logging.INFO
     _logger.log(level, "f is computed %s: %s", way.name, reason)
@@ -188,8 +193,7 @@ def _read(file: Path, fallback: Way) -> Way:
 
 
 def _write(file: Path, verdict: "Verdict", facts: Mapping[str, Any]) -> None:
-    told = {**asdict(verdict), "facts": dict(facts)}
-    write_text(file, json.dumps(told, indent=1, sort_keys=True) + "\n")
+    write_text(file, document.sealed_text({**asdict(verdict), "facts": dict(facts)}))
 
 
 @dataclass(frozen=True)

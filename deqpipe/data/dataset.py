@@ -111,6 +111,20 @@ def load(path: Path) -> Dataset:
         raise UserError(f"dataset {path} holds something else: its kind is {file.metadata.get('kind')!r}")
     try:
         splits = {name: Split(**file.part(name)) for name in _SPLITS}
-        return Dataset(**splits, classes=tuple(file.metadata["classes"]), name=file.metadata["name"])
+        dataset = Dataset(**splits, classes=tuple(file.metadata["classes"]), name=file.metadata["name"])
     except (KeyError, TypeError) as error:
         raise UserError(f"dataset {path} lacks a part: {' '.join(str(error).split())}") from None
+    for name in _SPLITS:
+        _check_split(getattr(dataset, name), name, len(dataset.classes), path)
+    return dataset
+
+
+def _check_split(split: Split, name: str, classes: int, path: Path) -> None:
+    if split.labels.shape != split.images.shape[:1]:
+        raise UserError(f"dataset {path} has {len(split.images)} {name} images, but {len(split.labels)} labels of them")
+    wrong = split.labels[(split.labels < 0) | (split.labels >= classes)]
+    if len(wrong):
+        raise UserError(
+            f"dataset {path} has label {int(wrong[0])} among its {name} images, but its {classes} classes have labels "
+            f"0 to {classes - 1}"
+        )

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from deqpipe.counts import NO_EVALUATIONS, Evaluations, sum_of
-from deqpipe.errors import UserError
+from deqpipe.errors import DamagedFileError, UserError
 from deqpipe.evaluation.batching import Batching
 from deqpipe.evaluation.evaluated_model import EvaluatedModel
 from deqpipe.evaluation.scoring import Columns, no_rows
 from deqpipe.machine.device import describe
-from deqpipe.results import records
+from deqpipe.results import integrity, records
 from deqpipe.results.lock import EXIT_UNFINISHED, StopRequest, locked
 from deqpipe.results.provenance import evaluations_of, provenance
 from deqpipe.results.records import Records
@@ -140,7 +140,11 @@ def run_groups(
 def _is_finished(file: Path, piece_spec: Mapping[str, Any], part: Part) -> bool:
     if not file.exists():
         return False
-    spec = records.read(file, ("image",)).provenance[0]["spec"]
+    try:
+        spec = records.read(file).provenance[0]["spec"]
+    except DamagedFileError as why:
+        integrity.set_aside(file, why)
+        return False
     if specs.dumps(spec) != specs.dumps(piece_spec):
         raise UserError(f"finished piece {file} belongs to another spec; delete {part.state}")
     return True

@@ -17,6 +17,7 @@ from deqpipe.errors import UserError
 from deqpipe.model.classifier import build_classifier
 from deqpipe.model.resnet import build_resnet, resnet_operations
 from deqpipe.results import checkpoint
+from deqpipe.results.provenance import checked
 
 KIND = "model"
 
@@ -140,7 +141,7 @@ def load_model(path: Path, device: torch.device, dtype: torch.dtype = torch.floa
     stored = read_model(path)
     architecture = stored.metadata["architecture"]
     model = assemble(architecture, stored.tensors, dtype=dtype, source=f"checkpoint {path}")
-    return Loaded(model.to(device), architecture, stored.metadata["provenance"], checkpoint.digest(stored.tensors))
+    return Loaded(model.to(device), architecture, stored.metadata["provenance"], stored.digest)
 
 
 def read_model(path: Path) -> checkpoint.Checkpoint:
@@ -155,6 +156,7 @@ def read_model(path: Path) -> checkpoint.Checkpoint:
     for key in ("architecture", "provenance"):
         if not isinstance(stored.metadata.get(key), dict):
             raise UserError(f"checkpoint {path} carries no {key}: not a model that deqpipe trained or imported")
+    checked(stored.metadata["provenance"], path)
     return stored
 
 

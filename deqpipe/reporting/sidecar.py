@@ -13,6 +13,7 @@ from deqpipe.analysis.reading import Source
 from deqpipe.config import Config
 from deqpipe.counts import Evaluations
 from deqpipe.errors import UserError
+from deqpipe.results import integrity
 from deqpipe.results.provenance import evaluations_of
 from deqpipe.workflow import specs
 from deqpipe.workflow.stages import PRODUCTS
@@ -78,19 +79,26 @@ def _input(source: Source) -> Input:
 
 
 def sidecar_text(product: Any) -> str:
-    """The JSON that stands beside a table or figure: all of its dataclass."""
-    return json.dumps(asdict(product), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    """The JSON that stands beside a table or figure: all of its dataclass, and a digest."""
+    return json.dumps(integrity.sealed(asdict(product)), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def read_sidecar(path: Path, kind: type[T], *, what: str) -> T:
     """A table or figure from its sidecar.
 
     Raises:
-        UserError: the file is missing or no sidecar.
+        DamagedFileError: the file is not as it was written.
+        UserError: it is missing or no sidecar.
     """
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
+        content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{what} {path} does not exist") from None
+    where = f"{what} {path}"
+    value = integrity.parsed(content, where)
+    try:
+        found = TypeAdapter(kind).validate_python(value)
+        integrity.unsealed(value, where)
+        return found
     except ValidationError:
         raise UserError(f"{what} {path} is no sidecar of a {what}") from None

@@ -5,36 +5,23 @@ An optimiser's state is stored as tensors `optimizer.<parameter>.<key>` (Adam's 
 """
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from deqpipe.errors import UserError
-from deqpipe.results import records
-from deqpipe.results.regular import size_of
+from deqpipe.results import header, integrity, records
 
-METADATA_KEY = "deqpipe"
+_DIGITS = 16
 _STATE = "optimizer."
 _GROUP = "optimizer_group."
 _GROUP_KEYS = ("lr", "initial_lr")  # what a schedule changes or needs; the other hyperparameters come from the config
-
-
-@runtime_checkable
-class _File(Protocol):
-    """What we use of an open safetensors file, which has no types of its own."""
-
-    def metadata(self) -> dict[str, str] | None: ...
-    def keys(self) -> list[str]: ...
-    def get_tensor(self, name: str) -> Tensor: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +30,13 @@ class Checkpoint:
 
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, Any]
+    content: str
+    """The digest of all tensors, as `digest` shortens it."""
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that stand for the tensors, whatever file they came in."""
+        return self.content[:_DIGITS]
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors named `<prefix>.<name>`, by `<name>`."""
@@ -63,10 +57,11 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
         tensors: of any device and layout; those that share memory are stored apart.
         metadata: JSON values.
     """
-    header = {METADATA_KEY: json.dumps(metadata, sort_keys=True)}
     copies = {name: _plain_copy(tensor) for name, tensor in tensors.items()}
+    shapes = {name: list(tensor.shape) for name, tensor in copies.items()}
+    told = header.written(metadata, tensors=_content(copies), shapes=shapes)
     with records.atomic(path) as temporary:
-        save_file(copies, temporary, metadata=header)
+        save_file(copies, temporary, metadata=told)
 
 
 def _plain_copy(tensor: Tensor) -> Tensor:
@@ -81,13 +76,17 @@ def read(path: Path, *, what: str = "checkpoint") -> Checkpoint:
         what: what to call it in a message.
 
     Raises:
-        UserError: the file is missing, cut short, damaged, or was not written by `write`.
+        DamagedFileError: the file is cut short, or not as it was written.
+        UserError: it is missing, cannot be read, or was not written by `write` of this version.
     """
-    with _opened(path, what) as file:
-        metadata = _metadata(file, path, what)
-        names = file.keys()
+    where = f"{what} {path}"
+    with header.opened(path, what, "pt") as file:
+        told = header.read(file, where)
         # Copies: what is handed out is mapped from the file, which may be replaced or go away with its file system.
-        return Checkpoint({name: file.get_tensor(name).clone() for name in names}, metadata)
+        tensors = {name: file.get_tensor(name).clone() for name in told.shapes}
+    if _content(tensors) != told.tensors:
+        raise integrity.damaged(where)
+    return Checkpoint(tensors, told.metadata, told.tensors)
 
 
 def read_metadata(path: Path, *, what: str = "checkpoint") -> dict[str, Any]:
@@ -96,46 +95,23 @@ def read_metadata(path: Path, *, what: str = "checkpoint") -> dict[str, Any]:
     Raises:
         UserError: as `read`.
     """
-    with _opened(path, what) as file:
-        return _metadata(file, path, what)
-
-
-@contextmanager
-def _opened(path: Path, what: str) -> Iterator[_File]:
-    size_of(path, what=what)
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except FileNotFoundError:
-        raise UserError(f"{what} {path} does not exist") from None
-    except SafetensorError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{what} {path} is cut short, damaged or no safetensors file ({reason})") from None
-    except OSError as error:
-        raise UserError(f"{what} {path} cannot be read: {' '.join(str(error).split())}") from None
-
-
-def _metadata(file: _File, path: Path, what: str) -> dict[str, Any]:
-    text = (file.metadata() or {}).get(METADATA_KEY)
-    if text is None:
-        raise UserError(f"{what} {path} carries no metadata {METADATA_KEY!r}: not written by deqpipe")
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{what} {path} has metadata {METADATA_KEY!r} that is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{what} {path} has a {type(value).__name__} as metadata, but must have keys and values")
-    return value
+    where = f"{what} {path}"
+    with header.opened(path, what, "pt") as file:
+        return header.read(file, where).metadata
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """Sixteen hexadecimal digits that stand for named tensors, whatever file they came in."""
+    return _content(tensors)[:_DIGITS]
+
+
+def _content(tensors: Mapping[str, Tensor]) -> str:
     sha = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].cpu().contiguous()
         sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        sha.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()[:16]
+        sha.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 def load_module(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str = "checkpoint") -> None:
@@ -147,14 +123,27 @@ def load_module(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str
         source: where the tensors are from, for the message.
 
     Raises:
-        UserError: a name is missing or unknown, or a shape or dtype differs; names the first one, and both counts.
+        UserError: as `refuse_misfit`.
+    """
+    refuse_misfit(module, tensors, source=source)
+    module.load_state_dict(dict(tensors), strict=True)
+
+
+def refuse_misfit(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str = "checkpoint") -> None:
+    """Refuse tensors that a module cannot take, or should not.
+
+    Raises:
+        UserError: a name is missing or unknown, or a shape or dtype differs; names the first one, and both counts. Or
+            a number is not finite: a model with it has one answer to every image.
     """
     wanted = module.state_dict()
     difference = _first_difference(wanted, tensors)
     if difference:
         counts = f"{len(tensors)} tensors there, {len(wanted)} in the model"
         raise UserError(f"{source} does not fit the model: {difference} ({counts})")
-    module.load_state_dict(dict(tensors), strict=True)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise UserError(f"{source} holds numbers in {name} that are not finite: {integrity.ADVICE}")
 
 
 def _first_difference(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str | None:
@@ -196,7 +185,18 @@ def restore_optimizer(
         source: where the tensors are from, for the message.
 
     Raises:
-        UserError: the tensors hold no optimiser state, or that of another model.
+        UserError: as `optimizer_state`.
+    """
+    optimizer.load_state_dict(optimizer_state(optimizer, module, tensors, source=source))
+
+
+def optimizer_state(
+    optimizer: Optimizer, module: nn.Module, tensors: Mapping[str, Tensor], *, source: str = "checkpoint"
+) -> dict[str, Any]:
+    """What `restore_optimizer` gives an optimiser, as torch's `load_state_dict` wants it; arguments as there.
+
+    Raises:
+        UserError: the tensors hold no optimiser state, that of another model, or only part of one.
     """
     groups = optimizer.state_dict()["param_groups"]
     for number, group in enumerate(groups):
@@ -205,13 +205,13 @@ def restore_optimizer(
         for key in _GROUP_KEYS:
             if f"{_GROUP}{number}.{key}" in tensors:
                 group[key] = tensors[f"{_GROUP}{number}.{key}"].item()
-    optimizer.load_state_dict({"state": _indexed_state(optimizer, module, tensors, source), "param_groups": groups})
+    return {"state": _indexed_state(optimizer, module, tensors, source), "param_groups": groups}
 
 
 def _indexed_state(
     optimizer: Optimizer, module: nn.Module, tensors: Mapping[str, Tensor], source: str
 ) -> dict[int, dict[str, Tensor]]:
-    """The state by parameter number, as torch's `load_state_dict` wants it."""
+    """The state by parameter number."""
     parameters = dict(module.named_parameters())
     optimised = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     numbers = {parameter: number for number, parameter in enumerate(optimised)}
@@ -229,4 +229,9 @@ def _indexed_state(
         # memory as the parameter's do: a fused optimiser on a CPU goes through both side by side, whatever their order.
         like = torch.empty_like(parameters[name], dtype=tensor.dtype) if tensor.ndim else torch.empty_like(tensor)
         state.setdefault(numbers[parameters[name]], {})[key] = like.copy_(tensor)
+    keys = {key for kept in state.values() for key in kept}
+    for number, kept in state.items():
+        if keys - kept.keys():  # torch would start it anew, in the middle of a training
+            name = next(name for name, parameter in parameters.items() if parameter is optimised[number])
+            raise UserError(f"{source} holds optimiser state of {name}, but {min(keys - kept.keys())} is missing")
     return state

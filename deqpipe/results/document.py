@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from deqpipe.errors import UserError
-from deqpipe.results import records
+from deqpipe.errors import DamagedFileError, UserError
+from deqpipe.results import integrity, records
 from deqpipe.results.provenance import checked
 
 _KEY = "provenance"
@@ -18,31 +18,44 @@ _KEY = "provenance"
 
 def write(path: Path, content: Mapping[str, Any], provenance: Mapping[str, Any], *, sort_keys: bool = True) -> None:
     """Write keys and values whole, and where they come from; in their own order unless keys are sorted."""
-    text = json.dumps({**content, _KEY: dict(provenance)}, indent=1, sort_keys=sort_keys)
-    records.write_text(path, text + "\n")
+    records.write_text(path, sealed_text({**content, _KEY: dict(provenance)}, sort_keys=sort_keys))
+
+
+def sealed_text(content: Mapping[str, Any], *, sort_keys: bool = True) -> str:
+    """Keys and values as the JSON of a file, with their digest among them."""
+    return json.dumps(integrity.sealed(content), indent=1, sort_keys=sort_keys) + "\n"
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Keys and values of a file, and where they come from.
 
     Raises:
-        UserError: the file is missing, cannot be read, is no JSON object, or carries no provenance.
+        DamagedFileError: the file is no JSON object, or not as it was written.
+        UserError: it is missing, cannot be read, or carries no provenance or no digest.
     """
-    content = _object(path)
-    return content, checked(content.pop(_KEY, None), path)
+    content = read_object(path)
+    provenance = checked(content.pop(_KEY, None), path)
+    integrity.unsealed({**content, _KEY: provenance}, str(path))
+    del content[integrity.KEY]
+    return content, provenance
 
 
-def _object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """Keys and values of a file, whatever wrote it; its digest is among them.
+
+    Raises:
+        DamagedFileError: it is no JSON object.
+        UserError: it is missing or cannot be read.
+    """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:  # no JSON, or no text at all
-        raise UserError(f"{path} is not JSON: {error}") from None
+    value = integrity.parsed(content, str(path))
     if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__}, but must hold keys and values")
+        raise DamagedFileError(f"{path} holds a {type(value).__name__}, but must hold keys and values")
     return value
 
 

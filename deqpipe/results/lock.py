@@ -60,7 +60,7 @@ def locked(directory: Path, *, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> 
 def _open_lock_file(directory: Path) -> IO[str]:
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        return (directory / "lock").open("a+", encoding="utf-8")
+        return (directory / "lock").open("a+", encoding="utf-8", errors="replace")  # whatever stands there
     except OSError as error:
         raise UserError(f"folder {directory} cannot be locked: {error.strerror}") from None
 
@@ -105,7 +105,7 @@ def _holder(file: IO[str]) -> dict[str, Any]:
     file.seek(0)
     try:
         entry = json.loads(file.read())
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return {}
     return entry if isinstance(entry, dict) and {"host", "pid"} <= set(entry) else {}
 

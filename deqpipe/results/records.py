@@ -8,20 +8,26 @@ scored for one table (pgd_in_loop, and other T_f and R); all states but the deci
 There the class is `NOT_COMPUTED` and numbers are NaN.
 """
 
+import fcntl
 import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deqpipe.errors import UserError
+from deqpipe.results import integrity
+from deqpipe.results.provenance import checked
 from deqpipe.workflow.gridpoints import GridPoint
+
+if TYPE_CHECKING:
+    from deqpipe.results.parquet import Content
 
 SCALARS: Mapping[str, type[np.generic] | type[str]] = {
     "image": np.int32,  # index in the split, counted from 0
@@ -48,6 +54,7 @@ COLUMNS = (*SCALARS, *PER_STATE)
 NOT_COMPUTED = -2
 """The class at a state that was not computed."""
 METADATA_KEY = b"deqpipe"
+_TEMPORARY = ".tmp"
 
 
 @dataclass(frozen=True)
@@ -125,13 +132,14 @@ def read(path: Path, columns: Sequence[str] = COLUMNS) -> Records:
     """Records from one file.
 
     Raises:
-        UserError: the file is missing, is not a records file, is cut short, or lacks a column.
+        DamagedFileError: the file is cut short, or not as it was written.
+        UserError: it is missing, cannot be read, is no records file, lacks a column, or carries no digest.
     """
     from deqpipe.results import parquet
 
     with _readable(path):
-        content = parquet.read(path, columns)
-        provenance = _checked(content.metadata, content.names, path, columns)
+        content = parquet.read(path, columns, where=f"records {path}")
+        provenance = _checked(content, path, columns)
     return Records({name: content.column(name) for name in columns}, (provenance,))
 
 
@@ -145,8 +153,8 @@ def groups(path: Path, columns: Sequence[str]) -> Iterator[Group]:
 
     texts = [name for name in columns if SCALARS.get(name) is str]
     with _readable(path):
-        for content in parquet.groups(path, columns):
-            _checked(content.metadata, content.names, path, columns)
+        for content in parquet.groups(path, columns, where=f"records {path}"):
+            _checked(content, path, columns)
             numbers = {name: content.column(name) for name in columns if name not in texts}
             yield Group(numbers, {name: content.words(name) for name in texts})
 
@@ -158,17 +166,21 @@ def _readable(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise UserError(f"records {path} do not exist") from None
     except OSError as error:
-        raise UserError(f"records {path} cannot be read: {' '.join(str(error).split())}") from None
+        raise UserError(f"records {path} cannot be read: {error.strerror}") from None
 
 
-def _checked(metadata: Mapping[bytes, bytes], names: Sequence[str], path: Path, columns: Sequence[str]) -> Any:
-    """The provenance of a file that has it, and all columns."""
-    if METADATA_KEY not in metadata:
+def _checked(content: "Content", path: Path, columns: Sequence[str]) -> dict[str, Any]:
+    """The provenance of a file that has it, a digest, and all columns."""
+    from deqpipe.results import parquet
+
+    if METADATA_KEY not in content.metadata:
         raise UserError(f"records {path} carry no provenance: not written by deqpipe")
-    lacking = [name for name in columns if name not in names]
+    lacking = [name for name in columns if name not in content.names]
     if lacking:
         raise UserError(f"records {path} lack {', '.join(lacking)}: an older revision wrote them; delete the file")
-    return json.loads(metadata[METADATA_KEY])
+    if not parquet.is_sealed(content):
+        raise integrity.without_digest(f"records {path}")
+    return checked(integrity.parsed(content.metadata[METADATA_KEY], f"records {path}"), path)
 
 
 def merge(parts: Sequence[Records]) -> Records:
@@ -225,14 +237,15 @@ def _sortable(values: np.ndarray) -> np.ndarray:
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder that becomes `path` when the block ends without an exception.
 
+    It is locked as long as its writer lives: what killed writers of `path` have left is removed first.
+
     Raises:
         UserError: `path` is a folder, or its folder cannot be made or written to.
     """
     with _told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
+        _remove_leftovers(path)
+        handle, temporary = _temporary(path)
     try:
         yield temporary
         with _told(path):
@@ -240,8 +253,52 @@ def atomic(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             temporary.chmod(0o644)
             temporary.replace(path)
+            _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _temporary(path: Path) -> tuple[int, Path]:
+    """A new file under a temporary name, and a handle that holds its lock."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_TEMPORARY)
+        _try_lock(handle)
+        if os.path.exists(name):
+            return handle, Path(name)
+        os.close(handle)  # removed as a leftover in the moment before it was locked
+
+
+def _try_lock(handle: int) -> bool:
+    """Whether a file could be locked: not where somebody holds it, nor on a file system without locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _remove_leftovers(path: Path) -> None:
+    for name in os.listdir(path.parent):
+        if name.startswith(f".{path.name}.") and name.endswith(_TEMPORARY):
+            with suppress(OSError):  # somebody else's, or gone in the meantime
+                _remove_unlocked(path.with_name(name))
+
+
+def _remove_unlocked(leftover: Path) -> None:
+    with leftover.open("r+b") as file:
+        if _try_lock(file.fileno()):
+            leftover.unlink()
+
+
+def _flush_folder(folder: Path) -> None:
+    """Put a folder's entries on the disk, where its file system can: else a power cut takes the new name back."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager

@@ -1,14 +1,12 @@
 """What a weights file says of itself, read without torch: its origin, its epoch, and how many parameters it has."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
-from deqpipe.errors import UserError
+from deqpipe.results import document, header
+from deqpipe.results.provenance import checked
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -21,26 +19,26 @@ class Weights:
         parameters: trainable numbers, batch-norm statistics left out.
         epoch: after which these weights were kept, counted from 1; of an imported model as it says, if it does.
         provenance: where they come from.
+        history: the digest of the training's history; None: of an imported model, which has none.
     """
 
     parameters: int
     epoch: int | None
     provenance: dict[str, Any]
+    history: str | None = None
 
 
 def read(path: Path) -> Weights:
     """The header of a weights file.
 
     Raises:
-        UserError: the file is missing, or no safetensors file of ours.
+        DamagedFileError: the file is not as it was written.
+        UserError: it is missing, or no weights file of ours.
     """
-    if not path.exists():
-        raise UserError(f"weights {path} do not exist")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            names = [name for name in file.keys() if not name.endswith(_BUFFERS)]  # noqa: SIM118 (not a mapping)
-            parameters = sum(math.prod(file.get_slice(name).get_shape()) for name in names)
-            metadata = json.loads((file.metadata() or {})["deqpipe"])
-        return Weights(parameters, metadata["epoch"], metadata["provenance"])
-    except (SafetensorError, KeyError, json.JSONDecodeError):
-        raise UserError(f"weights {path} cannot be read, or were not written by deqpipe") from None
+    where = f"weights {path}"
+    with header.opened(path, "weights", "numpy") as file:
+        told = header.read(file, where)
+    parameters = sum(math.prod(shape) for name, shape in told.shapes.items() if not name.endswith(_BUFFERS))
+    provenance = checked(told.metadata.get("provenance"), path)
+    with document.understood(path, as_what="weights"):
+        return Weights(parameters, told.metadata["epoch"], provenance, told.metadata.get("history"))

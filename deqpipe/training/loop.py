@@ -15,9 +15,9 @@ from torch.optim import Optimizer
 
 from deqpipe.counts import NO_EVALUATIONS, Evaluations
 from deqpipe.data import Augmentation, Split, steps_per_epoch
-from deqpipe.errors import NonFiniteLossError, UserError
+from deqpipe.errors import DamagedFileError, NonFiniteLossError, UserError
 from deqpipe.model.classifier import DEQClassifier
-from deqpipe.results import checkpoint
+from deqpipe.results import checkpoint, integrity
 from deqpipe.results.lock import StopRequest
 from deqpipe.training.feed import Feed
 from deqpipe.training.forward import draws
@@ -30,6 +30,7 @@ HISTORY = (
 )  # fmt: skip
 """Columns of history.csv, one row per epoch and phase; a state that was saved and read does not keep their order."""
 
+_STATE = "training state"
 _logger = logging.getLogger(__name__)
 
 
@@ -139,17 +140,57 @@ class Store:
         """The step of the saved state, or None if there is none."""
         if not self.state_file.exists():
             return None
-        step: int = checkpoint.read_metadata(self.state_file, what="training state")["progress"]["step"]
+        step: int = checkpoint.read_metadata(self.state_file, what=_STATE)["progress"]["step"]
         return step
 
     def is_usable(self) -> bool:
         """Whether there is a state, of this spec and from these inputs."""
         if not self.state_file.exists():
             return False
-        metadata = checkpoint.read_metadata(self.state_file, what="training state")
+        metadata = checkpoint.read_metadata(self.state_file, what=_STATE)
         if metadata.get("spec") != json.loads(json.dumps(self.spec)):
             raise UserError(f"training state {self.state_file} belongs to another spec; delete {self.directory}")
         return bool(metadata.get("inputs") == dict(self.inputs))
+
+    def set_aside_damaged(self, plan: TrainingPlan, model: nn.Module, optimizer: Optimizer) -> None:
+        """Give a saved state that the run cannot go on from another name; it then starts again.
+
+        Args:
+            plan: of the run.
+            model: that the state is for; not changed.
+            optimizer: over its parameters; not changed.
+        """
+        try:
+            if self.is_usable():
+                self._refuse_damaged(plan, model, optimizer)
+        except DamagedFileError as why:
+            integrity.set_aside(self.state_file, why)
+
+    def _refuse_damaged(self, plan: TrainingPlan, model: nn.Module, optimizer: Optimizer) -> None:
+        stored = checkpoint.read(self.state_file, what=_STATE)
+        progress = self._progress(stored.metadata)
+        if not plan.first_step <= progress.step <= plan.last_step:
+            raise DamagedFileError(
+                f"training state {self.state_file} is of step {progress.step}, but the training has steps "
+                f"{plan.first_step} to {plan.last_step}"
+            )
+        try:
+            checkpoint.refuse_misfit(model, stored.part("model"), source=f"training state {self.state_file}")
+            checkpoint.optimizer_state(optimizer, model, stored.tensors, source=f"training state {self.state_file}")
+        except UserError as error:
+            raise DamagedFileError(str(error)) from None
+        if progress.best_epoch:
+            self._refuse_without_best()
+
+    def _refuse_without_best(self) -> None:
+        """The best weights so far can only be had again from the start."""
+        try:
+            if self.best_file.exists():
+                checkpoint.read(self.best_file, what="best weights so far")
+                return
+        except DamagedFileError as why:
+            integrity.set_aside(self.best_file, why)
+        raise DamagedFileError(f"training state {self.state_file} has lost the best weights so far, {self.best_file}")
 
     def load(self, model: nn.Module, optimizer: Optimizer) -> Progress | None:
         """Bring back the saved state, or None if there is none to go on from."""
@@ -157,22 +198,30 @@ class Store:
             if self.state_file.exists():
                 _logger.warning("data or trunk are not those that %s started from: starting again", self.directory)
             return None
-        stored = checkpoint.read(self.state_file, what="training state")
+        stored = checkpoint.read(self.state_file, what=_STATE)
+        progress = self._progress(stored.metadata)
         checkpoint.load_module(model, stored.part("model"), source=str(self.state_file))
         checkpoint.restore_optimizer(optimizer, model, stored.tensors, source=str(self.state_file))
-        return self._progress(stored.metadata["progress"])
+        return progress
 
-    def _progress(self, kept: Mapping[str, Any]) -> Progress:
-        if "evaluations" not in kept:
-            raise UserError(
-                f"training state {self.state_file} was written by an older version; delete {self.directory}"
-            )
-        evaluations = Evaluations(**kept["evaluations"])
-        return Progress(**{**kept, "history": tuple(kept["history"]), "evaluations": evaluations})
+    def _progress(self, metadata: Mapping[str, Any]) -> Progress:
+        try:
+            kept = metadata["progress"]
+            evaluations = Evaluations(**kept["evaluations"])
+            progress = Progress(**{**kept, "history": tuple(kept["history"]), "evaluations": evaluations})
+            numbers = (progress.step, progress.best_epoch, progress.correct, progress.seen)
+        except (KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise DamagedFileError(
+                f"training state {self.state_file} lacks a part of its progress ({reason})"
+            ) from None
+        if not all(type(number) is int for number in numbers):
+            raise DamagedFileError(f"training state {self.state_file} counts {numbers}, but must count whole numbers")
+        return progress
 
     def origin(self, now: Mapping[str, Any]) -> dict[str, Any]:
         """The provenance of the finished run: the one stored when it was first published, or `now`, which is stored."""
-        stored = checkpoint.read(self.state_file, what="training state")
+        stored = checkpoint.read(self.state_file, what=_STATE)
         if "origin" not in stored.metadata:
             checkpoint.write(self.state_file, stored.tensors, {**stored.metadata, "origin": dict(now)})
         origin: dict[str, Any] = stored.metadata.get("origin", dict(now))

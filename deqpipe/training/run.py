@@ -40,9 +40,9 @@ from deqpipe.gradient import Implicit, StateGradient, Unrolled
 from deqpipe.machine.device import describe, set_up
 from deqpipe.model import architecture
 from deqpipe.model.classifier import DEQClassifier
-from deqpipe.results import checkpoint
+from deqpipe.results import checkpoint, history
 from deqpipe.results.lock import EXIT_UNFINISHED, StopRequest, locked
-from deqpipe.results.provenance import provenance
+from deqpipe.results.provenance import checked, provenance
 from deqpipe.results.records import write_text
 from deqpipe.seeding import Stream
 from deqpipe.settings import Settings
@@ -159,7 +159,8 @@ def prepare_deq(job: TrainingJob, dataset: Dataset) -> Prepared:
     trunk = checkpoint.read(job.inputs["trunk"])
     if trunk.metadata.get("kind") != "handoff" or not {"architecture", "provenance", "step"} <= set(trunk.metadata):
         raise UserError(f"trunk {job.inputs['trunk']} is no handoff of pretraining: {trunk.metadata.get('kind')!r}")
-    settings = _set_up(job, {**trunk.metadata["provenance"]["spec"]["config"], **job.spec["config"]})
+    origin = checked(trunk.metadata["provenance"], job.inputs["trunk"])
+    settings = _set_up(job, {**origin["spec"]["config"], **job.spec["config"]})
     described = trunk.metadata["architecture"]
     model = _fresh(described, job)
     # An exact gradient's backward pass is a solve: nobody has tried to capture it.
@@ -281,6 +282,7 @@ def _run(job: TrainingJob, prepared: Prepared) -> int:
     model = prepared.model
     with locked(job.state), StopRequest(job.budget_minutes) as stop:
         optimizer = hand_over(prepared)
+        store.set_aside_damaged(prepared.plan, model, optimizer)
         before = store.load_step() if store.is_usable() else None
         progress = train(prepared.plan, model, optimizer, store=store, stop=stop)
         if progress.step == prepared.plan.last_step:
@@ -306,7 +308,7 @@ def hand_over(prepared: Prepared) -> Optimizer:
 
 def _digests(job: TrainingJob) -> dict[str, str]:
     """What stands for the content of each input, whoever wrote its file and when."""
-    return {name: checkpoint.digest(checkpoint.read(path).tensors) for name, path in job.inputs.items()}
+    return {name: checkpoint.read(path).digest for name, path in job.inputs.items()}
 
 
 def _publish(job: TrainingJob, prepared: Prepared, progress: Progress, store: Store) -> None:
@@ -322,14 +324,19 @@ def _publish(job: TrainingJob, prepared: Prepared, progress: Progress, store: St
     )
     stored = checkpoint.read(store.state_file, what="training state")
     common = {"architecture": dict(prepared.architecture), "provenance": origin, "step": progress.step}
-    best = checkpoint.read(store.best_file)
-    facts = {"kind": architecture.KIND, "epoch": progress.best_epoch, **common}
+    best, told = checkpoint.read(store.best_file), _csv(progress.history)
+    facts = {
+        "kind": architecture.KIND,
+        "epoch": progress.best_epoch,
+        "history": history.digest(told.encode()),
+        **common,
+    }
     checkpoint.write(job.outputs["best"], best.tensors, facts)
     last = {"kind": architecture.KIND, "epoch": progress.history[-1]["epoch"], **common}
     checkpoint.write(job.outputs["last"], stored.part("model"), last)
     if "handoff" in job.outputs:
         checkpoint.write(job.outputs["handoff"], stored.tensors, {"kind": "handoff", **common})
-    write_text(job.outputs["history"], _csv(progress.history))
+    write_text(job.outputs["history"], told)
 
 
 def _csv(history: tuple[Mapping[str, Any], ...]) -> str:

@@ -10,6 +10,7 @@ from deqpipe.analysis.evaluation import evaluate
 from deqpipe.analysis.layout import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
+from tests.results.edits import write_json
 
 MODEL = "deq_trades_base"
 
@@ -49,7 +50,7 @@ def test_an_early_state_that_does_not_exist_is_refused(
     raw["plain"]["state"] = state
     if state is None:
         del raw["plain"]["state"]
-    path.write_text(json.dumps(raw))
+    write_json(path, raw)
     with pytest.raises(UserError, match=message):
         early_states(tree(results, config), MODEL)
 

@@ -21,6 +21,7 @@ from deqpipe.statistics import racing
 from deqpipe.workflow import gridpoints, shards, specs, stages, vocabulary
 from deqpipe.workflow.products import Need
 from tests.reporting import fabricate
+from tests.results.edits import edit
 
 OWN, OTHER = "deq_trades_base", "deq_trades_random_states"
 CUT, IMAGES = 120, 160
@@ -240,7 +241,7 @@ def test_a_race_of_other_points_is_refused(results: Path, config: Config, points
 
 def change_points(tree: Tree, points: list[str]) -> None:
     path = tree.race("grid", OWN)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"points": points}))
+    edit(path, lambda told: told.update(points=points))
 
 
 def test_points_must_be_complete_on_all_images_if_and_only_if_the_race_left_them(results: Path, config: Config) -> None:

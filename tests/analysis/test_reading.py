@@ -22,6 +22,7 @@ from deqpipe.workflow.stages import StageName
 from tests.analysis import test_race
 from tests.reference import reporting as slow
 from tests.reporting import fabricate
+from tests.results.edits import write_table
 
 MODEL, OTHER = "deq_trades_base", "deq_trades_random_states"
 PLAIN: Judge = (MODEL, "plain")
@@ -142,7 +143,7 @@ def test_how_rows_are_grouped_in_files_does_not_matter(results: Path, config: Co
     tree = Tree(results, config, 0)
     before = evaluate(tree, MODEL)
     for path in tree.attacked(MODEL):
-        pq.write_table(pq.read_table(path), path, row_group_size=33)
+        write_table(path, pq.read_table(path), row_group_size=33)
     assert sum(1 for _ in records.groups(tree.attacked(MODEL)[0], ("image",))) > 10
     for one, other in zip(before, evaluate(tree, MODEL), strict=True):
         assert (one.right == other.right).all()
@@ -234,7 +235,7 @@ def test_files_are_of_one_spec_and_one_model(results: Path, config: Config) -> N
 def test_a_column_that_an_older_revision_did_not_write_is_named(results: Path, config: Config) -> None:
     tree = Tree(results, config, 0)
     path = tree.attacked(MODEL)[0]
-    pq.write_table(pq.read_table(path).drop_columns(["status"]), path)
+    write_table(path, pq.read_table(path).drop_columns(["status"]))
     with pytest.raises(UserError, match=f"{path.name} lack status: an older revision wrote them; delete the file"):
         evaluate(tree, MODEL)
 

@@ -13,6 +13,7 @@ from deqpipe.results.lock import StopRequest
 from deqpipe.results.records import Records
 from deqpipe.workflow import gridpoints
 from tests import tiny
+from tests.results.edits import write_json
 from tests.tiny import Trained
 
 BASE, RANDOM, OTHER = "deq_pgd_at_base", "deq_trades_random_states", "deq_trades_base"
@@ -94,5 +95,5 @@ def race(folder: Path, points: list[str], *, stage: str = "race", model: str = R
     spec = {"stage": stage, "model": model, "seed": 0}
     path = folder / "race.json"
     told = {"points": points, "of": 9, "images": 5, "confidence": 0.8, "provenance": {"spec": spec}}
-    path.write_text(json.dumps(told))
+    write_json(path, told)
     return path

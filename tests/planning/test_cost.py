@@ -24,6 +24,7 @@ from deqpipe.workflow import defences, gridpoints, specs, vocabulary
 from deqpipe.workflow.gridpoints import GridPoint
 from tests import tiny
 from tests.evaluation.commands import BASE, OTHER, RANDOM, other_trades, strongest
+from tests.results.edits import write_json
 from tests.tiny import Trained
 
 IMAGES = cost.Images(tiny.TRAIN, tiny.VALIDATION, tiny.TEST, (1, 8, 8), classes=len(tiny.CLASSES))
@@ -280,7 +281,7 @@ def test_images_that_leave_autoattack_early_cost_nothing_more(trained: Trained, 
     changes = config.merge(SMALL, {"early_state": {"mode": "fixed", "index": 1}})
     job = attacked(trained, tmp_path, changes, model=BASE, defence="plain")
     early = json.loads((tmp_path / "strongest.json").read_text()) | {"early": {"plain": 1, "entropy": 1}}
-    (tmp_path / "strongest.json").write_text(json.dumps(early))
+    write_json(tmp_path / "strongest.json", early)
     assert autoattack.autoattack(job, part(tmp_path)) == 0
     wildcards = {"model": BASE, "defence": "plain", "images": ALL, "seed": "0"}
     planned = dry_run.PlannedJob("autoattack", wildcards, (), (str(job.output),))

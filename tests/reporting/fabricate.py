@@ -1,7 +1,6 @@
 """A small, plausible results tree: what a finished run leaves behind, without the run."""
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,10 @@ from safetensors.numpy import save_file
 
 from deqpipe import config as configuration
 from deqpipe.config import Config
-from deqpipe.results import records
+from deqpipe.results import document, header, records
+from deqpipe.results import example as example_file
+from deqpipe.results.example import Example
+from deqpipe.results.history import digest
 from deqpipe.workflow import defences, gridpoints, specs, stages, vocabulary
 from deqpipe.workflow.defences import DefenceName
 from deqpipe.workflow.gridpoints import GridPoint
@@ -300,7 +302,7 @@ def strongest(root: Path, config: Config, model: str, seed: int) -> None:
             {"state": point.state, "steps": point.steps, "damping": point.damping}
             for point in ranked(config, model, seed, defence)
         ]
-    records.write_text(root / "strongest" / model / f"seed{seed}.json", json.dumps(entries))
+    records.write_text(root / "strongest" / model / f"seed{seed}.json", document.sealed_text(entries, sort_keys=False))
 
 
 def table3(root: Path, config: Config, seed: int) -> None:
@@ -350,7 +352,7 @@ def timings(root: Path, config: Config, seed: int) -> None:
     methods = {model: speed(10.0 + 3 * number) for number, model in enumerate(vocabulary.DEQS)}
     training = shared | {"methods": methods, "steps_per_repeat": 8,
                          "provenance": provenance(config, "time_training", "", seed)}  # fmt: skip
-    records.write_text(root / "timing/training" / f"seed{seed}.json", json.dumps(training))
+    records.write_text(root / "timing/training" / f"seed{seed}.json", document.sealed_text(training))
     settings = {"plain": speed(95.0)} | {
         setting.defence: speed(95.0 * setting.solver_steps / (setting.solver_steps + setting.input_steps))
         for setting in gridpoints.entropy_settings(config) if setting.input_steps
@@ -359,7 +361,9 @@ def timings(root: Path, config: Config, seed: int) -> None:
         "settings": settings,
         "provenance": provenance(config, "time_inference", vocabulary.SWEEP_MODEL, seed),
     }
-    records.write_text(root / "timing/inference" / vocabulary.SWEEP_MODEL / f"seed{seed}.json", json.dumps(inference))
+    records.write_text(
+        root / "timing/inference" / vocabulary.SWEEP_MODEL / f"seed{seed}.json", document.sealed_text(inference)
+    )
 
 
 def example(root: Path, config: Config, seed: int) -> None:
@@ -368,10 +372,10 @@ def example(root: Path, config: Config, seed: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     found, label, fooled = shown(config, seed)
     image = np.random.default_rng(5).random((1, 8, 8), dtype=np.float32)
-    origin = json.dumps(provenance(config, "attack_example", vocabulary.FIGURE2_MODEL, seed))
-    np.savez(path, clean=image, attacked=np.clip(image + 0.1, 0, 1), image=found, label=label, fooled=fooled,
-             early_state=early(config, "plain"), classes=np.array([str(c) for c in range(CLASSES)]),
-             provenance=origin)  # fmt: skip
+    names = tuple(str(number) for number in range(CLASSES))
+    attacked = np.clip(image + np.float32(0.1), 0, 1)
+    made = Example(image, attacked, found, label, fooled, early(config, "plain"), names)
+    example_file.write(path, made, provenance(config, "attack_example", vocabulary.FIGURE2_MODEL, seed))
 
 
 def shown(config: Config, seed: int) -> tuple[int, int, bool]:
@@ -390,12 +394,12 @@ def shown(config: Config, seed: int) -> tuple[int, int, bool]:
 def select(root: Path, config: Config, model: str, seed: int) -> None:
     n = config.data.validation
     states = config.solver.steps
-    entries = {}
+    entries: dict[str, Any] = {}
     for shift, defence in enumerate(vocabulary.MODELS[model].defences):
         accuracy = [round((0.35 + 0.02 * state + 0.03 * shift) * n) / n for state in range(1, states + 1)]
         entries[defence] = {"state": states - shift, "accuracy": accuracy, "final": accuracy[-1], "n": n}
     path = root / "select" / model / f"seed{seed}.json"
-    text = json.dumps({**entries, "provenance": provenance(config, "select", model, seed)})
+    text = document.sealed_text({**entries, "provenance": provenance(config, "select", model, seed)})
     records.write_text(path, text)
 
 
@@ -411,7 +415,14 @@ def weights(root: Path, config: Config, model: str, seed: int, *, epoch: int) ->
     stage = stages.training_stage(model)
     origin = provenance(config, stage, "" if stage == "pretrain" else model, seed)
     path = root / "models" / model / f"seed{seed}" / "best.safetensors"
-    save_file({"weight": np.zeros(3)}, path, metadata={"deqpipe": json.dumps({"provenance": origin, "epoch": epoch})})
+    write_weights(path, {"weight": np.zeros(3)}, {"provenance": origin, "epoch": epoch})
+
+
+def write_weights(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
+    """A weights file with the history that lies beside it; nobody reads its tensors, so their digest is none."""
+    told = metadata | {"history": digest((path.parent / "history.csv").read_bytes())}
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    save_file(tensors, path, metadata=header.written(told, tensors="none", shapes=shapes))
 
 
 def history(root: Path, config: Config, model: str, seed: int) -> None:

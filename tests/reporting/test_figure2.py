@@ -19,6 +19,7 @@ from deqpipe.workflow import gridpoints
 from deqpipe.workflow.stages import StageName
 from tests.reference import reporting as slow
 from tests.reporting import fabricate
+from tests.results.edits import edit_arrays
 
 MODEL = "deq_pgd_at_base"
 
@@ -108,9 +109,7 @@ def test_words_say_attack_images_and_numbers_with_intervals(tmp_path: Path, fini
 def replace(results: Path, config: Config, **changed: Any) -> Path:
     """The example with some arrays changed."""
     path = Tree(results, config, 0).example(MODEL)
-    with np.load(path) as file:
-        arrays = {name: file[name] for name in file.files}
-    np.savez(path, **{name: array for name, array in (arrays | changed).items() if array is not None})
+    edit_arrays(path, changed)
     return path
 
 

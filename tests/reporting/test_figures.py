@@ -13,7 +13,7 @@ from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.reporting import conditions
 from deqpipe.reporting.figures import described, figure5, figures, plotting
-from deqpipe.results import history
+from deqpipe.results import history, weights
 from deqpipe.workflow import products
 from tests.reference import reporting as slow
 from tests.reporting import fabricate
@@ -62,7 +62,10 @@ def test_figure_4_shows_the_histories_and_marks_the_chosen_epoch(
 def test_the_marked_epoch_is_the_one_that_the_weights_name(results: Path, config: Config) -> None:
     """Training may choose by other rules than the highest accuracy in its history, such as a first epoch to try."""
     model, tree = "deq_trades_base", Tree(results, config, 0)
-    best, epochs = fabricate.kept(results, model, 0), [epoch.epoch for epoch in history.read(tree.history(model))]
+    best, epochs = (
+        fabricate.kept(results, model, 0),
+        [epoch.epoch for epoch in history.read(tree.history(model), weights.read(tree.weights(model)).history)],
+    )
     other = next(epoch for epoch in epochs if epoch != best)
     fabricate.weights(results, config, model, 0, epoch=other)
     found = rows(4, config, results, results / "figures")

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from deqpipe.analysis.layout import Tree
 from deqpipe.config import Config
@@ -23,10 +22,11 @@ from deqpipe.reporting.figures import figures
 from deqpipe.reporting.pages import page
 from deqpipe.reporting.report import report, summary
 from deqpipe.reporting.tables import tables
-from deqpipe.results import history
+from deqpipe.results import history, weights
 from deqpipe.workflow import products, vocabulary
 from tests.analysis import test_race
 from tests.reporting import fabricate
+from tests.results.edits import write_json
 
 VOID = {"meta", "link", "img", "br"}
 
@@ -199,7 +199,7 @@ def test_words_of_a_sidecar_are_escaped(results: Path, config: Config) -> None:
         words = json.loads(path.read_text())
         place = words.get("table", words)
         place["caption"] = place["title"] = "\"><script>alert('1')</script>"
-        path.write_text(json.dumps(words))
+        write_json(path, words)
     found = write(config, results)
     assert "<script" not in found
     assert "<script" not in page(tables.read(results / "tables/table1.json").table)
@@ -219,7 +219,7 @@ def test_parameters_are_counted_from_the_weights_without_their_statistics(result
     path = Tree(results, config, 0).weights("deq_trades_base")
     tensors = {"a.weight": np.zeros((3, 5, 7)), "b.running_mean": np.zeros(1000), "a.bias": np.zeros(3)}
     origin = fabricate.provenance(config, "train_deq", "deq_trades_base", 0)
-    save_file(tensors, path, metadata={"deqpipe": json.dumps({"provenance": origin, "epoch": 8})})
+    fabricate.write_weights(path, tensors, {"provenance": origin, "epoch": 8})
     figures.write(4, config, results, output_stem=results / "figures" / "figure4")
     html = write(config, results)
     assert '<td class="number" data-label="parameters">108</td>' in html
@@ -228,7 +228,10 @@ def test_parameters_are_counted_from_the_weights_without_their_statistics(result
 
 def test_the_chosen_epoch_is_the_one_that_the_weights_name(results: Path, config: Config) -> None:
     model, tree = "deq_trades_base", Tree(results, config, 0)
-    worst = min(history.read(tree.history(model)), key=lambda epoch: epoch.robust or 0.0)
+    worst = min(
+        history.read(tree.history(model), weights.read(tree.weights(model)).history),
+        key=lambda epoch: epoch.robust or 0.0,
+    )
     fabricate.weights(results, config, model, 0, epoch=worst.epoch)
     (row,) = re.findall(
         r'<tr><th scope="row">TRADES baseline</th>(<td class="number" data-label="par.*)', write(config, results)

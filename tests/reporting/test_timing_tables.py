@@ -16,6 +16,7 @@ from deqpipe.reporting.paper import published
 from deqpipe.reporting.tables import tables
 from deqpipe.workflow import vocabulary
 from tests.reporting import fabricate
+from tests.results.edits import edit as change
 
 ROWS = {
     "PGD-AT baseline": "deq_pgd_at_base",
@@ -32,12 +33,6 @@ def cells(number: int, config: Config, results: Path) -> dict[tuple[str, str], C
 def written(number: int, config: Config, results: Path) -> Path:
     tree = Tree(results, config, 0)
     return tree.timed_training if number == 9 else tree.timed_inference(vocabulary.SWEEP_MODEL)
-
-
-def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    found = json.loads(path.read_text())
-    edit(found)
-    path.write_text(json.dumps(found))
 
 
 def test_training_speeds_are_those_of_the_file_and_ratios_theirs(finished: Path, config: Config) -> None:

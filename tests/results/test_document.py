@@ -9,6 +9,7 @@ import pytest
 
 from deqpipe.errors import UserError
 from deqpipe.results import document, early_states, race, ranking, speeds
+from tests.results.edits import without_digest
 
 ORIGIN = {"spec": {"stage": "clean"}, "seed": 0}
 READERS: Mapping[str, Callable[[Path], object]] = {
@@ -22,11 +23,11 @@ READERS: Mapping[str, Callable[[Path], object]] = {
 
 def test_keys_are_sorted_on_demand_and_provenance_stands_beside_them(tmp_path: Path) -> None:
     document.write(tmp_path / "sorted.json", {"z": 1, "a": [2]}, ORIGIN)
-    assert (tmp_path / "sorted.json").read_text() == (
+    assert without_digest(tmp_path / "sorted.json") == (
         '{\n "a": [\n  2\n ],\n "provenance": {\n  "seed": 0,\n  "spec": {\n   "stage": "clean"\n  }\n },\n "z": 1\n}\n'
     )
     document.write(tmp_path / "kept.json", {"z": 1, "a": 2}, ORIGIN, sort_keys=False)
-    assert list(json.loads((tmp_path / "kept.json").read_text())) == ["z", "a", "provenance"]
+    assert list(json.loads((tmp_path / "kept.json").read_text())) == ["z", "a", "provenance", "digest"]
     assert document.read(tmp_path / "sorted.json") == ({"z": 1, "a": [2]}, ORIGIN)
 
 
@@ -42,7 +43,14 @@ def test_keys_are_sorted_on_demand_and_provenance_stands_beside_them(tmp_path: P
         (b"{}", "file.json carries no provenance: not written by deqpipe"),
         (b'{"provenance": 3}', "file.json carries no provenance: not written by deqpipe"),
         (b'{"provenance": {"spec": "clean"}}', "file.json carries no provenance: not written by deqpipe"),
-        (b'{"provenance": {"spec": {}}}', "file.json lacks '"),
+        (
+            b'{"provenance": {"spec": {}}}',
+            "file.json carries no digest, so an older version of deqpipe wrote it; delete",
+        ),
+        (b'{"provenance": {"spec": {}}, "digest": 3}', "file.json is damaged: its content is not what its digest says"),
+        (document.sealed_text({"provenance": {"spec": {}}}).encode(), "file.json lacks '"),
+        (b"[" * 100_000, "file.json is not JSON of deqpipe: it is nested too deep"),
+        (b"1" * 5001, "file.json is not JSON: Exceeds the limit"),
     ],
 )
 def test_a_file_that_is_none_of_a_format_is_refused_in_one_line(

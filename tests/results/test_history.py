@@ -11,28 +11,33 @@ from deqpipe.results.history import Epoch
 HEADER = "epoch,clean_accuracy,robust_accuracy,seconds\n"
 
 
+def read(path: Path) -> tuple[Epoch, ...]:
+    return history.read(path, history.digest(path.read_bytes()) if path.exists() else None)
+
+
 def write(path: Path, *lines: str) -> Path:
     path.write_text(HEADER + "".join(f"{line}\n" for line in lines))
     return path
 
 
 def test_an_epoch_without_attack_has_no_robust_accuracy(tmp_path: Path) -> None:
-    epochs = history.read(write(tmp_path / "history.csv", "1,0.5,,3.5", "2,0.75,0.25,7"))
+    epochs = read(write(tmp_path / "history.csv", "1,0.5,,3.5", "2,0.75,0.25,7"))
     assert epochs == (Epoch(1, 0.5, None, 3.5), Epoch(2, 0.75, 0.25, 7.0))
 
 
 def test_an_epoch_is_found_by_its_number(tmp_path: Path) -> None:
     path = write(tmp_path / "history.csv", "6,0.5,0.0,3.5", "7,0.75,0.25,7")
-    assert history.at(path, 7) == Epoch(7, 0.75, 0.25, 7.0)
+    told = history.digest(path.read_bytes())
+    assert history.at(path, told, 7) == Epoch(7, 0.75, 0.25, 7.0)
     with pytest.raises(UserError, match="has no epoch 1, whose weights were kept"):
-        history.at(path, 1)
+        history.at(path, told, 1)
 
 
 def test_missing_empty_and_foreign_histories_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
-        history.read(tmp_path / "history.csv")
+        read(tmp_path / "history.csv")
     with pytest.raises(UserError, match="has no epochs"):
-        history.read(write(tmp_path / "history.csv"))
+        read(write(tmp_path / "history.csv"))
     (tmp_path / "other.csv").write_text("epoch,seconds\n1,2\n")
     with pytest.raises(UserError, match="has no column 'clean_accuracy'"):
-        history.read(tmp_path / "other.csv")
+        read(tmp_path / "other.csv")

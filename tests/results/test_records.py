@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from deqpipe.errors import UserError
 from deqpipe.results import records
+from tests.results.edits import write_table
 
 PROVENANCE = {"spec": {"stage": "clean", "revision": 1}, "seconds": 1.5}
 
@@ -90,7 +91,7 @@ def test_a_file_that_is_missing_foreign_or_cut_short_is_told_in_one_line(tmp_pat
 def test_columns_that_an_older_revision_did_not_write_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     records.write(path, rows([1, 2]), provenance=PROVENANCE)
-    pq.write_table(pq.read_table(path).drop_columns(["status", "margin"]), path)
+    write_table(path, pq.read_table(path).drop_columns(["status", "margin"]))
     message = told(lambda: records.read(path))
     assert message == f"records {path} lack status, margin: an older revision wrote them; delete the file"
     assert len(records.read(path, ["image"])) == 2
@@ -168,7 +169,7 @@ def test_rows_of_many_row_groups_and_words_that_change_between_them_are_read(tmp
     columns = rows(list(range(10)))
     columns["attack"] = np.array(["pgd"] * 4 + ["clean", "pgd"] * 3, object)
     records.write(tmp_path / "a.parquet", columns, provenance=PROVENANCE)
-    pq.write_table(pq.read_table(tmp_path / "a.parquet"), tmp_path / "b.parquet", row_group_size=3)
+    write_table(tmp_path / "b.parquet", pq.read_table(tmp_path / "a.parquet"), row_group_size=3)
     read = records.read(tmp_path / "b.parquet")
     for name in records.COLUMNS:
         np.testing.assert_array_equal(read[name], columns[name])

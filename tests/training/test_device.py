@@ -238,7 +238,7 @@ def trunk_of(*, fused: bool) -> checkpoint.Checkpoint:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     tensors = checkpoint.prefixed("model", model.state_dict()) | checkpoint.optimizer_tensors(optimizer, model)
-    return checkpoint.Checkpoint(tensors, {})
+    return checkpoint.Checkpoint(tensors, {}, checkpoint.digest(tensors))
 
 
 @both

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from deqpipe.errors import UserError
-from deqpipe.results import checkpoint
+from deqpipe.results import header
 from deqpipe.results.regular import size_of
 
 FormName = Literal["checkpoint", "state_dict"]
@@ -151,7 +151,7 @@ def _refuse_damaged(path: Path) -> None:
 def _refuse_safetensors(path: Path) -> None:
     try:
         with safe_open(path, framework="pt") as file:
-            ours = checkpoint.METADATA_KEY in (file.metadata() or {})
+            ours = header.METADATA_KEY in (file.metadata() or {})
     except (SafetensorError, OSError):
         return
     if ours:

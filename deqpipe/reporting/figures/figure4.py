@@ -107,9 +107,10 @@ def _figure(curves: Sequence[Curve], tree: Tree) -> Figure:
 
 
 def _curve(tree: Tree, model: str, look: Look) -> Curve:
-    epochs = history.read(tree.history(model))
+    kept = weights.read(tree.weights(model))
+    epochs = history.read(tree.history(model), kept.history)
     robust = {epoch.epoch: epoch.robust for epoch in epochs if epoch.robust is not None}
-    return Curve(look, robust, weights.read(tree.weights(model)).epoch)
+    return Curve(look, robust, kept.epoch)
 
 
 def _plot(axes: Axes, curve: Curve) -> None:

@@ -15,7 +15,7 @@ from deqpipe.analysis.early_states import early_states
 from deqpipe.analysis.layout import Tree
 from deqpipe.config import Config
 from deqpipe.counts import sum_of
-from deqpipe.errors import UserError
+from deqpipe.errors import DamagedFileError, UserError
 from deqpipe.reporting import cells, conditions, pages
 from deqpipe.reporting.cells import Table
 from deqpipe.reporting.figures import described
@@ -23,7 +23,7 @@ from deqpipe.reporting.figures.described import Described
 from deqpipe.reporting.report import claims, summary
 from deqpipe.reporting.sidecar import Input, Origin
 from deqpipe.reporting.tables import tables
-from deqpipe.results import history, records, weights
+from deqpipe.results import history, integrity, records, weights
 from deqpipe.results.early_states import EarlyState
 from deqpipe.workflow import gridpoints, specs, vocabulary
 from deqpipe.workflow.products import FIGURES, TABLES
@@ -179,9 +179,21 @@ def _picture(number: int, config: Config, results: Path) -> Picture:
         return _unwanted(number, results)
     stem = results / "figures" / f"figure{number}"
     image, *files = (_file(stem.with_suffix(f".{kind}")) for kind in ("png", "pdf", "csv"))
-    with stem.with_suffix(".csv").open(newline="", encoding="utf-8") as file:
-        rows = tuple(csv.DictReader(file))
+    rows = _rows(stem.with_suffix(".csv"))
     return Picture(number, described.read(stem.with_suffix(".json")), image.address, (image, *files), rows)
+
+
+def _rows(path: Path) -> tuple[dict[str, str], ...]:
+    """The numbers of a figure; its file was opened before.
+
+    Raises:
+        UserError: they are none.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return tuple(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error):
+        raise DamagedFileError(f"figure {path} is damaged: it is no table; {integrity.ADVICE}") from None
 
 
 def _unwanted(number: int, results: Path) -> Picture:
@@ -206,11 +218,11 @@ def _file(path: Path) -> File:
 
 
 def _training(tree: Tree, model: str) -> TrainingSummary:
-    epochs = history.read(tree.history(model))
     file = weights.read(tree.weights(model))
+    epochs = history.read(tree.history(model), file.history)
     if file.epoch is None:
         raise UserError(f"weights {tree.weights(model)} do not say of which epoch they are")
-    kept = history.at(tree.history(model), file.epoch)
+    kept = history.at(tree.history(model), file.history, file.epoch)
     return TrainingSummary(
         name=_name(model, tree.config),
         epochs=epochs[-1].epoch,

@@ -10,13 +10,13 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.reading import Source
 from deqpipe.config import Config
-from deqpipe.errors import UserError
+from deqpipe.errors import DamagedFileError, UserError
 from deqpipe.lazy import named
 from deqpipe.reporting import absent, conditions, pages
 from deqpipe.reporting.cells import Block, Cell, Table
 from deqpipe.reporting.sidecar import Origin, origin, read_sidecar, sidecar_text
 from deqpipe.reporting.tables import formats
-from deqpipe.results import records
+from deqpipe.results import integrity, records
 from deqpipe.workflow.products import TABLES, Definition
 
 G = TypeVar("G", bound="Gathered")
@@ -96,13 +96,17 @@ def text(number: int, results: Path, *, width: int = 118) -> str:
     """A table that was written before, for a terminal: its lines folded, its rows left as they are.
 
     Raises:
-        UserError: it was not written.
+        UserError: it was not written, or cannot be read.
     """
     path = results / "tables" / f"table{number}.md"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise UserError(f"table {path} does not exist") from None
+    except OSError as error:
+        raise UserError(f"table {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DamagedFileError(f"table {path} is damaged: it is no text; {integrity.ADVICE}") from None
     return "\n".join(_terminal_line(line, width) for line in lines)
 
 
