@@ -4,6 +4,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import PathDistribution
 from pathlib import Path
 from urllib.error import URLError
@@ -177,6 +178,21 @@ def test_a_dataset_file_that_lacks_a_part_is_told_in_one_line(tmp_path: Path) ->
         with pytest.raises(UserError, match=r"^dataset .*data\.safetensors lacks a part: ") as error:
             data.load(path)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 9, 10], "has label 10 among its test images, but its 10 classes have labels 0 to 9"),
+        ([0, -1, 2], "has label -1 among its test images"),
+    ],
+)
+def test_labels_that_no_class_has_are_refused(tmp_path: Path, labels: list[int], message: str) -> None:
+    path, whole = tmp_path / "data.safetensors", digits()
+    test = data.Split(whole.test.images[:3], torch.tensor(labels))
+    data.save(path, replace(whole, test=test), provenance={})
+    with pytest.raises(UserError, match=message):
+        data.load(path)
 
 
 # ---------------------------------------------------------------- image folder

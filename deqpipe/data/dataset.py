@@ -120,8 +120,6 @@ def load(path: Path) -> Dataset:
 
 
 def _check_split(split: Split, name: str, classes: int, path: Path) -> None:
-    if split.labels.shape != split.images.shape[:1]:
-        raise UserError(f"dataset {path} has {len(split.images)} {name} images, but {len(split.labels)} labels of them")
     wrong = split.labels[(split.labels < 0) | (split.labels >= classes)]
     if len(wrong):
         raise UserError(

@@ -327,6 +327,27 @@ def test_a_killed_grid_goes_on_where_it_was(
     assert_same_rows(records.read(tmp_path / "grid.parquet"), finished, exact=True)
 
 
+def test_a_damaged_piece_is_set_aside_and_computed_again(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    counting = Counting(monkeypatch)
+    assert tiny.run(*grid(trained, tmp_path, images="0-1")) == 0
+    before = records.read(tmp_path / "grid.parquet")
+    (tmp_path / "grid.parquet").unlink()
+    flipped, cut, *_ = pieces = sorted(tmp_path.glob("state/points/*/*.parquet"))
+    content = bytearray(flipped.read_bytes())
+    content[len(content) // 4] ^= 16
+    flipped.write_bytes(content)
+    os.truncate(cut, 500)
+    counting.crafted.clear()
+    assert tiny.run(*grid(trained, tmp_path, images="0-1")) == 0
+    assert len(counting.crafted) == 2
+    assert_same_rows(records.read(tmp_path / "grid.parquet"), before, exact=True)
+    for piece in pieces:
+        assert piece.with_name(f"{piece.name}.damaged").exists() == (piece in (flipped, cut))
+    assert f"it is now called {cut.name}.damaged, and what it held is computed again" in caplog.text
+
+
 def test_points_of_another_spec_are_refused(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

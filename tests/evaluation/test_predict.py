@@ -48,7 +48,7 @@ def described() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    checkpoint.write(path, MODEL.state_dict(), {"kind": KIND, "architecture": described(), "provenance": {}})
+    checkpoint.write(path, MODEL.state_dict(), {"kind": KIND, "architecture": described(), "provenance": {"spec": {}}})
     return path
 
 
@@ -359,7 +359,7 @@ def test_surrogates_that_do_not_exist_are_refused(
 def test_a_network_without_states_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     described = describe_feedforward("resnet", tiny.settings().resnet, dataset())
     path = tmp_path / "resnet.safetensors"
-    metadata = {"kind": KIND, "architecture": described, "provenance": {}}
+    metadata = {"kind": KIND, "architecture": described, "provenance": {"spec": {}}}
     checkpoint.write(path, build(described, seed=0).state_dict(), metadata)
     np.savez(tmp_path / "in.npz", x=X.numpy())
     said = refuse(capsys, "predict", path, tmp_path / "in.npz", tmp_path / "out.npz")

@@ -141,7 +141,7 @@ def test_weights_of_any_precision_are_converted_to_the_one_asked_for(
         name: tensor.to(stored or next(kinds)) if tensor.is_floating_point() else tensor
         for name, tensor in model.state_dict().items()
     }
-    metadata = {"kind": KIND, "architecture": described, "provenance": {}}
+    metadata = {"kind": KIND, "architecture": described, "provenance": {"spec": {}}}
     checkpoint.write(tmp_path / "model.safetensors", tensors, metadata)
     loaded = load_model(tmp_path / "model.safetensors", CPU, asked)
     for name, tensor in loaded.model.state_dict().items():
@@ -167,7 +167,7 @@ def test_weights_of_another_kind_or_shape_are_refused(
     tmp_path: Path, name: str, tensor: torch.Tensor, message: str
 ) -> None:
     tensors = build(DEQ, seed=0).state_dict() | {name: tensor}
-    metadata = {"kind": KIND, "architecture": DEQ, "provenance": {}}
+    metadata = {"kind": KIND, "architecture": DEQ, "provenance": {"spec": {}}}
     checkpoint.write(tmp_path / "model.safetensors", tensors, metadata)
     with pytest.raises(UserError, match=f"does not fit the model: {name} {message}"):
         load_model(tmp_path / "model.safetensors", CPU)

@@ -270,7 +270,7 @@ def test_every_architecture_is_found_again_and_gives_the_same_logits(drawn: dict
     described = described_for(small.architecture(scales, **drawn), size=16)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        metadata = {"kind": architecture.KIND, "architecture": described, "provenance": {}, "epoch": 5}
+        metadata = {"kind": architecture.KIND, "architecture": described, "provenance": {"spec": {}}, "epoch": 5}
         checkpoint.write(folder / "ours", model.state_dict(), metadata)
         convert.export_checkpoint(folder / "ours", folder / "theirs", form=None, weight_norm=None)
         convert.import_checkpoint(folder / "theirs", folder / "again", told(groups=drawn["groups"], image_size=16))
@@ -362,7 +362,7 @@ def test_what_the_release_does_not_have_is_not_exported(
 def test_model_of_one_scale_is_not_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tiny_model(1).float()
     described = described_for(small.architecture(1), size=8)
-    metadata = {"kind": architecture.KIND, "architecture": described, "provenance": {}, "epoch": 5}
+    metadata = {"kind": architecture.KIND, "architecture": described, "provenance": {"spec": {}}, "epoch": 5}
     checkpoint.write(tmp_path / "ours", model.state_dict(), metadata)
     line = refused(capsys, tmp_path, "export-checkpoint", tmp_path / "ours", tmp_path / "out")
     assert "is a DEQ of one scale" in line

@@ -1,3 +1,4 @@
+import errno
 import math
 import os
 from collections.abc import Callable
@@ -169,6 +170,8 @@ def test_missing_foreign_and_damaged_files_are_refused_in_one_line(tmp_path: Pat
     save_file({"a": torch.ones(1)}, tmp_path / "foreign")
     save_file({"a": torch.ones(1)}, tmp_path / "no_json", metadata={"deqpipe": "{"})
     save_file({"a": torch.ones(1)}, tmp_path / "list", metadata={"deqpipe": "[]"})
+    save_file({"a": torch.ones(1)}, tmp_path / "deep", metadata={"deqpipe": "[" * 100_000})
+    save_file({"a": torch.ones(1)}, tmp_path / "long", metadata={"deqpipe": "1" * 5001})
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     said = {
@@ -179,12 +182,54 @@ def test_missing_foreign_and_damaged_files_are_refused_in_one_line(tmp_path: Pat
         "list": "has a list as metadata",
         "folder": "cannot be read: it is a folder, but must be a file",
         "pipe": "cannot be read: it is a named pipe, but must be a file",
+        "deep": "nested too deep",
+        "long": "Exceeds the limit",
+        "folder": "cannot be read|no safetensors file",
     }
     for name, message in said.items():
         with pytest.raises(UserError, match=message) as error:
             checkpoint.read(tmp_path / name)
         assert str(error.value).startswith(f"checkpoint {tmp_path / name} ")
         assert "\n" not in str(error.value)
+
+
+def test_weights_that_are_not_finite_are_refused() -> None:
+    for number in (math.nan, math.inf, -math.inf):
+        net = tiny_net()
+        tensors = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+        tensors["4.bias"][2] = number
+        before = bits(net.state_dict())
+        with pytest.raises(UserError, match=r"^best holds numbers in 4\.bias that are not finite"):
+            checkpoint.load_module(net, tensors, source="best")
+        assert bits(net.state_dict()) == before
+
+
+def test_half_of_an_optimisers_state_is_refused() -> None:
+    """Torch would begin it anew in the middle of a training."""
+    net = tiny_net()
+    optimizer = adam(net)
+    train(net, optimizer, steps=range(1))
+    tensors = checkpoint.optimizer_tensors(optimizer, net)
+    del tensors["optimizer.4.bias.step"]
+    with pytest.raises(UserError, match=r"holds optimiser state of 4\.bias, but step is missing"):
+        checkpoint.restore_optimizer(adam(net), net, tensors)
+
+
+def test_a_file_of_an_older_version_is_refused(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(1)}, tmp_path / "old", metadata={"deqpipe": '{"step": 1}'})
+    for read in (checkpoint.read, checkpoint.read_metadata):
+        with pytest.raises(UserError, match="carries no digest, so an older version of deqpipe wrote it; delete it"):
+            read(tmp_path / "old")
+
+
+def test_a_file_that_may_not_be_read_is_not_called_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbid(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    checkpoint.write(tmp_path / "file", {}, {})
+    monkeypatch.setattr(Path, "open", forbid)
+    with pytest.raises(UserError, match=r"file cannot be read: Permission denied$"):
+        checkpoint.read(tmp_path / "file")
 
 
 def test_module_takes_all_tensors_or_none() -> None:

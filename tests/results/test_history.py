@@ -41,3 +41,20 @@ def test_missing_empty_and_foreign_histories_are_refused(tmp_path: Path) -> None
     (tmp_path / "other.csv").write_text("epoch,seconds\n1,2\n")
     with pytest.raises(UserError, match="has no column 'clean_accuracy'"):
         read(tmp_path / "other.csv")
+
+
+@pytest.mark.parametrize("row", [b"1,0.5", b"1,half,,3.5", b"one,0.5,,3", b"1,0.5\0,,3", b"\xff,0.5,,3"])
+def test_a_table_that_holds_no_numbers_is_refused_in_one_line(tmp_path: Path, row: bytes) -> None:
+    path = tmp_path / "history.csv"
+    path.write_bytes(HEADER.encode() + row)
+    with pytest.raises(UserError, match="is no table of numbers") as refused:
+        read(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_history_of_another_training_or_of_an_older_version_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "history.csv", "6,0.5,0.0,3.5")
+    with pytest.raises(UserError, match="is damaged, or not of the training of the weights beside it; delete it"):
+        history.read(path, history.digest(b"another"))
+    with pytest.raises(UserError, match="carries no digest, so an older version of deqpipe wrote it"):
+        history.read(path, None)

@@ -127,8 +127,8 @@ def test_holder_touches_the_lock_again_and_again(tmp_path: Path) -> None:
 
 
 def test_half_written_entry_holds_nobody_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for text in ('{"host": "else', "[1]", "{}"):
-        (tmp_path / "lock").write_text(text)
+    for content in (b'{"host": "else', b"[1]", b"{}", b"\xff\xfe\0", b"[" * 100_000, b"1" * 5001):
+        (tmp_path / "lock").write_bytes(content)
         with locked(tmp_path):
             pass
     assert caplog.messages == []

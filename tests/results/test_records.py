@@ -175,6 +175,40 @@ def test_rows_of_many_row_groups_and_words_that_change_between_them_are_read(tmp
         np.testing.assert_array_equal(read[name], columns[name])
 
 
+def test_files_of_an_older_version_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    records.write(path, rows([1]), provenance=PROVENANCE)
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({b"deqpipe": table.schema.metadata[b"deqpipe"]}), path)
+    message = told(lambda: records.read(path))
+    assert message.startswith(f"records {path} carries no digest, so an older version of deqpipe wrote it; delete it")
+
+
+def test_records_without_a_spec_are_refused(tmp_path: Path) -> None:
+    records.write(tmp_path / "a.parquet", rows([1]), provenance={"seconds": 1})
+    assert "carries no provenance" in told(lambda: records.read(tmp_path / "a.parquet"))
+
+
+def test_what_killed_writers_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    """What others are writing, or is of other files, stays."""
+    (tmp_path / ".a.txt.killed.tmp").write_text("half")
+    (tmp_path / ".b.txt.killed.tmp").write_text("half")
+    with records.atomic(tmp_path / "a.txt") as living:
+        records.write_text(tmp_path / "a.txt", "whole")
+        assert {path.name for path in tmp_path.iterdir()} == {"a.txt", living.name, ".b.txt.killed.tmp"}
+        living.write_text("later")
+    assert (tmp_path / "a.txt").read_text() == "later"
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", ".b.txt.killed.tmp"}
+
+
+def test_a_new_name_is_put_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(Path(f"/proc/self/fd/{handle}").resolve()))
+    records.write_text(tmp_path / "a.txt", "text")
+    assert flushed[-1] == tmp_path
+    assert flushed[0].parent == tmp_path
+
+
 @pytest.mark.parametrize(("name", "value"), [("state", 2**15), ("label", 0.5), ("status", -129)])
 def test_a_whole_number_that_does_not_fit_its_column_is_refused(tmp_path: Path, name: str, value: float) -> None:
     columns = rows([0, 1])

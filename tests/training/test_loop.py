@@ -1,10 +1,12 @@
 """The loop on a linear model: order, schedules, sums, selection, saving."""
 
 import copy
+import errno
 import itertools
 import math
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -210,8 +212,81 @@ def test_state_that_does_not_say_what_was_counted_is_refused(tmp_path: Path) -> 
     progress = {name: value for name, value in stored.metadata["progress"].items() if name != "evaluations"}
     checkpoint.write(file, stored.tensors, {**stored.metadata, "progress": {**progress, "f_evaluations": 7}})
     store, model = Store(tmp_path, stored.metadata["spec"]), Linear()
-    with pytest.raises(UserError, match="was written by an older version; delete"):
+    with pytest.raises(UserError, match="lacks a part of its progress \\('evaluations'\\)"):
         store.load(model, Adam(model.parameters(), fused=True))
+
+
+def spoil_file(path: Path, *, place: int = -1) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def rewrite(path: Path, *, without: str = "", **progress: Any) -> None:
+    """Write a state with changes of its progress, or without a tensor, and with the digest of that."""
+    stored = checkpoint.read(path)
+    tensors = {name: tensor for name, tensor in stored.tensors.items() if name != without}
+    changed = {**stored.metadata["progress"], **progress}
+    checkpoint.write(path, tensors, {**stored.metadata, "progress": changed})
+
+
+DAMAGES: Mapping[str, Callable[[Path], object]] = {
+    "a bit of a tensor": lambda folder: spoil_file(folder / "training.safetensors"),
+    "a bit of the header": lambda folder: spoil_file(folder / "training.safetensors", place=300),
+    "cut short": lambda folder: os.truncate(folder / "training.safetensors", 1000),
+    "a step beyond the training": lambda folder: rewrite(folder / "training.safetensors", step=10**6),
+    "no number as a step": lambda folder: rewrite(folder / "training.safetensors", step="4"),
+    "no history": lambda folder: rewrite(folder / "training.safetensors", history=None),
+    "no moments of a parameter": lambda folder: rewrite(
+        folder / "training.safetensors", without="optimizer.linear.bias.exp_avg"
+    ),
+    "no weights": lambda folder: rewrite(folder / "training.safetensors", without="model.linear.bias"),
+    "a bit of the best weights": lambda folder: spoil_file(folder / "best.safetensors"),
+    "no best weights": lambda folder: (folder / "best.safetensors").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_state_is_set_aside_and_the_training_ends_as_without_it(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    accuracies = [0.3, 0.2]
+    straight, _ = run(plan(Recording(), accuracies=accuracies, select_from_epoch=1), tmp_path / "straight")
+    folder = tmp_path / "halted"
+    run(plan(Recording(), accuracies=accuracies, select_from_epoch=1), folder, steps=4)
+    DAMAGES[damage](folder)
+    todo, model = plan(Recording(), accuracies=accuracies, select_from_epoch=1), Linear()
+    Store(folder, {"stage": "test"}).set_aside_damaged(todo, model, todo.optimizer(model))
+    assert equal(model, Linear())
+    assert (folder / "training.safetensors.damaged").exists()
+    assert (folder / "best.safetensors.damaged").exists() == (damage == "a bit of the best weights")
+    assert "it is now called training.safetensors.damaged, and what it held is computed again" in caplog.text
+    again, progress = run(todo, folder, model=model)
+    assert equal(again, straight)
+    assert (progress.step, progress.best_epoch) == (6, 1)
+
+
+def test_a_whole_state_stays_where_it_is(tmp_path: Path) -> None:
+    todo, model = plan(Recording()), Linear()
+    store = Store(tmp_path, {"stage": "test"})
+    for steps in (0, 4, 9):
+        run(plan(Recording()), tmp_path, steps=steps)
+        store.set_aside_damaged(todo, model, todo.optimizer(model))
+        assert not list(tmp_path.glob("*.damaged"))
+    assert store.load_step() == 6
+
+
+def test_a_state_that_may_not_be_read_is_not_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(plan(Recording()), tmp_path)
+    state, model = tmp_path / "training.safetensors", Linear()
+
+    def forbid(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", forbid)
+    with pytest.raises(UserError, match=f"^training state {state} cannot be read: Permission denied$"):
+        Store(tmp_path, {"stage": "test"}).set_aside_damaged(plan(Recording()), model, Adam(model.parameters()))
+    assert state.exists()
 
 
 def spoiled(step: int, spoil: str, folder: Path, **how: Any) -> tuple[nn.Module, Recording, str]:
