@@ -128,7 +128,7 @@ def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
         raise UserError(f"example {path} cannot be read: {error.strerror}") from None
     except _UNREADABLE as error:
         raise DamagedFileError(
-            f"example {path} is damaged or no npz file of plain arrays ({type(error).__name__}); {integrity.ADVICE}"
+            f"example {path} is no npz file of plain arrays, or damaged ({type(error).__name__}); {integrity.ADVICE}"
         ) from None
     raise UserError(f"example {path} lacks {', '.join(lacking)}: not written by deqpipe")
 

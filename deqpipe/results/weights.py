@@ -35,8 +35,8 @@ def read(path: Path) -> Weights:
         DamagedFileError: the file is not as it was written.
         UserError: it is missing, or no weights file of ours.
     """
-    where = f"weights {path}"
-    with header.opened(path, "weights", "numpy") as file:
+    where = f"weights file {path}"
+    with header.opened(path, "weights file", "numpy") as file:
         told = header.read(file, where)
     parameters = sum(math.prod(shape) for name, shape in told.shapes.items() if not name.endswith(_BUFFERS))
     provenance = checked(told.metadata.get("provenance"), path)

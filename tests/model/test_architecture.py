@@ -30,7 +30,7 @@ RESNET = describe_feedforward("resnet", settings().resnet, dataset())
 
 
 def save(path: Path, model: nn.Module, described: dict[str, Any], **changes: object) -> Path:
-    metadata = {"kind": KIND, "architecture": described, "provenance": {"seconds": 1}} | changes
+    metadata = {"kind": KIND, "architecture": described, "provenance": {"spec": {}, "seconds": 1}} | changes
     checkpoint.write(path, model.state_dict(), metadata)
     return path
 
@@ -62,7 +62,7 @@ def test_loaded_model_is_the_stored_one_frozen_and_in_evaluation_mode(
     assert not loaded.model.training
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
     assert loaded.architecture == described
-    assert loaded.provenance == {"seconds": 1}
+    assert loaded.provenance == {"spec": {}, "seconds": 1}
     assert fitting(loaded, dataset(), path=tmp_path) is loaded
 
 

@@ -77,7 +77,7 @@ def test_the_marked_epoch_is_the_one_that_the_weights_name(results: Path, config
 
 def test_figure_4_without_the_kept_weights_is_refused(results: Path, config: Config) -> None:
     Tree(results, config, 0).weights("deq_trades_base").unlink()
-    with pytest.raises(UserError, match=r"deq_trades_base/seed0/best\.safetensors do not exist"):
+    with pytest.raises(UserError, match=r"deq_trades_base/seed0/best\.safetensors does not exist"):
         figures.write(4, config, results, output_stem=results / "figure4")
 
 
@@ -127,6 +127,7 @@ def test_training_without_a_single_evaluated_epoch_draws_empty_axes(results: Pat
             writer = csv.DictWriter(file, fabricate.HISTORY)
             writer.writeheader()
             writer.writerows([row | {"robust_accuracy": ""} for row in table])
+        fabricate.weights(results, config, model, 0, epoch=8)
     assert rows(4, config, results, results / "figures") == []
 
 

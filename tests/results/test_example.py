@@ -43,7 +43,7 @@ def test_arrays_have_the_kinds_that_they_ever_had(tmp_path: Path) -> None:
         ({"provenance": "{}"}, "carries no provenance: not written by deqpipe"),
         ({"provenance": "{"}, "carries no provenance: not written by deqpipe"),
         ({"clean": None, "classes": None}, "lacks clean, classes: not written by deqpipe"),
-        ({"label": np.array([{}], dtype=object)}, r"is damaged or no npz file of plain arrays \(ValueError\)"),
+        ({"label": np.array([{}], dtype=object)}, r"is no npz file of plain arrays, or damaged \(ValueError\)"),
         ({"label": np.array([1, 2])}, "is no example: "),
         ({"clean": np.zeros(3)}, r"is no example: an image of shape \(3,\) has no channels, height and width"),
         ({"clean": np.zeros((1, 2, 2))}, r"is of shape \(1, 2, 2\) clean, but of \(3, 2, 2\) attacked"),
@@ -63,8 +63,8 @@ def test_missing_damaged_and_single_arrays_are_refused(tmp_path: Path) -> None:
         example.read(tmp_path / "x.npz")
     for content in (b"", b"PK\x03\x04 cut"):
         (tmp_path / "x.npz").write_bytes(content)
-        with pytest.raises(UserError, match="is damaged or no npz file of plain arrays"):
+        with pytest.raises(UserError, match="is no npz file of plain arrays, or damaged"):
             example.read(tmp_path / "x.npz")
     np.save(tmp_path / "one.npy", IMAGE)
-    with pytest.raises(UserError, match="is damaged or no npz file of plain arrays"):
+    with pytest.raises(UserError, match="is no npz file of plain arrays, or damaged"):
         example.read(tmp_path / "one.npy")
