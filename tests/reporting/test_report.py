@@ -252,7 +252,7 @@ def test_cells_name_their_column_where_a_narrow_screen_hides_the_heading(html: s
 
 def test_damaged_weights_are_refused(results: Path, config: Config) -> None:
     Tree(results, config, 0).weights("deq_trades_base").write_bytes(b"\x08\x00")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is cut short, damaged or no safetensors file"):
         figures.write(4, config, results, output_stem=results / "figure4")
 
 
