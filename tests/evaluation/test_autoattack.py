@@ -1,6 +1,5 @@
 """AutoAttack's jobs on tiny trained models: which rows there are, who leaves when, and what a kill changes."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from deqpipe.results.records import Records
 from deqpipe.threat_model import LinfBall
 from deqpipe.workflow import specs
 from tests import tiny
+from tests.results.edits import write_json
 from tests.tiny import Trained
 
 pyautoattack: Any = pytest.importorskip("pyautoattack")
@@ -54,7 +54,7 @@ def strongest(folder: Path, model: str, **changes: Any) -> Path:
     }
     spec = {"stage": "strongest", "model": model, "seed": 0}
     told = {"early": EARLY, **ranked, "provenance": {"spec": spec}} | changes
-    (folder / "strongest.json").write_text(json.dumps(told))
+    write_json(folder / "strongest.json", told)
     return folder / "strongest.json"
 
 
