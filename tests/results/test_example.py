@@ -58,6 +58,20 @@ def test_what_is_no_example_is_refused(tmp_path: Path, changed: dict[str, Any], 
     assert "\n" not in str(refused.value)
 
 
+def test_an_array_in_place_of_another_and_a_file_of_an_older_version_are_refused(tmp_path: Path) -> None:
+    """The archive's own checksums are of what stands there."""
+    path = tmp_path / "x.npz"
+    example.write(path, EXAMPLE, ORIGIN)
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    np.savez(path, **(arrays | {"label": np.array(3)}))
+    with pytest.raises(UserError, match=r"x\.npz is damaged: its content is not what its digest says"):
+        example.read(path)
+    np.savez(path, **{name: array for name, array in arrays.items() if name != "digest"})
+    with pytest.raises(UserError, match=r"x\.npz carries no digest, so an older version of deqpipe wrote it"):
+        example.read(path)
+
+
 def test_missing_damaged_and_single_arrays_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"x\.npz does not exist"):
         example.read(tmp_path / "x.npz")
