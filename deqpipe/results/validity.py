@@ -16,6 +16,7 @@ from typing import Any
 
 from deqpipe.config import Config, load
 from deqpipe.errors import UserError
+from deqpipe.results import integrity
 from deqpipe.workflow import layout, specs
 from deqpipe.workflow.stages import ProductName
 
@@ -121,14 +122,21 @@ def _told(path: Path) -> Any:
         if start.startswith(b"<!DOCTYP"):
             return _of_page(path)
         if start.lstrip().startswith(b"{"):
-            return _of_json(json.loads(path.read_text(encoding="utf-8")))
+            return _of_json(_sealed(json.loads(path.read_text(encoding="utf-8"))))
         (length,) = struct.unpack("<Q", start[:8])
         if length > _HEADER_LIMIT:
             raise ValueError("no header of a safetensors file")
         file.seek(8)
         header = json.loads(file.read(length))
-        metadata = json.loads(header["__metadata__"]["deqpipe"])
+        metadata = _sealed(json.loads(header["__metadata__"]["deqpipe"]))
         return metadata.get("adopted", metadata["provenance"])["spec"]
+
+
+def _sealed(content: Any) -> Any:
+    """What a file says, if it carries a digest, which its readers compare: they refuse what an older version wrote."""
+    if integrity.KEY not in content:
+        raise KeyError(integrity.KEY)
+    return content
 
 
 def _of_records(path: Path) -> Any:
@@ -138,7 +146,9 @@ def _of_records(path: Path) -> Any:
     from deqpipe.results.records import METADATA_KEY
 
     try:
-        return json.loads((read_metadata(path).metadata or {})[METADATA_KEY])
+        metadata = read_metadata(path).metadata or {}
+        _sealed({key.decode() for key in metadata})
+        return json.loads(metadata[METADATA_KEY])
     except ArrowInvalid as error:
         raise ValueError(str(error)) from None
 
@@ -150,7 +160,7 @@ def _of_arrays(path: Path) -> Any:
 
     try:
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            return json.loads(str(file["provenance"]))
+            return json.loads(str(_sealed(file)["provenance"]))
     except zipfile.BadZipFile as error:
         raise ValueError(str(error)) from None
 

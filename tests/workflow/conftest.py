@@ -35,7 +35,7 @@ spec=null
 arguments=("$@")
 for ((n = 0; n < $#; n++)); do [ "${arguments[n]}" != --spec ] || spec=${arguments[n+1]}; done
 fingerprint=$(printf %s "$spec" | sha256sum | cut -c1-16)
-made="{\\"provenance\\": {\\"spec\\": $spec}}"
+made="{\\"provenance\\": {\\"spec\\": $spec}, \\"digest\\": \\"\\"}"
 case $verb in
   write-config) made=$spec ;;
   report) made="<!DOCTYPE html><meta name=\\"deqpipe-spec\\" content=\\"$fingerprint\\">" ;;
@@ -48,7 +48,7 @@ while [ $# -gt 0 ]; do
     --output-stem)
       case $verb in table) endings="csv html md tex" ;; figure) endings="png pdf csv" ;; esac
       for ending in $endings; do echo "$verb" > "$2.$ending"; done
-      echo "{\\"origin\\": {\\"spec\\": \\"$fingerprint\\", \\"inputs\\": []}}" > "$2.json" ;;
+      echo "{\\"origin\\": {\\"spec\\": \\"$fingerprint\\", \\"inputs\\": []}, \\"digest\\": \\"\\"}" > "$2.json" ;;
   esac
   shift
 done
