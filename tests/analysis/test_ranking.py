@@ -33,7 +33,7 @@ def test_ranking_equals_a_slow_one(
     ] == expected
     assert {entry["n"] for entry in found[defence]} == {config.evaluation.images}
     assert found["early"] == {"plain": 4, "entropy": 3}
-    assert set(found) == {"early", "plain", "entropy", "provenance"}
+    assert set(found) == {"early", "plain", "entropy", "provenance", "digest"}
 
 
 def test_ranking_starts_where_the_evaluation_is_at_its_lowest_and_leaves_no_point_out(

@@ -133,4 +133,6 @@ def read(path: Path) -> dict[str, Any]:
     content = path.read_bytes()
     if not content.startswith(b"{"):
         return dict(records.read(path).columns)
-    return {name: found["accuracy"] for name, found in json.loads(content).items() if name != "provenance"}
+    return {
+        name: found["accuracy"] for name, found in json.loads(content).items() if name not in ("provenance", "digest")
+    }

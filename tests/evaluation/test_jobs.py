@@ -460,7 +460,7 @@ def selected(trained: Trained, folder: Path, **changes: Any) -> dict[str, Any]:
 
 def test_the_chosen_state_is_the_later_of_the_best_under_attack(trained: Trained, tmp_path: Path) -> None:
     found = selected(trained, tmp_path)
-    assert found.keys() == {"plain", "entropy", "provenance"}, "controls decide where Sec. 3.2 does"
+    assert found.keys() == {"plain", "entropy", "provenance", "digest"}, "controls decide where Sec. 3.2 does"
     for defence in ("plain", "entropy"):
         entry = found[defence]
         assert len(entry["accuracy"]) == 4
@@ -507,7 +507,9 @@ def test_a_checkpoint_of_other_images_another_model_or_another_seed_is_refused(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dataset = tiny.dataset()
-    fewer = replace(dataset, classes=("rows", "columns"))
+    splits = {name: getattr(dataset, name) for name in ("train", "validation", "test")}
+    two = {name: replace(split, labels=split.labels % 2) for name, split in splits.items()}
+    fewer = replace(dataset, classes=("rows", "columns"), **two)
     save(tmp_path / "other.safetensors", fewer, provenance={})
     line = call(trained, "clean", tmp_path / "x.parquet")
     line[line.index("--data") + 1] = str(tmp_path / "other.safetensors")

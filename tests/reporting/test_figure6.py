@@ -70,6 +70,6 @@ def test_missing_histories_and_weights_are_refused(results: Path, config: Config
     with pytest.raises(UserError, match=r"deq_pgd_at_jac_low/seed0/history\.csv does not exist"):
         figures.write(6, config, results, output_stem=results / "figures" / "figure6")
     tree.weights("deq_pgd_at_base").unlink()
-    with pytest.raises(UserError, match=r"deq_pgd_at_base/seed0/best\.safetensors do not exist"):
+    with pytest.raises(UserError, match=r"deq_pgd_at_base/seed0/best\.safetensors does not exist"):
         figures.write(6, config, results, output_stem=results / "figures" / "figure6")
     assert not (results / "figures").exists()

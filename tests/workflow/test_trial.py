@@ -25,15 +25,17 @@ TRIAL = ("--configfile", "config/gpu-trial.yaml")
 REAL_DEQPIPE = f'#!/bin/sh\nexec {sys.executable} -m deqpipe.cli "$@"\n'
 
 
-def photographs(folder: Path, *, train: int = 8, test: int = 4) -> Path:
-    """An image folder of two classes, 32x32 pixels, in colours that nobody chose."""
+def photographs(folder: Path, *, train: int = 4000, test: int = 1000) -> Path:
+    """An image folder of two classes, 32x32 pixels, in colours that nobody chose; eight different ones a class."""
     random = np.random.default_rng(0)
     for split, count in (("train", train), ("test", test)):
         for name in ("heavy", "light"):
             (folder / split / name).mkdir(parents=True)
-            for number in range(count):
-                pixels = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / split / name / f"{number:04}.png")
+            files = [folder / split / name / f"{number:04}.png" for number in range(count)]
+            for file in files[:8]:
+                Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(file)
+            for number, file in enumerate(files[8:]):
+                os.link(files[number % 8], file)
     return folder
 
 
@@ -68,7 +70,8 @@ def test_the_first_steps_of_the_trial_run_on_a_cpu(tmp_path: Path) -> None:
     python = environment(tmp_path / "environment", REAL_DEQPIPE)
     workspace = copy_workflow(tmp_path / "workspace", python)
     settings = {
-        "data.root": str(photographs(tmp_path / "tiny photographs")), "data.validation": 4,
+        "data.root": str(photographs(tmp_path / "tiny photographs", train=8, test=4)), "data.validation": 4,
+        "evaluation.images": 8,
         "pretrain.steps": 2, "training.batch_size": 4, "device": "cpu",
     }  # fmt: skip
     target = "results/gpu-trial/models/deq_pretrain/seed0/best.safetensors"
