@@ -47,6 +47,7 @@ def run(page: Path, *arguments: object) -> int:
     return status
 
 
+@pytest.mark.slow
 def test_a_run_writes_rows_a_page_and_a_picture(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(page, "--rows", "undefended", "solver alone") == 0
     rows = speed_rows.read(page.with_suffix(".csv"))

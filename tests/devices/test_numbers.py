@@ -24,6 +24,8 @@ from tests.devices import world
 from tests.devices.elsewhere import DEVICE, elsewhere
 from tests.pretend import WrongDevice, put
 
+pytestmark = pytest.mark.slow  # the other files here look at each part of a job; this one at whole jobs
+
 CPU = torch.device("cpu")
 EVERY: tuple[AttackName, ...] = ("apgd_ce", "apgd_t", "fab_t", "square")
 ATTACKS = LibraryAttacks(world.BALL, iterations=3, targets=2, queries=5)

@@ -312,6 +312,7 @@ def test_model_trained_here_is_exported_and_comes_back(tmp_path: Path, trained: 
         assert (content["model"], content["perf"]) == ("mdeq", 0.0)
 
 
+@pytest.mark.slow
 def test_named_import_is_evaluated_as_the_model_that_it_is(tmp_path: Path, trained: Trained) -> None:
     imported = named(tmp_path, trained, BASE, "--model", BASE, "--seed", 0)
     for number, file in enumerate((trained.file(BASE), imported)):

@@ -109,6 +109,7 @@ def test_a_changed_key_runs_again_what_depends_on_it(
     assert finished.plan(*DEMO, overlay) == expected
 
 
+@pytest.mark.slow
 def test_under_release_another_batch_size_evaluates_the_deqs_again(workspace: Workspace) -> None:
     targets = tuple(
         f"results/demo/{name}"

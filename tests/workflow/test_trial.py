@@ -108,7 +108,10 @@ def test_a_trial_that_ends_in_time_names_the_report(workspace: Workspace, tmp_pa
     assert result.stdout.splitlines()[-1] == "Report: results/gpu-trial/report.html"
 
 
-@pytest.mark.parametrize(("status", "first"), [(None, "Stopped after 8 seconds"), (1, "Snakemake ended with status 1")])
+@pytest.mark.parametrize(
+    ("status", "first"),
+    [pytest.param(None, "Stopped after 8 seconds", marks=pytest.mark.slow), (1, "Snakemake ended with status 1")],
+)
 def test_a_trial_that_does_not_end_says_what_can_be_made_of_its_results(
     workspace: Workspace,
     tmp_path: Path,
