@@ -1,6 +1,7 @@
 """Types of single values, and what all sections have in common."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -46,3 +47,11 @@ class Section(BaseModel):
         extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True,
         defer_build=True,  # most commands validate a few sections only
     )  # fmt: skip
+
+
+def value_at(raw: Mapping[str, Any], key: str) -> Any:
+    """What stands at a dotted key of settings that are not checked yet; None where nothing does."""
+    node: Any = raw
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from deqpipe.config.base import value_at
 from deqpipe.errors import UserError
 
 OLD_KEYS: Mapping[str, str] = {
@@ -24,19 +25,12 @@ def refuse_old_keys(raw: Mapping[str, Any]) -> None:
         if _stands(raw, old):
             raise UserError(f"config: {old} is called {now}")
     for old, now in OLD_VALUES.items():
-        value = _value(raw, old)
+        value = value_at(raw, old)
         if isinstance(value, str):
             raise UserError(f"config: {old} is {value!r}, but holds keys now: {now} is what was {old}")
 
 
 def _stands(raw: Mapping[str, Any], key: str) -> bool:
     section, _, name = key.rpartition(".")
-    below = _value(raw, section)
+    below = value_at(raw, section)
     return isinstance(below, Mapping) and name in below
-
-
-def _value(raw: Mapping[str, Any], key: str) -> Any:
-    node: Any = raw
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
-from deqpipe.config.base import Section
+from deqpipe.config.base import Section, value_at
 from deqpipe.config.experiment import Config
 from deqpipe.errors import UserError
 
@@ -116,10 +116,7 @@ def refuse_lookalikes(raw: Mapping[str, Any]) -> None:
         UserError: names the key and its value.
     """
     for variants in all_variants().values():
-        section: Any = raw
-        for part in variants.path.split("."):
-            section = section.get(part) if isinstance(section, Mapping) else None
-        value = section.get(variants.tag) if isinstance(section, Mapping) else None
+        value = value_at(raw, f"{variants.path}.{variants.tag}")
         if isinstance(value, int | float) and any(tag == value and not _equal(tag, value) for tag in variants.sections):
             raise UserError(f"config: {variants.path}.{variants.tag} is {value!r}: input should be a boolean")
 
