@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deqpipe import config as configuration
 from deqpipe.errors import UserError
-from deqpipe.results.lock import terminable
+from deqpipe.machine.stopping import terminable
 
 INTERRUPTED = 130
 """Exit status after SIGINT or SIGTERM."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deqpipe.compute.replay import DIRECT, Runner, Step
+from deqpipe.machine import stopping
 from deqpipe.machine.device import upload
 from deqpipe.seeding import Stream
 from deqpipe.shapes import Images, Labels, Logits, PerImage, Scalar
@@ -101,10 +102,14 @@ class PGD:
         """Images near `x` that make `objective` large.
 
         Gradients of parameters are neither computed nor changed.
+
+        Raises:
+            Interrupted: the work under way is to be left.
         """
         adversarial = start.detach()
         lost = torch.zeros(len(x), device=x.device)
         for _ in range(self.steps):
+            stopping.check()  # a step that is replayed, or of a network without f, asks nowhere else
             drawn = objective.draw() if isinstance(objective, Drawn) else objective  # outside of what is captured
             step, key, given = self._step(drawn)
             inputs = (adversarial, lost, x, *given)

@@ -8,6 +8,8 @@ Counting happens around f, never inside: what is compiled or captured holds no c
 - A gradient that arrives at its weights is one backward to weights.
 - A product of its Jacobian that autograd made differentiable (the Jacobian term of training) is a backward pass that a
   second one goes through. See `count_differentiated`.
+
+Who counts is also where work can be left: nothing takes longer than an evaluation of f (`machine.stopping`).
 """
 
 from collections.abc import Sequence
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from deqpipe.counts import Evaluations
+from deqpipe.machine import stopping
 
 __all__ = ["Counter", "Evaluations"]
 
@@ -51,7 +54,11 @@ class Counter:
 
         Args:
             value: f(z; x) for a batch.
+
+        Raises:
+            Interrupted: the work under way is to be left; here, and in the backward pass.
         """
+        stopping.check()
         self.add(Evaluations(forward=len(value)))
         self._count_at(value, Evaluations(backward_input=len(value)))
 
@@ -75,4 +82,8 @@ class Counter:
     def _count_at(self, tensor: Tensor, evaluations: Evaluations) -> None:
         """Count these whenever a gradient arrives."""
         if tensor.requires_grad:
-            tensor.register_hook(lambda _: self.add(evaluations))
+            tensor.register_hook(lambda _: self._arrived(evaluations))
+
+    def _arrived(self, evaluations: Evaluations) -> None:
+        stopping.check()
+        self.add(evaluations)

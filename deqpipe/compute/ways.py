@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from deqpipe.errors import UserError
+from deqpipe.machine.stopping import terminable
 from deqpipe.results import document, integrity
-from deqpipe.results.lock import locked, terminable
+from deqpipe.results.lock import locked
 from deqpipe.results.provenance import code_hash
 from deqpipe.results.records import write_text
 

@@ -14,8 +14,9 @@ from deqpipe.evaluation.batching import Batching
 from deqpipe.evaluation.evaluated_model import EvaluatedModel
 from deqpipe.evaluation.scoring import Columns, no_rows
 from deqpipe.machine.device import describe
+from deqpipe.machine.stopping import EXIT_UNFINISHED, StopRequest
 from deqpipe.results import integrity, records
-from deqpipe.results.lock import EXIT_UNFINISHED, StopRequest, locked
+from deqpipe.results.lock import locked
 from deqpipe.results.provenance import evaluations_of, provenance
 from deqpipe.results.records import Records
 from deqpipe.workflow import specs

@@ -1,4 +1,4 @@
-"""One process at a time in a folder of resumable state, and leaving in time with everything saved. No torch.
+"""One process at a time in a folder of resumable state. No torch.
 
 A process that was killed with its parent may live on as an orphan and still write; the lock makes a second one wait.
 """
@@ -7,22 +7,16 @@ import errno
 import fcntl
 import json
 import logging
-import math
 import os
-import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 from deqpipe.errors import UserError
-
-EXIT_UNFINISHED = 75
-"""Exit status of a command that stopped early with its state saved: start it again to go on (EX_TEMPFAIL)."""
 
 HEARTBEAT_SECONDS = 20.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -136,98 +130,3 @@ def _heartbeat(file: IO[str], seconds: float) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Be interrupted by SIGTERM and SIGHUP as by SIGINT: with an exception, so that what has to be cleaned up is.
-
-    For what has nothing to save; what has uses `StopRequest`. Other threads than the main one get no signals.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before: dict[signal.Signals, Any] = {}
-    for number in _asked_to_end():
-        if number != signal.SIGINT:
-            before[number] = signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        _give_back(before)
-
-
-def _asked_to_end() -> tuple[signal.Signals, ...]:
-    """The signals that ask a process to end; not SIGHUP where somebody ignores it, as nohup does."""
-    every = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    return tuple(number for number in every if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN)
-
-
-def _give_back(handlers: Mapping[signal.Signals, Any]) -> None:
-    for number, handler in handlers.items():
-        # None: a handler that Python did not install and cannot put back
-        signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
-class StopRequest:
-    """Whether it is time to save and leave: after SIGTERM, SIGINT or SIGHUP, or when a time budget is used up.
-
-    As a context manager it turns these signals into a flag and gives back the handlers of before at the end. Only the
-    main thread may enter it. The clock of the budget runs from the moment of construction.
-
-        with StopRequest(budget_minutes=55.0) as stop:
-            while step < total and not stop.should_stop():
-                ...
-        save()
-    """
-
-    def __init__(self, budget_minutes: float = math.inf) -> None:
-        """A request that comes by itself after `budget_minutes`.
-
-        Raises:
-            UserError: the budget is not a positive number.
-        """
-        if not budget_minutes > 0:
-            raise UserError(f"time budget is {budget_minutes:g} minutes, but must be positive")
-        self._budget_minutes = budget_minutes
-        self._deadline = time.monotonic() + 60 * budget_minutes
-        self._signal: signal.Signals | None = None
-        self._previous: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> "StopRequest":
-        """Catch the signals from here on."""
-        for number in _asked_to_end():
-            self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Give the handlers of before back."""
-        _give_back(self._previous)
-        self._previous.clear()
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._signal = signal.Signals(number)
-
-    def should_stop(self) -> bool:
-        """Whether to save and leave (with exit status `EXIT_UNFINISHED` when work is left)."""
-        return self.reason is not None
-
-    @property
-    def signalled(self) -> bool:
-        """Whether a signal asked for it, and not the budget."""
-        return self._signal is not None
-
-    @property
-    def reason(self) -> str | None:
-        """Why to stop, such as "SIGTERM"; None as long as there is no reason."""
-        if self._signal is not None:
-            return self._signal.name
-        if time.monotonic() >= self._deadline:
-            return f"time budget of {self._budget_minutes:g} minutes"
-        return None

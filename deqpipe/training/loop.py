@@ -4,7 +4,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from torch.optim import Optimizer
 from deqpipe.counts import NO_EVALUATIONS, Evaluations
 from deqpipe.data import Augmentation, Split, steps_per_epoch
 from deqpipe.errors import DamagedFileError, NonFiniteLossError, UserError
+from deqpipe.machine.stopping import Interrupted, StopRequest
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results import checkpoint, integrity
-from deqpipe.results.lock import StopRequest
 from deqpipe.training.feed import Feed
 from deqpipe.training.forward import draws
 from deqpipe.training.objectives import Batch, TrainingObjective
@@ -79,6 +80,10 @@ class TrainingPlan:
         """Batches of an epoch, the last one possibly smaller."""
         return steps_per_epoch(len(self.train), self.batch_size)
 
+    def ends_epoch(self, step: int) -> bool:
+        """Whether an epoch has taken its last step when so many steps of the run are done."""
+        return step % self.steps_per_epoch == 0 or step == self.last_step
+
     def feed(self, device: torch.device) -> Feed:
         """Its batches, on a device."""
         return Feed(self.train, self.augment, seed=self.seed, batch_size=self.batch_size, device=device)
@@ -89,6 +94,7 @@ class Progress:
     """What a run remembers beside weights and optimiser.
 
     Sums are over the current epoch so far; those of losses and right answers are as old as the last look at the device.
+    An epoch is over once its model was validated: then there are no images `seen` in the current one.
     """
 
     step: int
@@ -100,6 +106,14 @@ class Progress:
     seen: int = 0
     seconds: float = 0.0
     evaluations: Evaluations = NO_EVALUATIONS
+
+    def awaits_validation(self, plan: TrainingPlan) -> bool:
+        """Whether an epoch has taken its last step, and nothing else."""
+        return bool(self.seen) and plan.ends_epoch(self.step)
+
+    def is_complete(self, plan: TrainingPlan) -> bool:
+        """Whether nothing is left to do."""
+        return self.step == plan.last_step and not self.awaits_validation(plan)
 
 
 @dataclass(frozen=True)
@@ -136,12 +150,11 @@ class Store:
         facts = {"spec": dict(self.spec), "inputs": dict(self.inputs), "progress": asdict(progress)}
         checkpoint.write(self.state_file, tensors, facts)
 
-    def load_step(self) -> int | None:
-        """The step of the saved state, or None if there is none."""
+    def progress(self) -> Progress | None:
+        """That of the saved state, or None if there is none."""
         if not self.state_file.exists():
             return None
-        step: int = checkpoint.read_metadata(self.state_file, what=_STATE)["progress"]["step"]
-        return step
+        return self._progress(checkpoint.read_metadata(self.state_file, what=_STATE))
 
     def is_usable(self) -> bool:
         """Whether there is a state, of this spec and from these inputs."""
@@ -231,6 +244,8 @@ class Store:
 def train(plan: TrainingPlan, model: nn.Module, optimizer: Optimizer, *, store: Store, stop: StopRequest) -> Progress:
     """Train until the plan's last step, or until asked to stop; the state is saved either way.
 
+    A step or a validation that is under way when somebody asks is left, and done again by whoever goes on.
+
     The host looks at what the device has counted every `store.read_every` steps and before every save. Where the loss
     or gradient of a step was not finite, that update and all later ones were withheld on the device, and nothing was
     saved since.
@@ -240,7 +255,7 @@ def train(plan: TrainingPlan, model: nn.Module, optimizer: Optimizer, *, store: 
         model: changed in place; on its device.
         optimizer: over the model's parameters, possibly with a history of its own.
         store: where to resume from and to save.
-        stop: asked before every step.
+        stop: asked before every step, and within it.
 
     Raises:
         NonFiniteLossError: the loss of a step or its gradient is not finite; names the step and the last good state.
@@ -252,15 +267,22 @@ def train(plan: TrainingPlan, model: nn.Module, optimizer: Optimizer, *, store: 
     feed = plan.feed(device)
     tally = Tally.start(device, loss_sum=progress.loss_sum, correct=progress.correct)
     saved_at, unsaved = time.monotonic(), False
-    while progress.step < plan.last_step and not stop.should_stop():
-        (progress, tally), unsaved = _one_step(plan, model, optimizer, feed, (progress, tally)), True
-        epoch_ends = progress.step % plan.steps_per_epoch == 0 or progress.step == plan.last_step
-        saving = epoch_ends or time.monotonic() - saved_at > store.interval
-        if saving or progress.step % store.read_every == 0:
+    while not progress.is_complete(plan) and not stop.should_stop():
+        closing = progress.awaits_validation(plan)
+        try:
+            with stop.interruptible():
+                if closing:
+                    progress, validation = _validate(plan, model, progress)
+                else:
+                    progress, tally = _one_step(plan, model, optimizer, feed, (progress, tally))
+        except Interrupted:
+            break
+        overdue, unsaved = time.monotonic() - saved_at > store.interval, True
+        if closing:
+            progress, tally = _end_epoch(plan, model, progress, validation, store), Tally.start(device)
+        elif overdue or progress.awaits_validation(plan) or progress.step % store.read_every == 0:
             progress = _read_back(plan, progress, tally, store)
-        if epoch_ends:
-            progress, tally = _end_epoch(plan, model, progress, store), Tally.start(device)
-        if saving:
+        if closing or (overdue and not progress.awaits_validation(plan)):
             store.save(model, optimizer, progress)
             saved_at, unsaved = time.monotonic(), False
     if unsaved:
@@ -272,10 +294,12 @@ def train(plan: TrainingPlan, model: nn.Module, optimizer: Optimizer, *, store: 
 def _one_step(
     plan: TrainingPlan, model: nn.Module, optimizer: Optimizer, feed: Feed, so_far: tuple[Progress, Tally]
 ) -> tuple[Progress, Tally]:
+    """One step more; where it is left, the model is as it was before."""
     started, before = time.monotonic(), _counted(model)
     progress, tally = so_far
     batch = feed(progress.step)
-    tally = descend(plan, model, optimizer, batch, step=progress.step, tally=tally)
+    with _running_means_kept(model):
+        tally = descend(plan, model, optimizer, batch, step=progress.step, tally=tally)
     progress = replace(
         progress,
         step=progress.step + 1,
@@ -284,6 +308,23 @@ def _one_step(
         evaluations=progress.evaluations + _counted(model) - before,
     )
     return progress, tally
+
+
+@contextmanager
+def _running_means_kept(model: nn.Module) -> Iterator[None]:
+    """Undo what a step has done to a model when it is left: batch norms gather their means forward, before the update.
+
+    Nothing is left behind the update, which evaluates nothing.
+    """
+    buffers = list(model.buffers())
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    except Interrupted:
+        with torch.no_grad():
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
+        raise
 
 
 def _counted(model: nn.Module) -> Evaluations:
@@ -357,7 +398,7 @@ def check(reading: Reading, plan: TrainingPlan, *, good: Path | None = None) -> 
     raise NonFiniteLossError(f"{what} at step {reading.bad_step} of {plan.last_step}{last}")
 
 
-def _end_epoch(plan: TrainingPlan, model: nn.Module, progress: Progress, store: Store) -> Progress:
+def _validate(plan: TrainingPlan, model: nn.Module, progress: Progress) -> tuple[Progress, Validation]:
     started, before = time.monotonic(), _counted(model)
     validation = plan.validate(model)
     progress = replace(
@@ -365,6 +406,12 @@ def _end_epoch(plan: TrainingPlan, model: nn.Module, progress: Progress, store: 
         seconds=progress.seconds + time.monotonic() - started,
         evaluations=progress.evaluations + _counted(model) - before,
     )
+    return progress, validation
+
+
+def _end_epoch(
+    plan: TrainingPlan, model: nn.Module, progress: Progress, validation: Validation, store: Store
+) -> Progress:
     row = _history_row(plan, progress, validation)
     _logger.info("%s", _line(row, plan))
     progress = replace(progress, history=(*progress.history, row), loss_sum=0.0, correct=0, seen=0)

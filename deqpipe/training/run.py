@@ -38,10 +38,11 @@ from deqpipe.dynamics import PlainDynamics
 from deqpipe.errors import UserError
 from deqpipe.gradient import Implicit, StateGradient, Unrolled
 from deqpipe.machine.device import describe, set_up
+from deqpipe.machine.stopping import EXIT_UNFINISHED, StopRequest
 from deqpipe.model import architecture
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results import checkpoint, history
-from deqpipe.results.lock import EXIT_UNFINISHED, StopRequest, locked
+from deqpipe.results.lock import locked
 from deqpipe.results.provenance import checked, provenance
 from deqpipe.results.records import write_text
 from deqpipe.seeding import Stream
@@ -283,14 +284,14 @@ def _run(job: TrainingJob, prepared: Prepared) -> int:
     with locked(job.state), StopRequest(job.budget_minutes) as stop:
         optimizer = hand_over(prepared)
         store.set_aside_damaged(prepared.plan, model, optimizer)
-        before = store.load_step() if store.is_usable() else None
+        before = (store.progress() if store.is_usable() else None) or Progress(step=prepared.plan.first_step)
         progress = train(prepared.plan, model, optimizer, store=store, stop=stop)
-        if progress.step == prepared.plan.last_step:
+        if progress.is_complete(prepared.plan):
             _publish(job, prepared, progress, store)
             return 0
-        stuck = progress.step == (prepared.plan.first_step if before is None else before)
-        if stuck and not stop.signalled:
-            raise UserError(f"not one training step finished within {job.budget_minutes:g} minutes: allow more time")
+        if (progress.step, progress.seen) == (before.step, before.seen) and not stop.signalled:
+            missing = "validation" if progress.awaits_validation(prepared.plan) else "training step"
+            raise UserError(f"not one {missing} finished within {job.budget_minutes:g} minutes: allow more time")
     _logger.info(
         "%s: saved at step %d of %d; start again to go on", stop.reason, progress.step, prepared.plan.last_step
     )

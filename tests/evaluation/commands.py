@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from deqpipe.machine.stopping import StopRequest
 from deqpipe.results import checkpoint, ranking, records
-from deqpipe.results.lock import StopRequest
 from deqpipe.results.records import Records
 from deqpipe.workflow import gridpoints
 from tests import tiny

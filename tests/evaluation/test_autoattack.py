@@ -19,8 +19,8 @@ from deqpipe.evaluation.judge import NetworkJudge, Wanted
 from deqpipe.evaluation.resumable import Part
 from deqpipe.evaluation.stages import autoattack
 from deqpipe.evaluation.stages.autoattack import attack_top
+from deqpipe.machine.stopping import EXIT_UNFINISHED, StopRequest
 from deqpipe.results import records
-from deqpipe.results.lock import EXIT_UNFINISHED, StopRequest
 from deqpipe.results.records import Records
 from deqpipe.threat_model import LinfBall
 from deqpipe.workflow import specs

@@ -22,10 +22,10 @@ from deqpipe.data import save
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.evaluation import scoring
 from deqpipe.evaluation.stages import grid as grid_stage
+from deqpipe.machine.stopping import EXIT_UNFINISHED
 from deqpipe.model import architecture
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results import checkpoint, records
-from deqpipe.results.lock import EXIT_UNFINISHED
 from deqpipe.results.provenance import file_hash
 from deqpipe.results.records import Records
 from deqpipe.seeding import Stream

@@ -13,8 +13,8 @@ from deqpipe.config import EntropyConfig
 from deqpipe.defence.entropy import build_entropy_reduction
 from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_evaluated_model
 from deqpipe.evaluation.stages import sweep
+from deqpipe.machine.stopping import EXIT_UNFINISHED
 from deqpipe.results import records
-from deqpipe.results.lock import EXIT_UNFINISHED
 from deqpipe.results.records import Records
 from deqpipe.threat_model import LinfBall
 from deqpipe.workflow import gridpoints

@@ -11,9 +11,9 @@ import torch
 from deqpipe import build
 from deqpipe.attack.surrogate import defended_surrogate_of
 from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_evaluated_model
+from deqpipe.machine.stopping import EXIT_UNFINISHED
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results import records
-from deqpipe.results.lock import EXIT_UNFINISHED
 from deqpipe.results.records import Records
 from deqpipe.seeding import Stream
 from deqpipe.workflow.gridpoints import GridPoint

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from deqpipe.errors import UserError
-from deqpipe.results.lock import EXIT_UNFINISHED, StopRequest, locked
+from deqpipe.machine.stopping import EXIT_UNFINISHED, StopRequest
+from deqpipe.results.lock import locked
 
 HOLD = """
 import sys, time
@@ -25,7 +26,7 @@ with locked(Path(sys.argv[1])):
 """
 WORK = """
 import sys, time
-from deqpipe.results.lock import EXIT_UNFINISHED, StopRequest
+from deqpipe.machine.stopping import EXIT_UNFINISHED, StopRequest
 with StopRequest(budget_minutes=float(sys.argv[1])) as stop:
     print("working", flush=True)
     while not stop.should_stop():

@@ -19,8 +19,8 @@ from torch.optim import SGD, Adam
 
 from deqpipe.data import Split, none
 from deqpipe.errors import NonFiniteLossError, UserError
+from deqpipe.machine.stopping import StopRequest
 from deqpipe.results import checkpoint
-from deqpipe.results.lock import StopRequest
 from deqpipe.training.forward import Draws
 from deqpipe.training.loop import Progress, Store, TrainingPlan, Validation, cosine, multistep, train
 from deqpipe.training.objectives import Batch, Loss
@@ -64,7 +64,7 @@ class Recording:
 
 
 class StopAfter(StopRequest):
-    """Asks to stop after some steps."""
+    """Asks to stop after some steps and validations."""
 
     def __init__(self, steps: float) -> None:
         super().__init__()
@@ -73,6 +73,12 @@ class StopAfter(StopRequest):
     def should_stop(self) -> bool:
         self.left -= 1
         return self.left < 0
+
+
+def saved_step(folder: Path) -> int | None:
+    """Where a run would go on."""
+    progress = Store(folder, {"stage": "test"}).progress()
+    return progress.step if progress else None
 
 
 def plan(objective: Recording, *, accuracies: Sequence[float | None] = (), **changes: Any) -> TrainingPlan:
@@ -158,13 +164,15 @@ def test_history_is_the_average_over_the_images_of_an_epoch_part(tmp_path: Path)
     assert [row["clean_accuracy"] for row in rows] == [0.5, 0.5]
 
 
-@pytest.mark.parametrize("stopped_after", [1, 2, 3, 4, 5])
-def test_a_run_that_stopped_and_went_on_ends_like_one_that_did_not(tmp_path: Path, stopped_after: int) -> None:
+@pytest.mark.parametrize(("asked", "step"), [(1, 1), (2, 2), (3, 3), (4, 3), (5, 4), (6, 5), (7, 6)])
+def test_a_run_that_stopped_and_went_on_ends_like_one_that_did_not(tmp_path: Path, asked: int, step: int) -> None:
+    """Stopped before a step, or between the last step of an epoch and its validation (3 and 7)."""
     accuracies = [0.3, 0.2]
     straight, whole = run(plan(Recording(), accuracies=accuracies, select_from_epoch=1), tmp_path / "straight")
     todo = plan(Recording(), accuracies=accuracies, select_from_epoch=1)
-    _, part = run(todo, tmp_path / "halted", steps=stopped_after)
-    assert part.step == stopped_after
+    _, part = run(todo, tmp_path / "halted", steps=asked)
+    assert part.step == step
+    assert part.awaits_validation(todo) == (asked in (3, 7))
     resumed, rest = run(todo, tmp_path / "halted")
     assert equal(straight, resumed)
     timeless = [{**row, "seconds": 0} for row in whole.history]
@@ -179,12 +187,12 @@ def test_state_is_saved_after_each_interval_and_at_the_end_of_an_epoch(tmp_path:
     @dataclass(frozen=True)
     class Watching(Recording):
         def __call__(self, model: nn.Module, batch: Batch, sources: Draws) -> Loss:
-            at.append(Store(tmp_path, {"stage": "test"}).load_step())
+            at.append(saved_step(tmp_path))
             return super().__call__(model, batch, sources)
 
     run(plan(Watching()), tmp_path, interval=interval)
     assert at == ([None, 1, 2, 3, 4, 5] if interval == 0 else [None, None, None, 3, 3, 3])
-    assert Store(tmp_path, {"stage": "test"}).load_step() == 6
+    assert saved_step(tmp_path) == 6
 
 
 def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
@@ -273,7 +281,7 @@ def test_a_whole_state_stays_where_it_is(tmp_path: Path) -> None:
         run(plan(Recording()), tmp_path, steps=steps)
         store.set_aside_damaged(todo, model, todo.optimizer(model))
         assert not list(tmp_path.glob("*.damaged"))
-    assert store.load_step() == 6
+    assert saved_step(store.directory) == 6
 
 
 def test_a_state_that_may_not_be_read_is_not_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,19 +311,19 @@ def test_what_is_not_finite_withholds_its_update_and_all_later_ones(
     tmp_path: Path, spoil: str, interval: float, read_every: int, noticed_after: int
 ) -> None:
     """It is noticed at the next look at the device, and the first bad step is named, not the last."""
-    straight, _ = run(plan(Recording()), tmp_path / "straight", steps=4)
+    straight, _ = run(plan(Recording()), tmp_path / "straight", steps=5)
     model, objective, message = spoiled(4, spoil, tmp_path / "spoiled", interval=interval, read_every=read_every)
     assert [step for step, _ in objective.seen] == list(range(noticed_after + 1))
     state = tmp_path / "spoiled" / "training.safetensors"
     told = "loss is inf" if spoil == "loss" else r"loss is 0\.\d+, its gradient not finite"
     assert re.fullmatch(rf"{told} at step 4 of 6; last good state: {state}", message)
     assert equal(model, straight)
-    assert Store(tmp_path / "spoiled", {"stage": "test"}).load_step() == (4 if interval == 0 else 3)
+    assert saved_step(tmp_path / "spoiled") == (4 if interval == 0 else 3)
 
 
 @pytest.mark.parametrize("spoil", ["loss", "gradient"])
 def test_a_run_that_is_asked_to_stop_after_a_bad_step_saves_nothing(tmp_path: Path, spoil: str) -> None:
-    _, _, message = spoiled(4, spoil, tmp_path, steps=5)
+    _, _, message = spoiled(4, spoil, tmp_path, steps=6)
     assert "at step 4 of 6; last good state" in message
     stored = checkpoint.read(tmp_path / "training.safetensors")
     assert stored.metadata["progress"]["step"] == 3
@@ -344,7 +352,7 @@ def test_the_device_is_looked_at_now_and_then_and_before_each_save(
     monkeypatch.setattr(Tally, "read", looked)
     monkeypatch.setattr(Store, "save", saved)
     todo = plan(objective, last_step=9)
-    run(todo, tmp_path, steps=8, interval=interval, read_every=read_every)
+    run(todo, tmp_path, steps=8 + 2, interval=interval, read_every=read_every)
     assert list(dict.fromkeys(at)) == expected
 
 

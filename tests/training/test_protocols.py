@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from deqpipe import config
 from deqpipe.attack.pgd import uniform_start
 from deqpipe.gradient import Implicit, Unrolled
+from deqpipe.machine.stopping import EXIT_UNFINISHED
 from deqpipe.model import architecture
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results import checkpoint
-from deqpipe.results.lock import EXIT_UNFINISHED
 from deqpipe.seeding import Stream
 from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.solve import Termination, solve
@@ -362,7 +362,7 @@ def test_attempts_with_a_budget_under_the_release_end_like_one_without(
 ) -> None:
     training = replace(released[MODEL], folder=tmp_path)
     monkeypatch.setattr("deqpipe.training.run.StopRequest", ThreeSteps)
-    assert [training.run() for _ in range(4)] == [EXIT_UNFINISHED, EXIT_UNFINISHED, EXIT_UNFINISHED, 0]
+    assert [training.run() for _ in range(5)] == [*[EXIT_UNFINISHED] * 4, 0]
     assert_same_results(training, released[MODEL])
 
 

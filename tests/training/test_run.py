@@ -23,10 +23,10 @@ from deqpipe.build import build_solver, build_termination
 from deqpipe.data import batches, crop_flip, to_float
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.gradient import Unrolled
+from deqpipe.machine.stopping import EXIT_UNFINISHED, StopRequest
 from deqpipe.model import architecture
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results import checkpoint
-from deqpipe.results.lock import EXIT_UNFINISHED, StopRequest
 from deqpipe.results.provenance import file_hash
 from deqpipe.seeding import Stream
 from deqpipe.training import loop
@@ -74,7 +74,7 @@ def start(training: Training) -> subprocess.Popen[str]:
 def reach(training: Training, process: subprocess.Popen[str], step: int) -> None:
     """Wait until the saved state is at a step."""
     store = loop.Store(training.state, {})
-    while process.poll() is None and (store.load_step() or 0) < step:
+    while process.poll() is None and ((saved := store.progress()) is None or saved.step < step):
         time.sleep(0.002)
 
 
@@ -212,8 +212,8 @@ def test_a_killed_adversarial_training_ends_with_the_same_bits(trained: Trained,
     [
         ("deq_pgd_at_base", 46, signal.SIGTERM),
         ("deq_pgd_at_base", 46, signal.SIGINT),
-        ("resnet18_pgd_at", 0, signal.SIGHUP),
-        ("resnet18_pgd_at", 0, signal.SIGTERM),  # its last weights lie in memory in another order, as its momentum must
+        ("resnet18_pgd_at", 1, signal.SIGHUP),
+        ("resnet18_pgd_at", 1, signal.SIGTERM),  # its last weights lie in memory in another order, as its momentum must
     ],
 )
 def test_a_signal_ends_a_run_resumably(
@@ -237,15 +237,17 @@ def test_a_signal_ends_a_run_resumably(
         patched.setattr(loop, "_one_step", step)
         with caplog.at_level(logging.INFO):
             assert training.run() == EXIT_UNFINISHED
-    assert loop.Store(training.state, {}).load_step() == last + 1  # the step in progress was finished
-    assert re.fullmatch(rf"{number.name}: saved at step {last + 1} of \d+; start again to go on", caplog.messages[-1])
+    progress = loop.Store(training.state, {}).progress()
+    assert progress is not None
+    assert progress.step == last  # the step under way was left
+    assert re.fullmatch(rf"{number.name}: saved at step {last} of \d+; start again to go on", caplog.messages[-1])
     assert not any(path.exists() for path in training.outputs.values())
     assert training.run() == 0
     assert_same_results(training, trained.trainings[model])
 
 
 class ThreeSteps(StopRequest):
-    """A time budget that is over after three steps."""
+    """A time budget that is over after three steps, or two and the validation of an epoch."""
 
     asked = 0
 
@@ -260,7 +262,7 @@ def test_attempts_with_a_budget_each_end_like_one_without(
     model = "deq_pgd_at_base"
     training = again(trained.trainings[model], tmp_path)
     monkeypatch.setattr("deqpipe.training.run.StopRequest", ThreeSteps)
-    assert [training.run() for _ in range(4)] == [EXIT_UNFINISHED, EXIT_UNFINISHED, EXIT_UNFINISHED, 0]
+    assert [training.run() for _ in range(5)] == [*[EXIT_UNFINISHED] * 4, 0]
     assert_same_results(training, trained.trainings[model])
 
 
@@ -332,7 +334,9 @@ def test_a_diverged_training_publishes_nothing_and_exits_with_1(
     state = training.state / "training.safetensors"
     assert error == [f"deqpipe: loss is nan at step 47 of 54; last good state: {state}"]
     assert not any(path.exists() for path in training.outputs.values())
-    assert loop.Store(training.state, {}).load_step() == 47
+    progress = loop.Store(training.state, {}).progress()
+    assert progress is not None
+    assert progress.step == 47
     assert all(tensor.isfinite().all() for tensor in checkpoint.read(state).tensors.values())
 
 
