@@ -21,10 +21,12 @@ rule clean:
         spec=spec("clean"),
         execution=execution,
         batch_size=batch_size,
+        state=state_folder("clean"),
+        budget=time_budget,
     shell:
-        "deqpipe clean --spec {params.spec:q} {params.execution:q}"
+        "deqpipe clean --spec {params.spec:q} {params.execution:q} {params.budget:q}"
         " --data {input.data:q} --checkpoint {input.checkpoint:q} --batch-size {params.batch_size:q}"
-        " --output {output:q} > {log:q} 2>&1"
+        " --state {params.state:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule attack_grid:
@@ -84,10 +86,12 @@ rule attack_pgd:
         spec=spec("attack_pgd"),
         execution=execution,
         batch_size=batch_size,
+        state=state_folder("attack_pgd"),
+        budget=time_budget,
     shell:
-        "deqpipe attack-pgd --spec {params.spec:q} {params.execution:q}"
+        "deqpipe attack-pgd --spec {params.spec:q} {params.execution:q} {params.budget:q}"
         " --data {input.data:q} --checkpoint {input.checkpoint:q} --batch-size {params.batch_size:q}"
-        " --output {output:q} > {log:q} 2>&1"
+        " --state {params.state:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule attack_point:

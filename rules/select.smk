@@ -23,7 +23,9 @@ rule select_early_state:
         spec=spec("select"),
         execution=execution,
         batch_size=batch_size,
+        state=state_folder("select"),
+        budget=time_budget,
     shell:
-        "deqpipe select-early-state --spec {params.spec:q} {params.execution:q}"
+        "deqpipe select-early-state --spec {params.spec:q} {params.execution:q} {params.budget:q}"
         " --data {input.data:q} --checkpoint {input.checkpoint:q} --batch-size {params.batch_size:q}"
-        " --output {output:q} > {log:q} 2>&1"
+        " --state {params.state:q} --output {output:q} > {log:q} 2>&1"

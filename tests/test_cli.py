@@ -251,7 +251,8 @@ def test_damaged_checkpoints_are_named_by_evaluations(
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(trained.file("deq_pgd_at_base").read_bytes()[:1000])
     spec = tiny.spec("clean", model="deq_pgd_at_base")
-    line = ("clean", "--spec", spec, "--data", trained.data, "--output", tmp_path / "x", "--batch-size", 4)
+    line = ("clean", "--spec", spec, "--data", trained.data, "--output", tmp_path / "x", "--batch-size", 4,
+            "--state", tmp_path / "state")  # fmt: skip
     assert "is cut short" in answer(capsys, *line, "--checkpoint", cut)
     assert "does not exist" in answer(capsys, *line, "--checkpoint", tmp_path / "none")
     handoff = trained.file("deq_pretrain", "handoff")
@@ -265,7 +266,7 @@ def test_a_spec_that_lacks_a_setting_names_it(
     spec = json.loads(tiny.spec("clean", model="deq_pgd_at_base"))
     del spec["config"]["solver"]
     line = ("clean", "--spec", json.dumps(spec), "--data", trained.data, "--output", tmp_path / "x")
-    checkpoint = ("--checkpoint", trained.file("deq_pgd_at_base"), "--batch-size", "4")
+    checkpoint = ("--checkpoint", trained.file("deq_pgd_at_base"), "--batch-size", "4", "--state", tmp_path / "state")
     assert "spec lacks the setting solver" in answer(capsys, *line, *checkpoint)
 
 
@@ -303,5 +304,6 @@ def test_a_mistake_as_a_user_makes_it_exits_with_2() -> None:
 def test_records_are_readable_without_the_command(trained: Trained, tmp_path: Path) -> None:
     spec = tiny.spec("clean", model="deq_pretrain")
     line = ("clean", "--spec", spec, "--data", trained.data, "--checkpoint", trained.file("deq_pretrain"))
-    assert tiny.run(*line, "--output", tmp_path / "x.parquet", "--batch-size", "64", "--threads", "1") == 0
+    files = ("--output", tmp_path / "x.parquet", "--state", tmp_path / "state")
+    assert tiny.run(*line, *files, "--batch-size", "64", "--threads", "1") == 0
     assert len(records.read(tmp_path / "x.parquet")) == tiny.TEST

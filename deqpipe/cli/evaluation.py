@@ -101,10 +101,14 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=first_last, required=True, metavar="FIRST-LAST")
 
 
-def _add_part(parser: argparse.ArgumentParser) -> None:
-    _add_images(parser)
+def _add_kept(parser: argparse.ArgumentParser) -> None:
     add_paths(parser, "state")
     add_budget(parser)
+
+
+def _add_part(parser: argparse.ArgumentParser) -> None:
+    _add_images(parser)
+    _add_kept(parser)
 
 
 def _add_other(parser: argparse.ArgumentParser) -> None:
@@ -147,19 +151,32 @@ def _grid_shard(options: argparse.Namespace) -> Any:
     return GridShard(options.states, _part(options), options.race)
 
 
+_KEPT: Mapping[str, Value] = {"state": attrgetter("state"), "budget_minutes": attrgetter("time_budget_minutes")}
+
 EVALUATIONS = (
     EvaluationCommand(
         "select-early-state",
         "select",
         "Choose the state that decides, on the held-out images.",
         calls="selection:select_early_state",
-        adds=(_add_batch_size,),
+        adds=(_add_batch_size, _add_kept),
+        gives=_KEPT,
     ),
     EvaluationCommand(
-        "clean", "clean", "Judge the test images as they are.", calls="clean:clean", adds=(_add_batch_size,)
+        "clean",
+        "clean",
+        "Judge the test images as they are.",
+        calls="clean:clean",
+        adds=(_add_batch_size, _add_kept),
+        gives=_KEPT,
     ),
     EvaluationCommand(
-        "attack-pgd", "attack_pgd", "Attack at the final state.", calls="clean:attack_pgd", adds=(_add_batch_size,)
+        "attack-pgd",
+        "attack_pgd",
+        "Attack at the final state.",
+        calls="clean:attack_pgd",
+        adds=(_add_batch_size, _add_kept),
+        gives=_KEPT,
     ),
     EvaluationCommand(
         "attack-grid",

@@ -39,6 +39,21 @@ STARTS = "attack/start"  # random starts on test images; on validation images th
 SELECTION_STARTS = "selection/start"
 
 
+PIECE = 1024
+"""Images that are kept at once by stages that go through all of them: some minutes' work at the paper's speeds."""
+
+
+def slices(evaluated: EvaluatedModel, images: range) -> list[range]:
+    """The images, so many at once as are worth keeping; no batch whose images influence each other is cut.
+
+    How many that is does not depend on the memory of a device: who goes on elsewhere finds the same slices.
+    """
+    size = PIECE
+    if "evaluation.batch_size" in evaluated.settings:
+        size = -(-PIECE // evaluated.batch_size) * evaluated.batch_size
+    return [range(start, min(start + size, images.stop)) for start in range(images.start, images.stop, size)]
+
+
 def first_images(evaluated: EvaluatedModel, count: int) -> Chunk:
     """The first so many test images.
 

@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,9 +12,10 @@ from deqpipe.counts import NO_EVALUATIONS, Evaluations, sum_of
 from deqpipe.errors import DamagedFileError, UserError
 from deqpipe.evaluation.batching import Batching
 from deqpipe.evaluation.evaluated_model import EvaluatedModel
+from deqpipe.evaluation.images import Chunk, slices
 from deqpipe.evaluation.scoring import Columns, no_rows
 from deqpipe.machine.device import describe
-from deqpipe.machine.stopping import EXIT_UNFINISHED, StopRequest
+from deqpipe.machine.stopping import EXIT_UNFINISHED, Interrupted, StopRequest
 from deqpipe.results import integrity, records
 from deqpipe.results.lock import locked
 from deqpipe.results.provenance import evaluations_of, provenance
@@ -32,14 +33,22 @@ class PieceResult:
     Attributes:
         columns: its rows.
         flags: what a reader of the results must be told, such as the warnings of a library.
+        earlier: evaluations of f that earlier tries have made for it, and kept.
     """
 
     columns: Columns
     flags: tuple[str, ...] = ()
+    earlier: Evaluations = NO_EVALUATIONS
 
 
 Piece: TypeAlias = Callable[[], PieceResult]
 """Computes one piece."""
+Publish: TypeAlias = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
+"""Writes the output of a job: from the columns of all its rows, and their provenance."""
+
+
+def _nothing_to_prepare() -> None:
+    """For pieces that share nothing."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +60,15 @@ class Groups:
         compute: the pieces of some names.
         size: how many at once.
         batching: of their images; None: the evaluated model's.
+        prepare: what all of them need, and no one keeps. Its evaluations of f belong to whichever piece is the first:
+            a job that goes on does it again, but what it tells is what the results take, however often it was stopped.
     """
 
     names: tuple[str, ...]
     compute: Callable[[Sequence[str]], Sequence[PieceResult]]
     size: int = 1
     batching: Batching | None = None
+    prepare: Callable[[], object] = _nothing_to_prepare
 
 
 @dataclass(frozen=True)
@@ -92,6 +104,7 @@ def run_pieces(
     piece_spec: Mapping[str, Any],
     name: str | None = None,
     batching: Batching | None = None,
+    publish: Publish | None = None,
 ) -> int:
     """Compute the pieces that are not finished yet, one by one, then write all of them as the job's output.
 
@@ -102,6 +115,7 @@ def run_pieces(
         piece_spec: what a finished piece depends on.
         name: of the part, where its images alone do not tell it from others of the state folder.
         batching: of the images of a piece; None: the evaluated model's.
+        publish: writes the job's output from all rows and their provenance; None: as records.
 
     Returns:
         The exit status: 0, or that of an unfinished job.
@@ -114,28 +128,77 @@ def run_pieces(
         return [pieces[piece]() for piece in names]
 
     groups = Groups(tuple(pieces), compute, batching=batching)
-    return run_groups(evaluated, part, groups, piece_spec=piece_spec, name=name)
+    return run_groups(evaluated, part, groups, piece_spec=piece_spec, name=name, publish=publish)
 
 
 def run_groups(
-    evaluated: EvaluatedModel, part: Part, groups: Groups, *, piece_spec: Mapping[str, Any], name: str | None = None
+    evaluated: EvaluatedModel,
+    part: Part,
+    groups: Groups,
+    *,
+    piece_spec: Mapping[str, Any],
+    name: str | None = None,
+    publish: Publish | None = None,
 ) -> int:
-    """The same for pieces that are computed several at once; those that are finished leave their groups."""
+    """The same for pieces that are computed several at once; those that are finished leave their groups.
+
+    Args:
+        evaluated: as for `run_pieces`.
+        part: as there.
+        groups: the pieces.
+        piece_spec: as there.
+        name: as there.
+        publish: writes the job's output from all rows and their provenance; None: as records.
+    """
     files = {piece: file_of(evaluated, part, piece) for piece in groups.names}
     with locked(part.state / "locks" / (name or part.name)), StopRequest(part.budget_minutes) as stop:
         still_open = [piece for piece in groups.names if not _is_finished(files[piece], piece_spec, part)]
-        if len(still_open) < len(files):
-            _logger.info("%d of %d pieces are finished already", len(files) - len(still_open), len(files))
-        work = Groups(tuple(still_open), groups.compute, groups.size, groups.batching)
-        finished = _finish(evaluated, work, files, piece_spec, stop)
-        if finished == 0 and still_open and not stop.signalled:
-            raise UserError(f"not one piece finished within {part.budget_minutes:g} minutes: allow more time")
-    if finished < len(still_open):
-        kept = len(files) - len(still_open) + finished
-        _logger.info("%s: %d of %d pieces are kept; start again to go on", stop.reason, kept, len(files))
-        return EXIT_UNFINISHED
-    _publish(evaluated, list(files.values()))
+        kept = len(files) - len(still_open)
+        if kept:
+            _logger.info("%d of %d pieces are finished already", kept, len(files))
+        try:
+            work = replace(groups, names=tuple(still_open))
+            for result in _results(evaluated, work, piece_spec, stop, resumed=kept > 0):
+                records.write(files[result.name], result.columns, provenance=result.told)
+                kept += 1
+                _logger.info("%d/%d %s: %s", kept, len(files), result.name, scores(result.columns))
+        except Interrupted as why:
+            new = kept > len(files) - len(still_open) or why.kept
+            if not new and not stop.signalled:
+                allowed = f"{part.budget_minutes:g} minutes"
+                raise UserError(f"not one piece finished within {allowed}: allow more time") from None
+            beside = f", and {why.kept}" if why.kept else ""
+            _logger.info("%s: %d of %d pieces are kept%s; start again to go on", why.reason, kept, len(files), beside)
+            return EXIT_UNFINISHED
+    _publish(evaluated, list(files.values()), publish or partial(_as_records, evaluated.job.output))
     return 0
+
+
+def run_sliced(
+    evaluated: EvaluatedModel,
+    part: Part,
+    chunk: Chunk,
+    rows: Callable[[Chunk], Columns],
+    *,
+    publish: Publish | None = None,
+) -> int:
+    """The same for a stage that goes through images once: a piece is a slice of them.
+
+    Args:
+        evaluated: as for `run_pieces`.
+        part: as there, of all images of the chunk.
+        chunk: the images.
+        rows: of some of them.
+        publish: as there.
+    """
+
+    def compute(images: range) -> PieceResult:
+        return PieceResult(rows(Chunk(chunk.split, images)))
+
+    pieces: dict[str, Piece] = {
+        f"slice{images.start}-{images.stop - 1}": partial(compute, images) for images in slices(evaluated, chunk.images)
+    }
+    return run_pieces(evaluated, part, pieces, piece_spec=evaluated.job.spec, publish=publish)
 
 
 def _is_finished(file: Path, piece_spec: Mapping[str, Any], part: Part) -> bool:
@@ -151,26 +214,40 @@ def _is_finished(file: Path, piece_spec: Mapping[str, Any], part: Part) -> bool:
     return True
 
 
-def _finish(
-    evaluated: EvaluatedModel,
-    groups: Groups,
-    files: Mapping[str, Path],
-    piece_spec: Mapping[str, Any],
-    stop: StopRequest,
-) -> int:
-    """Compute pieces until asked to stop; how many were computed."""
-    total = len(groups.names)
-    for first in range(0, total, groups.size):
+@dataclass(frozen=True)
+class _Finished:
+    """A piece that can be written: its name, its rows, its provenance."""
+
+    name: str
+    columns: Columns
+    told: Mapping[str, Any]
+
+
+def _results(
+    evaluated: EvaluatedModel, groups: Groups, piece_spec: Mapping[str, Any], stop: StopRequest, *, resumed: bool
+) -> Iterator[_Finished]:
+    """The pieces, one after the other.
+
+    Raises:
+        Interrupted: somebody asked to stop; between groups, or within one.
+    """
+    batching = groups.batching or evaluated.batching
+    before = evaluated.evaluations
+    if groups.names:
+        with stop.interruptible():
+            batching.backing_off(groups.prepare)
+    if resumed:
+        before = evaluated.evaluations
+    for first in range(0, len(groups.names), groups.size):
         if stop.should_stop():
-            return first
-        names = groups.names[first : first + groups.size]
-        started, evaluations = time.monotonic(), evaluated.evaluations
-        results = (groups.batching or evaluated.batching).backing_off(partial(groups.compute, names))
-        shares = _shares(origin(evaluated, piece_spec, started, evaluations), len(names))
-        for number, (name, piece, told) in enumerate(zip(names, results, shares, strict=True), first + 1):
-            records.write(files[name], piece.columns, provenance=told | {"flags": list(piece.flags)})
-            _logger.info("%d/%d %s: %s", number, total, name, scores(piece.columns))
-    return total
+            raise Interrupted(str(stop.reason))
+        names, started = groups.names[first : first + groups.size], time.monotonic()
+        with stop.interruptible():
+            results = batching.backing_off(partial(groups.compute, names))
+        told = origin(evaluated, piece_spec, started, before - sum_of(piece.earlier for piece in results))
+        for name, piece, share in zip(names, results, _shares(told, len(names)), strict=True):
+            yield _Finished(name, piece.columns, share | {"flags": list(piece.flags)})
+        before = evaluated.evaluations
 
 
 def _shares(told: dict[str, Any], count: int) -> list[dict[str, Any]]:
@@ -180,7 +257,7 @@ def _shares(told: dict[str, Any], count: int) -> list[dict[str, Any]]:
     return [told | {"seconds": seconds, "evaluations": asdict(share)} for share in shares]
 
 
-def _publish(evaluated: EvaluatedModel, files: list[Path]) -> None:
+def _publish(evaluated: EvaluatedModel, files: list[Path], publish: Publish) -> None:
     merged = records.merge([records.read(file) for file in files]) if files else _nothing(evaluated)
     whole = provenance(
         evaluated.job.spec,
@@ -190,7 +267,11 @@ def _publish(evaluated: EvaluatedModel, files: list[Path]) -> None:
         seconds=sum((part["seconds"] for part in merged.provenance), start=0.0),
         evaluations=sum_of(evaluations_of(part, files[0].parent) for part in merged.provenance),
     )
-    records.write(evaluated.job.output, merged.columns, provenance=whole | {"flags": list(flags_of(merged))})
+    publish(merged.columns, whole | {"flags": list(flags_of(merged))})
+
+
+def _as_records(output: Path, columns: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+    records.write(output, columns, provenance=provenance)
 
 
 def _nothing(evaluated: EvaluatedModel) -> Records:

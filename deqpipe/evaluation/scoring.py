@@ -149,6 +149,7 @@ def attacks_rows(
     panel: Panel,
     references: References | None,
     purpose: str,
+    pgd: PgdConfig | None = None,
 ) -> list[Columns]:
     """Rows of several attacks on a chunk, one set per attack; the images of all of them are judged at once.
 
@@ -159,8 +160,9 @@ def attacks_rows(
         panel: who judges them.
         references: where the states of the clean images come from; None: `panel.compared` is empty.
         purpose: of the random starts.
+        pgd: the attack; None: that of the settings.
     """
-    pgd = evaluated.settings.section("attack.pgd", PgdConfig)
+    pgd = pgd or evaluated.settings.section("attack.pgd", PgdConfig)
     parts: list[list[Columns]] = [[] for _ in attacks]
     for images in chunk.batches(evaluated.batch_size):
         (x, y), label = chunk.load(images, evaluated.job.device), chunk.labels(images)

@@ -22,10 +22,15 @@ EXIT_UNFINISHED = 75
 
 
 class Interrupted(BaseException):
-    """Work is left because somebody asked for it, and what it came to is dropped; says why.
+    """Work is left because somebody asked for it, and what it came to is dropped, but for what `kept` names.
 
     No `Exception`: nothing that tries something else after a failure may take it for one.
     """
+
+    def __init__(self, reason: str, kept: str = "") -> None:
+        """Take the reason, such as SIGTERM, and what of the work was saved, in words; "": nothing that is new."""
+        super().__init__(reason)
+        self.reason, self.kept = reason, kept
 
 
 _watching: "StopRequest | None" = None

@@ -129,11 +129,11 @@ def test_clean_rows_and_references_wait_for_the_copies_of_judgements(
 def test_early_states_wait_for_the_copies_of_judgements(
     kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pretended(kind, reads=2 * (1 + 2)) as device:
+    with pretended(kind, reads=2 * (2 + 2)) as device:
         changes = {**GRID, "selection": {"attack": {"steps": 1}}}
         evaluated = load_evaluated_model(job(tmp_path, device, monkeypatch, stage="select", changes=changes))
-        hits = dict(selection._validation_hits(evaluated, Chunk(evaluated.dataset.validation, range(9))))
-        assert [len(parts) for parts in hits.values()] == [2, 2]
+        rows = selection._attacked_rows(evaluated, Chunk(evaluated.dataset.validation, range(9)))
+        assert len(rows["image"]) == 2 * 9
         refuse_another(device)
 
 

@@ -90,9 +90,12 @@ def part(folder: Path) -> Part:
 
 
 RUNS: Mapping[str, tuple[stages.StageName, Run]] = {
-    "clean": ("clean", lambda job, folder: clean.clean(job)),
+    "clean": ("clean", lambda job, folder: clean.clean(job, state=folder / "state", budget_minutes=60.0)),
     "grid": ("attack_grid", lambda job, folder: grid.attack_grid(job, grid.GridShard((1, 4), part(folder)))),
-    "select": ("select", lambda job, folder: selection.select_early_state(job)),
+    "select": (
+        "select",
+        lambda job, folder: selection.select_early_state(job, state=folder / "state", budget_minutes=60.0),
+    ),
     "AutoAttack": ("autoattack", lambda job, folder: autoattack.autoattack(job, part(folder))),
     "sweep": ("attack_sweep", lambda job, folder: sweep.attack_sweep(job, part(folder), race=None)),
 }

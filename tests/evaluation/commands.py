@@ -16,6 +16,8 @@ from tests import tiny
 from tests.results.edits import write_json
 from tests.tiny import Trained
 
+SLICED = ("select-early-state", "clean", "attack-pgd")
+"""Commands that go through images once and keep what is finished."""
 BASE, RANDOM, OTHER = "deq_pgd_at_base", "deq_trades_random_states", "deq_trades_base"
 
 
@@ -25,7 +27,8 @@ def call(trained: Trained, verb: str, output: Path, *options: object, model: str
     size = changes.pop("batch_size", 5)
     line = (verb, "--spec", tiny.spec(stage, changes or None, model=model), "--data", trained.data)
     files = ("--checkpoint", trained.file(model), "--output", output, "--batch-size", size)
-    return [str(part) for part in (*line, *files, *options)]
+    kept = ("--state", output.with_suffix(".state")) if verb in SLICED else ()
+    return [str(part) for part in (*line, *files, *kept, *options)]
 
 
 def grid(

@@ -296,6 +296,7 @@ def named(folder: Path, trained: Trained, model: str, *options: object) -> Path:
 def evaluated(trained: Trained, checkpoint_file: Path, verb: str, output: Path, **options: object) -> list[object]:
     stage = {"select-early-state": "select"}.get(verb, verb.replace("-", "_"))
     files = ("--data", trained.data, "--checkpoint", checkpoint_file, "--output", output, "--batch-size", 5)
+    options = {"state": output.with_suffix(".state"), **options}
     more = [part for name, value in options.items() for part in (f"--{name}", value)]
     return [verb, "--spec", tiny.spec(stage, model=BASE), *files, *more]
 

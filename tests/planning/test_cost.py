@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -132,7 +133,7 @@ ENTROPY = {
 def test_decisions_count_what_their_job_counts(trained: Trained, tmp_path: Path, changes: dict[str, Any]) -> None:
     merged = config.merge(CONTROLS, changes)
     job = evaluated(trained, tmp_path, "clean", BASE, merged)
-    assert clean.clean(job) == 0
+    assert clean.clean(job, **kept(job)) == 0
     assert expected("clean", merged, model=BASE) == counted(job.output)
 
 
@@ -159,7 +160,7 @@ def test_a_single_point_counts_what_its_job_counts(trained: Trained, tmp_path: P
 @pytest.mark.parametrize("model", [vocabulary.TRUNK, "resnet18_pgd_at"])
 def test_ready_made_attacks_count_what_their_job_counts(trained: Trained, tmp_path: Path, model: str) -> None:
     job = evaluated(trained, tmp_path, "attack_pgd", model, {})
-    assert clean.attack_pgd(job) == 0
+    assert clean.attack_pgd(job, **kept(job)) == 0
     assert expected("attack_pgd", model=model) == counted(job.output)
 
 
@@ -168,7 +169,7 @@ def test_early_state_selection_counts_what_its_job_counts(
     trained: Trained, tmp_path: Path, protocol: dict[str, Any]
 ) -> None:
     job = evaluated(trained, tmp_path, "select", BASE, protocol, name="out.json")
-    assert selection.select_early_state(job) == 0
+    assert selection.select_early_state(job, **kept(job)) == 0
     assert expected("select_early_state", protocol, model=BASE) == counted(job.output)
 
 
@@ -204,6 +205,11 @@ def test_attacks_through_sec_3_2_count_what_their_job_counts(
     assert_equal(counted(job.output), expected("attack_in_loop", changes, model=RANDOM, images=ALL))
 
 
+def kept(job: EvaluationJob) -> dict[str, Any]:
+    """Where a job that goes through images once keeps its pieces."""
+    return {"state": job.output.with_suffix(".state"), "budget_minutes": math.inf}
+
+
 def assert_equal(found: Evaluations, wanted: Evaluations) -> None:
     """Up to the rounding of a mean over points."""
     for way in ("forward", "backward_input", "backward_weights"):
@@ -214,7 +220,7 @@ def test_the_example_counts_what_its_job_counts(trained: Trained, tmp_path: Path
     changes = {"attack": GRID}
     select, cleaned, grid = (evaluated(trained, tmp_path, stage, BASE, changes, name=stage) for stage in (
         "select", "clean", "attack_grid"))  # fmt: skip
-    assert selection.select_early_state(select) == clean.clean(cleaned) == 0
+    assert selection.select_early_state(select, **kept(select)) == clean.clean(cleaned, **kept(cleaned)) == 0
     (tmp_path / "grid").mkdir()
     in_folder = evaluated(trained, tmp_path / "grid", "attack_grid", BASE, changes, name="states1-4_images0-11.parquet")
     assert grid.spec == in_folder.spec

@@ -91,7 +91,7 @@ def attack_groups(
         attacks: by the names of their pieces.
         chunk: the images.
         panel: who judges them.
-        references: gives the states of the clean images, which `panel.compared` asks for.
+        references: gives the states of the clean images, which `panel.compared` asks for; the same when asked again.
     """
 
     def compute(names: Sequence[str]) -> list[PieceResult]:
@@ -104,7 +104,8 @@ def attack_groups(
             results += [PieceResult(columns) for columns in parts]
         return results
 
-    return Groups(tuple(attacks), compute, size=together(evaluated, chunk))
+    groups = Groups(tuple(attacks), compute, size=together(evaluated, chunk))
+    return groups if references is None else replace(groups, prepare=references)
 
 
 def _points(evaluated: EvaluatedModel, shard: GridShard) -> list[gridpoints.GridPoint]:
