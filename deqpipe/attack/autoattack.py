@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, TypeAlias
@@ -17,14 +18,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from deqpipe.attack.transcript import LogitsOf, Recorder, Unrecorded
 from deqpipe.config import AttackName
 from deqpipe.errors import UserError
 from deqpipe.shapes import Images, Labels, Logits
 from deqpipe.threat_model import LinfBall
 from deqpipe.workflow.library_attacks import APGD_T, LIBRARY_ATTACKS
 
-LogitsOf: TypeAlias = Callable[[Tensor], Logits]
-
+UNRECORDED = Unrecorded()
 PACKAGES = ("pyautoattack", "autoattack")
 """The maintained package, and the original one; the first that is installed is used."""
 TOLERANCE = 1e-6  # rounding of an image at the border of its ball
@@ -70,6 +71,15 @@ class Flags:
         self._times[kind] = self._times.get(kind, 0) + 1
 
     log = warning  # what the original package calls
+
+    def dump(self) -> Any:
+        """All that was kept, as JSON values."""
+        return [self._first, self._times]
+
+    def restore(self, dumped: Any) -> None:
+        """Become as it was when it was dumped."""
+        first, times = dumped
+        self._first, self._times = dict(first), dict(times)
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -128,11 +138,17 @@ class LibraryAttacks:
 
     @torch.no_grad()
     def __call__(
-        self, name: AttackName, logits_of: LogitsOf, x: Images, y: Labels, *, seed: int, flags: Flags
+        self,
+        name: AttackName,
+        logits_of: LogitsOf,
+        x: Images,
+        y: Labels,
+        *,
+        seed: int,
+        flags: Flags,
+        recorder: Recorder = UNRECORDED,
     ) -> Crafted:
         """One attack on one batch.
-
-        Parameters that are not frozen gather gradients from FAB-T.
 
         Args:
             name: the attack.
@@ -141,16 +157,25 @@ class LibraryAttacks:
             y: their classes.
             seed: of the library's draws. The global generators are left as they were.
             flags: where warnings go.
+            recorder: watches what is asked, so that an attack that was stopped can go on.
 
         Raises:
             ValueError: images beyond [0, 1], none, or too few classes for APGD-T.
+            Interrupted: the attack is to be left.
         """
         _check_images(x)
-        logits = logits_of(x)
+        watched = recorder.watching(logits_of)
+        (logits,) = recorder.step(lambda: (watched(x),), (x,), flags)
         if name not in runnable([name], classes=logits.shape[1]):
             attack = LIBRARY_ATTACKS[name]
             raise ValueError(f"{attack.label} needs {attack.least_classes} classes, but there are {logits.shape[1]}")
-        runs = _Runs(x, y, misclassified=logits.max(1).indices != y, logits_of=_answering(logits_of, logits))
+        runs = _Runs(
+            x,
+            y,
+            misclassified=logits.max(1).indices != y,
+            logits_of=_answering(watched, logits),
+            in_steps=partial(_in_steps, recorder, flags),
+        )
         with _own_generators(seed):
             run = {"apgd_ce": self._apgd_ce, "apgd_t": self._apgd_t, "fab_t": self._fab_t, "square": self._square}
             run[name](runs, seed, flags)
@@ -196,11 +221,24 @@ class LibraryAttacks:
             runs.attack_misclassified(towards(1))
 
     def _fab_t(self, runs: "_Runs", seed: int, flags: Flags) -> None:
+        """Class by class, as the library's own loop does it; without restarts it draws nothing."""
         attack = library().fab(
             runs.logits_of, norm="Linf", eps=self.ball.epsilon, n_iter=self.iterations, n_restarts=1, seed=seed,
             targeted=True, n_target_classes=self._targets(runs), device=runs.x.device,
         )  # fmt: skip
-        runs.fooled = attack.perturb(runs.x.clone(), runs.y.clone())
+
+        def towards(rank: int) -> _Run:
+            def run(x: Tensor, y: Tensor) -> _Outcome:
+                attack.target_class = rank
+                images = attack.attack_single_run(x, y, use_rand_start=False, is_targeted=True)
+                beyond = self.ball.distance(images, x) > self.ball.epsilon
+                right = (runs.logits_of(images).max(1).indices == y) | beyond
+                return images, right, torch.full((len(x),), -torch.inf, device=x.device), images
+
+            return run
+
+        for rank in range(2, self._targets(runs) + 2):
+            runs.attack_those_left(towards(rank))
         runs.best = runs.fooled
 
     def _square(self, runs: "_Runs", seed: int, flags: Flags) -> None:
@@ -243,8 +281,10 @@ _Run: TypeAlias = Callable[[Tensor, Tensor], _Outcome]
 class _Runs:
     """The runs of one attack on a batch, and what they have come to."""
 
-    def __init__(self, x: Tensor, y: Tensor, *, misclassified: Tensor, logits_of: LogitsOf) -> None:
-        self.x, self.y, self.logits_of = x, y, logits_of
+    def __init__(
+        self, x: Tensor, y: Tensor, *, misclassified: Tensor, logits_of: LogitsOf, in_steps: Callable[[_Run], _Run]
+    ) -> None:
+        self.x, self.y, self.logits_of, self._in_steps = x, y, logits_of, in_steps
         self.fooled, self.best = x.clone(), x.clone()
         self.classes = logits_of(x[:0]).shape[1]
         self._misclassified, self._left = misclassified, ~misclassified
@@ -255,7 +295,7 @@ class _Runs:
         where = self._left.nonzero().flatten()
         if not len(where):
             return
-        best, right, loss, fooled = run(self.x[where].clone(), self.y[where].clone())
+        best, right, loss, fooled = self._in_steps(run)(self.x[where].clone(), self.y[where].clone())
         wrong = ~right.bool()
         self.fooled[where[wrong]] = fooled[wrong]
         self._left[where[wrong]] = False
@@ -265,13 +305,23 @@ class _Runs:
         """Run on the images that the logits misclassify when clean."""
         where = self._misclassified.nonzero().flatten()
         if len(where):
-            best, _, loss, _ = run(self.x[where].clone(), self.y[where].clone())
+            best, _, loss, _ = self._in_steps(run)(self.x[where].clone(), self.y[where].clone())
             self._keep_better(where, best, loss)
 
     def _keep_better(self, where: Tensor, best: Tensor, loss: Tensor) -> None:
         better = loss > self._loss[where]
         self.best[where[better]] = best[better]
         self._loss[where[better]] = loss[better]
+
+
+def _in_steps(recorder: Recorder, flags: Flags, run: _Run) -> _Run:
+    """The run as a step that a recorder watches."""
+
+    def recorded(x: Tensor, y: Tensor) -> _Outcome:
+        best, right, loss, fooled = recorder.step(lambda: run(x, y), (x, y), flags)
+        return best, right, loss, fooled
+
+    return recorded
 
 
 def _answering(logits_of: LogitsOf, example: Logits) -> LogitsOf:

@@ -96,6 +96,11 @@ def file_of(evaluated: EvaluatedModel, part: Part, piece: str) -> Path:
     return part.state / "points" / evaluated.weights / f"{piece}_{part.name}.parquet"
 
 
+def unfinished(file: Path) -> Path:
+    """Where a piece keeps what it has so far; removed once the piece itself is kept."""
+    return file.with_name(f"{file.stem}.unfinished.safetensors")
+
+
 def run_pieces(
     evaluated: EvaluatedModel,
     part: Part,
@@ -160,6 +165,7 @@ def run_groups(
             work = replace(groups, names=tuple(still_open))
             for result in _results(evaluated, work, piece_spec, stop, resumed=kept > 0):
                 records.write(files[result.name], result.columns, provenance=result.told)
+                unfinished(files[result.name]).unlink(missing_ok=True)
                 kept += 1
                 _logger.info("%d/%d %s: %s", kept, len(files), result.name, scores(result.columns))
         except Interrupted as why:
@@ -211,6 +217,7 @@ def _is_finished(file: Path, piece_spec: Mapping[str, Any], part: Part) -> bool:
         return False
     if specs.dumps(spec) != specs.dumps(piece_spec):
         raise UserError(f"finished piece {file} belongs to another spec; delete {part.state}")
+    unfinished(file).unlink(missing_ok=True)  # of who was killed in between
     return True
 
 

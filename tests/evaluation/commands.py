@@ -1,14 +1,15 @@
 """Command lines of evaluations on the tiny models, and what their records are compared with."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
-from deqpipe.machine.stopping import StopRequest
+from deqpipe.machine.stopping import EXIT_UNFINISHED, StopRequest
 from deqpipe.results import checkpoint, ranking, records
 from deqpipe.results.records import Records
 from deqpipe.workflow import gridpoints
@@ -65,6 +66,34 @@ class OnePiece(StopRequest):
     def should_stop(self) -> bool:
         self.asked += 1
         return self.asked > 1
+
+
+class AfterChecks(StopRequest):
+    """A signal that comes when work has asked so many times whether to go on."""
+
+    checks, asked = 1, 0
+
+    @property
+    def reason(self) -> str | None:
+        self.asked += 1
+        return "SIGTERM" if self.asked > self.checks else None
+
+    @property
+    def signalled(self) -> bool:
+        return True
+
+
+def until_done(call: Callable[[], int], checks: int, monkeypatch: pytest.MonkeyPatch, *, most: int = 60) -> int:
+    """Call again and again, interrupted after so many checks each time, until it ends; how often it took."""
+    stops = type("Stops", (AfterChecks,), {"checks": checks})
+    with monkeypatch.context() as patched:
+        patched.setattr("deqpipe.evaluation.resumable.StopRequest", stops)
+        for number in range(1, most + 1):
+            status = call()
+            if status == 0:
+                return number
+            assert status == EXIT_UNFINISHED
+    raise AssertionError(f"not done after {most} calls of {checks} checks")
 
 
 def other_trades(trained: Trained, folder: Path, *, noise: int = 7, **spec: Any) -> Path:

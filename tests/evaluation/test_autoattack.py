@@ -25,6 +25,7 @@ from deqpipe.results.records import Records
 from deqpipe.threat_model import LinfBall
 from deqpipe.workflow import specs
 from tests import tiny
+from tests.evaluation.commands import until_done
 from tests.results.edits import write_json
 from tests.tiny import Trained
 
@@ -189,6 +190,29 @@ def test_flags_of_the_library_travel_with_the_records(trained: Trained, tmp_path
         flags = "\n".join(found.provenance[0]["flags"])
         assert "APGD-T is left out: it needs 4 classes, and there are 3" in flags
         assert ("dynamic defense" in flags) == dynamic
+
+
+@pytest.mark.parametrize(
+    ("model", "attack", "checks"),
+    [(BASE, "apgd_ce", 30), (BASE, "fab_t", 40), (BASE, "square", 30), (RESNET, "apgd_ce", 3), (RESNET, "square", 4)],
+)
+def test_an_attack_that_is_left_again_and_again_goes_on_and_ends_with_the_same_rows(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, attack: str, checks: int
+) -> None:
+    """Each try comes to a few evaluations of f, in the middle of a batch's attack; none is made, or told, twice."""
+    changes = individual(attacks=[attack], square_images=12, queries=6)
+    images = range(6)
+    whole = found_by(job_of(trained, tmp_path / "whole", model, **changes), images)
+    job = job_of(trained, tmp_path / "parts", model, **changes)
+    part = part_of(tmp_path / "parts", images)
+    tries = until_done(lambda: autoattack.autoattack(job, part), checks, monkeypatch)
+    assert tries > 3
+    resumed = records.read(job.output)
+    for name, column in whole.columns.items():
+        np.testing.assert_array_equal(resumed[name], column, err_msg=name)
+    for told in ("evaluations", "flags"):
+        assert resumed.provenance[0][told] == whole.provenance[0][told]
+    assert not list(tmp_path.rglob("*.unfinished.*"))
 
 
 class OnePiece(StopRequest):

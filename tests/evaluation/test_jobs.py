@@ -623,8 +623,8 @@ def test_under_release_the_final_state_depends_on_which_images_meet(trained: Tra
     found = []
     for size in (5, 3):
         changes: dict[str, Any] = {"protocol": "release", "evaluation": {"batch_size": size}}
-        assert tiny.run(*call(trained, "clean", tmp_path / "x", batch_size=size, **changes)) == 0
-        found.append(records.read(tmp_path / "x"))
+        assert tiny.run(*call(trained, "clean", tmp_path / f"x{size}", batch_size=size, **changes)) == 0
+        found.append(records.read(tmp_path / f"x{size}"))
     one, other = map(in_order, found)
     np.testing.assert_allclose(one["margin"][:, :4], other["margin"][:, :4], rtol=1e-3, atol=1e-4)
     assert np.abs(one["margin"][:, 4] - other["margin"][:, 4]).max() > 0.01, "another state is z*"
@@ -659,7 +659,7 @@ def test_a_resnet_has_no_solver_that_could_couple_images(trained: Trained, tmp_p
     found = []
     for size in (3, 5):
         assert tiny.run(*call(trained, verb, tmp_path / "x", model=RESNET, batch_size=size, **RELEASE)) == 0
-        found.append(records.read(tmp_path / "x"))
+        found.append(records.read(tmp_path / f"x{size}"))
     assert_same_rows(*found)
 
 

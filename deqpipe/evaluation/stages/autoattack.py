@@ -8,7 +8,8 @@ decision errs.
 A piece is one attack on one batch: `autoattack.batch_size` of the images that are left, in order. Where the solver
 couples the images of a batch, logits and decision are those of the images that the library's batch is left with at a
 time, and `evaluation.batch_size` has no say. The library draws one random stream per batch; its seed is keyed by the
-job's seed, the attack, the part's first image and the batch's number: a job started again draws the same numbers.
+job's seed, the attack, the part's first image and the batch's number: a job started again draws the same numbers. One
+that leaves in the middle of a piece keeps what the attack was told (`attack.transcript`), and goes on there.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deqpipe.attack.autoattack import Crafted, Flags, LibraryAttacks, LogitsOf, check, check_square, runnable
+from deqpipe.attack.autoattack import Crafted, Flags, LibraryAttacks, check, check_square, runnable
+from deqpipe.attack.transcript import LogitsOf
 from deqpipe.config import AttackName
 from deqpipe.errors import UserError
 from deqpipe.evaluation.batching import Batching
@@ -28,8 +30,9 @@ from deqpipe.evaluation.chosen_points import strongest_points
 from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_evaluated_model
 from deqpipe.evaluation.images import check_range
 from deqpipe.evaluation.judge import Judge, Judgement, at
-from deqpipe.evaluation.resumable import Part, Piece, PieceResult, file_of, run_pieces
+from deqpipe.evaluation.resumable import Part, Piece, PieceResult, file_of, run_pieces, unfinished
 from deqpipe.evaluation.scoring import Columns, joined, no_rows, record_rows
+from deqpipe.evaluation.transcripts import transcript
 from deqpipe.machine.device import upload
 from deqpipe.results import records
 from deqpipe.solver.base import where_images
@@ -218,12 +221,15 @@ class AttackSequence:
         if not images:
             return PieceResult(self._no_rows())
         x, y = self.target.load(images)
-        flags, seed = Flags(), self._seed(attack, number)
-        crafted = self.strength(attack, self.target.logits_of, x, y, seed=seed, flags=flags)
-        label = y.cpu().numpy()
-        judged, shown = self._judged(crafted, y, label)
-        facts = self.target.facts(attack, self.target.evaluated.ball.distance(shown, x).cpu().numpy())
-        return PieceResult(record_rows(self.target.judge, judged, images, label, facts), flags.lines)
+        flags, seed, evaluated = Flags(), self._seed(attack, number), self.target.evaluated
+        kept = unfinished(file_of(evaluated, self.part, self._name(attack, number)))
+        with transcript(kept, evaluated.job.spec, counted=lambda: evaluated.evaluations) as recorder:
+            crafted = self.strength(attack, self.target.logits_of, x, y, seed=seed, flags=flags, recorder=recorder)
+            label = y.cpu().numpy()
+            judged, shown = self._judged(crafted, y, label)
+        facts = self.target.facts(attack, evaluated.ball.distance(shown, x).cpu().numpy())
+        rows = record_rows(self.target.judge, judged, images, label, facts)
+        return PieceResult(rows, flags.lines, recorder.earlier)
 
     def _judged(self, crafted: Crafted, y: Tensor, label: np.ndarray) -> tuple[Judgement, Tensor]:
         """The judgement of each image that counts, and these images."""
