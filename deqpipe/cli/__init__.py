@@ -29,6 +29,9 @@ from deqpipe.cli import (
 )
 from deqpipe.cli.arguments import Command
 from deqpipe.errors import NonFiniteLossError, UserError, line
+from deqpipe.machine.stopping import EXIT_UNFINISHED, Interrupted
+
+_logger = logging.getLogger(__name__)
 
 GROUPS = (configuration, data, training, checkpoints, evaluation, analysis, reporting, predict, plan, status, trial)
 """In the order in which --help lists their commands."""
@@ -47,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NonFiniteLossError as error:
         print(f"deqpipe: {line(error)}", file=sys.stderr)
         return 1
+    except Interrupted as why:
+        _logger.info("%s: of a job as short as this nothing is kept; start again to go on", why.reason)
+        return EXIT_UNFINISHED
 
 
 class Parser(argparse.ArgumentParser):

@@ -16,6 +16,7 @@ from deqpipe.compute.host import to_host
 from deqpipe.defence.entropy import prediction_entropy
 from deqpipe.dynamics import Dynamics, Trajectory
 from deqpipe.gradient import Unrolled
+from deqpipe.machine import stopping
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results.records import NOT_COMPUTED, PER_STATE
 from deqpipe.shapes import Images, Labels
@@ -233,6 +234,7 @@ class NetworkJudge:
     @torch.no_grad()
     def see(self, x: Images, y: Labels) -> Seen:
         """The judgement, on the device."""
+        stopping.check()
         columns = readings(self.model(x)[None], y)
         return Seen(columns, first=1, count=1, status=torch.zeros(len(x), dtype=torch.int8, device=x.device))
 

@@ -15,7 +15,7 @@ from deqpipe.config import TimingConfig
 from deqpipe.counts import sum_of
 from deqpipe.data import Dataset, Split, load
 from deqpipe.errors import UserError
-from deqpipe.machine import stopwatch
+from deqpipe.machine import stopping, stopwatch
 from deqpipe.machine.device import describe
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results import speeds
@@ -122,7 +122,8 @@ def time_training(job: TimingJob) -> int:
     methods = {model: Method(job, dataset, model) for model in vocabulary.DEQS}
     repeats = stopwatch.Repeats(warmup=config.warmup, timed=config.repeats)
     warmups = {model: method.one_step for model, method in methods.items()}
-    rates = stopwatch.in_turn(methods, repeats=repeats, device=job.device, warmups=warmups)
+    with stopping.keeping_nothing():
+        rates = stopwatch.in_turn(methods, repeats=repeats, device=job.device, warmups=warmups)
     measured = Speeds(
         timed="methods",
         speeds={model: _speed(method, rates[model]) for model, method in methods.items()},

@@ -1,6 +1,5 @@
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from deqpipe.errors import UserError
-from deqpipe.machine.stopping import EXIT_UNFINISHED, StopRequest
 from deqpipe.results.lock import locked
 
 HOLD = """
@@ -23,16 +21,6 @@ from deqpipe.results.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
-"""
-WORK = """
-import sys, time
-from deqpipe.machine.stopping import EXIT_UNFINISHED, StopRequest
-with StopRequest(budget_minutes=float(sys.argv[1])) as stop:
-    print("working", flush=True)
-    while not stop.should_stop():
-        time.sleep(0.01)
-print(stop.reason, flush=True)
-sys.exit(EXIT_UNFINISHED)
 """
 
 
@@ -139,56 +127,6 @@ def test_folder_that_cannot_be_locked_is_refused_in_one_line(tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"folder .*file.* cannot be locked: "), locked(tmp_path / "file"):
         pass
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_signal_lets_the_process_finish_its_step_and_leave(number: signal.Signals) -> None:
-    with python(WORK, 60) as process:
-        process.send_signal(number)
-        output, error = process.communicate(timeout=10)
-    assert (output, error, process.returncode) == (f"{number.name}\n", "", EXIT_UNFINISHED)
-
-
-def test_used_up_budget_is_a_reason_to_stop() -> None:
-    with python(WORK, 0.001) as process:
-        output, error = process.communicate(timeout=10)
-    assert (output, error, process.returncode) == ("time budget of 0.001 minutes\n", "", 75)
-
-
-def test_handlers_of_before_are_given_back() -> None:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-    with StopRequest() as stop:
-        assert not stop.should_stop()
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGINT)  # a second signal changes nothing
-        assert stop.should_stop()
-    assert {number: signal.getsignal(number) for number in before} == before
-    with pytest.raises(RuntimeError, match="inside"), StopRequest():
-        raise RuntimeError("inside")
-    assert {number: signal.getsignal(number) for number in before} == before
-
-
-def test_a_hangup_that_somebody_ignores_is_ignored() -> None:
-    """As for what `nohup` has started."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with StopRequest() as stop:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert not stop.should_stop()
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-def test_budget_runs_from_construction_and_must_be_positive() -> None:
-    stop = StopRequest(budget_minutes=0.2 / 60)
-    assert not stop.should_stop()
-    time.sleep(0.25)
-    with stop:
-        assert stop.should_stop()
-    for budget in (0.0, -1.0, float("nan")):
-        with pytest.raises(UserError, match=r"time budget is .* minutes, but must be positive"):
-            StopRequest(budget_minutes=budget)
 
 
 def test_lock_module_needs_no_torch() -> None:

@@ -3,13 +3,14 @@
 import csv
 import json
 import logging
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from deqpipe.build import build_solver, build_termination
 from deqpipe.data import batches, crop_flip, to_float
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.gradient import Unrolled
+from deqpipe.machine import stopping
 from deqpipe.machine.stopping import EXIT_UNFINISHED, StopRequest
 from deqpipe.model import architecture
 from deqpipe.model.classifier import DEQClassifier
@@ -242,6 +244,42 @@ def test_a_signal_ends_a_run_resumably(
     assert progress.step == last  # the step under way was left
     assert re.fullmatch(rf"{number.name}: saved at step {last} of \d+; start again to go on", caplog.messages[-1])
     assert not any(path.exists() for path in training.outputs.values())
+    assert training.run() == 0
+    assert_same_results(training, trained.trainings[model])
+
+
+@pytest.mark.parametrize(("model", "beyond"), [("deq_pgd_at_base", 2), ("deq_pgd_at_base", 0), ("resnet18_pgd_at", 0)])
+def test_a_step_that_is_left_in_the_middle_is_as_if_it_had_not_begun(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, beyond: int
+) -> None:
+    """Left early in its attack, or at its last question: in the backward pass, when batch norms know its images."""
+    asked, ends, original, one_step = [0], [0], stopping.check, loop._one_step
+
+    def check_until(last: float) -> Callable[[], None]:
+        asked[0] = 0
+
+        def check() -> None:
+            asked[0] += 1
+            if asked[0] == last:
+                signal.raise_signal(signal.SIGTERM)
+            original()
+
+        return check
+
+    def step(*arguments: Any) -> Any:
+        found = one_step(*arguments)
+        ends.append(asked[0])
+        return found
+
+    whole, training = (again(trained.trainings[model], tmp_path / name) for name in ("whole", "left"))
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "_one_step", step)
+        patched.setattr(stopping, "check", check_until(math.inf))
+        assert whole.run() == 0
+        at = ends[2] + beyond  # the last question of the second step, or one of the third's first
+        patched.setattr(stopping, "check", check_until(at))
+        assert training.run() == EXIT_UNFINISHED
+    assert asked[0] == at
     assert training.run() == 0
     assert_same_results(training, trained.trainings[model])
 

@@ -16,6 +16,7 @@ from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, lo
 from deqpipe.evaluation.images import STARTS, Chunk
 from deqpipe.evaluation.judge import CLASSES
 from deqpipe.evaluation.resumable import origin
+from deqpipe.machine import stopping
 from deqpipe.results import early_states, example, records
 from deqpipe.results.example import Example
 from deqpipe.results.records import Records
@@ -61,7 +62,8 @@ def attack_example(job: EvaluationJob, *, select: Path, clean: Path, grid: Path)
     before = _of_plain(records.read(clean, _COLUMNS), evaluated)
     _check_origin(clean, before.provenance[0], "clean", evaluated)
     choice = _choose(before, _shards(grid, evaluated), early)
-    x, attacked = _crafted_again(evaluated, choice)
+    with stopping.keeping_nothing():
+        x, attacked = _crafted_again(evaluated, choice)
     shown = Example(
         clean=x.cpu().numpy(),
         attacked=attacked.cpu().numpy(),

@@ -13,7 +13,7 @@ from deqpipe.config import EntropyConfig, TimingConfig
 from deqpipe.dynamics import Dynamics
 from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_evaluated_model
 from deqpipe.evaluation.resumable import origin
-from deqpipe.machine import stopwatch
+from deqpipe.machine import stopping, stopwatch
 from deqpipe.machine.device import describe
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results import speeds
@@ -33,7 +33,8 @@ def time_inference(job: EvaluationJob) -> int:
     x = _images(evaluated, config.batch_size)
     passes = {name: _decision(evaluated, dynamics, x) for name, dynamics in _dynamics(evaluated.settings).items()}
     repeats = stopwatch.Repeats(warmup=config.warmup, timed=config.repeats)
-    rates = stopwatch.in_turn(passes, repeats=repeats, device=job.device)
+    with stopping.keeping_nothing():
+        rates = stopwatch.in_turn(passes, repeats=repeats, device=job.device)
     by_setting = {name: Speed.of(own) for name, own in rates.items()}
     for name, speed in by_setting.items():
         _logger.info("%s: %.1f images/s", name, speed.median)
