@@ -75,7 +75,7 @@ def _apgd_t(settings: AutoAttackConfig, targets: int) -> Passes:
 
 def _fab_t(settings: AutoAttackConfig, targets: int) -> Passes:
     """Every iteration looks at where it went; every target at its start, its class and its end."""
-    return Passes(targets * settings.iterations, 2 + targets * (settings.iterations + 3))
+    return Passes(targets * settings.iterations, 1 + targets * (settings.iterations + 3))
 
 
 def _square(settings: AutoAttackConfig, targets: int) -> Passes:

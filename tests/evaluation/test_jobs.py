@@ -25,7 +25,7 @@ from deqpipe.evaluation.stages import grid as grid_stage
 from deqpipe.machine.stopping import EXIT_UNFINISHED
 from deqpipe.model import architecture
 from deqpipe.model.classifier import DEQClassifier
-from deqpipe.results import checkpoint, records
+from deqpipe.results import checkpoint, document, records
 from deqpipe.results.provenance import file_hash
 from deqpipe.results.records import Records
 from deqpipe.seeding import Stream
@@ -34,7 +34,7 @@ from deqpipe.solver.solve import Termination
 from deqpipe.threat_model import LinfBall
 from deqpipe.workflow import gridpoints, specs
 from tests import tiny
-from tests.evaluation.commands import BASE, RANDOM, OnePiece, assert_same_rows, call, grid, in_order
+from tests.evaluation.commands import BASE, RANDOM, OnePiece, assert_same_rows, call, grid, in_order, until_done
 from tests.tiny import Trained
 
 TRUNK, RESNET = "deq_pretrain", "resnet18_pgd_at"
@@ -695,3 +695,36 @@ def test_the_early_state_under_release_is_fixed_and_judged_on_the_test_images(tr
     found = selected(trained, tmp_path, protocol="release")
     for defence in ("plain", "entropy"):
         assert (found[defence]["state"], found[defence]["n"]) == (4, tiny.TEST)
+
+
+@pytest.mark.parametrize(
+    ("verb", "model", "checks"),
+    [
+        ("clean", BASE, 30),
+        ("clean", RESNET, 2),
+        ("attack-pgd", RESNET, 4),
+        ("select-early-state", RANDOM, 80),
+        ("attack-grid", BASE, 500),
+    ],
+)
+def test_a_job_that_is_left_again_and_again_ends_with_the_same_file_and_tells_the_same_cost(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, model: str, checks: int
+) -> None:
+    """Work that was left is done again, and so are states that pieces share; what is told is what the result takes."""
+    monkeypatch.setattr("deqpipe.evaluation.images.PIECE", 4)
+    whole, left = tmp_path / "whole" / "out", tmp_path / "left" / "out"
+
+    def run(output: Path) -> int:
+        part = ("--states", "1-4", "--images", "0-3", "--state", output.parent / "state")
+        return tiny.run(*call(trained, verb, output, *(part if verb == "attack-grid" else ()), model=model))
+
+    assert run(whole) == 0
+    assert until_done(lambda: run(left), checks, monkeypatch) > 2
+    if verb == "select-early-state":
+        (one, told), (other, told_again) = document.read(whole), document.read(left)
+        assert one == other
+        assert told["evaluations"] == told_again["evaluations"]
+    else:
+        once, again = records.read(whole), records.read(left)
+        assert_same_rows(once, again, exact=True)
+        assert once.provenance[0]["evaluations"] == again.provenance[0]["evaluations"]
