@@ -1,0 +1,296 @@
+"""Every job that computes, at a size that takes a second: their command lines, and what they come to undisturbed."""
+
+import argparse
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deqpipe import cli, data
+from deqpipe.config import Config, merge
+from deqpipe.data import Dataset
+from deqpipe.results import ranking
+from deqpipe.workflow import specs, vocabulary
+from deqpipe.workflow.gridpoints import GridPoint
+from tests import tiny
+from tests.faults import children
+
+PGD_AT, RANDOM, OTHER, FEEDFORWARD = (
+    "deq_pgd_at_base", "deq_trades_random_states", "deq_trades_base", "resnet18_pgd_at",
+)  # fmt: skip
+MICRO: dict[str, Any] = {
+    "pretrain": {"steps": 4},
+    "training": {"epochs": 3},
+    "jacobian": {"stop_epoch": 2},
+    "resnet": {"training": {"epochs": 2}},
+    "attack": {"grid": {"states": [1, 3], "steps": [1], "damping": [1.0]}, "in_loop_points": 1},
+    "autoattack": {
+        "iterations": 2, "targets": 2, "queries": 3, "batch_size": 6, "images_per_job": 12, "square_images": 9,
+        "restarts": 1, "top_points": 1,
+    },
+    "entropy_sweep": {"solver_steps": [1, 2], "input_steps": [1], "points": 1},
+    "timing": {"batch_size": 8, "warmup": 1, "repeats": 3},
+}  # fmt: skip
+"""Laid over tests/tiny.py: few of everything."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The images and settings that jobs run with.
+
+    Attributes:
+        folder: of what undisturbed jobs have left, one folder each.
+        config: of the jobs.
+        batch_size: images at once, of evaluations.
+        preparing: of the jobs that only prepare for others; None: as the jobs.
+        images: what is trained and evaluated on.
+    """
+
+    folder: Path
+    config: Config = field(default_factory=lambda: tiny.settings(MICRO))
+    batch_size: int = 5
+    preparing: Config | None = None
+    images: Callable[[], Dataset] = tiny.dataset
+
+    def spec(self, stage: Any, model: str | None = None) -> str:
+        """A job's spec as JSON."""
+        defence: Any = "plain" if stage == "autoattack" else None
+        return specs.dumps(specs.build(stage, self.config, model=model, seed=0, defence=defence))
+
+    @property
+    def data_file(self) -> Path:
+        """The images, as `prepare-data` would leave them."""
+        return self.folder / "data.safetensors"
+
+    def weights(self, job: str) -> Path:
+        """What a training has left."""
+        return self.folder / job / "best.safetensors"
+
+    def strongest(self, model: str) -> Path:
+        """Ranked points, as `deqpipe strongest` would write them."""
+        path = self.folder / f"strongest_{model}.json"
+        if not path.exists():
+            points = [ranking.RankedPoint(GridPoint(1.0, state, 1), correct=1, n=2) for state in (1, 3)]
+            found = ranking.Ranking({"plain": 4, "entropy": 4}, {"plain": tuple(points), "entropy": tuple(points)})
+            ranking.write(path, found, {"spec": {"stage": "strongest", "model": model, "seed": 0}})
+        return path
+
+    @property
+    def last_image(self) -> int:
+        """Of those that are evaluated."""
+        return self.config.evaluation.images - 1
+
+
+Line = Callable[[World, Path], list[object]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job.
+
+    Attributes:
+        name: of it.
+        line: its command line, for a folder that it writes into.
+        needs: jobs that run before it.
+        outputs: files that it publishes there.
+        timed: what it puts out are times, which differ from run to run.
+    """
+
+    name: str
+    line: Line
+    needs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    timed: bool = False
+
+    def arguments(self, world: World, folder: Path) -> list[str]:
+        """Its command line as texts."""
+        return [str(part) for part in self.line(world, folder)]
+
+
+def _training(verb: str, stage: str, model: str | None, *more: str, trunk: bool = False) -> Line:
+    names = ("best", "last", *more)
+
+    def line(world: World, folder: Path) -> list[object]:
+        files = [part for name in names for part in (f"--{name}", folder / f"{name}.safetensors")]
+        start = ["--trunk", world.folder / "pretrain" / "handoff.safetensors"] if trunk else []
+        state = ["--state", folder / "state", "--save-interval", 0]
+        spec = ["--spec", world.spec(stage, model), "--data", world.data_file]
+        return [verb, *spec, *start, *state, *files, "--history", folder / "history.csv"]
+
+    return line
+
+
+def accepts(verb: str, option: str) -> bool:
+    """Whether a command has an option."""
+    return option in _options(verb)
+
+
+@cache
+def _options(verb: str) -> frozenset[str]:
+    (commands,) = (a for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return frozenset(option for action in commands.choices[verb]._actions for option in action.option_strings)
+
+
+def _evaluation(verb: str, stage: str, model: str, of: str, output: str, *, strongest: bool = False) -> Line:
+    def line(world: World, folder: Path) -> list[object]:
+        files = ["--data", world.data_file, "--checkpoint", world.weights(of), "--output", folder / output]
+        given: dict[str, object] = {
+            "--batch-size": world.batch_size,
+            "--images": f"0-{world.last_image}",
+            "--state": folder / "state",
+            "--states": f"1-{world.config.solver.steps}",
+            "--strongest": world.strongest(model) if strongest else None,
+            "--other": world.weights(f"train-deq {OTHER}") if verb == "attack-in-loop" else None,
+            **{f"--{name}": world.folder / job / file for name, job, file in _RESULTS},
+        }
+        options = [part for name, value in given.items() if value and accepts(verb, name) for part in (name, value)]
+        return [verb, "--spec", world.spec(stage, model), *files, *options]
+
+    return line
+
+
+_RESULTS = (
+    ("select", "select-early-state", "out.json"), ("clean", "clean", "out.parquet"),
+    ("grid", "attack-grid", "out.parquet"),
+)  # fmt: skip
+
+
+def _time_training(world: World, folder: Path) -> list[object]:
+    files = ["--data", world.data_file, "--trunk", world.folder / "pretrain" / "handoff.safetensors"]
+    return ["time-training", "--spec", world.spec("time_training"), *files, "--output", folder / "out.json"]
+
+
+def _predict(world: World, folder: Path) -> list[object]:
+    images = world.folder / "images.npz"
+    if not images.exists():
+        shape = world.images().test.images.shape
+        drawn = np.random.default_rng(0).random((world.batch_size, *shape[1:]), dtype=np.float32)
+        np.savez(images, x=drawn, y=np.zeros(world.batch_size, np.int64))
+    surrogate = ["--surrogate", "1,2,0.5", "--defence", "entropy"]
+    return ["predict", world.weights("train-deq"), images, folder / "out.npz", *surrogate]
+
+
+_TRAINED = ("best.safetensors", "last.safetensors", "history.csv")
+_ROWS, _JSON = ("out.parquet",), ("out.json",)
+JOBS: Mapping[str, Job] = {
+    job.name: job
+    for job in (
+        Job("pretrain", _training("pretrain", "pretrain", None, "handoff"), (), (*_TRAINED, "handoff.safetensors")),
+        *(
+            Job(name, _training("train-deq", "train_deq", model, trunk=True), ("pretrain",), _TRAINED)
+            for name, model in (("train-deq", PGD_AT), *((f"train-deq {m}", m) for m in (RANDOM, OTHER)))
+        ),
+        Job("train-feedforward", _training("train-feedforward", "train_feedforward", FEEDFORWARD), (), _TRAINED),
+        Job(
+            "select-early-state", _evaluation("select-early-state", "select", PGD_AT, "train-deq", "out.json"),
+            ("train-deq",), _JSON,
+        ),
+        Job("clean", _evaluation("clean", "clean", PGD_AT, "train-deq", "out.parquet"), ("train-deq",), _ROWS),
+        Job(
+            "attack-pgd", _evaluation("attack-pgd", "attack_pgd", FEEDFORWARD, "train-feedforward", "out.parquet"),
+            ("train-feedforward",), _ROWS,
+        ),
+        Job(
+            "attack-grid", _evaluation("attack-grid", "attack_grid", PGD_AT, "train-deq", "out.parquet"),
+            ("train-deq",), _ROWS,
+        ),
+        *(
+            Job(
+                verb, _evaluation(verb, verb.replace("-", "_"), PGD_AT, "train-deq", "out.parquet", strongest=True),
+                ("train-deq",), _ROWS,
+            )
+            for verb in ("autoattack", "attack-top")
+        ),
+        Job(
+            "attack-in-loop",
+            _evaluation(
+                "attack-in-loop", "attack_in_loop", RANDOM, f"train-deq {RANDOM}", "out.parquet", strongest=True
+            ),
+            (f"train-deq {RANDOM}", f"train-deq {OTHER}"), _ROWS,
+        ),
+        Job(
+            "attack-sweep",
+            _evaluation("attack-sweep", "attack_sweep", RANDOM, f"train-deq {RANDOM}", "out.parquet", strongest=True),
+            (f"train-deq {RANDOM}",), _ROWS,
+        ),
+        Job(
+            "attack-example", _evaluation("attack-example", "attack_example", PGD_AT, "train-deq", "out.npz"),
+            ("select-early-state", "clean", "attack-grid"), ("out.npz",),
+        ),
+        Job("time-training", _time_training, ("pretrain",), _JSON, timed=True),
+        Job(
+            "time-inference",
+            _evaluation("time-inference", "time_inference", vocabulary.SWEEP_MODEL, f"train-deq {RANDOM}", "out.json"),
+            (f"train-deq {RANDOM}",), _JSON, timed=True,
+        ),
+        Job("predict", _predict, ("train-deq",), ("out.npz",)),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A job that nothing happened to.
+
+    Attributes:
+        folder: that it wrote into.
+        seconds: that it took.
+    """
+
+    folder: Path
+    seconds: float
+
+
+def undisturbed(world: World, name: str, *, first: Callable[[], object] = lambda: None) -> Undisturbed:
+    """Run a job, and before it those that it needs and that did not run yet.
+
+    Args:
+        world: of the job.
+        name: of the job.
+        first: called in its process before.
+
+    Raises:
+        RuntimeError: it did not end well.
+    """
+    world.folder.mkdir(parents=True, exist_ok=True)
+    if not world.data_file.exists():
+        data.save(world.data_file, world.images(), provenance={})
+    for needed in JOBS[name].needs:
+        if not (world.folder / needed / JOBS[needed].outputs[0]).exists():
+            undisturbed(world, needed)
+    folder = world.folder / name
+    folder.mkdir(exist_ok=True)
+    _warm(world, name)
+    child = children.start(JOBS[name].arguments(world, folder), world.folder / f"{name}.log", first=first)
+    if child.ended(600) != 0:
+        raise RuntimeError(f"{name} did not end well:\n{child.log.read_text()}")
+    return Undisturbed(folder, time.monotonic() - child.started)
+
+
+def _warm(world: World, name: str) -> None:
+    """Have this process import what the job imports, so that every child finds it done."""
+    folder, modules = world.folder / "warm", world.folder / f"{name} modules.json"
+    if modules.exists():
+        return
+    folder.mkdir(exist_ok=True)
+
+    def work() -> int:
+        cli.main(JOBS[name].arguments(world, folder / name))
+        children.note_modules(modules)
+        return 0
+
+    (folder / name).mkdir()
+    children.call(work, world.folder / f"{name} warm.log")
+    children.import_noted(modules)
+
+
+def settings(*changes: Mapping[str, Any]) -> Config:
+    """The micro settings with changes laid over them."""
+    merged: dict[str, Any] = dict(MICRO)
+    for change in changes:
+        merged = merge(merged, change)
+    return tiny.settings(merged)
