@@ -16,10 +16,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from tests.faults import kills
+from tests.faults import kills, signals
 from tests.faults.cases import Bench, Kind, Verdict
 
-KINDS = {kind.name: kind for kind in (kills.KIND,)}
+KINDS = {kind.name: kind for kind in (kills.KIND, signals.KIND)}
 _EVERY_SECONDS = 10.0  # between two lines of progress
 
 
@@ -45,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--of", nargs="+", default=[], metavar="NAME", help="these jobs or formats alone")
     parser.add_argument("--scratch", type=Path, help="folder for the files of cases; by default that of the system")
     parser.add_argument("--patience", type=float, default=120.0, metavar="SECONDS", help="what takes longer is wrong")
-    parser.add_argument("--large", action="store_true", help="signals: at the size of MDEQ-Large, batch 96")
+    parser.add_argument("--large", action="store_true", help="signals: at the size of MDEQ-Large")
+    parser.add_argument("--batch", type=int, default=96, help="images at once there")
     return parser
 
 
@@ -53,7 +54,9 @@ def _tried(kind: Kind, options: argparse.Namespace, scratch: Path) -> list[Verdi
     """The verdicts on the cases of a kind; what is wrong is printed at once, the counts at the end."""
     folder = scratch / kind.name
     folder.mkdir()
-    bench = Bench(kind.name, folder, options.seed, options.patience, options.large, tuple(options.of))
+    bench = Bench(
+        kind.name, folder, options.seed, options.patience, options.large, options.batch, only=tuple(options.of)
+    )
     numbers = range(options.count or kind.count) if options.case is None else (options.case,)
     print(f"{kind.name}: {kind.text}; {len(numbers)} cases of seed {options.seed}", flush=True)
     started, case = time.monotonic(), kind.open(bench)

@@ -56,6 +56,7 @@ class Bench:
         seed: that cases are drawn from.
         patience: seconds after which what does not end counts as wrong.
         large: whether at the size of the paper's model, where a kind has that.
+        batch: images at once there.
         only: jobs or formats; empty: all.
     """
 
@@ -64,6 +65,7 @@ class Bench:
     seed: int = 0
     patience: float = 120.0
     large: bool = False
+    batch: int = 96
     only: tuple[str, ...] = ()
 
     def draws(self, number: int | str) -> random.Random:

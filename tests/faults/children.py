@@ -64,10 +64,11 @@ class Child:
             self.wait(60)
         return status
 
-    def last_line(self) -> str:
-        """The last thing that it said."""
-        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1] if lines else ""
+
+def last_line(log: Path) -> str:
+    """The last thing that a process said."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
+    return lines[-1] if lines else ""
 
 
 def start(arguments: Sequence[str], log: Path, *, first: Callable[[], object] = lambda: None) -> Child:

@@ -94,7 +94,7 @@ class Kills:
         child = self._start(name, folder)
         status = child.ended(self.bench.patience)
         if status != 0:
-            return f"started again it ended with {status}: {child.last_line()}"
+            return f"started again it ended with {status}: {children.last_line(child.log)}"
         known = self.jobs[name].folder
         return results.difference(known, folder / "files", JOBS[name].outputs) or results.leftovers(
             known, folder / "files"

@@ -27,7 +27,7 @@ MICRO: dict[str, Any] = {
     "training": {"epochs": 3},
     "jacobian": {"stop_epoch": 2},
     "resnet": {"training": {"epochs": 2}},
-    "attack": {"grid": {"states": [1, 3], "steps": [1], "damping": [1.0]}, "in_loop_points": 1},
+    "attack": {"grid": {"states": [1, 3], "steps": [1], "damping": [0.5]}, "in_loop_points": 1},
     "autoattack": {
         "iterations": 2, "targets": 2, "queries": 3, "batch_size": 6, "images_per_job": 12, "square_images": 9,
         "restarts": 1, "top_points": 1,
@@ -46,15 +46,15 @@ class World:
         folder: of what undisturbed jobs have left, one folder each.
         config: of the jobs.
         batch_size: images at once, of evaluations.
-        preparing: of the jobs that only prepare for others; None: as the jobs.
         images: what is trained and evaluated on.
+        prepared: where other jobs have left what jobs need; None: in `folder`.
     """
 
     folder: Path
     config: Config = field(default_factory=lambda: tiny.settings(MICRO))
     batch_size: int = 5
-    preparing: Config | None = None
     images: Callable[[], Dataset] = tiny.dataset
+    prepared: Path | None = None
 
     def spec(self, stage: Any, model: str | None = None) -> str:
         """A job's spec as JSON."""
@@ -66,15 +66,24 @@ class World:
         """The images, as `prepare-data` would leave them."""
         return self.folder / "data.safetensors"
 
+    def made(self, job: str) -> Path:
+        """Where a job that others need has left its files."""
+        return (self.prepared or self.folder) / job
+
     def weights(self, job: str) -> Path:
         """What a training has left."""
-        return self.folder / job / "best.safetensors"
+        return self.made(job) / "best.safetensors"
+
+    @property
+    def trunk(self) -> Path:
+        """What pretraining hands over."""
+        return self.made("pretrain") / "handoff.safetensors"
 
     def strongest(self, model: str) -> Path:
         """Ranked points, as `deqpipe strongest` would write them."""
         path = self.folder / f"strongest_{model}.json"
         if not path.exists():
-            points = [ranking.RankedPoint(GridPoint(1.0, state, 1), correct=1, n=2) for state in (1, 3)]
+            points = [ranking.RankedPoint(GridPoint(0.5, state, 1), correct=1, n=2) for state in (1, 3)]
             found = ranking.Ranking({"plain": 4, "entropy": 4}, {"plain": tuple(points), "entropy": tuple(points)})
             ranking.write(path, found, {"spec": {"stage": "strongest", "model": model, "seed": 0}})
         return path
@@ -116,7 +125,7 @@ def _training(verb: str, stage: str, model: str | None, *more: str, trunk: bool 
 
     def line(world: World, folder: Path) -> list[object]:
         files = [part for name in names for part in (f"--{name}", folder / f"{name}.safetensors")]
-        start = ["--trunk", world.folder / "pretrain" / "handoff.safetensors"] if trunk else []
+        start = ["--trunk", world.trunk] if trunk else []
         state = ["--state", folder / "state", "--save-interval", 0]
         spec = ["--spec", world.spec(stage, model), "--data", world.data_file]
         return [verb, *spec, *start, *state, *files, "--history", folder / "history.csv"]
@@ -145,7 +154,9 @@ def _evaluation(verb: str, stage: str, model: str, of: str, output: str, *, stro
             "--states": f"1-{world.config.solver.steps}",
             "--strongest": world.strongest(model) if strongest else None,
             "--other": world.weights(f"train-deq {OTHER}") if verb == "attack-in-loop" else None,
-            **{f"--{name}": world.folder / job / file for name, job, file in _RESULTS},
+            "--select": world.made("select-early-state") / "out.json",
+            "--clean": world.made("clean") / "out.parquet",
+            "--grid": world.made("attack-grid"),
         }
         options = [part for name, value in given.items() if value and accepts(verb, name) for part in (name, value)]
         return [verb, "--spec", world.spec(stage, model), *files, *options]
@@ -153,14 +164,8 @@ def _evaluation(verb: str, stage: str, model: str, of: str, output: str, *, stro
     return line
 
 
-_RESULTS = (
-    ("select", "select-early-state", "out.json"), ("clean", "clean", "out.parquet"),
-    ("grid", "attack-grid", "out.parquet"),
-)  # fmt: skip
-
-
 def _time_training(world: World, folder: Path) -> list[object]:
-    files = ["--data", world.data_file, "--trunk", world.folder / "pretrain" / "handoff.safetensors"]
+    files = ["--data", world.data_file, "--trunk", world.trunk]
     return ["time-training", "--spec", world.spec("time_training"), *files, "--output", folder / "out.json"]
 
 
@@ -175,7 +180,7 @@ def _predict(world: World, folder: Path) -> list[object]:
 
 
 _TRAINED = ("best.safetensors", "last.safetensors", "history.csv")
-_ROWS, _JSON = ("out.parquet",), ("out.json",)
+_ROWS, _JSON, _SHARD = ("out.parquet",), ("out.json",), "states1-4_images0-11.parquet"
 JOBS: Mapping[str, Job] = {
     job.name: job
     for job in (
@@ -195,15 +200,17 @@ JOBS: Mapping[str, Job] = {
             ("train-feedforward",), _ROWS,
         ),
         Job(
-            "attack-grid", _evaluation("attack-grid", "attack_grid", PGD_AT, "train-deq", "out.parquet"),
+            "attack-grid", _evaluation("attack-grid", "attack_grid", PGD_AT, "train-deq", _SHARD),
+            ("train-deq",), (_SHARD,),
+        ),
+        Job(
+            "autoattack", _evaluation("autoattack", "autoattack", PGD_AT, "train-deq", "out.parquet", strongest=True),
             ("train-deq",), _ROWS,
         ),
-        *(
-            Job(
-                verb, _evaluation(verb, verb.replace("-", "_"), PGD_AT, "train-deq", "out.parquet", strongest=True),
-                ("train-deq",), _ROWS,
-            )
-            for verb in ("autoattack", "attack-top")
+        Job(
+            "attack-top",
+            _evaluation("attack-top", "attack_top", RANDOM, f"train-deq {RANDOM}", "out.parquet", strongest=True),
+            (f"train-deq {RANDOM}",), _ROWS,
         ),
         Job(
             "attack-in-loop",
@@ -245,8 +252,18 @@ class Undisturbed:
     seconds: float
 
 
+def prepare(world: World, name: str) -> None:
+    """Run what a job needs and what did not run yet."""
+    world.folder.mkdir(parents=True, exist_ok=True)
+    if not world.data_file.exists():
+        data.save(world.data_file, world.images(), provenance={})
+    for needed in JOBS[name].needs:
+        if not (world.made(needed) / JOBS[needed].outputs[0]).exists():
+            undisturbed(world, needed)
+
+
 def undisturbed(world: World, name: str, *, first: Callable[[], object] = lambda: None) -> Undisturbed:
-    """Run a job, and before it those that it needs and that did not run yet.
+    """Run a job, and before it those that it needs.
 
     Args:
         world: of the job.
@@ -256,12 +273,7 @@ def undisturbed(world: World, name: str, *, first: Callable[[], object] = lambda
     Raises:
         RuntimeError: it did not end well.
     """
-    world.folder.mkdir(parents=True, exist_ok=True)
-    if not world.data_file.exists():
-        data.save(world.data_file, world.images(), provenance={})
-    for needed in JOBS[name].needs:
-        if not (world.folder / needed / JOBS[needed].outputs[0]).exists():
-            undisturbed(world, needed)
+    prepare(world, name)
     folder = world.folder / name
     folder.mkdir(exist_ok=True)
     _warm(world, name)
