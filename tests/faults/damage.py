@@ -158,11 +158,6 @@ def _read_image(path: Path, world: World) -> Any:
         return np.asarray(image.convert("RGB"))
 
 
-def _images(world: World) -> Path:
-    JOBS["predict"].arguments(world, world.folder)
-    return world.folder / "images.npz"
-
-
 def _read_images(path: Path, world: World) -> Any:
     model = architecture.load_model(world.weights("train-deq"), torch.device("cpu")).model
     assert isinstance(model, DEQClassifier)
@@ -222,7 +217,7 @@ FORMATS: Mapping[str, Format] = {
     "verdict": Format((), _verdict, _read_verdict),
     "lock": Format((), _lock_file, _read_lock, digest=False),
     "image": Format((), _image, _read_image, digest=False),
-    "images to predict": Format(("train-deq",), _images, _read_images, job="predict", digest=False),
+    "images to predict": Format(("train-deq",), lambda w: w.images_file, _read_images, job="predict", digest=False),
     "checkpoint of the release": Format((), _release, _read_release, digest=False),
 }  # fmt: skip
 
@@ -345,8 +340,7 @@ def _parts(value: Any) -> Iterator[str]:
 
 def _open(bench: Bench) -> Case:
     world = World(bench.scratch / "world")
-    world.folder.mkdir()
-    data.save(world.data_file, world.images(), provenance={})
+    world.write_inputs()
     known = functools.cache(functools.partial(undisturbed, world))
     names = bench.chosen(tuple(FORMATS))
     return Damages(bench, world, names, known)

@@ -104,7 +104,7 @@ def _made_up(path: Path, draws: random.Random) -> str:
 _DEEP: Any = None
 for _ in range(500):
     _DEEP = [_DEEP]
-_ODD: tuple[Any, ...] = (
+ODD: tuple[Any, ...] = (
     None, True, -1, 0, 2**63, 10**400, 1e308, float("nan"), float("inf"), "", "\0", "x" * 10_000, "\ud800", "../..",
     [], {}, [[]], {"": {}}, _DEEP,
 )  # fmt: skip
@@ -122,7 +122,7 @@ def _edited(value: Any, draws: random.Random) -> tuple[Any, str]:
         place = draws.randrange(len(value))
         below, told = _edited(value[place], draws)
         return [*value[:place], below, *value[place + 1 :]], f"{place}.{told}"
-    odd = draws.choice(_ODD)
+    odd = draws.choice(ODD)
     return odd, f"now {repr(odd)[:40]}"
 
 

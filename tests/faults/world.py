@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,8 @@ from deqpipe.config import Config, merge
 from deqpipe.data import Dataset
 from deqpipe.results import ranking
 from deqpipe.workflow import specs, vocabulary
-from deqpipe.workflow.gridpoints import GridPoint
+from deqpipe.workflow.defences import DECIDING
+from deqpipe.workflow.gridpoints import grid_points, ready_made
 from tests import tiny
 from tests.faults import children
 
@@ -61,6 +62,11 @@ class World:
         defence: Any = "plain" if stage == "autoattack" else None
         return specs.dumps(specs.build(stage, self.config, model=model, seed=0, defence=defence))
 
+    def spec_of(self, name: str) -> str:
+        """The spec that a job gets on its command line."""
+        arguments = JOBS[name].arguments(self, Path())
+        return arguments[arguments.index("--spec") + 1]
+
     @property
     def data_file(self) -> Path:
         """The images, as `prepare-data` would leave them."""
@@ -81,12 +87,32 @@ class World:
 
     def strongest(self, model: str) -> Path:
         """Ranked points, as `deqpipe strongest` would write them."""
-        path = self.folder / f"strongest_{model}.json"
-        if not path.exists():
-            points = [ranking.RankedPoint(GridPoint(0.5, state, 1), correct=1, n=2) for state in (1, 3)]
-            found = ranking.Ranking({"plain": 4, "entropy": 4}, {"plain": tuple(points), "entropy": tuple(points)})
-            ranking.write(path, found, {"spec": {"stage": "strongest", "model": model, "seed": 0}})
-        return path
+        return self.folder / f"strongest_{model}.json"
+
+    @property
+    def images_file(self) -> Path:
+        """Images to predict."""
+        return self.folder / "images.npz"
+
+    def write_inputs(self) -> None:
+        """Make the files that no job leaves: the images, those to predict, and ranked points."""
+        if self.images_file.exists():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        images = self.images()
+        data.save(self.data_file, images, provenance={})
+        for model in (PGD_AT, RANDOM):
+            self._write_ranking(model)
+        shape = (self.batch_size, *images.image_shape)
+        drawn = np.random.default_rng(0).random(shape, dtype=np.float32)
+        np.savez(self.images_file, x=drawn, y=np.zeros(self.batch_size, np.int64))
+
+    def _write_ranking(self, model: str) -> None:
+        points = (ready_made(self.config), *grid_points(self.config))
+        ranked = tuple(ranking.RankedPoint(point, correct=1, n=2) for point in dict.fromkeys(points))
+        early = {str(defence): self.config.solver.steps for defence in DECIDING}
+        found = ranking.Ranking(early, dict.fromkeys(early, ranked))
+        ranking.write(self.strongest(model), found, {"spec": {"stage": "strongest", "model": model, "seed": 0}})
 
     @property
     def last_image(self) -> int:
@@ -170,13 +196,8 @@ def _time_training(world: World, folder: Path) -> list[object]:
 
 
 def _predict(world: World, folder: Path) -> list[object]:
-    images = world.folder / "images.npz"
-    if not images.exists():
-        shape = world.images().test.images.shape
-        drawn = np.random.default_rng(0).random((world.batch_size, *shape[1:]), dtype=np.float32)
-        np.savez(images, x=drawn, y=np.zeros(world.batch_size, np.int64))
     surrogate = ["--surrogate", "1,2,0.5", "--defence", "entropy"]
-    return ["predict", world.weights("train-deq"), images, folder / "out.npz", *surrogate]
+    return ["predict", world.weights("train-deq"), world.images_file, folder / "out.npz", *surrogate]
 
 
 _TRAINED = ("best.safetensors", "last.safetensors", "history.csv")
@@ -252,11 +273,17 @@ class Undisturbed:
     seconds: float
 
 
+def with_needs(names: Iterable[str]) -> tuple[str, ...]:
+    """Jobs and all that have to run before them, in an order that they can run in."""
+    found: dict[str, None] = {}
+    for name in names:
+        found |= dict.fromkeys((*with_needs(JOBS[name].needs), name))
+    return tuple(found)
+
+
 def prepare(world: World, name: str) -> None:
     """Run what a job needs and what did not run yet."""
-    world.folder.mkdir(parents=True, exist_ok=True)
-    if not world.data_file.exists():
-        data.save(world.data_file, world.images(), provenance={})
+    world.write_inputs()
     for needed in JOBS[name].needs:
         if not (world.made(needed) / JOBS[needed].outputs[0]).exists():
             undisturbed(world, needed)
