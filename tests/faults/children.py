@@ -26,7 +26,7 @@ Work = Callable[[], int]
 """What a child does; its exit status."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Child:
     """A process that was started.
 
@@ -39,9 +39,12 @@ class Child:
     pid: int
     log: Path
     started: float = field(default_factory=time.monotonic)
+    _statuses: list[int] = field(default_factory=list)
 
     def wait(self, seconds: float) -> int | None:
         """Its exit status, minus the signal that it ended by; None: it goes on after so many seconds."""
+        if self._statuses:
+            return self._statuses[0]
         handle = os.pidfd_open(self.pid)
         try:
             with selectors.DefaultSelector() as selector:
@@ -50,7 +53,8 @@ class Child:
                     return None
         finally:
             os.close(handle)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self._statuses.append(os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]))
+        return self._statuses[0]
 
     def send(self, number: signal.Signals) -> None:
         """A signal to it; it was not waited for yet, so that no other process has its number."""
