@@ -169,7 +169,7 @@ def _build_all(accepted: Config) -> None:
 
 def _open(bench: Bench) -> Case:
     unchanged = World(bench.scratch / "unchanged")
-    return Configurations(bench, unchanged, functools.cache(functools.partial(undisturbed, unchanged)))
+    return Configurations(bench, unchanged, functools.cache(functools.partial(undisturbed, unchanged, timed=False)))
 
 
 KIND = Kind("configurations", "configurations changed at random: refused, or good to the end", 3_000, _open)

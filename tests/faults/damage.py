@@ -341,7 +341,7 @@ def _parts(value: Any) -> Iterator[str]:
 def _open(bench: Bench) -> Case:
     world = World(bench.scratch / "world")
     world.write_inputs()
-    known = functools.cache(functools.partial(undisturbed, world))
+    known = functools.cache(functools.partial(undisturbed, world, timed=False))
     names = bench.chosen(tuple(FORMATS))
     return Damages(bench, world, names, known)
 

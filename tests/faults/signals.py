@@ -175,7 +175,7 @@ def _open(bench: Bench) -> Case:
         return Signals(bench, world, names, functools.cache(functools.partial(undisturbed, world)))
     preparing = large.preparing(bench.scratch)
     for needed in dict.fromkeys(needed for name in names for needed in JOBS[name].needs):
-        undisturbed(preparing, needed)
+        undisturbed(preparing, needed, timed=False)
     return LargeSignals(bench, large.world(bench.scratch, bench.batch), names)
 
 
