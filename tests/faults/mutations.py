@@ -18,7 +18,7 @@ _SPECIAL = {"pathvars", "imported", "device", "compile", "graphs"}
 
 SMALL: Mapping[str, tuple[int, int]] = {
     "solver.steps": (3, 5), "solver.memory": (2, 5), "pretrain.layers": (1, 4), "pretrain.steps": (1, 5),
-    "training.epochs": (3, 4), "training.batch_size": (10, 40), "training.gradient.steps": (1, 4),
+    "training.epochs": (3, 4), "training.batch_size": (10, 20), "training.gradient.steps": (1, 4),
     "training.unroll.steps": (1, 3), "training.attack.steps": (1, 3), "jacobian.probes": (1, 3),
     "jacobian.length_jitter": (-2, 2), "selection.attack.steps": (1, 3), "selection.first_epoch": (1, 3),
     "early_state.index": (1, 3), "attack.pgd.steps": (1, 3), "attack.grid.states": (1, 3), "attack.grid.steps": (1, 3),
