@@ -1,6 +1,7 @@
 # make demo     the whole workflow on small images, in minutes
 # make test     the tests, but for some that take long and are covered by others as well
 # make test-all all tests
+# make test-faults kills, signals, full disks, damaged files, odd configurations, two at once: an hour (FAULTS=--help)
 # make check    format, lint, types, import contracts, generated files
 # make generate writes the generated files again (schemas/, pages of docs/, pictures in README.md and docs/architecture.md)
 # make bench    how fast it is, against the plain way: docs/performance.md (make bench RELEASE=FOLDER: and the authors' code)
@@ -17,7 +18,7 @@ INSTALLED := $(VENV)/.installed
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all check generate revisions bench bench-gpu gpu-trial clean
+.PHONY: demo test test-all test-faults check generate revisions bench bench-gpu gpu-trial clean
 
 demo: $(INSTALLED)
 	@$(BIN)/snakemake --logger deqpipe --configfile config/demo.yaml
@@ -29,6 +30,10 @@ test: $(INSTALLED)
 
 test-all: $(INSTALLED)
 	@$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# Such as FAULTS="kills --count 30", or FAULTS="kills --case 17" for one that went wrong.
+test-faults: $(INSTALLED)
+	@$(BIN)/python -m tests.faults $(FAULTS)
 
 check: $(INSTALLED)
 	@$(BIN)/ruff format --check --quiet .

@@ -40,10 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not one.exists() or not other.exists():
             different.append(f"{path}: in {options.first if one.exists() else options.second} alone")
             continue
-        parts, theirs = dict(_contents(one)), dict(_contents(other))
+        parts, theirs = dict(contents(one)), dict(contents(other))
         compared[KINDS[path.suffix]] += len(parts)
         names = sorted(parts.keys() | theirs.keys())
-        different += [f"{path}: {name}" for name in names if not _equal(parts.get(name), theirs.get(name))]
+        different += [f"{path}: {name}" for name in names if not equal(parts.get(name), theirs.get(name))]
     print(", ".join(f"{count:,} {kind}" for kind, count in compared.items()), f"compared, {len(different)} different")
     print(*different, sep="\n", end="\n" if different else "")
     return 1 if different else 0
@@ -58,8 +58,8 @@ def _files(folder: Path) -> Iterator[Path]:
             yield inside
 
 
-def _contents(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """The numbers of a file, by name."""
+def contents(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """The numbers of a file, by their names."""
     if path.suffix == ".safetensors":
         yield from load_file(path).items()
     elif path.suffix == ".parquet":
@@ -80,7 +80,8 @@ def _contents(path: Path) -> Iterator[tuple[str, np.ndarray]]:
                     yield f"row {number + 1}, {name}", np.array(cell)
 
 
-def _equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+def equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    """Whether two values are the same to the last bit; None: there is none."""
     if one is None or other is None or one.dtype != other.dtype or one.shape != other.shape:
         return False
     if one.dtype == object or one.dtype.kind in "US":

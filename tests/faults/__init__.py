@@ -1,0 +1,1 @@
+"""Faults made on purpose, case by case: `python -m tests.faults` (`make test-faults`)."""
