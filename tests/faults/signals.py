@@ -17,7 +17,7 @@ from pathlib import Path
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from deqpipe.results.lock import EXIT_UNFINISHED
+from deqpipe.machine.stopping import EXIT_UNFINISHED
 from tests.faults import children, large, results
 from tests.faults.cases import Bench, Case, Kind, Verdict, judged, skipped
 from tests.faults.world import JOBS, Undisturbed, World, accepts, prepare, undisturbed
