@@ -252,7 +252,7 @@ class Transcript:
         if not self._new:
             return ""
         self._save_now()
-        return f"{self._new} more answers to the attack under way"
+        return f"{self._new} more answer{'' if self._new == 1 else 's'} to the attack under way"
 
     def _settle(self, more_bytes: int) -> None:
         self._settled, self._new = len(self._answers), self._new + 1
@@ -296,8 +296,10 @@ class _Question:
         return self._graph_of_logits()[1]
 
     def gradient(self, arriving: Tensor) -> Tensor:
+        """By a graph that is used up, so that no second one lies beside the next question's; asked anew if need be."""
         leaf, value = self._graph_of_logits()
-        (gradient,) = torch.autograd.grad(value, leaf, arriving, retain_graph=True)
+        self._graph = None
+        (gradient,) = torch.autograd.grad(value, leaf, arriving)
         return gradient
 
     def _graph_of_logits(self) -> tuple[Tensor, Tensor]:
