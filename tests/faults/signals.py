@@ -17,7 +17,6 @@ from pathlib import Path
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from deqpipe.machine.stopping import EXIT_UNFINISHED
 from tests.faults import children, large, results
 from tests.faults.cases import Bench, Case, Kind, Verdict, judged, skipped
 from tests.faults.world import JOBS, Undisturbed, World, accepts, prepare, undisturbed
@@ -29,6 +28,7 @@ STOPPED_JOBS = (
 )  # fmt: skip
 WAYS: tuple[signal.Signals | None, ...] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, None)
 """None: a time budget."""
+_UNFINISHED = 75  # EX_TEMPFAIL: saved; start again to go on
 _BUDGET = "--time-budget-minutes"
 _ANSWER_SECONDS = 30.0
 _LONGEST_DELAY = 20.0  # at the size of the paper's model, from the first call of a network to the signal
@@ -95,7 +95,7 @@ class Signals:
             return f"it did not leave within {self.bench.patience:g} s"
         if left.seconds > _ANSWER_SECONDS:
             return f"it took {left.seconds:.1f} s to leave"
-        if left.status == EXIT_UNFINISHED:
+        if left.status == _UNFINISHED:
             return None if "start again to go on" in line else f"its last line does not say how to go on: {line!r}"
         if left.status == 2 and "allow more time" in line:
             return None  # a budget in which nothing can be done
