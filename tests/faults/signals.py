@@ -26,6 +26,8 @@ STOPPED_JOBS = (
     "autoattack", "attack-top", "attack-in-loop", "attack-sweep", "attack-example", "time-training", "time-inference",
     "predict",
 )  # fmt: skip
+LARGE_JOBS = tuple(name for name in STOPPED_JOBS if name != "attack-example")
+"""That one crafts a batch of the grid again, and asks for the records of all of it."""
 WAYS: tuple[signal.Signals | None, ...] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, None)
 """None: a time budget."""
 _UNFINISHED = 75  # EX_TEMPFAIL: saved; start again to go on
@@ -169,7 +171,7 @@ def _note_first_call(begun: Path) -> None:
 
 
 def _open(bench: Bench) -> Case:
-    names = bench.chosen(STOPPED_JOBS)
+    names = bench.chosen(LARGE_JOBS if bench.large else STOPPED_JOBS)
     if not bench.large:
         world = World(bench.scratch / "world")
         return Signals(bench, world, names, functools.cache(functools.partial(undisturbed, world)))
