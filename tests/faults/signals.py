@@ -33,6 +33,7 @@ WAYS: tuple[signal.Signals | None, ...] = (signal.SIGTERM, signal.SIGINT, signal
 _UNFINISHED = 75  # EX_TEMPFAIL: saved; start again to go on
 _BUDGET = "--time-budget-minutes"
 _ANSWER_SECONDS = 30.0
+_MOMENT = 0.1  # seconds
 _LONGEST_DELAY = 20.0  # at the size of the paper's model, from the first call of a network to the signal
 
 
@@ -117,8 +118,10 @@ class Signals:
 
 
 def _holds(child: children.Child, folder: Path) -> bool:
-    """Whether a process holds a lock in a folder."""
-    return any(_pid(path) == child.pid for path in folder.rglob("lock"))
+    """Whether a process holds a lock in a folder, and had a moment since to see to its signals."""
+    return any(
+        _pid(path) == child.pid and time.time() - path.stat().st_mtime > _MOMENT for path in folder.rglob("lock")
+    )
 
 
 def _pid(lock: Path) -> int | None:
