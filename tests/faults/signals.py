@@ -17,6 +17,7 @@ from pathlib import Path
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from deqpipe.machine.stopping import EXIT_UNFINISHED
 from tests.faults import children, large, results
 from tests.faults.cases import Bench, Case, Kind, Verdict, judged, skipped
 from tests.faults.world import JOBS, Undisturbed, World, accepts, prepare, undisturbed
@@ -30,7 +31,6 @@ LARGE_JOBS = tuple(name for name in STOPPED_JOBS if name != "attack-example")
 """That one crafts a batch of the grid again, and asks for the records of all of it."""
 WAYS: tuple[signal.Signals | None, ...] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, None)
 """None: a time budget."""
-_UNFINISHED = 75  # EX_TEMPFAIL: saved; start again to go on
 _BUDGET = "--time-budget-minutes"
 _ANSWER_SECONDS = 30.0
 _MOMENT = 0.1  # seconds
@@ -98,7 +98,7 @@ class Signals:
             return f"it did not leave within {self.bench.patience:g} s"
         if left.seconds > _ANSWER_SECONDS:
             return f"it took {left.seconds:.1f} s to leave"
-        if left.status == _UNFINISHED:
+        if left.status == EXIT_UNFINISHED:
             return None if "start again to go on" in line else f"its last line does not say how to go on: {line!r}"
         if left.status == 2 and "allow more time" in line:
             return None  # a budget in which nothing can be done
@@ -149,12 +149,14 @@ class LargeSignals:
         line = JOBS[name].arguments(self.world, folder / "files")
         begun = folder / "begun"
         child = children.start(line, folder / "log", first=functools.partial(_note_first_call, begun))
-        while not begun.exists():
+        status = None
+        while status is None and not begun.exists():
             status = child.wait(0.1)
-            if status is not None:
-                told = f"it ended with {status} before it was asked: {children.last_line(child.log)!r}"
-                return self.bench.leave(folder, judged(row, told, faults=0))
-        child.wait(delay * _LONGEST_DELAY)
+        if status is None:
+            status = child.wait(delay * _LONGEST_DELAY)
+        if status is not None:
+            told = f"it ended with {status} before it was asked: {children.last_line(child.log)!r}"
+            return self.bench.leave(folder, judged(row, told if status else None, faults=0))
         since = time.monotonic()
         assert way is not None
         child.send(way)
