@@ -27,10 +27,13 @@ STOPPED_JOBS = (
     "autoattack", "attack-top", "attack-in-loop", "attack-sweep", "attack-example", "time-training", "time-inference",
     "predict",
 )  # fmt: skip
+LARGE_JOBS = tuple(name for name in STOPPED_JOBS if name != "attack-example")
+"""That one crafts a batch of the grid again, and asks for the records of all of it."""
 WAYS: tuple[signal.Signals | None, ...] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, None)
 """None: a time budget."""
 _BUDGET = "--time-budget-minutes"
 _ANSWER_SECONDS = 30.0
+_MOMENT = 0.1  # seconds
 _LONGEST_DELAY = 20.0  # at the size of the paper's model, from the first call of a network to the signal
 
 
@@ -115,8 +118,10 @@ class Signals:
 
 
 def _holds(child: children.Child, folder: Path) -> bool:
-    """Whether a process holds a lock in a folder."""
-    return any(_pid(path) == child.pid for path in folder.rglob("lock"))
+    """Whether a process holds a lock in a folder, and had a moment since to see to its signals."""
+    return any(
+        _pid(path) == child.pid and time.time() - path.stat().st_mtime > _MOMENT for path in folder.rglob("lock")
+    )
 
 
 def _pid(lock: Path) -> int | None:
@@ -144,12 +149,14 @@ class LargeSignals:
         line = JOBS[name].arguments(self.world, folder / "files")
         begun = folder / "begun"
         child = children.start(line, folder / "log", first=functools.partial(_note_first_call, begun))
-        while not begun.exists():
+        status = None
+        while status is None and not begun.exists():
             status = child.wait(0.1)
-            if status is not None:
-                told = f"it ended with {status} before it was asked: {children.last_line(child.log)!r}"
-                return self.bench.leave(folder, judged(row, told, faults=0))
-        child.wait(delay * _LONGEST_DELAY)
+        if status is None:
+            status = child.wait(delay * _LONGEST_DELAY)
+        if status is not None:
+            told = f"it ended with {status} before it was asked: {children.last_line(child.log)!r}"
+            return self.bench.leave(folder, judged(row, told if status else None, faults=0))
         since = time.monotonic()
         assert way is not None
         child.send(way)
@@ -169,7 +176,7 @@ def _note_first_call(begun: Path) -> None:
 
 
 def _open(bench: Bench) -> Case:
-    names = bench.chosen(STOPPED_JOBS)
+    names = bench.chosen(LARGE_JOBS if bench.large else STOPPED_JOBS)
     if not bench.large:
         world = World(bench.scratch / "world")
         return Signals(bench, world, names, functools.cache(functools.partial(undisturbed, world)))

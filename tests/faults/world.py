@@ -174,12 +174,13 @@ def _options(verb: str) -> frozenset[str]:
 def _evaluation(verb: str, stage: str, model: str, of: str, output: str, *, strongest: bool = False) -> Line:
     def line(world: World, folder: Path) -> list[object]:
         files = ["--data", world.data_file, "--checkpoint", world.weights(of), "--output", folder / output]
+        swept_whole = verb == "attack-sweep" and world.config.entropy_sweep.points == "all"
         given: dict[str, object] = {
             "--batch-size": world.batch_size,
             "--images": f"0-{world.last_image}",
             "--state": folder / "state",
             "--states": f"1-{world.config.solver.steps}",
-            "--strongest": world.strongest(model) if strongest else None,
+            "--strongest": world.strongest(model) if strongest and not swept_whole else None,
             "--other": world.weights(f"train-deq {OTHER}") if verb == "attack-in-loop" else None,
             "--select": world.made("select-early-state") / "out.json",
             "--clean": world.made("clean") / "out.parquet",
