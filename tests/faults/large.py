@@ -9,6 +9,8 @@ import torch
 from deqpipe import config
 from deqpipe.config import Config
 from deqpipe.data import Dataset, Split
+from deqpipe.results import checkpoint
+from deqpipe.workflow import specs
 from tests.faults.world import World
 from tests.tiny import ROOT
 
@@ -42,6 +44,18 @@ def world(folder: Path, images: int) -> World:
 def preparing(folder: Path) -> World:
     """Of the jobs that leave weights for others."""
     return World(folder / "prepared", _settings({**_QUICK, "data": {"validation": 2}}), 2, lambda: made_up(2))
+
+
+def go_on_from(trunk: Path, images: int, folder: Path) -> None:
+    """Let a trunk that took one step on two images say that it took those of the whole training.
+
+    A DEQ's training takes the settings of both trainings from it: without this its batches would be of two images.
+    """
+    whole, stored = world(folder, images), checkpoint.read(trunk)
+    spec = specs.loads(whole.spec("pretrain"))
+    origin = {**stored.metadata["provenance"], "spec": spec}
+    facts = {"provenance": origin, "step": whole.config.pretrain.steps}
+    checkpoint.write(trunk, stored.tensors, {**stored.metadata, **facts})
 
 
 def _settings(changes: dict[str, Any]) -> Config:

@@ -17,6 +17,8 @@ from pathlib import Path
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from deqpipe.compute.evaluations import Counter
+from deqpipe.counts import Evaluations
 from deqpipe.machine.stopping import EXIT_UNFINISHED
 from tests.faults import children, large, results
 from tests.faults.cases import Bench, Case, Kind, Verdict, judged, skipped
@@ -34,6 +36,8 @@ WAYS: tuple[signal.Signals | None, ...] = (signal.SIGTERM, signal.SIGINT, signal
 _BUDGET = "--time-budget-minutes"
 _ANSWER_SECONDS = 30.0
 _MOMENT = 0.1  # seconds
+_WITHOUT_GRADIENTS = ("clean", "time-inference", "train-feedforward", "attack-pgd")
+"""Jobs at the large size that take none, or of a network without f, whose backward pass is left nowhere."""
 _LONGEST_DELAY = 20.0  # at the size of the paper's model, from the first call of a network to the signal
 
 
@@ -134,26 +138,35 @@ def _pid(lock: Path) -> int | None:
 
 @dataclass(frozen=True)
 class LargeSignals:
-    """Cases at the size of the paper's model: seconds to leave."""
+    """Cases at the size of the paper's model: seconds to leave.
+
+    Jobs are asked at a random moment of their first seconds, and those that take gradients in their first backward
+    pass, too, which is the longest thing that they wait for.
+    """
 
     bench: Bench
     world: World
     names: tuple[str, ...]
 
     def __call__(self, number: int) -> Verdict:
-        """Ask a job to leave some seconds after a network was called first."""
-        name, way = self.names[number % len(self.names)], WAYS[number // len(self.names) % 3]
-        row, folder, delay = f"{name}, large", self.bench.folder(number), self.bench.draws(number).random()
+        """Ask a job to leave some seconds after a network was called first, or a gradient arrived first."""
+        name, turn = self.names[number % len(self.names)], number // len(self.names)
+        way, backward = WAYS[turn % 3], turn % 2 == 1
+        if backward and name in _WITHOUT_GRADIENTS:
+            return skipped(f"{name}, large", "takes no gradients")
+        row = f"{name}, large, {'in a backward pass' if backward else 'forward'}"
+        folder, delay = self.bench.folder(number), self.bench.draws(number).random()
         (folder / "files").mkdir()
         prepare(self.world, name)
         line = JOBS[name].arguments(self.world, folder / "files")
         begun = folder / "begun"
-        child = children.start(line, folder / "log", first=functools.partial(_note_first_call, begun))
+        note = _note_first_gradient if backward else _note_first_call
+        child = children.start(line, folder / "log", first=functools.partial(note, begun))
         status = None
         while status is None and not begun.exists():
             status = child.wait(0.1)
         if status is None:
-            status = child.wait(delay * _LONGEST_DELAY)
+            status = child.wait(delay * (1.0 if backward else _LONGEST_DELAY))
         if status is not None:
             told = f"it ended with {status} before it was asked: {children.last_line(child.log)!r}"
             return self.bench.leave(folder, judged(row, told if status else None, faults=0))
@@ -161,8 +174,9 @@ class LargeSignals:
         assert way is not None
         child.send(way)
         status, seconds = child.ended(self.bench.patience), time.monotonic() - since
-        held = f"{way.name}, {delay * _LONGEST_DELAY:.1f} s after it began: left with {status} after {seconds:.1f} s"
-        wrong = held if status is None or seconds > _ANSWER_SECONDS else None
+        line_of_log = children.last_line(child.log)
+        told = f"{way.name}, after {delay:.2f} of the delay: left with {status} after {seconds:.1f} s: {line_of_log!r}"
+        wrong = told if status != EXIT_UNFINISHED or seconds > _ANSWER_SECONDS else None
         return self.bench.leave(folder, judged(row, wrong, seconds=seconds))
 
 
@@ -175,6 +189,17 @@ def _note_first_call(begun: Path) -> None:
     register_module_forward_pre_hook(note)
 
 
+def _note_first_gradient(begun: Path) -> None:
+    """Make a file when a gradient arrives first at a value of f."""
+    arrived = Counter._arrived
+
+    def note(counter: Counter, evaluations: Evaluations) -> None:
+        begun.touch()
+        arrived(counter, evaluations)
+
+    Counter._arrived = note  # type: ignore[method-assign, assignment]  # of a process that ends soon
+
+
 def _open(bench: Bench) -> Case:
     names = bench.chosen(LARGE_JOBS if bench.large else STOPPED_JOBS)
     if not bench.large:
@@ -183,7 +208,10 @@ def _open(bench: Bench) -> Case:
     preparing = large.preparing(bench.scratch)
     for needed in dict.fromkeys(needed for name in names for needed in JOBS[name].needs):
         undisturbed(preparing, needed, timed=False)
-    return LargeSignals(bench, large.world(bench.scratch, bench.batch), names)
+    whole = large.world(bench.scratch, bench.batch)
+    if whole.trunk.exists():
+        large.go_on_from(whole.trunk, bench.batch, bench.scratch)
+    return LargeSignals(bench, whole, names)
 
 
 KIND = Kind("signals", "SIGTERM, SIGINT, SIGHUP and time budgets at random moments", 180, _open)
