@@ -19,8 +19,11 @@ class DamagedFileError(UserError):
     """
 
 
-class NonFiniteLossError(ArithmeticError):
-    """Training diverged: a loss or a gradient is not finite. Nothing was updated with it; exit status 1."""
+class DivergedError(ArithmeticError):
+    """A training diverged: its loss exploded, or a number of it is not finite. Nothing is saved with it; exit status 1.
+
+    It would do so again: the message says what to change.
+    """
 
 
 def line(message: object) -> str:

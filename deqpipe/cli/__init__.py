@@ -28,7 +28,7 @@ from deqpipe.cli import (
     trial,
 )
 from deqpipe.cli.arguments import Command
-from deqpipe.errors import NonFiniteLossError, UserError, line
+from deqpipe.errors import DivergedError, UserError, line
 from deqpipe.machine.stopping import EXIT_UNFINISHED, Interrupted
 
 _logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"deqpipe: {line(error)}", file=sys.stderr)
         return 2
-    except NonFiniteLossError as error:
+    except DivergedError as error:
         print(f"deqpipe: {line(error)}", file=sys.stderr)
         return 1
     except Interrupted as why:

@@ -16,14 +16,14 @@ from torch.optim import Optimizer
 
 from deqpipe.counts import NO_EVALUATIONS, Evaluations
 from deqpipe.data import Augmentation, Split, steps_per_epoch
-from deqpipe.errors import DamagedFileError, NonFiniteLossError, UserError
+from deqpipe.errors import DamagedFileError, DivergedError, UserError
 from deqpipe.machine.stopping import Interrupted, StopRequest
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results import checkpoint, integrity
 from deqpipe.training.feed import Feed
 from deqpipe.training.forward import draws
 from deqpipe.training.objectives import Batch, TrainingObjective
-from deqpipe.training.tally import Reading, Tally, magnitude
+from deqpipe.training.tally import Reading, Tally, largest_loss, magnitude
 
 HISTORY = (
     "epoch", "step", "phase", "learning_rate", "loss", "train_accuracy", "clean_accuracy", "robust_accuracy",
@@ -37,10 +37,29 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Validation:
-    """Accuracies on the held-out images, in [0, 1]; `robust` is None where no attack was run."""
+    """Shares of the held-out images, in [0, 1].
+
+    Attributes:
+        clean: classified right.
+        robust: classified right under an attack; None: none was run.
+        undecided: whose logits are not all finite: they predict no class, which counts as wrong.
+    """
 
     clean: float
     robust: float | None = None
+    undecided: float = 0.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A key of the configuration, and its value."""
+
+    key: str
+    value: float
+
+    def __str__(self) -> str:
+        """Such as `training.learning_rate (0.001)`."""
+        return f"{self.key} ({self.value:g})"
 
 
 @dataclass(frozen=True)
@@ -60,6 +79,8 @@ class TrainingPlan:
         optimizer: built over the model's parameters; a fused one.
         validate: accuracies after each epoch.
         select_from_epoch: no earlier epoch becomes the best one; None: the last one is the best.
+        pace: what to lower where the training diverges.
+        penalty: what to lower as well where the loss is mostly the regularisation of the Jacobian.
     """
 
     phase: str
@@ -74,6 +95,8 @@ class TrainingPlan:
     optimizer: Callable[[nn.Module], Optimizer]
     validate: Callable[[nn.Module], Validation]
     select_from_epoch: int | None
+    pace: Setting
+    penalty: Setting | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -247,8 +270,8 @@ def train(plan: TrainingPlan, model: nn.Module, optimizer: Optimizer, *, store: 
     A step or a validation that is under way when somebody asks is left, and done again by whoever goes on.
 
     The host looks at what the device has counted every `store.read_every` steps and before every save. Where the loss
-    or gradient of a step was not finite, that update and all later ones were withheld on the device, and nothing was
-    saved since.
+    of a step exploded, or it or its gradient was not finite, that update and all later ones were withheld on the
+    device, and nothing was saved since.
 
     Args:
         plan: what to do.
@@ -258,7 +281,8 @@ def train(plan: TrainingPlan, model: nn.Module, optimizer: Optimizer, *, store: 
         stop: asked before every step, and within it.
 
     Raises:
-        NonFiniteLossError: the loss of a step or its gradient is not finite; names the step and the last good state.
+        DivergedError: a step, the weights after it or all that they predict are of no use; names the step, the last
+            good state and what to change.
     """
     progress = store.load(model, optimizer) or Progress(step=plan.first_step)
     if progress.step > plan.first_step:
@@ -281,12 +305,12 @@ def train(plan: TrainingPlan, model: nn.Module, optimizer: Optimizer, *, store: 
         if closing:
             progress, tally = _end_epoch(plan, model, progress, validation, store), Tally.start(device)
         elif overdue or progress.awaits_validation(plan) or progress.step % store.read_every == 0:
-            progress = _read_back(plan, progress, tally, store)
+            progress = _read_back(plan, (model, optimizer), progress, tally, store)
         if closing or (overdue and not progress.awaits_validation(plan)):
             store.save(model, optimizer, progress)
             saved_at, unsaved = time.monotonic(), False
     if unsaved:
-        progress = _read_back(plan, progress, tally, store)
+        progress = _read_back(plan, (model, optimizer), progress, tally, store)
         store.save(model, optimizer, progress)
     return progress
 
@@ -345,15 +369,17 @@ def descend(
         tally: of the steps before; None: there were none.
 
     Returns:
-        The tally with this step. Where it found a loss or gradient that is not finite, now or before,
-        parameters and optimiser stayed as they were; running means of batch norms did not, and nothing of them is kept.
+        The tally with this step. Where it found a loss that exploded, or a loss or gradient that is not finite, now or
+        before, parameters and optimiser stayed as they were; running means of batch norms did not, and nothing of them
+        is kept.
     """
     tally = tally or Tally.start(batch.x.device)
     loss = plan.objective(model, batch, draws(plan.seed, step))
     optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(loss.value)
     value, gradients = loss.value.detach(), [p.grad for p in model.parameters() if p.grad is not None]
-    tally = tally.judged(value, magnitude(gradients), step=step)
+    penalty, bound = None if loss.penalty is None else loss.penalty.detach(), largest_loss(loss.logits.shape[1])
+    tally = tally.judged(value, magnitude(gradients), penalty=penalty, bound=bound, step=step)
     _update(optimizer, plan.learning_rate(step), withheld=tally.withheld)
     return tally.added(value, (loss.logits.argmax(1) == batch.y).sum(), images=len(batch.y))
 
@@ -367,21 +393,31 @@ def _update(optimizer: Optimizer, learning_rate: float, *, withheld: Tensor) -> 
     optimizer.step()
 
 
-def _read_back(plan: TrainingPlan, progress: Progress, tally: Tally, store: Store) -> Progress:
+def _read_back(
+    plan: TrainingPlan, trained: tuple[nn.Module, Optimizer], progress: Progress, tally: Tally, store: Store
+) -> Progress:
     """The progress with the sums that the device has.
 
     Raises:
-        NonFiniteLossError: a loss or a gradient was not finite.
+        DivergedError: a step was bad, or what it left behind is not finite.
     """
     started = time.monotonic()
     reading = tally.read()
     check(reading, plan, good=store.state_file)
+    if not _are_finite(*trained):
+        raise _diverged(plan, f"weights or optimiser are not finite after step {progress.step - 1}", store.state_file)
     seconds = progress.seconds + time.monotonic() - started
     return replace(progress, loss_sum=reading.loss_sum, correct=reading.correct, seconds=seconds)
 
 
+def _are_finite(model: nn.Module, optimizer: Optimizer) -> bool:
+    """Whether a training can go on from these numbers: a last update may have overflowed, whatever its loss was."""
+    numbers = [*model.state_dict().values(), *(n for state in optimizer.state.values() for n in state.values())]
+    return bool(magnitude([n for n in numbers if isinstance(n, Tensor) and n.is_floating_point()]).isfinite())
+
+
 def check(reading: Reading, plan: TrainingPlan, *, good: Path | None = None) -> None:
-    """Refuse to go on where a number was not finite.
+    """Refuse to go on where a step was bad.
 
     Args:
         reading: what the device has counted.
@@ -389,13 +425,25 @@ def check(reading: Reading, plan: TrainingPlan, *, good: Path | None = None) -> 
         good: where the last good state would be, for the message.
 
     Raises:
-        NonFiniteLossError: names the first step with such a number.
+        DivergedError: names the first such step.
     """
     if reading.bad_step is None:
         return
-    what = f"loss is {reading.bad_loss}" + (", its gradient not finite" if math.isfinite(reading.bad_loss) else "")
+    loss = reading.bad_loss
+    what = f"loss is {loss:,.6g} at step {reading.bad_step}"
+    if abs(loss) <= reading.bound:
+        what = f"gradient is not finite (loss {loss:,.6g}) at step {reading.bad_step}"
+    elif math.isfinite(loss):
+        what = f"loss is {loss:,.6g}, above {reading.bound:,.0f}, at step {reading.bad_step}"
+    penalised = not math.isfinite(reading.bad_penalty) or reading.bad_penalty > loss / 2
+    raise _diverged(plan, what, good, penalised=penalised)
+
+
+def _diverged(plan: TrainingPlan, what: str, good: Path | None, *, penalised: bool = False) -> DivergedError:
+    """The error that says what happened, and what to change."""
     last = f"; last good state: {good}" if good is not None and good.exists() else ""
-    raise NonFiniteLossError(f"{what} at step {reading.bad_step} of {plan.last_step}{last}")
+    lower = [str(plan.pace), *([str(plan.penalty)] if penalised and plan.penalty else [])]
+    return DivergedError(f"{what} of {plan.last_step}: the training diverged{last}; lower {' or '.join(lower)}")
 
 
 def _validate(plan: TrainingPlan, model: nn.Module, progress: Progress) -> tuple[Progress, Validation]:
@@ -412,6 +460,7 @@ def _validate(plan: TrainingPlan, model: nn.Module, progress: Progress) -> tuple
 def _end_epoch(
     plan: TrainingPlan, model: nn.Module, progress: Progress, validation: Validation, store: Store
 ) -> Progress:
+    _refuse_undecided(validation, plan, progress, store)
     row = _history_row(plan, progress, validation)
     _logger.info("%s", _line(row, plan))
     progress = replace(progress, history=(*progress.history, row), loss_sum=0.0, correct=0, seen=0)
@@ -421,6 +470,15 @@ def _end_epoch(
     return replace(
         progress, best_epoch=row["epoch"], best_robust=validation.robust if validation.robust is not None else -1.0
     )
+
+
+def _refuse_undecided(validation: Validation, plan: TrainingPlan, progress: Progress, store: Store) -> None:
+    """A model without a class for any held-out image goes no further; without one for some: it is said, they are wrong."""
+    if validation.undecided == 1:
+        what = f"no held-out image has finite logits after step {progress.step - 1}"
+        raise _diverged(plan, what, store.state_file)
+    if validation.undecided:
+        _logger.warning("%.1f %% of the held-out images have logits that are not finite", 100 * validation.undecided)
 
 
 def _is_better(plan: TrainingPlan, progress: Progress, validation: Validation, *, epoch: int) -> bool:

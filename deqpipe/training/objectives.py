@@ -28,10 +28,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss to descend on, and the logits that training accuracy is counted from."""
+    """A loss to descend on, and the logits that training accuracy is counted from.
+
+    Attributes:
+        value: mean over the batch, with everything in it.
+        logits: of the images that are counted.
+        penalty: the part of `value` that the regularisation of the Jacobian is; None: there is none.
+    """
 
     value: Scalar
     logits: Logits
+    penalty: Scalar | None = None
 
 
 @runtime_checkable
@@ -71,7 +78,7 @@ class PGDAdversarial:
         adversarial = self._craft(model, passes, batch, sources.step)
         model.train()
         output = passes.training(adversarial, passes.loss_states.adversarial, penalised=True)
-        return Loss(F.cross_entropy(output.logits, batch.y) + output.penalty, output.logits)
+        return Loss(F.cross_entropy(output.logits, batch.y) + output.penalty, output.logits, output.penalty)
 
     def _craft(self, model: nn.Module, passes: Pass, batch: Batch, step: int) -> Images:
         noise = upload(torch.rand(batch.x.shape, generator=self.stream.generator(step)), batch.x.device)
@@ -111,7 +118,8 @@ class TradesAdversarial:
         perturbed = passes.training(adversarial, states.adversarial, penalised=True)
         robust = divergence(perturbed.logits, natural.logits) / len(batch.y)
         value = F.cross_entropy(natural.logits, batch.y) + self.inverse_lambda * robust
-        return Loss(value + natural.penalty + perturbed.penalty, natural.logits)
+        penalty = natural.penalty + perturbed.penalty
+        return Loss(value + natural.penalty + perturbed.penalty, natural.logits, penalty)
 
     def _craft(self, model: nn.Module, passes: Pass, batch: Batch, step: int) -> Images:
         noise = upload(torch.randn(batch.x.shape, generator=self.stream.generator(step)), batch.x.device)

@@ -61,7 +61,7 @@ from deqpipe.training.forward import (
     UnrolledForward,
 )
 from deqpipe.training.jacobian import JacobianRegularisation
-from deqpipe.training.loop import HISTORY, Progress, Store, TrainingPlan, cosine, multistep, train
+from deqpipe.training.loop import HISTORY, Progress, Setting, Store, TrainingPlan, cosine, multistep, train
 from deqpipe.training.objectives import CleanUnrolled, PGDAdversarial, TradesAdversarial, TrainingObjective
 from deqpipe.training.optimizers import SGD, Adam
 from deqpipe.training.validation import Crafting, Scoring, SelectingAttack, Validator
@@ -222,6 +222,9 @@ def adversarial_plan(
         steps=range(first_step, _total_steps(settings, dataset)),
         validate=_deq_validator(job, settings, dataset, replace(forward, gradient=_unroll(settings)), run),
         select_from_epoch=settings.section("selection", SelectionConfig).first_epoch,
+        penalty=Setting(
+            f"jacobian.{'other_weight' if kind.other_jacobian else 'weight'}.{kind.framework}", forward.jacobian.weight
+        ),
     )
 
 
@@ -241,8 +244,8 @@ def _feedforward(job: TrainingJob, settings: Settings) -> FeedforwardConfig:
 
 def feedforward_plan(job: TrainingJob, settings: Settings, dataset: Dataset) -> TrainingPlan:
     """The adversarial training of a network without states."""
-    recipe = _feedforward(job, settings).training
-    objective = _adversarial_objective(job, settings, vocabulary.MODELS[job.spec["model"]], PlainForward())
+    recipe, kind = _feedforward(job, settings).training, vocabulary.MODELS[job.spec["model"]]
+    objective = _adversarial_objective(job, settings, kind, PlainForward())
     per_epoch = steps_per_epoch(len(dataset.train), recipe.batch_size)
     return TrainingPlan(
         phase="adversarial",
@@ -269,6 +272,7 @@ def feedforward_plan(job: TrainingJob, settings: Settings, dataset: Dataset) -> 
         ),
         validate=_robust_validator(job, settings, dataset, _network_logits, recipe.batch_size),
         select_from_epoch=settings.section("selection", SelectionConfig).first_epoch,
+        pace=Setting(f"{kind.architecture.section}.training.learning_rate", recipe.learning_rate),
     )
 
 
@@ -367,6 +371,7 @@ def _deq_plan(
     steps: range,
     validate: Validator,
     select_from_epoch: int | None,
+    penalty: Setting | None = None,
 ) -> TrainingPlan:
     """What both phases share: order of the data, augmentation, optimiser, one cosine schedule."""
     start = settings["training.learning_rate"]
@@ -391,6 +396,8 @@ def _deq_plan(
         ),
         validate=validate,
         select_from_epoch=select_from_epoch,
+        pace=Setting("training.learning_rate", start),
+        penalty=penalty,
     )
 
 

@@ -85,23 +85,27 @@ class Validator:
         """
         with crafting_mode(model):
             counts = torch.stack([self._counts(model, images) for images in self._batches()]).sum(0)
-        clean, robust = counts.cpu().tolist()
+        clean, undecided, robust = counts.cpu().tolist()
         total = len(self.split)
-        return Validation(clean / total, robust / total if self.attack else None)
+        return Validation(clean / total, robust / total if self.attack else None, undecided / total)
 
     def _batches(self) -> Iterator[range]:
         for start in range(0, len(self.split), self.batch_size):
             yield range(start, min(start + self.batch_size, len(self.split)))
 
-    def _counts(self, model: nn.Module, images: range) -> Int[Tensor, " 2"]:
-        """How many of some images are classified right: clean, and attacked."""
+    def _counts(self, model: nn.Module, images: range) -> Int[Tensor, " 3"]:
+        """How many of some images are classified right, have no class, and are classified right when attacked."""
         device, where = next(model.parameters()).device, slice(images.start, images.stop)
         x, y = self.split.float_images(where, device), upload(self.split.labels[where], device)
-        clean = self._correct(model, x, y)
+        clean, undecided = self._judged(model, x, y)
         if self.attack is None:
-            return torch.stack([clean, torch.zeros_like(clean)])
-        return torch.stack([clean, self._correct(model, self.attack(model, self.logits, x, y, images), y)])
+            return torch.stack([clean, undecided, torch.zeros_like(clean)])
+        robust, _ = self._judged(model, self.attack(model, self.logits, x, y, images), y)
+        return torch.stack([clean, undecided, robust])
 
     @torch.no_grad()
-    def _correct(self, model: nn.Module, x: Tensor, y: Tensor) -> Int[Tensor, ""]:
-        return (self.logits(model, x).argmax(1) == y).sum()
+    def _judged(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Int[Tensor, ""], Int[Tensor, ""]]:
+        """How many images are classified right, and how many have no class: logits that are not all finite."""
+        logits = self.logits(model, x)
+        decided = logits.isfinite().all(1)
+        return ((logits.argmax(1) == y) & decided).sum(), (~decided).sum()

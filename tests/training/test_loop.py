@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam
 
 from deqpipe.data import Split, none
-from deqpipe.errors import NonFiniteLossError, UserError
+from deqpipe.errors import DivergedError, UserError
 from deqpipe.machine.stopping import StopRequest
 from deqpipe.results import checkpoint
 from deqpipe.training.forward import Draws
-from deqpipe.training.loop import Progress, Store, TrainingPlan, Validation, cosine, multistep, train
+from deqpipe.training.loop import Progress, Setting, Store, TrainingPlan, Validation, cosine, multistep, train
 from deqpipe.training.objectives import Batch, Loss
 from deqpipe.training.tally import Tally
 
@@ -46,7 +46,7 @@ class Linear(nn.Module):
 
 @dataclass(frozen=True)
 class Recording:
-    """Cross-entropy, with a note of every batch; `spoil` is what one step's loss is multiplied by."""
+    """Cross-entropy, with a note of every batch; `spoil` is what happens to one step."""
 
     seen: list[tuple[int, list[int]]] = field(default_factory=list)
     spoiled_step: int = -1
@@ -60,7 +60,10 @@ class Recording:
             loss = loss * math.inf
         if sources.step == self.spoiled_step and self.spoil == "gradient":
             loss = loss + (logits * 0).square().sum().sqrt()  # the root has an infinite slope at 0
-        return Loss(loss, logits)
+        if sources.step == self.spoiled_step and self.spoil == "explosion":
+            loss = loss + 1_246_078
+        penalty = loss.new_tensor(1_246_000.0) if self.spoil == "penalty" else loss.new_zeros(())
+        return Loss(loss + penalty, logits, penalty)
 
 
 class StopAfter(StopRequest):
@@ -97,6 +100,8 @@ def plan(objective: Recording, *, accuracies: Sequence[float | None] = (), **cha
         optimizer=lambda model: Adam(model.parameters(), 0.5, fused=True),
         validate=lambda model: Validation(0.5, next(values)),
         select_from_epoch=None,
+        pace=Setting("training.learning_rate", 0.5),
+        penalty=Setting("jacobian.weight.trades", 0.4),
     )
     return replace(whole, **changes)
 
@@ -298,16 +303,23 @@ def test_a_state_that_may_not_be_read_is_not_set_aside(tmp_path: Path, monkeypat
 
 
 def spoiled(step: int, spoil: str, folder: Path, **how: Any) -> tuple[nn.Module, Recording, str]:
-    """The model, what it was shown and the message of a run whose loss or gradient is not finite from a step on."""
+    """The model, what it was shown and the message of a run that is bad from a step on."""
     model, objective = Linear(), Recording(spoiled_step=step, spoil=spoil)
-    with pytest.raises(NonFiniteLossError) as caught:
+    with pytest.raises(DivergedError) as caught:
         run(plan(objective), folder, model=model, **how)
     return model, objective, str(caught.value)
 
 
-@pytest.mark.parametrize("spoil", ["loss", "gradient"])
+TOLD = {
+    "loss": "loss is inf at step 4 of 6",
+    "gradient": r"gradient is not finite \(loss 0\.\d+\) at step 4 of 6",
+    "explosion": r"loss is 1\.24608e\+06, above 693, at step 4 of 6",
+}
+
+
+@pytest.mark.parametrize("spoil", ["loss", "gradient", "explosion"])
 @pytest.mark.parametrize(("interval", "read_every", "noticed_after"), [(0.0, 50, 4), (1e9, 1, 4), (1e9, 50, 5)])
-def test_what_is_not_finite_withholds_its_update_and_all_later_ones(
+def test_a_bad_step_withholds_its_update_and_all_later_ones(
     tmp_path: Path, spoil: str, interval: float, read_every: int, noticed_after: int
 ) -> None:
     """It is noticed at the next look at the device, and the first bad step is named, not the last."""
@@ -315,8 +327,8 @@ def test_what_is_not_finite_withholds_its_update_and_all_later_ones(
     model, objective, message = spoiled(4, spoil, tmp_path / "spoiled", interval=interval, read_every=read_every)
     assert [step for step, _ in objective.seen] == list(range(noticed_after + 1))
     state = tmp_path / "spoiled" / "training.safetensors"
-    told = "loss is inf" if spoil == "loss" else r"loss is 0\.\d+, its gradient not finite"
-    assert re.fullmatch(rf"{told} at step 4 of 6; last good state: {state}", message)
+    advice = r"lower training\.learning_rate \(0\.5\)"
+    assert re.fullmatch(f"{TOLD[spoil]}: the training diverged; last good state: {state}; {advice}", message)
     assert equal(model, straight)
     assert saved_step(tmp_path / "spoiled") == (4 if interval == 0 else 3)
 
@@ -324,7 +336,7 @@ def test_what_is_not_finite_withholds_its_update_and_all_later_ones(
 @pytest.mark.parametrize("spoil", ["loss", "gradient"])
 def test_a_run_that_is_asked_to_stop_after_a_bad_step_saves_nothing(tmp_path: Path, spoil: str) -> None:
     _, _, message = spoiled(4, spoil, tmp_path, steps=6)
-    assert "at step 4 of 6; last good state" in message
+    assert "at step 4 of 6: the training diverged; last good state" in message
     stored = checkpoint.read(tmp_path / "training.safetensors")
     assert stored.metadata["progress"]["step"] == 3
     assert all(tensor.isfinite().all() for tensor in stored.tensors.values())
@@ -365,8 +377,36 @@ def test_how_often_the_device_is_looked_at_changes_no_number(tmp_path: Path, rea
 
 
 def test_a_run_that_diverges_at_once_names_no_state(tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteLossError, match=r"loss is inf at step 0 of 6$"):
+    with pytest.raises(DivergedError, match=r"^loss is inf at step 0 of 6: the training diverged; lower training\.l"):
         run(plan(Recording(spoiled_step=0, spoil="loss")), tmp_path)
+
+
+def test_where_the_penalty_is_most_of_the_loss_its_weight_is_named_as_well(tmp_path: Path) -> None:
+    with pytest.raises(
+        DivergedError, match=r"lower training\.learning_rate \(0\.5\) or jacobian\.weight\.trades \(0\.4\)$"
+    ):
+        run(plan(Recording(spoil="penalty")), tmp_path)
+
+
+@pytest.mark.parametrize("steps", [3, 2])
+def test_weights_that_the_last_update_overflowed_are_not_saved(tmp_path: Path, steps: int) -> None:
+    """At the end of an epoch, and where a run is asked to stop; the loss of that step was sound."""
+    todo = plan(Recording(), last_step=3, learning_rate=lambda step: 1e39 if step == steps - 1 else 0.1)
+    with pytest.raises(DivergedError, match=rf"^weights or optimiser are not finite after step {steps - 1} of 3: "):
+        run(todo, tmp_path, steps=steps)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_model_that_has_no_class_for_any_held_out_image_is_not_saved(tmp_path: Path) -> None:
+    todo = plan(Recording(), validate=lambda model: Validation(0.0, undecided=1.0))
+    with pytest.raises(DivergedError, match=r"^no held-out image has finite logits after step 2 of 6: "):
+        run(todo, tmp_path)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_some_held_out_images_without_a_class_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(plan(Recording(), validate=lambda model: Validation(0.5, undecided=0.25)), tmp_path)
+    assert caplog.messages.count("25.0 % of the held-out images have logits that are not finite") == 2
 
 
 @pytest.mark.parametrize(

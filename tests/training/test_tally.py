@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from deqpipe.training.tally import Reading, Tally, magnitude
+from deqpipe.training.tally import EXPLODED, Reading, Tally, largest_loss, magnitude
 
 CPU = torch.device("cpu")
+BOUND = 10.0
 LOSSES = [0.1, 1 / 3, 2.7182818284590452, 1e-9, 123.456]
 
 
@@ -43,17 +44,17 @@ def judged(*steps: tuple[float, float]) -> Tally:
     """After steps of these losses and magnitudes of the gradient; the first step is 5."""
     tally = Tally.start(CPU)
     for step, (loss, gradient) in enumerate(steps, start=5):
-        tally = tally.judged(number(loss), number(gradient), step=step)
+        tally = tally.judged(number(loss), number(gradient), penalty=number(loss) / 2, bound=BOUND, step=step)
     return tally
 
 
 def test_where_all_is_finite_nothing_is_withheld() -> None:
-    tally = judged((1.0, 2.0), (-3e38, 3e38))
+    tally = judged((1.0, 2.0), (BOUND, 3e38))
     assert tally.withheld == 0
-    assert tally.read() == Reading(0.0, 0, None, 0.0)
+    assert tally.read() == Reading(0.0, 0, None, 0.0, 0.0, BOUND)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 10.001, 1e38])
 def test_the_first_bad_step_is_kept_and_everything_after_it_withheld(bad: float) -> None:
     first = judged((1.0, 2.0), (bad, 2.0))
     then = judged((1.0, 2.0), (bad, 2.0), (9.0, 1.0), (1.0, bad))
@@ -61,6 +62,7 @@ def test_the_first_bad_step_is_kept_and_everything_after_it_withheld(bad: float)
     for tally in (first, then):
         assert tally.read().bad_step == 6
         assert tally.read().bad_loss == pytest.approx(bad, nan_ok=True)
+        assert tally.read().bad_penalty == pytest.approx(bad / 2, nan_ok=True)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -68,6 +70,17 @@ def test_a_bad_gradient_is_noticed_and_its_loss_kept(bad: float) -> None:
     tally = judged((0.25, 2.0), (0.5, bad), (math.nan, 1.0))
     assert tally.withheld == 1
     assert (tally.read().bad_step, tally.read().bad_loss) == (6, 0.5)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+def test_a_loss_explodes_far_above_that_of_guessing(classes: int) -> None:
+    guessing = torch.nn.functional.cross_entropy(torch.zeros(1, classes), torch.zeros(1, dtype=torch.int64)).item()
+    assert largest_loss(classes) == pytest.approx(EXPLODED * guessing)
+
+
+def test_a_step_without_penalty_blames_none() -> None:
+    tally = judged((1.0, 1.0)).judged(number(math.nan), number(1.0), penalty=None, bound=BOUND, step=6)
+    assert (tally.read().bad_step, tally.read().bad_penalty) == (6, 0.0)
 
 
 def test_withheld_is_what_fused_optimisers_ask_for() -> None:
