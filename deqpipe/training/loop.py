@@ -23,7 +23,7 @@ from deqpipe.results import checkpoint, integrity
 from deqpipe.training.feed import Feed
 from deqpipe.training.forward import draws
 from deqpipe.training.objectives import Batch, TrainingObjective
-from deqpipe.training.tally import Reading, Tally, largest_loss, magnitude
+from deqpipe.training.tally import Reading, Tally, magnitude
 
 HISTORY = (
     "epoch", "step", "phase", "learning_rate", "loss", "train_accuracy", "clean_accuracy", "robust_accuracy",
@@ -79,6 +79,7 @@ class TrainingPlan:
         optimizer: built over the model's parameters; a fused one.
         validate: accuracies after each epoch.
         select_from_epoch: no earlier epoch becomes the best one; None: the last one is the best.
+        largest_loss: of a step; one above it has exploded.
         pace: what to lower where the training diverges.
         penalty: what to lower as well where the loss is mostly the regularisation of the Jacobian.
     """
@@ -95,6 +96,7 @@ class TrainingPlan:
     optimizer: Callable[[nn.Module], Optimizer]
     validate: Callable[[nn.Module], Validation]
     select_from_epoch: int | None
+    largest_loss: float
     pace: Setting
     penalty: Setting | None = None
 
@@ -378,8 +380,8 @@ def descend(
     optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(loss.value)
     value, gradients = loss.value.detach(), [p.grad for p in model.parameters() if p.grad is not None]
-    penalty, bound = None if loss.penalty is None else loss.penalty.detach(), largest_loss(loss.logits.shape[1])
-    tally = tally.judged(value, magnitude(gradients), penalty=penalty, bound=bound, step=step)
+    penalty = None if loss.penalty is None else loss.penalty.detach()
+    tally = tally.judged(value, magnitude(gradients), penalty=penalty, bound=plan.largest_loss, step=step)
     _update(optimizer, plan.learning_rate(step), withheld=tally.withheld)
     return tally.added(value, (loss.logits.argmax(1) == batch.y).sum(), images=len(batch.y))
 
@@ -431,10 +433,10 @@ def check(reading: Reading, plan: TrainingPlan, *, good: Path | None = None) -> 
         return
     loss = reading.bad_loss
     what = f"loss is {loss:,.6g} at step {reading.bad_step}"
-    if abs(loss) <= reading.bound:
+    if abs(loss) <= plan.largest_loss:
         what = f"gradient is not finite (loss {loss:,.6g}) at step {reading.bad_step}"
     elif math.isfinite(loss):
-        what = f"loss is {loss:,.6g}, above {reading.bound:,.0f}, at step {reading.bad_step}"
+        what = f"loss is {loss:,.6g}, above {plan.largest_loss:,.0f}, at step {reading.bad_step}"
     penalised = not math.isfinite(reading.bad_penalty) or reading.bad_penalty > loss / 2
     raise _diverged(plan, what, good, penalised=penalised)
 
@@ -473,7 +475,7 @@ def _end_epoch(
 
 
 def _refuse_undecided(validation: Validation, plan: TrainingPlan, progress: Progress, store: Store) -> None:
-    """A model without a class for any held-out image goes no further; without one for some: it is said, they are wrong."""
+    """A model without a class for any held-out image goes no further; without one for some, it is said."""
     if validation.undecided == 1:
         what = f"no held-out image has finite logits after step {progress.step - 1}"
         raise _diverged(plan, what, store.state_file)

@@ -64,6 +64,7 @@ from deqpipe.training.jacobian import JacobianRegularisation
 from deqpipe.training.loop import HISTORY, Progress, Setting, Store, TrainingPlan, cosine, multistep, train
 from deqpipe.training.objectives import CleanUnrolled, PGDAdversarial, TradesAdversarial, TrainingObjective
 from deqpipe.training.optimizers import SGD, Adam
+from deqpipe.training.tally import largest_loss
 from deqpipe.training.validation import Crafting, Scoring, SelectingAttack, Validator
 from deqpipe.workflow import vocabulary
 
@@ -272,6 +273,7 @@ def feedforward_plan(job: TrainingJob, settings: Settings, dataset: Dataset) -> 
         ),
         validate=_robust_validator(job, settings, dataset, _network_logits, recipe.batch_size),
         select_from_epoch=settings.section("selection", SelectionConfig).first_epoch,
+        largest_loss=largest_loss(len(dataset.classes)),
         pace=Setting(f"{kind.architecture.section}.training.learning_rate", recipe.learning_rate),
     )
 
@@ -396,6 +398,7 @@ def _deq_plan(
         ),
         validate=validate,
         select_from_epoch=select_from_epoch,
+        largest_loss=largest_loss(len(dataset.classes)),
         pace=Setting("training.learning_rate", start),
         penalty=penalty,
     )

@@ -13,10 +13,10 @@ from deqpipe.shapes import Scalar
 EXPLODED = 1000.0
 """How many times the loss of guessing, log(classes), a step's mean loss may be; above it the training has diverged.
 
-A cross-entropy is about the mean gap between the logits of the largest class and of the label. Sound trainings keep gaps
-of tens at most, spikes included, and so losses of up to ten times that of guessing. TRADES adds 1/lambda = 6 times a
-divergence of the same kind, a random state (Sec. 3.3) is one state in place of another, and a Jacobian term is about 1
-where the solver still converges: with all of it the bound, 2,303 for ten classes, is ten times away. Beyond it
+A cross-entropy is about the mean gap between the logits of the largest class and of the label. Sound trainings keep
+gaps of tens at most, spikes included, and so losses of up to ten times that of guessing. TRADES adds 1/lambda = 6
+times a divergence of the same kind, a random state (Sec. 3.3) is one state in place of another, and a Jacobian term is
+about 1 where the solver still converges: with all of it the bound, 2,303 for ten classes, is ten times away. Beyond it
 probabilities are 0 and 1 in every precision, and nothing that is descended on tells one image from another.
 """
 
@@ -31,7 +31,6 @@ class Reading:
         bad_step: the first step whose loss exploded, or whose loss or gradient was not finite; None: there was none.
         bad_loss: its loss.
         bad_penalty: the part of it that the regularisation of the Jacobian is.
-        bound: what its loss had to stay below.
     """
 
     loss_sum: float
@@ -39,12 +38,11 @@ class Reading:
     bad_step: int | None
     bad_loss: float
     bad_penalty: float
-    bound: float
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Sums over an epoch so far, and whether all steps were sound; on the device.
+    """Sums over an epoch so far, and whether all steps were sound; every one on the device.
 
     Attributes:
         loss_sum: over the images, in float64.
@@ -52,7 +50,6 @@ class Tally:
         bad_step: the first step whose loss exploded, or whose loss or gradient was not finite; -1: there was none.
         bad_loss: its loss.
         bad_penalty: the part of it that the regularisation of the Jacobian is.
-        bound: of all losses so far; on the host.
     """
 
     loss_sum: Scalar
@@ -60,7 +57,6 @@ class Tally:
     bad_step: Int[Tensor, ""]
     bad_loss: Scalar
     bad_penalty: Scalar
-    bound: float = math.inf
 
     @classmethod
     def start(cls, device: torch.device, *, loss_sum: float = 0.0, correct: int = 0) -> "Tally":
@@ -95,7 +91,6 @@ class Tally:
             bad_step=torch.where(bad_now, step, self.bad_step),
             bad_loss=torch.where(bad_now, loss.double(), self.bad_loss),
             bad_penalty=kept,
-            bound=bound,
         )
 
     def added(self, loss: Scalar, correct: Int[Tensor, ""], *, images: int) -> "Tally":
@@ -112,7 +107,7 @@ class Tally:
         """All of it, in one copy to the host, which waits for the device."""
         counted = (self.loss_sum, self.correct, self.bad_step, self.bad_loss, self.bad_penalty)
         loss_sum, correct, step, loss, penalty = torch.stack([number.double() for number in counted]).cpu().tolist()
-        return Reading(loss_sum, int(correct), None if step < 0 else int(step), loss, penalty, self.bound)
+        return Reading(loss_sum, int(correct), None if step < 0 else int(step), loss, penalty)
 
 
 def largest_loss(classes: int) -> float:

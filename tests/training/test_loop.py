@@ -24,7 +24,7 @@ from deqpipe.results import checkpoint
 from deqpipe.training.forward import Draws
 from deqpipe.training.loop import Progress, Setting, Store, TrainingPlan, Validation, cosine, multistep, train
 from deqpipe.training.objectives import Batch, Loss
-from deqpipe.training.tally import Tally
+from deqpipe.training.tally import Tally, largest_loss
 
 IMAGES, BATCH, PER_EPOCH = 10, 4, 3
 
@@ -100,6 +100,7 @@ def plan(objective: Recording, *, accuracies: Sequence[float | None] = (), **cha
         optimizer=lambda model: Adam(model.parameters(), 0.5, fused=True),
         validate=lambda model: Validation(0.5, next(values)),
         select_from_epoch=None,
+        largest_loss=largest_loss(2),
         pace=Setting("training.learning_rate", 0.5),
         penalty=Setting("jacobian.weight.trades", 0.4),
     )

@@ -370,12 +370,34 @@ def test_a_diverged_training_publishes_nothing_and_exits_with_1(
     assert training.run() == 1
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("deqpipe:")]
     state = training.state / "training.safetensors"
-    assert error == [f"deqpipe: loss is nan at step 47 of 54; last good state: {state}"]
+    assert error == [
+        f"deqpipe: loss is nan at step 47 of 54: the training diverged; last good state: {state}; "
+        "lower training.learning_rate (0.02)"
+    ]
     assert not any(path.exists() for path in training.outputs.values())
     progress = loop.Store(training.state, {}).progress()
     assert progress is not None
     assert progress.step == 47
     assert all(tensor.isfinite().all() for tensor in checkpoint.read(state).tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("stage", "model", "section"),
+    [("pretrain", "deq_pretrain", "training"), ("train_feedforward", "resnet18_pgd_at", "resnet.training")],
+)
+def test_a_training_that_explodes_finitely_names_its_learning_rate(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: Any, model: str, section: str
+) -> None:
+    rate: dict[str, Any] = {"training": {"learning_rate": 1e3}}
+    spec = tiny.spec(
+        stage, rate if section == "training" else {"resnet": rate}, model=None if stage == "pretrain" else model
+    )
+    training = again(trained.trainings[model], tmp_path, spec=spec)
+    assert training.run() == 1
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("deqpipe:")]
+    assert re.match(r"deqpipe: loss is [\d,.e+]+, above 1,099, at step \d+ of ", error)
+    assert error.endswith(f"; lower {section}.learning_rate (1000)")
+    assert not any(path.exists() for path in training.outputs.values())
 
 
 def test_another_seed_gives_another_trunk(trained: Trained, tmp_path: Path) -> None:

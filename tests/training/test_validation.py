@@ -56,6 +56,19 @@ def test_without_an_attack_there_is_no_robust_accuracy() -> None:
     assert (found.clean, found.robust) == (0.8, None)
 
 
+def test_an_image_whose_logits_are_not_finite_has_no_class_and_is_wrong() -> None:
+    """Class 1 is NaN for the image that is wrong anyway, and infinite for the brightest; `argmax` would say 1 for both."""
+
+    def overflowed(model: nn.Module, x: Tensor) -> Tensor:
+        logits, bright = scoring(model, x), x.flatten(1)[:, 0]
+        score = logits[:, 1].where(bright > 0.1, torch.nan).where(bright < 0.9, torch.inf)
+        return torch.stack([logits[:, 0], score], dim=1)
+
+    for batch_size in (1, 5):
+        found = replace(validator(batch_size, attack=None), logits=overflowed)(Threshold())
+        assert (found.clean, found.undecided) == (0.6, 0.4)
+
+
 def test_the_model_stays_as_it_was() -> None:
     model = Threshold().train()
     validator(2)(model)
