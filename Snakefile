@@ -3,6 +3,7 @@
 #     snakemake --configfile config/demo.yaml          minutes on a CPU
 #     snakemake results/tables/table2.csv              one target, and only what it needs
 #     snakemake --list                                 all rules
+from snakemake.logging import logger
 from snakemake.utils import min_version
 
 min_version("9.14")
@@ -39,8 +40,15 @@ localrules:
 
 # To keep to a rate of starts, Snakemake looks for work again a second after every look, each time anew: that adds up to a
 # look per second and finished job, and to a second at the end. Nothing here needs a rate; clusters have `jobs`.
+# Where a job failed in a way that would repeat, its retries are left out.
 onstart:
     workflow.scheduler.job_rate_limiter = None
+    endings.ask_before_retrying(workflow.scheduler, since=STARTED)
+
+
+onerror:
+    if told := endings.summary(workflow.scheduler, since=STARTED):
+        logger.error(told)
 
 
 rule all:

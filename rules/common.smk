@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from deqpipe import config as configuration
 from deqpipe.errors import UserError, line
 from deqpipe.machine import hardware
 from deqpipe.results import validity
-from deqpipe.workflow import defences, gridpoints, layout, products, shards, specs, stages, vocabulary
+from deqpipe.workflow import defences, endings, gridpoints, layout, products, shards, specs, stages, vocabulary
 
 
 def settings_in_force():
@@ -40,6 +41,7 @@ except UserError as error:
     print(f"deqpipe: {line(error)}", file=sys.stderr)
     sys.exit(2)
 
+STARTED = time.time()  # a log from before is of another run
 MODELS, DEQS, FEEDFORWARD, TRUNK = vocabulary.EVALUATED, vocabulary.DEQS, vocabulary.FEEDFORWARD, vocabulary.TRUNK
 TRADES, SWEEP_MODEL, FIGURE2_MODEL = vocabulary.TRADES, vocabulary.SWEEP_MODEL, vocabulary.FIGURE2_MODEL
 TRAINED, IMPORTED = vocabulary.trained_here(CONFIG), tuple(CONFIG.imported)
