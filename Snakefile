@@ -43,11 +43,11 @@ localrules:
 # Where a job failed in a way that would repeat, its retries are left out.
 onstart:
     workflow.scheduler.job_rate_limiter = None
-    endings.ask_before_retrying(workflow.scheduler, since=STARTED)
+    ENDINGS.attach(workflow.scheduler)
 
 
 onerror:
-    if told := endings.summary(workflow.scheduler, since=STARTED):
+    if told := ENDINGS.summary(workflow.scheduler):
         logger.error(told)
 
 

@@ -41,7 +41,7 @@ except UserError as error:
     print(f"deqpipe: {line(error)}", file=sys.stderr)
     sys.exit(2)
 
-STARTED = time.time()  # a log from before is of another run
+ENDINGS = endings.Watch(since=time.time())
 MODELS, DEQS, FEEDFORWARD, TRUNK = vocabulary.EVALUATED, vocabulary.DEQS, vocabulary.FEEDFORWARD, vocabulary.TRUNK
 TRADES, SWEEP_MODEL, FIGURE2_MODEL = vocabulary.TRADES, vocabulary.SWEEP_MODEL, vocabulary.FIGURE2_MODEL
 TRAINED, IMPORTED = vocabulary.trained_here(CONFIG), tuple(CONFIG.imported)

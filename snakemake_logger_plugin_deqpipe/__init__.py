@@ -1,7 +1,8 @@
 """One progress bar over all jobs of a run: `snakemake --logger deqpipe`.
 
 On a terminal a line that moves; elsewhere a line of text at every tenth of the work. Failures, with the logs of failed
-jobs, and warnings are printed as Snakemake prints them; all else goes to Snakemake's own log file only.
+jobs, and warnings are printed as Snakemake prints them, but for jobs that left early with everything saved: to
+Snakemake they have failed as well, here they get one line. All else goes to Snakemake's own log file only.
 """
 
 import shutil
@@ -15,6 +16,9 @@ from logging import WARNING, LogRecord
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
+
+from deqpipe.results.lock import EXIT_UNFINISHED
+from deqpipe.workflow import endings
 
 # How long a job takes, roughly and relative to the others; rules that are not named here take 1.
 WEIGHTS: Mapping[str, float] = {
@@ -60,6 +64,10 @@ class Progress:
         """A job starts; again, if it is tried again."""
         self.running[job] = (rule, model)
 
+    def fail(self, job: int) -> None:
+        """A job ended without its outputs; it may be tried again."""
+        self.running.pop(job, None)
+
     def finish(self, job: int) -> None:
         """A job is done."""
         rule, _ = self.running.pop(job)
@@ -91,6 +99,7 @@ class LogHandler(LogHandlerBase):
         """Draw nothing before a run starts."""
         self.stream = sys.stdout if self.common_settings.stdout else sys.stderr
         self.moving = self.stream.isatty()
+        self.began = time.time()
         self.progress = Progress()
         self.next_tenth = 1
         self.stopped = threading.Event()
@@ -99,8 +108,10 @@ class LogHandler(LogHandlerBase):
     def emit(self, record: LogRecord) -> None:
         """Take notice of an event. The handler's lock is held, as always in a logging handler."""
         event = getattr(record, "event", None)
+        if event == LogEvent.JOB_ERROR:
+            self.progress.fail(record.__dict__["jobid"])
         if self.common_settings.dryrun or _must_be_seen(record):
-            self._print(self.format(record))
+            self._print(_left_early(record, since=self.began) or self.format(record))
         elif event == LogEvent.RUN_INFO:
             self._begin(record.__dict__["stats"])
         elif event == LogEvent.JOB_INFO:
@@ -184,4 +195,14 @@ class LogHandler(LogHandlerBase):
 
 
 def _must_be_seen(record: LogRecord) -> bool:
+    if record.getMessage().endswith(f"returned non-zero exit status {EXIT_UNFINISHED}."):
+        return False  # what Snakemake has to say of a job that left early, before it says which one
     return record.levelno >= WARNING or record.getMessage() == NOTHING_TO_BE_DONE_MSG
+
+
+def _left_early(record: LogRecord, *, since: float) -> str | None:
+    """The line of a job that left early with everything saved; None for every other record."""
+    if getattr(record, "event", None) != LogEvent.JOB_ERROR:
+        return None
+    ending = endings.read(record.__dict__["log"], since=since)
+    return f"{record.__dict__['rule_name']}: {ending.words}" if ending.kind is endings.Kind.EARLY else None

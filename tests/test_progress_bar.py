@@ -51,6 +51,14 @@ def test_a_job_that_is_tried_again_counts_once() -> None:
     assert (progress.jobs_done, progress.fraction) == (1, 1.0)
 
 
+def test_a_job_that_failed_is_not_running_any_more() -> None:
+    progress = run_of({"train_deq": 1})
+    progress.start(1, rule="train_deq", model="deq_trades_base")
+    progress.fail(1)
+    progress.fail(1)
+    assert (progress.running, progress.jobs_done) == ({}, 0)
+
+
 def test_the_bar_is_full_only_when_all_is_done() -> None:
     progress = run_of({"train_deq": 5, "all": 1})
     for job in range(5):

@@ -7,10 +7,12 @@ that was killed or lost its node, and one that ended with a traceback may come f
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
+
+from deqpipe.errors import line
 
 PROGRAM = "deqpipe"
 """What a command's last line begins with, before a colon, where it was refused something or a training diverged."""
@@ -19,17 +21,24 @@ GO_ON = "start again to go on"
 
 _REFUSED = re.compile(rf"{PROGRAM}( [\w-]+)?: ")  # with the subcommand where the arguments are wrong
 _CLOCK = re.compile(r"\d\d:\d\d:\d\d ")
+# What SLURM, and Snakemake's executor for it, say of a job that they will never take; a controller that does not answer
+# or a limit on the number of jobs may pass.
+_WOULD_NOT_BE_TAKEN = re.compile(
+    r"invalid (account|partition|qos|feature|generic resource|wckey|reservation)|appears to be invalid"
+    r"|time limit is invalid|node configuration is not available|not permitted to use",
+    re.IGNORECASE,
+)
 _TAIL = 1 << 16
 _LISTED = 10
 """Jobs that a summary lists of each kind."""
 
 
 class Kind(Enum):
-    """How a job ended; in words for so many of them."""
+    """How a job ended, and what to do; to be read behind a number of jobs."""
 
-    EARLY = "left early, with their work saved: run the same command again to go on"
-    REFUSED = "failed and would fail again: change what their lines say, then run the same command again"
-    BROKEN = "were killed or broke off: run the same command again, and they go on from what they saved"
+    EARLY = "left early with everything saved: run the same command again to go on"
+    REFUSED = "failed and would fail again: change what is said there, and run the same command again"
+    BROKEN = "broken off or killed: run the same command again to go on from what was saved"
 
 
 @dataclass(frozen=True)
@@ -80,27 +89,66 @@ def _last_line(log: Path, since: float) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def ask_before_retrying(scheduler: Any, *, since: float) -> None:
-    """Let Snakemake's scheduler start only those failed jobs again that may come further.
+@dataclass(frozen=True)
+class Watch:
+    """What is known of the jobs of one run of Snakemake.
 
-    It has no conditions for retries. But every executor tells it of a failed job by its `error_callback`, and a job that
-    has used up its attempts is not started again. A Snakemake in which this is otherwise retries every job, as it does
-    without us.
-
-    Args:
-        scheduler: of the running workflow.
-        since: as for `read`.
+    Attributes:
+        since: when the run began, as for `read`.
+        unsubmitted: why a cluster did not take a job, where it would not take it the next time either.
     """
-    tell = getattr(scheduler, "error_callback", None)
-    if tell is None:
-        return
 
-    def tell_of(job: Any) -> None:
-        if Kind.REFUSED in (ending.kind for _, ending in _endings([job], since)):
-            _use_up_attempts(job)
-        tell(job)
+    since: float
+    unsubmitted: dict[Any, str] = field(default_factory=dict)
 
-    scheduler.error_callback = tell_of
+    def attach(self, scheduler: Any) -> None:
+        """Let Snakemake's scheduler start only those failed jobs again that may come further.
+
+        It has no conditions for retries. But executors tell it of a failed job by its `error_callback`, and a job whose
+        attempts are used up is not started again. A Snakemake in which this is otherwise retries every job, as it does
+        without us.
+        """
+        self._listen(getattr(scheduler, "_executor", None))
+        tell = getattr(scheduler, "error_callback", None)
+        if tell is None:
+            return
+
+        def tell_of(job: Any) -> None:
+            if Kind.REFUSED in (ending.kind for _, ending in self._endings(job)):
+                _use_up_attempts(job)
+            tell(job)
+
+        scheduler.error_callback = tell_of
+
+    def _listen(self, executor: Any) -> None:
+        """Hear an executor's reasons; it reports them before it tells the scheduler."""
+        report = getattr(executor, "report_job_error", None)
+        if report is None:
+            return
+
+        def report_of(info: Any, msg: str | None = None, **named: Any) -> None:
+            if getattr(info, "external_jobid", None) is None and _WOULD_NOT_BE_TAKEN.search(msg or ""):
+                self.unsubmitted[info.job] = " ".join(str(msg).partition("sbatch call:")[0].split())
+            report(info, msg, **named)
+
+        executor.report_job_error = report_of
+
+    def summary(self, scheduler: Any) -> str:
+        """Why a run did not come to its end, and what to do; empty if nothing is known."""
+        ended = [one for job in getattr(scheduler, "failed", ()) for one in self._endings(job)]
+        told = [_told(kind, [(rule, one) for rule, one in ended if one.kind is kind]) for kind in Kind]
+        return "\n".join(part for part in told if part)
+
+    def _endings(self, job: Any) -> list[tuple[str, Ending]]:
+        """Rule and ending of a job; of a group, of all its jobs."""
+        if job in self.unsubmitted:
+            return [(_rule(job), Ending(Kind.REFUSED, self.unsubmitted[job]))]
+        members = getattr(job, "jobs", None) or [job]
+        return [(_rule(one), read(map(str, getattr(one, "log", ())), since=self.since)) for one in members]
+
+
+def _rule(job: Any) -> str:
+    return str(getattr(job, "rule", "group"))
 
 
 def _use_up_attempts(job: Any) -> None:
@@ -109,26 +157,6 @@ def _use_up_attempts(job: Any) -> None:
         job.attempt = max(job.attempt, job.restart_times + 1)
     except (AttributeError, TypeError):
         return
-
-
-def summary(scheduler: Any, *, since: float) -> str:
-    """Why a workflow did not come to its end, and what to do; empty if nothing is known of it.
-
-    Args:
-        scheduler: of the workflow.
-        since: as for `read`.
-    """
-    ended = _endings(getattr(scheduler, "failed", ()), since)
-    told = [_told(kind, [(rule, one) for rule, one in ended if one.kind is kind]) for kind in Kind]
-    return "\n".join(part for part in told if part)
-
-
-def _endings(jobs: Iterable[Any], since: float) -> list[tuple[str, Ending]]:
-    """Rule and ending of each job; of those of a group as well."""
-    single = [one for job in jobs for one in (getattr(job, "jobs", None) or [job])]
-    return [
-        (str(getattr(job, "rule", "a job")), read(map(str, getattr(job, "log", ())), since=since)) for job in single
-    ]
 
 
 def _told(kind: Kind, ended: Sequence[tuple[str, Ending]]) -> str:
@@ -140,4 +168,4 @@ def _told(kind: Kind, ended: Sequence[tuple[str, Ending]]) -> str:
 
 
 def _words(ending: Ending) -> str:
-    return f"{ending.words} ({ending.log})" if ending.log else "no log of this run"
+    return f"{line(ending.words or 'no log of this run')}{f' ({ending.log})' if ending.log else ''}"

@@ -57,7 +57,7 @@ def test_without_an_attack_there_is_no_robust_accuracy() -> None:
 
 
 def test_an_image_whose_logits_are_not_finite_has_no_class_and_is_wrong() -> None:
-    """Class 1 is NaN for the image that is wrong anyway, and infinite for the brightest; `argmax` would say 1 for both."""
+    """Class 1 is NaN for the image that is wrong anyway, infinite for the brightest; `argmax` would say 1 of both."""
 
     def overflowed(model: nn.Module, x: Tensor) -> Tensor:
         logits, bright = scoring(model, x), x.flatten(1)[:, 0]

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,5 +46,177 @@ def test_only_what_may_come_further_is_retried_and_the_end_tells_all_three_apart
     ) in result.stderr
 
 
+def test_a_run_that_only_budgets_ended_calls_nothing_a_failure(workspace: Workspace) -> None:
+    (workspace.folder / "fate.sh").write_text(FATES)
+    result = workspace.run(*DEMO, "--cores", "2", TARGETS[0], "--logger", "deqpipe")
+    assert result.returncode == 1
+    assert "Error in rule" not in result.stderr
+    words = "pretrain: time budget of 55 minutes: saved at step 22 of 63"
+    assert (
+        f"{words}\nExiting because a job execution failed. Look above for error messages\n1 job {Kind.EARLY.value}\n"
+        f"    {words} (logs/demo/pretrain/deq_pretrain/seed0.log)\n"
+    ) in result.stderr
+
+
 def models() -> Iterator[str]:
     return (target.split("/")[3] for target in TARGETS)
+
+
+CLEAN = [word for name in ("spec", "data", "checkpoint", "output") for word in (f"--{name}", "missing")]
+
+
+@pytest.mark.parametrize("arguments", [("clean", *CLEAN, "--device", "cpu"), ("clean", "--nonsense"), ("nonsense",)])
+def test_a_mistake_is_told_from_what_the_command_itself_prints(
+    arguments: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny.run(*arguments) == 2
+    ending = read(tmp_path, capsys.readouterr().err)
+    assert ending.kind is Kind.REFUSED
+    assert not ending.words.startswith("deqpipe")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "words"),
+    [
+        (
+            "a line\n12:34:56 SIGTERM: saved at step 2 of 3; start again to go on\n",
+            Kind.EARLY,
+            "SIGTERM: saved at step 2 of 3",
+        ),
+        ("deqpipe: data x is gone\n\n \n", Kind.REFUSED, "data x is gone"),
+        ("deqpipe: data x is gone\nKilled\n", Kind.BROKEN, "Killed"),
+        ("Traceback (most recent call last):\n  x\nValueError: deqpipe: no\n", Kind.BROKEN, "ValueError: deqpipe: no"),
+        ("12:34:56 epoch 1/6: loss 2.3\n12:3", Kind.BROKEN, "12:3"),
+        ("deqpipe runs\n", Kind.BROKEN, "deqpipe runs"),
+        ("x" * 200_000 + "\ndeqpipe pretrain: no\n", Kind.REFUSED, "no"),
+        ("\xff\n", Kind.BROKEN, "\N{LATIN SMALL LETTER Y WITH DIAERESIS}"),
+        ("", Kind.BROKEN, ""),
+    ],
+)
+def test_the_last_line_of_a_log_decides(text: str, kind: Kind, words: str, tmp_path: Path) -> None:
+    ending = read(tmp_path, text)
+    assert (ending.kind, ending.words) == (kind, words)
+
+
+def read(folder: Path, text: str) -> endings.Ending:
+    """How a job ended whose log has this text."""
+    log = folder / "job.log"
+    log.write_text(text)
+    return endings.read([folder / "missing.log", str(log)], since=time.time() - 60)
+
+
+def test_bytes_that_are_no_text_are_no_reason_to_fail(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"\xff\xfe\x00deqpipe: \x80\n")
+    assert endings.read([tmp_path / "log", tmp_path], since=0.0).kind is Kind.BROKEN
+
+
+def test_a_log_of_another_run_says_nothing(tmp_path: Path) -> None:
+    log = tmp_path / "job.log"
+    log.write_text("deqpipe: data x is gone\n")
+    os.utime(log, (1000.0, 1000.0))
+    assert endings.read([log], since=999.0).kind is Kind.REFUSED
+    assert endings.read([log], since=1001.0) == endings.Ending(Kind.BROKEN)
+
+
+@dataclass(eq=False)
+class Job:
+    """What a scheduler knows of a job."""
+
+    log: list[str] = field(default_factory=list)
+    rule: str = "clean"
+    attempt: int = 1
+    restart_times: int = 2
+
+
+@dataclass(eq=False)
+class Group:
+    """Jobs that are submitted as one."""
+
+    jobs: list[Job]
+    attempt: int = 1
+    restart_times: int = 2
+
+
+@dataclass
+class Scheduler:
+    """What is asked of Snakemake's, and of the executor that it has."""
+
+    failed: list[Any] = field(default_factory=list)
+    told: list[Any] = field(default_factory=list)
+
+    def error_callback(self, job: Any) -> None:
+        self.told.append(job)
+
+    @property
+    def _executor(self) -> "Scheduler":
+        return self
+
+    def report_job_error(self, info: Any, msg: str | None = None, **named: Any) -> None:
+        self.error_callback(info.job)
+
+
+def test_a_group_is_not_retried_if_one_of_its_jobs_would_fail_again(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("deqpipe: data x is gone\n")
+    scheduler = Scheduler()
+    endings.Watch(since=0.0).attach(scheduler)
+    for logs, attempt in (([[], [str(tmp_path / "log")]], 3), ([[], []], 1)):
+        group = Group([Job(log) for log in logs])
+        scheduler.error_callback(group)
+        assert (scheduler.told.pop(), group.attempt) == (group, attempt)
+
+
+SBATCH = "SLURM sbatch failed. The error message was 'sbatch: error: {}'.\n    sbatch call:\n        sbatch -A x\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "submitted", "repeats"),
+    [
+        (SBATCH.format("Invalid account or account/partition combination specified"), False, True),
+        ("Job submission failed with exception: The given account x appears to be invalid.", False, True),
+        (SBATCH.format("invalid partition specified: gpus"), False, True),
+        (SBATCH.format("Requested node configuration is not available"), False, True),
+        (SBATCH.format("Unable to contact slurm controller (connect failure)"), False, False),
+        (SBATCH.format("Job violates accounting/QOS policy (job submit limit)"), False, False),
+        ("SLURM-job '7' failed, its time limit is invalid", True, False),
+        (None, False, False),
+    ],
+)
+def test_a_job_that_a_cluster_will_never_take_is_not_retried(
+    message: str | None, submitted: bool, repeats: bool
+) -> None:
+    scheduler, watch, job = Scheduler(), endings.Watch(since=0.0), Job()
+    watch.attach(scheduler)
+    scheduler.report_job_error(SimpleNamespace(job=job, external_jobid="7" if submitted else None), message)
+    assert (scheduler.told, job.attempt) == ([job], 3 if repeats else 1)
+    scheduler.failed.append(job)
+    kind, told = watch.summary(scheduler).splitlines()
+    assert kind == f"1 job {(Kind.REFUSED if repeats else Kind.BROKEN).value}"
+    assert told == f"    clean: {str(message).partition(chr(10))[0] if repeats else 'no log of this run'}"
+
+
+class Bare:
+    """A job without rule and without attempts that could be used up."""
+
+    __slots__ = ("log",)
+
+    def __init__(self, *log: str) -> None:
+        self.log = log
+
+
+def test_where_snakemake_is_otherwise_inside_jobs_are_reported_and_retried_as_ever(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("deqpipe: data x is gone\n")
+    told: list[Any] = []
+    job, scheduler = Bare(str(tmp_path / "log")), SimpleNamespace(error_callback=told.append)
+    watch = endings.Watch(since=0.0)
+    watch.attach(scheduler)
+    scheduler.error_callback(job)
+    assert told == [job]
+    watch.attach(object())
+    assert watch.summary(object()) == ""
+
+
+def test_many_jobs_are_summed_up(tmp_path: Path) -> None:
+    watch = endings.Watch(since=0.0)
+    summary = watch.summary(Scheduler(failed=[Job() for _ in range(12)])).splitlines()
+    assert summary[0] == f"12 jobs {Kind.BROKEN.value}"
+    assert summary[1:] == ["    clean: no log of this run"] * 10 + ["    and 2 more"]
