@@ -20,6 +20,7 @@ from deqpipe.workflow.gridpoints import GridPoint
 
 _CHECKED = ("perturbation", "lost_gradient", "status")
 _NONFINITE = 3  # solver.solve.Status
+_NO_CLASS = -1  # logits that are not all finite
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,15 @@ class AttackChecks:
         perturbation: largest change of a pixel, in units of the pixel range.
         lost_gradient: share of attack steps whose gradient was zero, or no number, in every pixel.
         nonfinite: judged images whose solve ended with a state that is not finite.
+        undecided: judged images without a class, as the logits that decide are not all finite; they count as wrong.
+        judged: all of them.
     """
 
     perturbation: float
     lost_gradient: float
     nonfinite: int
+    undecided: int = 0
+    judged: int = 0
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,8 @@ def _checks(rows: Rows) -> AttackChecks:
         perturbation=float(rows["perturbation"].max()),
         lost_gradient=float(rows["lost_gradient"].mean()),
         nonfinite=int((rows["status"] == _NONFINITE).sum()),
+        undecided=int((rows["predicted"] == _NO_CLASS).sum()),
+        judged=len(rows["predicted"]),
     )
 
 

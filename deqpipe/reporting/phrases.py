@@ -40,7 +40,20 @@ def attack_checks(evaluations: Sequence[Evaluation]) -> str:
     return (
         f"Attack checks: no pixel changed by more than {255 * largest:.4g}/255; at most {lost:.2%} of the attack steps "
         f"on a model had no gradient; {broken:,} judged images ended in a state that is not finite."
+        f"{_undecided(evaluations)}"
     )
+
+
+def _undecided(evaluations: Sequence[Evaluation]) -> str:
+    """Which accuracies count images that the model had no answer to; nothing where all had one."""
+    listed = [
+        f"{one.decision.row} {one.checks.undecided:,} of {one.checks.judged:,}"
+        for one in evaluations
+        if one.checks.undecided
+    ]
+    if not listed:
+        return ""
+    return f" Counted as wrong for want of a class, as their logits are not finite: {'; '.join(listed)} judged images."
 
 
 def blind() -> str:

@@ -176,9 +176,12 @@ def test_attack_checks_are_taken_over_all_rows_of_a_decision(results: Path, conf
     columns["lost_gradient"][plain] = 0.0
     columns["lost_gradient"][plain[0]] = 1.0
     columns["perturbation"][plain[5]] = 0.25
+    columns["predicted"][plain[:3]] = -1
     records.write(path, columns, provenance=found.provenance[0])
     checked, *others = (one.checks for one in evaluate(here, MODEL))
     assert (checked.perturbation, checked.nonfinite) == (0.25, 2)
-    assert {other.nonfinite for other in others} == {0}
+    assert checked.undecided == 3
+    assert {(other.nonfinite, other.undecided) for other in others} == {(0, 0)}
     rows = sum((records.read(shard, ("model",))["model"] == MODEL).sum() for shard in here.attacked(MODEL)) / 5
     assert checked.lost_gradient == pytest.approx(1 / rows)
+    assert checked.judged == rows

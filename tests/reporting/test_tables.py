@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from deqpipe.analysis.decision import Decision
+from deqpipe.analysis.evaluation import AttackChecks, Evaluation
 from deqpipe.analysis.layout import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
@@ -37,6 +40,20 @@ def slow_values(number: int, config: Config, results: Path) -> dict[tuple[str, s
         4: lambda: slow.table4(results, seed=0, count=config.autoattack.top_points),
         8: lambda: slow.table8(results, seed=0),
     }[number]()
+
+
+def test_a_row_that_is_zero_because_logits_are_not_finite_says_so() -> None:
+    def evaluation(model: str, undecided: int) -> Evaluation:
+        checks = AttackChecks(0.1, 0.0, nonfinite=0, undecided=undecided, judged=1_440)
+        return Evaluation(Decision(model, "plain"), 1, (), None, np.zeros((1, 4), dtype=bool), checks, ())
+
+    told = phrases.attack_checks([evaluation("resnet18_trades", 1_440), evaluation("deq_trades_base", 0)])
+    row = Decision("resnet18_trades", "plain").row
+    assert told.endswith(
+        "0 judged images ended in a state that is not finite. Counted as wrong for want of a class, as their logits "
+        f"are not finite: {row} 1,440 of 1,440 judged images."
+    )
+    assert phrases.attack_checks([evaluation("deq_trades_base", 0)]).endswith("ended in a state that is not finite.")
 
 
 @pytest.mark.parametrize("number", MINE)
