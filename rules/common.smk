@@ -38,7 +38,7 @@ try:
         configuration.check_prepared_images(CONFIG, dataset)
     configuration.check_imported_files(CONFIG)
 except UserError as error:
-    print(f"deqpipe: {line(error)}", file=sys.stderr)
+    print(f"{endings.PROGRAM}: {line(error)}", file=sys.stderr)
     sys.exit(2)
 
 ENDINGS = endings.Watch(since=time.time())

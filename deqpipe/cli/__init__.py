@@ -30,6 +30,7 @@ from deqpipe.cli import (
 from deqpipe.cli.arguments import Command
 from deqpipe.errors import DivergedError, UserError, line
 from deqpipe.machine.stopping import EXIT_UNFINISHED, Interrupted
+from deqpipe.workflow.endings import GO_ON, PROGRAM
 
 _logger = logging.getLogger(__name__)
 
@@ -45,13 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(options)
     except UserError as error:
-        print(f"deqpipe: {line(error)}", file=sys.stderr)
+        print(f"{PROGRAM}: {line(error)}", file=sys.stderr)
         return 2
     except DivergedError as error:
-        print(f"deqpipe: {line(error)}", file=sys.stderr)
+        print(f"{PROGRAM}: {line(error)}", file=sys.stderr)
         return 1
     except Interrupted as why:
-        _logger.info("%s: of a job as short as this nothing is kept; start again to go on", why.reason)
+        _logger.info("%s: of a job as short as this nothing is kept; %s", why.reason, GO_ON)
         return EXIT_UNFINISHED
 
 
@@ -65,7 +66,7 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line, with one subcommand per step."""
-    parser = Parser(prog="deqpipe", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog=PROGRAM, description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--version", action="version", version=f"deqpipe {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for group in GROUPS:

@@ -22,6 +22,7 @@ from deqpipe.results.provenance import evaluations_of, provenance
 from deqpipe.results.records import Records
 from deqpipe.workflow import specs
 from deqpipe.workflow.defences import DECIDING
+from deqpipe.workflow.endings import GO_ON
 
 _logger = logging.getLogger(__name__)
 
@@ -174,7 +175,7 @@ def run_groups(
                 allowed = f"{part.budget_minutes:g} minutes"
                 raise UserError(f"not one piece finished within {allowed}: allow more time") from None
             beside = f", and {why.kept}" if why.kept else ""
-            _logger.info("%s: %d of %d pieces are kept%s; start again to go on", why.reason, kept, len(files), beside)
+            _logger.info("%s: %d of %d pieces are kept%s; %s", why.reason, kept, len(files), beside, GO_ON)
             return EXIT_UNFINISHED
     _publish(evaluated, list(files.values()), publish or partial(_as_records, evaluated.job.output))
     return 0

@@ -37,6 +37,7 @@ from deqpipe.training import run
 from deqpipe.training.loop import TrainingPlan, descend
 from deqpipe.training.objectives import Batch
 from deqpipe.workflow import defences, gridpoints, specs, vocabulary
+from deqpipe.workflow.endings import PROGRAM
 from deqpipe.workflow.gridpoints import GridPoint
 from deqpipe.workflow.stages import StageName
 
@@ -312,7 +313,7 @@ def main() -> int:
         bench = Bench(config, images_of(config), device.choose(options.device), options.box)
         measured = prices(bench)
     except UserError as error:
-        print(f"deqpipe: {line(error)}", file=sys.stderr)
+        print(f"{PROGRAM}: {line(error)}", file=sys.stderr)
         return 2
     facts = {"start": ready, "device": device.describe(bench.where), "kind": bench.where.type, "prices": measured}
     print(json.dumps(facts))

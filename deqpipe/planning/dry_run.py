@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deqpipe.errors import UserError
+from deqpipe.workflow.endings import PROGRAM
 
 TARGETS = ("all", "train_all", "select_all", "attack_all", "tables", "figures")
 """Rules that only ask for the files of others."""
@@ -70,7 +71,7 @@ def _dry_run(configfiles: Sequence[Path], *, cores: int, everything: bool) -> st
 def complaint(printed: str) -> str:
     """What Snakemake, or a rule file before it, says is wrong: one line."""
     lines = [line.strip() for line in printed.splitlines() if line.strip()]
-    ours = [line.removeprefix("deqpipe: ") for line in lines if line.startswith("deqpipe: ")]
+    ours = [line.removeprefix(f"{PROGRAM}: ") for line in lines if line.startswith(f"{PROGRAM}: ")]
     if ours:
         return ours[0]
     errors = [line for line in lines if re.match(r"\w*(Error|Exception)\b", line)]  # others may follow from the first

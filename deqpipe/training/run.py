@@ -67,6 +67,7 @@ from deqpipe.training.optimizers import SGD, Adam
 from deqpipe.training.tally import largest_loss
 from deqpipe.training.validation import Crafting, Scoring, SelectingAttack, Validator
 from deqpipe.workflow import vocabulary
+from deqpipe.workflow.endings import GO_ON
 
 _logger = logging.getLogger(__name__)
 
@@ -298,9 +299,7 @@ def _run(job: TrainingJob, prepared: Prepared) -> int:
         if (progress.step, progress.seen) == (before.step, before.seen) and not stop.signalled:
             missing = "validation" if progress.awaits_validation(prepared.plan) else "training step"
             raise UserError(f"not one {missing} finished within {job.budget_minutes:g} minutes: allow more time")
-    _logger.info(
-        "%s: saved at step %d of %d; start again to go on", stop.reason, progress.step, prepared.plan.last_step
-    )
+    _logger.info("%s: saved at step %d of %d; %s", stop.reason, progress.step, prepared.plan.last_step, GO_ON)
     return EXIT_UNFINISHED
 
 

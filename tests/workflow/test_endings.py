@@ -13,7 +13,7 @@ import pytest
 from deqpipe.workflow import endings
 from deqpipe.workflow.endings import Kind
 from tests import tiny
-from tests.workflow.conftest import DEMO, Workspace
+from tests.workflow.conftest import DEMO, ROOT, Workspace
 
 TARGETS = [
     f"results/demo/models/{model}/seed0/best.safetensors"
@@ -60,6 +60,12 @@ def test_a_run_that_only_budgets_ended_calls_nothing_a_failure(workspace: Worksp
 
 def models() -> Iterator[str]:
     return (target.split("/")[3] for target in TARGETS)
+
+
+def test_what_is_read_from_logs_stands_once_in_the_package() -> None:
+    files = {path.name: path.read_text() for path in [*ROOT.glob("deqpipe/**/*.py"), *ROOT.glob("rules/*.smk")]}
+    assert [name for name, text in files.items() if endings.GO_ON in text] == ["endings.py"]
+    assert [name for name, text in files.items() if f'"{endings.PROGRAM}: ' in text] == []
 
 
 CLEAN = [word for name in ("spec", "data", "checkpoint", "output") for word in (f"--{name}", "missing")]
