@@ -52,6 +52,7 @@ CARRIERS = {"config", "counts", "errors", "machine.device", "results", "settings
 # imports it names; whoever makes use of that imports it as well.
 PLANNERS = {f"workflow.{name}" for name in ("layout", "products", "shards", "specs", "stages", "vocabulary")}
 CARRIERS |= {*PLANNERS, "workflow.defences", "workflow.gridpoints"}  # their names; who computes with them lists them
+CARRIERS |= {"workflow.endings"}  # words for a log
 
 
 @pytest.fixture(scope="module")
