@@ -109,7 +109,7 @@ class LogHandler(LogHandlerBase):
         """Take notice of an event. The handler's lock is held, as always in a logging handler."""
         event = getattr(record, "event", None)
         if event == LogEvent.JOB_ERROR:
-            self.progress.fail(record.__dict__["jobid"])
+            self.progress.fail(getattr(record, "jobid", -1))
         if self.common_settings.dryrun or _must_be_seen(record):
             self._print(_left_early(record, since=self.began) or self.format(record))
         elif event == LogEvent.RUN_INFO:
@@ -204,5 +204,5 @@ def _left_early(record: LogRecord, *, since: float) -> str | None:
     """The line of a job that left early with everything saved; None for every other record."""
     if getattr(record, "event", None) != LogEvent.JOB_ERROR:
         return None
-    ending = endings.read(record.__dict__["log"], since=since)
-    return f"{record.__dict__['rule_name']}: {ending.words}" if ending.kind is endings.Kind.EARLY else None
+    ending = endings.read(getattr(record, "log", ()), since=since)
+    return f"{getattr(record, 'rule_name', 'a job')}: {ending.words}" if ending.kind is endings.Kind.EARLY else None

@@ -1,9 +1,16 @@
 """The progress bar: what it says of a run."""
 
+import io
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from snakemake_interface_logger_plugins.common import LogEvent
 
-from snakemake_logger_plugin_deqpipe import WEIGHTS, Progress
+from snakemake_logger_plugin_deqpipe import WEIGHTS, LogHandler, Progress
 
 
 def run_of(jobs: dict[str, int]) -> Progress:
@@ -57,6 +64,31 @@ def test_a_job_that_failed_is_not_running_any_more() -> None:
     progress.fail(1)
     progress.fail(1)
     assert (progress.running, progress.jobs_done) == ({}, 0)
+
+
+@pytest.mark.parametrize(
+    ("last", "status", "printed"),
+    [
+        (
+            "12:00:00 SIGTERM: saved at step 2 of 3; start again to go on",
+            75,
+            "train_deq: SIGTERM: saved at step 2 of 3\n",
+        ),
+        ("deqpipe: data x is gone", 2, "command returned non-zero exit status 2.\nError in rule train_deq\n"),
+    ],
+)
+def test_a_job_that_left_early_gets_a_line_and_one_that_failed_what_snakemake_says(
+    last: str, status: int, printed: str, tmp_path: Path
+) -> None:
+    handler = LogHandler(SimpleNamespace(stdout=False, dryrun=False), None)  # type: ignore[arg-type]
+    handler.stream, log = io.StringIO(), tmp_path / "job.log"
+    log.write_text(f"{last}\n")
+    logger = logging.Logger("of a run")
+    logger.addHandler(handler)
+    logger.error("command returned non-zero exit status %d.", status)
+    of_job = {"event": LogEvent.JOB_ERROR, "jobid": 1, "rule_name": "train_deq", "log": [str(log)]}
+    logger.error("Error in rule train_deq", extra=of_job)
+    assert handler.stream.getvalue() == printed
 
 
 def test_the_bar_is_full_only_when_all_is_done() -> None:

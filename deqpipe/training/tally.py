@@ -14,10 +14,11 @@ EXPLODED = 1000.0
 """How many times the loss of guessing, log(classes), a step's mean loss may be; above it the training has diverged.
 
 A cross-entropy is about the mean gap between the logits of the largest class and of the label. Sound trainings keep
-gaps of tens at most, spikes included, and so losses of up to ten times that of guessing. TRADES adds 1/lambda = 6
-times a divergence of the same kind, a random state (Sec. 3.3) is one state in place of another, and a Jacobian term is
-about 1 where the solver still converges: with all of it the bound, 2,303 for ten classes, is ten times away. Beyond it
-probabilities are 0 and 1 in every precision, and nothing that is descended on tells one image from another.
+gaps of tens at most, spikes included, and so losses of up to ten times that of guessing (16 was the largest of a ResNet
+at five times the learning rate that it can stand). TRADES adds 1/lambda = 6 times a divergence of the same kind, a
+random state (Sec. 3.3) is one state in place of another, and a Jacobian term is about 1 where the solver still
+converges: with all of it the bound, 2,303 for ten classes, is ten times away. Beyond it probabilities are 0 and 1 in
+every precision, and nothing that is descended on tells one image from another.
 """
 
 

@@ -46,6 +46,7 @@ def test_only_what_may_come_further_is_retried_and_the_end_tells_all_three_apart
     ) in result.stderr
 
 
+@pytest.mark.slow
 def test_a_run_that_only_budgets_ended_calls_nothing_a_failure(workspace: Workspace) -> None:
     (workspace.folder / "fate.sh").write_text(FATES)
     result = workspace.run(*DEMO, "--cores", "2", TARGETS[0], "--logger", "deqpipe")
