@@ -1,7 +1,7 @@
 """One progress bar over all jobs of a run: `snakemake --logger deqpipe`.
 
 On a terminal a line that moves; elsewhere a line of text at every tenth of the work. Failures, with the logs of failed
-jobs, and warnings are printed as Snakemake prints them, but for jobs that left early with everything saved: to
+jobs, and warnings are printed as Snakemake prints them, but for jobs that left early with what they had saved: to
 Snakemake they have failed as well, here they get one line. All else goes to Snakemake's own log file only.
 """
 
@@ -17,7 +17,7 @@ from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from deqpipe.results.lock import EXIT_UNFINISHED
+from deqpipe.machine.stopping import EXIT_UNFINISHED
 from deqpipe.workflow import endings
 
 # How long a job takes, roughly and relative to the others; rules that are not named here take 1.
@@ -201,7 +201,7 @@ def _must_be_seen(record: LogRecord) -> bool:
 
 
 def _left_early(record: LogRecord, *, since: float) -> str | None:
-    """The line of a job that left early with everything saved; None for every other record."""
+    """The line of a job that left early with what it had saved; None for every other record."""
     if getattr(record, "event", None) != LogEvent.JOB_ERROR:
         return None
     ending = endings.read(getattr(record, "log", ()), since=since)

@@ -1,7 +1,7 @@
 """How a failed job ended, as the last line of its log says, and what follows from that for Snakemake's retries.
 
-A mistake or a divergence would repeat: such a job is not started again. A job that left early with its work saved, one
-that was killed or lost its node, and one that ended with a traceback may come further: for them `retries` is meant.
+A mistake or a divergence would repeat: such a job is not started again. A job that left early with what it had saved,
+one that was killed or lost its node, and one that ended with a traceback may come further: `retries` is meant for them.
 """
 
 import os
@@ -17,7 +17,7 @@ from deqpipe.errors import line
 PROGRAM = "deqpipe"
 """What a command's last line begins with, before a colon, where it was refused something or a training diverged."""
 GO_ON = "start again to go on"
-"""What a command's last line ends with, where it left early with its work saved."""
+"""What a command's last line ends with, where it left early, with what it had saved."""
 
 _REFUSED = re.compile(rf"{PROGRAM}( [\w-]+)?: ")  # with the subcommand where the arguments are wrong
 _CLOCK = re.compile(r"\d\d:\d\d:\d\d ")
@@ -36,7 +36,7 @@ _LISTED = 10
 class Kind(Enum):
     """How a job ended, and what to do; to be read behind a number of jobs."""
 
-    EARLY = "left early with everything saved: run the same command again to go on"
+    EARLY = "left early with what was saved: run the same command again to go on"
     REFUSED = "failed and would fail again: change what is said there, and run the same command again"
     BROKEN = "broken off or killed: run the same command again to go on from what was saved"
 
