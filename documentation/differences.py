@@ -413,8 +413,8 @@ _TRAINING = (
         "weight decay",
         "5e-4 makes the loss NaN after about 20 epochs (Sec. 5.3).",
         "0; losses are not checked.",
-        "By the key; a loss or gradient that is not finite, or a loss of a thousand times log(classes), stops a training "
-        "before the update.",
+        "By the key; a loss or gradient that is not finite, or a loss above a thousand times log(classes), stops a "
+        "training before the update.",
         ("training.weight_decay",),
     ),
 )
