@@ -658,7 +658,7 @@ def test_a_batch_size_that_is_not_the_specs_is_refused_where_images_are_coupled(
 def test_a_resnet_has_no_solver_that_could_couple_images(trained: Trained, tmp_path: Path, verb: str) -> None:
     found = []
     for size in (3, 5):
-        assert tiny.run(*call(trained, verb, tmp_path / "x", model=RESNET, batch_size=size, **RELEASE)) == 0
+        assert tiny.run(*call(trained, verb, tmp_path / f"x{size}", model=RESNET, batch_size=size, **RELEASE)) == 0
         found.append(records.read(tmp_path / f"x{size}"))
     assert_same_rows(*found)
 
