@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deqpipe.errors import UserError
-from deqpipe.results import records
+from deqpipe.results import checkpoint, records
 from tests.results.edits import write_table
 
 PROVENANCE = {"spec": {"stage": "clean", "revision": 1}, "seconds": 1.5}
@@ -147,7 +148,7 @@ def test_an_output_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) ->
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     for path, reason in (
-        (tmp_path / "folder", "directory"),
+        (tmp_path / "folder", "it is a folder, but must be a file"),
         (tmp_path / "file" / "a.txt", "File exists"),
         (tmp_path / "file" / "below" / "a.txt", "Not a directory"),
         (Path("/proc/a.txt"), "/proc"),
@@ -158,10 +159,17 @@ def test_an_output_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
-def test_outputs_can_be_read_by_others(tmp_path: Path) -> None:
-    """Temporary files are private; what they become should not be."""
-    records.write_text(tmp_path / "a.txt", "text")
-    assert os.stat(tmp_path / "a.txt").st_mode & 0o777 == 0o644
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600), (0o027, 0o640)])
+def test_the_umask_says_who_may_read_and_write_an_output(tmp_path: Path, umask: int, mode: int) -> None:
+    """Whatever a library thinks of it: safetensors' files are private."""
+    before = os.umask(umask)
+    try:
+        records.write_text(tmp_path / "a.txt", "text")
+        checkpoint.write(tmp_path / "a.safetensors", {"a": torch.ones(1)}, {})
+        records.write(tmp_path / "a.parquet", rows([1]), provenance=PROVENANCE)
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [mode] * 3
 
 
 def test_rows_of_many_row_groups_and_words_that_change_between_them_are_read(tmp_path: Path) -> None:
@@ -191,11 +199,14 @@ def test_records_without_a_spec_are_refused(tmp_path: Path) -> None:
 
 def test_what_killed_writers_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
     """What others are writing, or is of other files, stays."""
-    (tmp_path / ".a.txt.killed.tmp").write_text("half")
-    (tmp_path / ".b.txt.killed.tmp").write_text("half")
+    for name in (".a.txt.killed.tmp", ".b.txt.killed.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".lock").touch()
+        (tmp_path / name / "what a library left").write_text("half")
+    (tmp_path / ".a.txt.killedearlier.tmp").mkdir()
     with records.atomic(tmp_path / "a.txt") as living:
         records.write_text(tmp_path / "a.txt", "whole")
-        assert {path.name for path in tmp_path.iterdir()} == {"a.txt", living.name, ".b.txt.killed.tmp"}
+        assert {path.name for path in tmp_path.iterdir()} == {"a.txt", living.parent.name, ".b.txt.killed.tmp"}
         living.write_text("later")
     assert (tmp_path / "a.txt").read_text() == "later"
     assert {path.name for path in tmp_path.iterdir()} == {"a.txt", ".b.txt.killed.tmp"}
@@ -206,7 +217,7 @@ def test_a_new_name_is_put_on_the_disk(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(Path(f"/proc/self/fd/{handle}").resolve()))
     records.write_text(tmp_path / "a.txt", "text")
     assert flushed[-1] == tmp_path
-    assert flushed[0].parent == tmp_path
+    assert flushed[0].name == "a.txt"
 
 
 @pytest.mark.parametrize(("name", "value"), [("state", 2**15), ("label", 0.5), ("status", -129)])

@@ -1,0 +1,124 @@
+"""What fails around a program that is right: disks, permissions, limits, memory. In words, with advice. No torch."""
+
+import errno
+import os
+import pwd
+import re
+import resource
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from deqpipe.errors import UserError
+
+_AGAIN = "then start the same command again"
+_NETWORK = f"its network file system does not answer; have it mounted again, {_AGAIN}"
+_ADVICE: Mapping[int, str] = {
+    errno.ENOSPC: f"free some there (df -h and df -i show how much there is), {_AGAIN}",
+    errno.EDQUOT: f"free some of your quota there, {_AGAIN}",
+    errno.EFBIG: f"files may not grow as large here; raise the limit (ulimit -f), {_AGAIN}",
+    errno.EROFS: f"name another folder, or have it mounted for writing, {_AGAIN}",
+    errno.EMFILE: f"raise the limit of this shell (ulimit -n), {_AGAIN}",
+    errno.ENFILE: f"the machine has no more; end something else, {_AGAIN}",
+    errno.EIO: f"the disk fails, or the network to it; when it works again, {_AGAIN.removeprefix('then ')}",
+    errno.ENXIO: "its device is gone",
+    errno.ENODEV: "its device is gone",
+    errno.ELOOP: "symbolic links lead in a circle",
+    errno.ENAMETOOLONG: "name a shorter one",
+    errno.ENOLCK: f"the machine has no more file locks; end something else, {_AGAIN}",
+    errno.ENOMEM: "memory ran out",
+    **dict.fromkeys((errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EREMOTEIO), _NETWORK),
+}
+_PERMISSION = (errno.EACCES, errno.EPERM)
+_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|unable to allocate|bad_alloc"
+    r"|failed to map segment|STATUS_ALLOC_FAILED|could not create a memory object",
+    re.IGNORECASE,
+)
+_THREADS = re.compile(r"can't start new thread|resource temporarily unavailable", re.IGNORECASE)
+
+
+def is_of_files(error: OSError) -> bool:
+    """Whether a disk, its file system or a limit failed, and not we: a file of ours that is missing is our mistake."""
+    return error.errno in _ADVICE or error.errno in _PERMISSION
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a library or Python did not get the memory that it asked for, of the host or of a device."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return isinstance(error, (RuntimeError, ImportError, OSError)) and bool(_MEMORY.search(str(error)))
+
+
+def is_out_of_threads(error: BaseException) -> bool:
+    """Whether no thread or process could be started."""
+    if isinstance(error, OSError) and error.errno == errno.EAGAIN:
+        return True
+    return isinstance(error, RuntimeError) and bool(_THREADS.search(str(error)))
+
+
+def words(error: OSError, path: Path | None = None) -> str:
+    """What an operating system says, and what to do.
+
+    Args:
+        error: of it.
+        path: what it is about; of a permission that lacks, says whose it is.
+    """
+    said = error.strerror or " ".join(str(error).split())
+    if error.errno in _PERMISSION:
+        return said + ("" if path is None else _owner(path))
+    advice = _ADVICE.get(error.errno or 0)
+    return said if advice is None else f"{said}: {advice}"
+
+
+def _owner(path: Path) -> str:
+    """Whose a file is, or the folder that it would be in, and who may write there."""
+    with suppress(OSError):
+        there = next(one for one in (path, *path.parents) if one.exists())
+        found = there.stat()
+        return f": {there} is {_name(found.st_uid)}'s, with permissions {stat.filemode(found.st_mode)}"
+    return ""
+
+
+def _name(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return f"user {user}"
+
+
+@contextmanager
+def written(path: Path, *, what: str = "", done: str = "written") -> Iterator[None]:
+    """Answer whatever the operating system refuses within the block as a matter of `path`.
+
+    Args:
+        path: that the block writes.
+        what: what to call it in a message, if anything.
+        done: what is done to it.
+
+    Raises:
+        UserError: says that it cannot be done, why, and what to do.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{what} {path} cannot be {done}: {words(error, path)}".lstrip()) from None
+
+
+def address_space() -> int | None:
+    """Bytes of memory that this process may map at most (ulimit -v); None: there is no limit."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def silence(stream: object) -> None:
+    """Let what is still written to a stream go nowhere: its disk is full, or its reader has gone.
+
+    Without this, Python complains once more when it ends, and gives another exit status.
+    """
+    with suppress(OSError, ValueError, AttributeError):
+        handle: int = stream.fileno()  # type: ignore[attr-defined]  # of a stream of the system; others have none
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, handle)
+        os.close(nowhere)
