@@ -36,12 +36,20 @@ _MEMORY = re.compile(
     r"|failed to map segment|STATUS_ALLOC_FAILED|could not create a memory object",
     re.IGNORECASE,
 )
+_OPEN_FILES = re.compile(r"too many open files", re.IGNORECASE)
 _THREADS = re.compile(r"can't start new thread|resource temporarily unavailable", re.IGNORECASE)
 
 
 def is_of_files(error: OSError) -> bool:
     """Whether a disk, its file system or a limit failed, and not we: a file of ours that is missing is our mistake."""
     return error.errno in _ADVICE or error.errno in _PERMISSION
+
+
+def as_of_files(error: BaseException) -> OSError | None:
+    """The failure of a disk or a limit of files that an error stands for; None: it is something else."""
+    if isinstance(error, (ImportError, RuntimeError)) and _OPEN_FILES.search(str(error)):
+        return OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return error if isinstance(error, OSError) and is_of_files(error) else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -63,11 +71,12 @@ def words(error: OSError, path: Path | None = None) -> str:
 
     Args:
         error: of it.
-        path: what it is about; of a permission that lacks, says whose it is.
+        path: what it is about, where the error does not name it. Of a permission that is lacking, says whose it is.
     """
     said = error.strerror or " ".join(str(error).split())
     if error.errno in _PERMISSION:
-        return said + ("" if path is None else _owner(path))
+        named = Path(error.filename) if isinstance(error.filename, str) else path
+        return said + ("" if named is None else _owner(named))
     advice = _ADVICE.get(error.errno or 0)
     return said if advice is None else f"{said}: {advice}"
 

@@ -1,0 +1,99 @@
+"""How a command answers what failed around it, and what it prints and logs while disks are full or readers gone."""
+
+import argparse
+import logging
+import signal
+import sys
+from typing import Any
+
+from deqpipe.errors import line
+from deqpipe.machine import faults
+from deqpipe.settings import Settings
+
+NO_READER = 128 + signal.SIGPIPE
+"""Exit status where what reads the output has gone, such as `head`: that of a command that its signal ended."""
+_LONGEST = 200
+"""Characters of what a library says; some explain themselves on pages."""
+
+
+class Log(logging.StreamHandler[Any]):
+    """Lines to stderr. Where they cannot be written, the command goes on: its results are worth more."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Complain of our own mistakes alone."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
+def say(message: object) -> None:
+    """Print a line to stderr, if it can be written."""
+    try:
+        print(f"deqpipe: {line(message)}", file=sys.stderr, flush=True)
+    except OSError:
+        faults.silence(sys.stderr)
+
+
+def printed(status: int) -> int:
+    """The exit status of a command, once what it printed is where it belongs."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        status = NO_READER
+        faults.silence(sys.stdout)
+    except OSError as error:
+        if status == 0:
+            say(f"what was printed cannot be written: {faults.words(error)}")
+            status = 2
+        faults.silence(sys.stdout)
+    try:
+        sys.stderr.flush()
+    except OSError:
+        faults.silence(sys.stderr)
+    return status
+
+
+def of_fault(error: Exception, options: argparse.Namespace) -> str | None:
+    """What to say of a failure of the machine, its limits or its disks; None: it is our own mistake.
+
+    Args:
+        error: that ended the command.
+        options: of it, with the values in force.
+    """
+    said = " ".join(str(error).split())[:_LONGEST]
+    if faults.is_out_of_memory(error):
+        return f"memory ran out ({said or type(error).__name__}){_limit()}: {_what_to_lower(options)}"
+    if faults.is_out_of_threads(error):
+        return f"no more threads or processes can be started ({said}){_limit()}: end others, {_fewer_threads(options)}"
+    failed = faults.as_of_files(error)
+    if failed is None:
+        return None
+    return f"{failed.filename or 'a file, the log or the output'}: {faults.words(failed)}"
+
+
+def _limit() -> str:
+    allowed = faults.address_space()
+    return "" if allowed is None else f", of which ulimit -v allows {allowed // 1024:,} kB"
+
+
+def _what_to_lower(options: argparse.Namespace) -> str:
+    if "save_interval" in options:
+        return f"{_of_training(options)}, or {_fewer_threads(options)}"
+    if "batch_size" in options:
+        size = options.batch_size or "auto"
+        return f"lower --batch-size (evaluation.batch_size of a workflow), now {size}, or {_fewer_threads(options)}"
+    return f"it needs a machine with more, or {_fewer_threads(options)}"
+
+
+def _of_training(options: argparse.Namespace) -> str:
+    """Its batch size is part of its result."""
+    settings = Settings(options.spec["config"])
+    keys = [key for key in ("training.batch_size", "resnet.training.batch_size", "precision") if key in settings]
+    now = ", ".join(f"{key} is {settings[key]}" for key in keys)
+    return f"{now}, and part of the result: it needs a device with more, or another precision in the configuration"
+
+
+def _fewer_threads(options: argparse.Namespace) -> str:
+    now = f", now {options.threads}" if "threads" in options else ""
+    return (
+        f"raise the limits (ulimit -v, ulimit -u) or lower --threads{now}" if now else "raise ulimit -v and ulimit -u"
+    )
