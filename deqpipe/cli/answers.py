@@ -12,8 +12,6 @@ from deqpipe.settings import Settings
 
 NO_READER = 128 + signal.SIGPIPE
 """Exit status where what reads the output has gone, such as `head`: that of a command that its signal ended."""
-_LONGEST = 200
-"""Characters of what a library says; some explain themselves on pages."""
 
 
 class Log(logging.StreamHandler[Any]):
@@ -59,9 +57,9 @@ def of_fault(error: Exception, options: argparse.Namespace) -> str | None:
         error: that ended the command.
         options: of it, with the values in force.
     """
-    said = " ".join(str(error).split())[:_LONGEST]
+    said = faults.brief(error)
     if faults.is_out_of_memory(error):
-        return f"memory ran out ({said or type(error).__name__}){_limit()}: {_what_to_lower(options)}"
+        return f"memory ran out ({said}){_limit()}: {_what_to_lower(options)}"
     if faults.is_out_of_threads(error):
         return f"no more threads or processes can be started ({said}){_limit()}: end others, {_fewer_threads(options)}"
     failed = faults.as_of_files(error)

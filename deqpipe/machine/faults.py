@@ -30,6 +30,7 @@ _ADVICE: Mapping[int, str] = {
     errno.ENOMEM: "memory ran out",
     **dict.fromkeys((errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EREMOTEIO), _NETWORK),
 }
+_LONGEST = 200
 _PERMISSION = (errno.EACCES, errno.EPERM)
 _MEMORY = re.compile(
     r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|unable to allocate|bad_alloc"
@@ -64,6 +65,12 @@ def is_out_of_threads(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno == errno.EAGAIN:
         return True
     return isinstance(error, RuntimeError) and bool(_THREADS.search(str(error)))
+
+
+def brief(error: BaseException) -> str:
+    """The beginning of what a library says: some explain themselves on a page."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]} ..."
 
 
 def words(error: OSError, path: Path | None = None) -> str:

@@ -171,7 +171,7 @@ def _readable(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise UserError(f"records {path} do not exist") from None
     except OSError as error:
-        raise UserError(f"records {path} cannot be read: {error.strerror}") from None
+        raise UserError(f"records {path} cannot be read: {faults.words(error, path)}") from None
 
 
 def _checked(content: "Content", path: Path, columns: Sequence[str]) -> dict[str, Any]:
