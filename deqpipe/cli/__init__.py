@@ -37,6 +37,8 @@ _logger = logging.getLogger(__name__)
 
 GROUPS = (configuration, data, training, checkpoints, evaluation, analysis, reporting, predict, plan, status, trial)
 """In the order in which --help lists their commands."""
+_RESERVE = 2**24
+"""Bytes for the words of an answer when memory has run out: of address space, as nothing is written there."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,14 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = build_parser().parse_args(arguments)
     except SystemExit as leaving:  # after --help, or a mistake
         raise SystemExit(answers.printed(int(leaving.code or 0))) from None
-    logging.basicConfig(
-        format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, handlers=[answers.Log(sys.stderr)]
-    )
+    log = answers.Log(sys.stderr)
+    log.addFilter(answers.is_told)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, handlers=[log])
     return answers.printed(_run(options))
 
 
 def _run(options: argparse.Namespace) -> int:
     command: Command = options.command
+    reserve = bytearray(_RESERVE)
     try:
         return command(options)
     except UserError as error:
@@ -66,11 +69,13 @@ def _run(options: argparse.Namespace) -> int:
         return EXIT_UNFINISHED
     except BrokenPipeError:
         return answers.NO_READER
-    except (OSError, MemoryError, RuntimeError, ImportError) as error:
+    except (OSError, MemoryError, RuntimeError, ImportError, SystemError) as error:
+        del reserve
         told = answers.of_fault(error, options)
         if told is None:
             raise
         answers.say(told)
+        answers.leave_without_memory()
         return 2
 
 

@@ -2,13 +2,14 @@
 
 import argparse
 import logging
+import os
 import signal
 import sys
+import traceback
 from typing import Any
 
 from deqpipe.errors import line
 from deqpipe.machine import faults
-from deqpipe.settings import Settings
 
 NO_READER = 128 + signal.SIGPIPE
 """Exit status where what reads the output has gone, such as `head`: that of a command that its signal ended."""
@@ -23,12 +24,26 @@ class Log(logging.StreamHandler[Any]):
             super().handleError(record)
 
 
+def is_told(record: logging.LogRecord) -> bool:
+    """Whether a line belongs into the log of a job: of libraries, warnings alone."""
+    return record.name.startswith("deqpipe") or record.levelno >= logging.WARNING
+
+
 def say(message: object) -> None:
     """Print a line to stderr, if it can be written."""
     try:
         print(f"deqpipe: {line(message)}", file=sys.stderr, flush=True)
     except OSError:
         faults.silence(sys.stderr)
+
+
+def leave_without_memory() -> None:
+    """End this process at once where it has used all memory that it may: libraries at their own end would fail again.
+
+    Everything that was to be cleaned up is, and the system frees locks.
+    """
+    if faults.is_at_the_limit():
+        os._exit(printed(2))
 
 
 def printed(status: int) -> int:
@@ -57,37 +72,30 @@ def of_fault(error: Exception, options: argparse.Namespace) -> str | None:
         error: that ended the command.
         options: of it, with the values in force.
     """
-    said = faults.brief(error)
     if faults.is_out_of_memory(error):
-        return f"memory ran out ({said}){_limit()}: {_what_to_lower(options)}"
+        traceback.clear_frames(error.__traceback__)  # what they hold is needed for an answer
+    said = faults.brief(error)
+    if isinstance(error, ImportError) and faults.is_out_of_memory(error):
+        return f"memory does not hold the libraries ({said}){faults.limit()}: raise the limit (ulimit -v)"
+    if faults.is_out_of_memory(error):
+        return f"memory ran out ({said}){faults.limit()}: {_what_to_lower(options)}"
     if faults.is_out_of_threads(error):
-        return f"no more threads or processes can be started ({said}){_limit()}: end others, {_fewer_threads(options)}"
+        more = f"end others, {_fewer_threads(options)}"
+        return f"no more threads or processes can be started ({said}){faults.limit()}: {more}"
     failed = faults.as_of_files(error)
     if failed is None:
         return None
     return f"{failed.filename or 'a file, the log or the output'}: {faults.words(failed)}"
 
 
-def _limit() -> str:
-    allowed = faults.address_space()
-    return "" if allowed is None else f", of which ulimit -v allows {allowed // 1024:,} kB"
-
-
 def _what_to_lower(options: argparse.Namespace) -> str:
     if "save_interval" in options:
-        return f"{_of_training(options)}, or {_fewer_threads(options)}"
+        what = "the batch size of a training is part of its result, so it needs a device with more"
+        return f"{what}, or precision: bf16, or {_fewer_threads(options)}"
     if "batch_size" in options:
         size = options.batch_size or "auto"
         return f"lower --batch-size (evaluation.batch_size of a workflow), now {size}, or {_fewer_threads(options)}"
     return f"it needs a machine with more, or {_fewer_threads(options)}"
-
-
-def _of_training(options: argparse.Namespace) -> str:
-    """Its batch size is part of its result."""
-    settings = Settings(options.spec["config"])
-    keys = [key for key in ("training.batch_size", "resnet.training.batch_size", "precision") if key in settings]
-    now = ", ".join(f"{key} is {settings[key]}" for key in keys)
-    return f"{now}, and part of the result: it needs a device with more, or another precision in the configuration"
 
 
 def _fewer_threads(options: argparse.Namespace) -> str:

@@ -66,11 +66,11 @@ class Batching:
 
     def _refusal(self, error: Exception) -> UserError:
         now = f"{self.key} is {'' if self.fixed else 'auto, now '}{self.size}"
-        said = faults.brief(error)
+        said, limit = faults.brief(error), faults.limit()
         if self.size == 1:
-            return UserError(f"{now}, but memory does not hold one image ({said}): a device with more is needed")
+            return UserError(f"{now}, but memory does not hold one image ({said}){limit}: a device with more is needed")
         allowed = "fewer" if self.key.startswith("autoattack") else "fewer, or auto"
-        return UserError(f"{now}, but memory does not hold as many images ({said}); allowed: {allowed}")
+        return UserError(f"{now}, but memory does not hold as many images ({said}){limit}; allowed: {allowed}")
 
 
 def give_back() -> None:

@@ -31,6 +31,7 @@ _ADVICE: Mapping[int, str] = {
     **dict.fromkeys((errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EREMOTEIO), _NETWORK),
 }
 _LONGEST = 200
+_LEEWAY = 32 * 2**20  # bytes: of blocks as large, libraries say that they did not get them
 _PERMISSION = (errno.EACCES, errno.EPERM)
 _MEMORY = re.compile(
     r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|unable to allocate|bad_alloc"
@@ -57,7 +58,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether a library or Python did not get the memory that it asked for, of the host or of a device."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    return isinstance(error, (RuntimeError, ImportError, OSError)) and bool(_MEMORY.search(str(error)))
+    if not isinstance(error, (RuntimeError, ImportError, OSError, SystemError)):
+        return False
+    return bool(_MEMORY.search(str(error))) or is_at_the_limit()
 
 
 def is_out_of_threads(error: BaseException) -> bool:
@@ -120,6 +123,23 @@ def written(path: Path, *, what: str = "", done: str = "written") -> Iterator[No
         yield
     except OSError as error:
         raise UserError(f"{what} {path} cannot be {done}: {words(error, path)}".lstrip()) from None
+
+
+def is_at_the_limit() -> bool:
+    """Whether all memory that may be mapped once was: libraries then fail with whatever words they have."""
+    allowed = address_space()
+    if allowed is None:
+        return False
+    with suppress(OSError):  # where there is no /proc
+        peak = re.search(r"VmPeak:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        return peak is not None and 1024 * int(peak[1]) + _LEEWAY >= allowed
+    return False
+
+
+def limit() -> str:
+    """What ulimit -v allows, in words that end a clause; empty where it allows everything."""
+    allowed = address_space()
+    return "" if allowed is None else f", of which ulimit -v allows {allowed // 1024:,} kB"
 
 
 def address_space() -> int | None:
