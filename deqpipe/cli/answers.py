@@ -48,6 +48,8 @@ def leave_without_memory() -> None:
 
 def printed(status: int) -> int:
     """The exit status of a command, once what it printed is where it belongs."""
+    if sys.stdout is None or sys.stderr is None:  # who started this closed them
+        return status
     try:
         sys.stdout.flush()
     except BrokenPipeError:

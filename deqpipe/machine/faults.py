@@ -83,7 +83,8 @@ def words(error: OSError, path: Path | None = None) -> str:
         error: of it.
         path: what it is about, where the error does not name it. Of a permission that is lacking, says whose it is.
     """
-    said = error.strerror or " ".join(str(error).split())
+    known = error.errno is not None and is_of_files(error)
+    said = os.strerror(error.errno or 0) if known else " ".join(str(error.strerror or error).split())
     if error.errno in _PERMISSION:
         named = Path(error.filename) if isinstance(error.filename, str) else path
         return said + ("" if named is None else _owner(named))
