@@ -143,6 +143,18 @@ def limit() -> str:
     return "" if allowed is None else f", of which ulimit -v allows {allowed // 1024:,} kB"
 
 
+def refuse_unwritable(folder: Path) -> None:
+    """Refuse a folder that this user may not write to, or not make where it is not there yet.
+
+    Raises:
+        UserError: says whose it is, and what a group does that shares it.
+    """
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        advice = "a group that shares it sets umask 002 and has its owner call `chmod -R g+rwX` once"
+        raise UserError(f"folder {folder.absolute()} cannot be written: Permission denied{_owner(there)}; {advice}")
+
+
 def address_space() -> int | None:
     """Bytes of memory that this process may map at most (ulimit -v); None: there is no limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
