@@ -41,6 +41,7 @@ localrules:
 # look per second and finished job, and to a second at the end. Nothing here needs a rate; clusters have `jobs`.
 onstart:
     workflow.scheduler.job_rate_limiter = None
+    hold_results()
 
 
 rule all:

@@ -10,7 +10,7 @@ from pathlib import Path
 from deqpipe import config as configuration
 from deqpipe.errors import UserError, line
 from deqpipe.machine import faults, hardware
-from deqpipe.results import records, validity
+from deqpipe.results import lock, records, validity
 from deqpipe.workflow import defences, gridpoints, layout, products, shards, specs, stages, vocabulary
 
 
@@ -116,6 +116,15 @@ def outdated(files):
 def _name(path):
     """A path relative to the results folder."""
     return path.removeprefix("<results>/").removeprefix(f"{CONFIG.pathvars.results}/")
+
+
+def hold_results():
+    """Keep other workflows out of the results folder: with another configuration, they would overwrite what this reads."""
+    try:
+        lock.hold(Path(CONFIG.pathvars.results, ".workflow"))
+    except UserError as error:
+        print(f"deqpipe: {line(error)}", file=sys.stderr)
+        sys.exit(2)
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 A process that was killed with its parent may live on as an orphan and still write; the lock makes a second one wait.
 """
 
+import atexit
 import errno
 import fcntl
 import json
@@ -12,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,19 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _logger = logging.getLogger(__name__)
 
 
+def hold(directory: Path) -> None:
+    """Hold `<directory>/lock` until this process ends.
+
+    Raises:
+        UserError: somebody else holds it; or as `locked`.
+    """
+    held = ExitStack()
+    held.enter_context(locked(directory, waits=False))
+    atexit.register(held.close)
+
+
 @contextmanager
-def locked(directory: Path, *, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> Iterator[None]:
+def locked(directory: Path, *, waits: bool = True, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> Iterator[None]:
     """Hold `<directory>/lock` for the block; wait for it first, and say once who holds it.
 
     The kernel frees the lock when its holder dies. Some network file systems do not tell one host of another's locks:
@@ -37,14 +49,16 @@ def locked(directory: Path, *, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> 
 
     Args:
         directory: made if it does not exist.
+        waits: whether to wait for somebody who lives. Without it, only until an entry of another host has counted.
         heartbeat_seconds: how often the holder shows that it lives.
 
     Raises:
-        UserError: the folder cannot be written, its disk is full, or its file system has no locks.
+        UserError: the folder cannot be written, its disk is full, or its file system has no locks; or somebody else
+            holds it, and is not waited for.
     """
     with _open_lock_file(directory) as file:
-        announced = _wait_for_flock(file, directory)
-        _wait_for_other_host(file, directory, silence=3 * heartbeat_seconds, announced=announced)
+        announced = _wait_for_flock(file, directory, waits=waits)
+        _wait_for_other_host(file, directory, silence=3 * heartbeat_seconds, announced=announced, waits=waits)
         with faults.written(directory, what="folder", done="locked"):
             _write(file, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
         with _heartbeat(file, heartbeat_seconds):
@@ -67,12 +81,14 @@ def _open_lock_file(directory: Path) -> Iterator[int]:
         os.close(file)
 
 
-def _wait_for_flock(file: int, directory: Path) -> bool:
+def _wait_for_flock(file: int, directory: Path, *, waits: bool) -> bool:
     """Take the lock; whether somebody was waited for."""
     with faults.written(directory, what="folder", done="locked"):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if not waits:
+                raise _in_use(file, directory) from None
             _announce(file, directory)
             fcntl.flock(file, fcntl.LOCK_EX)
             return True
@@ -83,7 +99,7 @@ def _wait_for_flock(file: int, directory: Path) -> bool:
         return False
 
 
-def _wait_for_other_host(file: int, directory: Path, *, silence: float, announced: bool) -> None:
+def _wait_for_other_host(file: int, directory: Path, *, silence: float, announced: bool, waits: bool) -> None:
     """Wait while an entry of another host keeps being touched, by our own clock: the hosts' may differ."""
     touched, since = _touched(file), time.monotonic()
     while _holder(file).get("host", socket.gethostname()) != socket.gethostname():
@@ -91,6 +107,8 @@ def _wait_for_other_host(file: int, directory: Path, *, silence: float, announce
             _announce(file, directory)
             announced = True
         if _touched(file) != touched:
+            if not waits:
+                raise _in_use(file, directory)
             touched, since = _touched(file), time.monotonic()
         if time.monotonic() - since >= silence:
             return
@@ -98,9 +116,18 @@ def _wait_for_other_host(file: int, directory: Path, *, silence: float, announce
 
 
 def _announce(file: int, directory: Path) -> None:
+    _logger.warning("waiting for %s, which works in %s", _who(file), directory)
+
+
+def _in_use(file: int, directory: Path) -> UserError:
+    return UserError(
+        f"folder {directory} is in use: {_who(file)} works there; wait for its end, or name another folder"
+    )
+
+
+def _who(file: int) -> str:
     holder = _holder(file)
-    who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
-    _logger.warning("waiting for %s, which works in %s", who, directory)
+    return f"process {holder['pid']} on {holder['host']}" if holder else "another process"
 
 
 def _holder(file: int) -> dict[str, Any]:
