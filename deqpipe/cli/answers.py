@@ -101,7 +101,5 @@ def _what_to_lower(options: argparse.Namespace) -> str:
 
 
 def _fewer_threads(options: argparse.Namespace) -> str:
-    now = f", now {options.threads}" if "threads" in options else ""
-    return (
-        f"raise the limits (ulimit -v, ulimit -u) or lower --threads{now}" if now else "raise ulimit -v and ulimit -u"
-    )
+    limits = "raise the limits (ulimit -v, ulimit -u)"
+    return f"{limits} or lower --threads, now {options.threads}" if "threads" in options else limits

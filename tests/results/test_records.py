@@ -1,7 +1,10 @@
 """Records: whole files, read back as they were written, put together only where that makes sense."""
 
 import os
-from collections.abc import Callable
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +160,63 @@ def test_an_output_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) ->
         assert message.startswith(f"{path} cannot be written: ")
         assert reason in message
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "text": lambda path: records.write_text(path, "a" * 5_000),
+    "records": lambda path: records.write(path, rows(list(range(2_000))), provenance=PROVENANCE),
+    "checkpoint": lambda path: checkpoint.write(path, {"a": torch.rand(5_000)}, {}),
+}
+
+
+@contextmanager
+def limited(size: int) -> Iterator[None]:
+    """No file may grow larger, for a while: as a full disk, and nobody need be root for it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("size", [0, 1, 4_000])
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_disk_that_does_not_take_a_file_leaves_the_older_one_and_nothing_else(
+    tmp_path: Path, writer: str, size: int, older: bool
+) -> None:
+    path = tmp_path / "a"
+    if older:
+        path.write_text("older")
+    with limited(size):
+        message = told(lambda: WRITERS[writer](path))
+    assert message == (
+        f"{path} cannot be written: File too large: files may not grow as large here; raise the limit (ulimit -f), "
+        "then start the same command again"
+    )
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == ([("a", "older")] if older else [])
+    WRITERS[writer](path)
+    assert path.stat().st_size > 4_000
+
+
+def test_mistakes_in_what_makes_a_content_are_no_matter_of_the_disk(tmp_path: Path) -> None:
+    def misspelled() -> None:
+        with records.atomic(tmp_path / "a"):
+            (tmp_path / "no such file").read_text()
+
+    with pytest.raises(FileNotFoundError):
+        misspelled()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_removed_while_a_file_is_made_is_told(tmp_path: Path) -> None:
+    def removed() -> None:
+        with records.atomic(tmp_path / "folder" / "a") as temporary:
+            shutil.rmtree(tmp_path / "folder")
+            temporary.write_text("text")
+
+    assert told(removed) == f"{tmp_path}/folder/a cannot be written: No such file or directory"
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600), (0o027, 0o640)])
