@@ -38,7 +38,7 @@ _MEMORY = re.compile(
     r"|failed to map segment|STATUS_ALLOC_FAILED|could not create a memory object",
     re.IGNORECASE,
 )
-_OPEN_FILES = re.compile(r"too many open files", re.IGNORECASE)
+_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 _THREADS = re.compile(r"can't start new thread|resource temporarily unavailable", re.IGNORECASE)
 
 
@@ -49,9 +49,25 @@ def is_of_files(error: OSError) -> bool:
 
 def as_of_files(error: BaseException) -> OSError | None:
     """The failure of a disk or a limit of files that an error stands for; None: it is something else."""
-    if isinstance(error, (ImportError, RuntimeError)) and _OPEN_FILES.search(str(error)):
-        return OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    return error if isinstance(error, OSError) and is_of_files(error) else None
+    if isinstance(error, OSError):
+        return error if is_of_files(error) else None
+    if isinstance(error, (ImportError, RuntimeError)):
+        return next((OSError(number, text) for number, text in _passing_texts() if text in str(error)), None)
+    return None
+
+
+def _passing_texts() -> Iterator[tuple[int, str]]:
+    return ((number, os.strerror(number)) for number in _PASSING)
+
+
+def lack_behind(error: BaseException | None) -> OSError | None:
+    """The lack of space or of open files behind an error, which passes; compilers wrap what they met several times."""
+    while error is not None:
+        found = as_of_files(error)
+        if found is not None and found.errno in _PASSING:
+            return found
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
