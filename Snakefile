@@ -43,6 +43,7 @@ localrules:
 # Where a job failed in a way that would repeat, its retries are left out.
 onstart:
     workflow.scheduler.job_rate_limiter = None
+    hold_results()
     ENDINGS.attach(workflow.scheduler)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from deqpipe import config as configuration
 from deqpipe.errors import UserError, line
-from deqpipe.machine import hardware
-from deqpipe.results import validity
+from deqpipe.machine import faults, hardware
+from deqpipe.results import lock, records, validity
 from deqpipe.workflow import defences, endings, gridpoints, layout, products, shards, specs, stages, vocabulary
 
 
@@ -30,6 +30,7 @@ def settings_in_force():
 
 
 try:
+    faults.refuse_unwritable(Path(".snakemake"))
     CONFIG = configuration.parse(settings_in_force())
     dataset = Path(CONFIG.pathvars.results, stages.STAGES["data"].path)
     if configuration.prepared_by(dataset) != specs.build("data", CONFIG):  # the images will be read
@@ -119,12 +120,20 @@ def _name(path):
     return path.removeprefix("<results>/").removeprefix(f"{CONFIG.pathvars.results}/")
 
 
+def hold_results():
+    """Keep other workflows out of the results folder: with another configuration, they would overwrite what this reads."""
+    try:
+        lock.hold(Path(CONFIG.pathvars.results, ".workflow"))
+    except UserError as error:
+        print(f"{endings.PROGRAM}: {line(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
 @functools.cache
 def mark_of_today():
     """A file that this run has just written, and no run before."""
     mark = Path(CONFIG.pathvars.state, "made-by-another-spec")
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.write_text(f"{uuid.uuid4()}\n")  # Snakemake takes a file for the same whose content is
+    records.write_text(mark, f"{uuid.uuid4()}\n")  # Snakemake takes a file for the same whose content is
     return str(mark)
 
 

@@ -1,19 +1,25 @@
 """The command line: what it prints, and how it answers what is wrong."""
 
+import errno
 import inspect
+import io
 import json
+import logging
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from deqpipe import cli, config
+from deqpipe.cli import answers
 from deqpipe.cli.evaluation import EVALUATIONS, EvaluationCommand
-from deqpipe.results import records
+from deqpipe.machine import faults
+from deqpipe.results import header, records
 from deqpipe.workflow import specs
 from deqpipe.workflow.stages import STAGES
 from tests import tiny
@@ -277,6 +283,109 @@ def test_our_own_mistakes_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(config, "load", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main(["check-config", CONFIG])
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "memory ran out (MemoryError): it needs a machine with more, or raise the limits (ulimit -v"),
+        (RuntimeError("can't start new thread"), "no more threads or processes can be started (can't start new"),
+        (ImportError("libtorch.so: failed to map segment from shared object"), "memory does not hold the libraries ("),
+        (ImportError("libgomp.so: cannot open shared object file: Too many open files"), "raise the limit of this she"),
+        (OSError(errno.ENOSPC, "No space left on device"), "a file, the log or the output: No space left on device: "),
+        (OSError(errno.EIO, "I/O", "/somewhere"), "/somewhere: Input/output error: the disk fails, or the network"),
+    ],
+)
+def test_failures_of_the_machine_are_answered_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, message: str
+) -> None:
+    monkeypatch.setattr(config, "load", lambda *_: fail(error))
+    assert message in answer(capsys, "check-config", CONFIG)
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [
+        ("clean", "lower --batch-size (evaluation.batch_size of a workflow), now 7, or raise the limits"),
+        ("train-deq", "the batch size of a training is part of its result, so it needs a device with more, or"),
+    ],
+)
+def test_what_to_lower_is_said_with_its_value(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    command: str, advice: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(header, "opened", lambda *_: fail(MemoryError()))
+    line = training(trained, tmp_path)
+    if command == "clean":
+        spec = ("--spec", tiny.spec("clean", model="deq_pgd_at_base"), "--checkpoint", trained.file("deq_pgd_at_base"))
+        line = list(
+            map(
+                str,
+                (
+                    "clean",
+                    *spec,
+                    "--data",
+                    trained.data,
+                    "--output",
+                    tmp_path / "x",
+                    "--batch-size",
+                    7,
+                    "--state",
+                    tmp_path,
+                ),
+            )
+        )
+    told = answer(capsys, *line)
+    assert advice in told
+    assert "lower --threads, now 1" in told
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "x"), RuntimeError("x"), ImportError("x")])
+def test_our_own_mistakes_are_not_taken_for_failures_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(config, "load", lambda *_: fail(error))
+    with pytest.raises(type(error)):
+        cli.main(["check-config", CONFIG])
+
+
+def process(*arguments: object, **streams: Any) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "deqpipe.cli", *map(str, arguments)]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(line, cwd=tiny.ROOT, text=True, check=False, env=buffered, **streams)
+
+
+def test_outputs_and_logs_on_a_full_disk_are_told_and_complained_of_once(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        found = process("check-config", CONFIG, stdout=full, stderr=subprocess.PIPE)
+        assert (found.returncode, found.stderr.count("\n")) == (2, 1)
+        assert found.stderr.startswith("deqpipe: what was printed cannot be written: No space left on device: free")
+        found = process("check-config", "none.yaml", stdout=subprocess.PIPE, stderr=full)
+        assert (found.returncode, found.stdout) == (2, "")
+        written = ("write-config", "--spec", config.load([Path(CONFIG)]).model_dump_json(), "--output", tmp_path / "c")
+        assert process(*written, stderr=full).returncode == 0
+
+
+def test_a_log_that_cannot_be_written_does_not_end_a_job(capsys: pytest.CaptureFixture[str]) -> None:
+    with open("/dev/full", "w") as full:
+        log = answers.Log(full)
+        log.emit(logging.LogRecord("deqpipe", logging.INFO, "", 0, "a line", (), None))
+        faults.silence(full)
+    assert capsys.readouterr().err == ""
+    answers.Log(io.StringIO()).emit(logging.LogRecord("deqpipe", logging.INFO, "", 0, "%d", ("ours",), None))
+    assert "--- Logging error ---" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_gone_is_no_mistake() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    found = process("check-config", CONFIG, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (found.returncode, found.stderr) == (answers.NO_READER, "")
 
 
 def test_neither_the_parser_nor_spec_import_torch() -> None:

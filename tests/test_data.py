@@ -1,12 +1,15 @@
+import errno
 import os
 import pickle
 import shutil
 import socket
 import subprocess
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import PathDistribution
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -18,8 +21,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision.datasets import CIFAR10, cifar
+from torchvision.datasets.utils import calculate_md5
 
 from deqpipe import data
+from deqpipe.data import cifar10 as data_cifar10
 from deqpipe.data import folder, opening
 from deqpipe.data.augment import PADDING
 from deqpipe.errors import UserError
@@ -154,7 +159,7 @@ def test_cifar10_is_taken_in_the_order_of_its_files(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    "failure", [URLError("no route\nto host"), ConnectionResetError(104, "reset"), RuntimeError("corrupted")]
+    "failure", [URLError("no route\nto host"), ConnectionResetError(104, "reset"), TimeoutError(110, "timed out")]
 )
 def test_download_that_fails_is_answered_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
@@ -162,10 +167,108 @@ def test_download_that_fails_is_answered_in_one_line(
     def no_network(*_: object, **__: object) -> None:
         raise failure
 
-    monkeypatch.setattr(cifar, "download_and_extract_archive", no_network)
+    monkeypatch.setattr(data_cifar10, "download_url", no_network)
     with pytest.raises(UserError, match=r"^CIFAR-10 is not in .* and cannot be downloaded \(.*\); put cifar") as error:
         data.prepare("cifar10", tmp_path, validation=5)
     assert "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\x1f\x8b" + b"half of it", "it has 12 of 170,498,071 bytes, and another checksum"),
+        (b"<!DOCTYPE html><title>Log in", "begins with b'<!DOCTYPE html><titl' as no archive does, and another"),
+        (b"", "it has 0 of"),
+    ],
+)
+def test_a_damaged_archive_is_named_and_left_to_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, told: str
+) -> None:
+    """With a network or without."""
+    monkeypatch.setattr(data_cifar10, "download_url", lambda *_: pytest.fail("downloaded"))
+    (tmp_path / CIFAR10.filename).write_bytes(content)
+    with pytest.raises(UserError, match="delete it, and it is downloaded again") as error:
+        data.prepare("cifar10", tmp_path, validation=5)
+    assert told in str(error.value)
+    assert str(error.value).startswith(f"archive {tmp_path / CIFAR10.filename} is damaged, or is not CIFAR-10's: ")
+    assert (tmp_path / CIFAR10.filename).read_bytes() == content
+
+
+def archive(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An archive in the layout of CIFAR-10's that is believed, and can be downloaded."""
+    fake_cifar10(folder)
+    path = folder / CIFAR10.filename
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(folder / CIFAR10.base_folder, CIFAR10.base_folder)
+    names = [name for name, _ in [*CIFAR10.train_list, *CIFAR10.test_list]]
+    sums = {name: calculate_md5(str(folder / CIFAR10.base_folder / name)) for name in [*names, "batches.meta"]}
+    for known in ("train_list", "test_list"):
+        monkeypatch.setattr(CIFAR10, known, [[name, sums[name]] for name, _ in getattr(CIFAR10, known)])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": sums["batches.meta"]})
+    monkeypatch.setattr(CIFAR10, "tgz_md5", calculate_md5(str(path)))
+    return path
+
+
+def test_a_download_is_whole_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, root = archive(tmp_path / "there", monkeypatch), tmp_path / "here"
+    sent = [source.read_bytes()[:100], source.read_bytes()]
+
+    def download(url: str, folder: str, name: str, md5: str) -> None:
+        Path(folder, name).write_bytes(sent.pop(0))
+        if calculate_md5(str(Path(folder, name))) != md5:
+            raise RuntimeError("File not found or corrupted.")
+
+    monkeypatch.setattr(data_cifar10, "download_url", download)
+    with pytest.raises(UserError, match="is not the archive: 100 of 170,498,071 bytes"):
+        data.prepare("cifar10", root, validation=5)
+    assert [path.name for path in root.iterdir()] == ["lock"]
+    assert len(data.prepare("cifar10", root, validation=5).test) == 4
+    assert sorted(path.name for path in root.iterdir()) == [CIFAR10.base_folder, CIFAR10.filename, "lock"]
+
+
+def test_a_batch_that_is_not_the_known_one_is_unpacked_again_and_never_unpickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = archive(tmp_path, monkeypatch)
+    whole = data.prepare("cifar10", tmp_path, validation=5)
+    mark = tmp_path / "code ran"
+    (tmp_path / CIFAR10.base_folder / "data_batch_2").write_bytes(pickle.dumps(Runs(f"touch '{mark}'")))
+    (tmp_path / CIFAR10.base_folder / "test_batch").unlink()
+    again = data.prepare("cifar10", tmp_path, validation=5)
+    assert torch.equal(again.train.images, whole.train.images)
+    (tmp_path / CIFAR10.base_folder / "batches.meta").write_bytes(pickle.dumps(Runs(f"touch '{mark}'")))
+    assert data.prepare("cifar10", tmp_path, validation=5).classes == whole.classes
+    (tmp_path / CIFAR10.base_folder / "batches.meta").write_bytes(pickle.dumps(Runs(f"touch '{mark}'")))
+    path.unlink()
+    monkeypatch.setattr(data_cifar10, "download_url", lambda *_: fail(URLError("offline")))
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        data.prepare("cifar10", tmp_path, validation=5)
+    assert not mark.exists()
+
+
+class Runs:
+    """Unpickled, it runs a command."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (self.command,)
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+def test_an_archive_that_has_no_room_to_be_unpacked_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive(tmp_path, monkeypatch)
+    shutil.rmtree(tmp_path / CIFAR10.base_folder)
+    monkeypatch.setattr(
+        data_cifar10, "extract_archive", lambda *_: fail(OSError(errno.ENOSPC, "No space left on device"))
+    )
+    with pytest.raises(UserError, match=rf"^{tmp_path / CIFAR10.base_folder} cannot be written: No space left"):
+        data.prepare("cifar10", tmp_path, validation=5)
 
 
 def test_a_dataset_file_that_lacks_a_part_is_told_in_one_line(tmp_path: Path) -> None:
@@ -252,6 +355,28 @@ def test_reading_in_several_chunks_gives_the_same_images(images: Path, monkeypat
 def test_images_of_eight_bits_or_fewer_become_rgb(images: Path, mode: str) -> None:
     write_image(images / "train" / "ant" / "a.png", 200, mode=mode)
     assert data.prepare("folder", images, validation=2).image_shape == (3, 5, 6)
+
+
+@pytest.mark.parametrize("gone", ["train", "train/ant", "train/ant/a.png", "test/cat", "test"])
+def test_images_that_vanish_while_they_are_listed_are_told_in_one_line(
+    images: Path, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    """After the classes were listed; an image after it was listed itself."""
+    interleaved, pixels = folder._interleaved, folder._pixels
+    taken_before = "_pixels" if gone.endswith(".png") else "_interleaved"
+
+    def take_away(*arguments: Any, **named: Any) -> Any:
+        path = images / gone
+        if path.exists():
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+        return (pixels if taken_before == "_pixels" else interleaved)(*arguments, **named)
+
+    monkeypatch.setattr(folder, taken_before, take_away)
+    with pytest.raises(
+        UserError, match=rf"^image.* {images / gone}\S* (cannot be read: No such|does not exist)"
+    ) as error:
+        data.prepare("folder", images, validation=1)
+    assert "\n" not in str(error.value)
 
 
 def remove(path: str) -> Callable[[Path], object]:

@@ -47,7 +47,8 @@ ENTRIES = {
     "figure": "deqpipe.reporting.figures.figures",
     "report": "deqpipe.reporting.report.report",
 }
-CARRIERS = {"config", "counts", "errors", "machine.device", "machine.stopping", "results", "settings", "shapes"}
+CARRIERS = {"config", "counts", "errors", "machine.device", "machine.faults", "machine.stopping", "results", "settings"}
+CARRIERS |= {"shapes"}
 # Of the workflow, what only says where files lie, what jobs depend on, and which models and tables there are. What it
 # imports it names; whoever makes use of that imports it as well.
 PLANNERS = {f"workflow.{name}" for name in ("layout", "products", "shards", "specs", "stages", "vocabulary")}

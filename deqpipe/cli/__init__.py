@@ -4,7 +4,8 @@ Each module holds a group of subcommands, their arguments and their calls, and o
 imported when a command runs: the parser itself starts in a moment.
 
 What a user got wrong is answered by one line and exit status 2. A diverged training ends with one line and status 1, a
-job that saved and left early with status 75. Everything else is our mistake and keeps its traceback.
+job that saved and left early with status 75. So are full disks, exhausted memory and other failures of the machine.
+Everything else is our mistake and keeps its traceback.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from typing import NoReturn
 from deqpipe import __version__
 from deqpipe.cli import (
     analysis,
+    answers,
     checkpoints,
     configuration,
     data,
@@ -36,24 +38,46 @@ _logger = logging.getLogger(__name__)
 
 GROUPS = (configuration, data, training, checkpoints, evaluation, analysis, reporting, predict, plan, status, trial)
 """In the order in which --help lists their commands."""
+_RESERVE = 2**24
+"""Bytes for the words of an answer when memory has run out: of address space, as nothing is written there."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status."""
-    options = build_parser().parse_args(arguments)
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stderr)
+    try:
+        options = build_parser().parse_args(arguments)
+    except SystemExit as leaving:  # after --help, or a mistake
+        raise SystemExit(answers.printed(int(leaving.code or 0))) from None
+    log = answers.Log(sys.stderr)
+    log.addFilter(answers.is_told)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, handlers=[log])
+    return answers.printed(_run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
     command: Command = options.command
+    reserve = bytearray(_RESERVE)
     try:
         return command(options)
     except UserError as error:
-        print(f"{PROGRAM}: {line(error)}", file=sys.stderr)
+        answers.say(error)
         return 2
     except DivergedError as error:
-        print(f"{PROGRAM}: {line(error)}", file=sys.stderr)
+        answers.say(error)
         return 1
     except Interrupted as why:
         _logger.info("%s: of a job as short as this nothing is kept; %s", why.reason, GO_ON)
         return EXIT_UNFINISHED
+    except BrokenPipeError:
+        return answers.NO_READER
+    except (OSError, MemoryError, RuntimeError, ImportError, SystemError) as error:
+        del reserve
+        told = answers.of_fault(error, options)
+        if told is None:
+            raise
+        answers.say(told)
+        answers.leave_without_memory()
+        return 2
 
 
 class Parser(argparse.ArgumentParser):

@@ -67,7 +67,7 @@ def _predict(options: argparse.Namespace) -> int:
         defence=PLAIN.name if options.defence == "none" else options.defence,
         surrogates=dict(options.surrogate),
         keep_states=options.states,
-        batch_size=_images_at_once(options, settings["evaluation.batch_size"]),
+        batching=_images_at_once(options, settings["evaluation.batch_size"]),
         dtype=getattr(torch, options.dtype),
         device=device.choose(options.device),
         threads=options.threads,
@@ -76,8 +76,14 @@ def _predict(options: argparse.Namespace) -> int:
     return 0
 
 
-def _images_at_once(options: argparse.Namespace, configured: int | str) -> int:
-    return options.batch_size or (config.DEFAULT_BATCH if configured == "auto" else int(configured))
+def _images_at_once(options: argparse.Namespace, configured: int | str) -> Any:
+    """A `Batching`."""
+    from deqpipe.evaluation.batching import Batching
+
+    if options.batch_size:
+        return Batching(options.batch_size, key="--batch-size")
+    fixed = configured != "auto"
+    return Batching(int(configured) if fixed else config.DEFAULT_BATCH, fixed=fixed, key="--batch-size")
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from deqpipe.errors import UserError
+from deqpipe.machine import faults
 from deqpipe.machine.stopping import terminable
 from deqpipe.results import document, integrity
 from deqpipe.results.lock import locked
@@ -230,6 +231,10 @@ def _tried(trial: Trial, way: Way, plain: TrialOutcome, allowed: float) -> tuple
     try:
         outcome = trial.run(way)
     except Exception as error:  # whatever a compiler or a capture fails with: the plain way is there
+        lack = faults.lack_behind(error)
+        if lack is not None:  # says nothing of the way, and what is found stands for ever
+            where = lack.filename or "what compilers write (TMPDIR, TORCHINDUCTOR_CACHE_DIR)"
+            raise UserError(f"{way.name} cannot be tried: {where}: {faults.words(lack)}") from None
         words = " ".join(str(error).split())[:200]
         return None, f"{way.name}: failed ({type(error).__name__}: {words}), so the plain way stays"
     away = difference(plain.values, outcome.values)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import zip_longest
@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from deqpipe.data.dataset import Split
 from deqpipe.data.opening import opened
 from deqpipe.errors import UserError
+from deqpipe.machine import faults
 
 _LAYOUT = "it must hold train/<class>/* and test/<class>/*"
 _CHUNK = 10_000  # images between two lines of progress
@@ -45,11 +46,13 @@ def read_folder(root: Path) -> tuple[Split, Split, tuple[str, ...]]:
         raise UserError(f"image folder {root / 'train'} has one class ({classes[0]}), but must have at least two")
     if len(classes) > _MOST_CLASSES:
         raise UserError(f"image folder {root / 'train'} has {len(classes):,} classes, but may have {_MOST_CLASSES:,}")
-    unknown = sorted(set(_classes(root, "test")) - set(classes))
+    tested = _classes(root, "test")
+    unknown = sorted(set(tested) - set(classes))
     if unknown:
         raise UserError(f"image folder {root / 'test'} has a class {unknown[0]!r}; train/ has {', '.join(classes)}")
-    files, labels = _interleaved(root / "train", classes)
-    test_files, test_labels = _interleaved(root / "test", classes)
+    labels_of = {name: label for label, name in enumerate(classes)}
+    files, labels = _interleaved(root / "train", labels_of)
+    test_files, test_labels = _interleaved(root / "test", {name: labels_of[name] for name in tested})
     train = Split(_pixels(files, like=files[0]), labels)
     return train, Split(_pixels(test_files, like=files[0]), test_labels), classes
 
@@ -69,19 +72,17 @@ def _listed(folder: Path) -> list[str]:
     try:
         return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
-        raise UserError(f"image folder {folder} cannot be read: {error.strerror}") from None
+        raise UserError(f"image folder {folder} cannot be read: {faults.words(error, folder)}") from None
 
 
-def _interleaved(split: Path, classes: Sequence[str]) -> tuple[list[Path], torch.Tensor]:
+def _interleaved(split: Path, labels: Mapping[str, int]) -> tuple[list[Path], torch.Tensor]:
     """First image of every class, second of every class, ..; classes that have no more are passed over."""
-    columns = [[(file, label) for file in _images(split / name)] for label, name in enumerate(classes)]
+    columns = [[(file, label) for file in _images(split / name)] for name, label in labels.items()]
     entries = [entry for row in zip_longest(*columns) for entry in row if entry is not None]
     return [file for file, _ in entries], torch.tensor([label for _, label in entries], dtype=torch.int64)
 
 
 def _images(folder: Path) -> list[Path]:
-    if not folder.exists():
-        return []
     names = _listed(folder)
     if not names:
         raise UserError(f"image folder {folder} is empty: a class must have at least one image")

@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from deqpipe.errors import UserError
+from deqpipe.machine import faults
 from deqpipe.results.regular import size_of
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -48,7 +49,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         raise UserError(f"image {path} cannot be read: it is none of {', '.join(FORMATS)}") from None
     except _UNREADABLE as error:
-        raise UserError(f"image {path} cannot be read: {' '.join(str(error).split())}") from None
+        said = faults.words(error, path) if isinstance(error, OSError) else " ".join(str(error).split())
+        raise UserError(f"image {path} cannot be read: {said}") from None
 
 
 def _check_file(path: Path) -> None:

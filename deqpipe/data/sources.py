@@ -1,7 +1,6 @@
 """Where images come from: scikit-learn's digits, CIFAR-10, or a folder."""
 
 from collections.abc import Callable, Mapping
-from http.client import HTTPException
 from importlib import metadata
 from pathlib import Path
 
@@ -70,24 +69,12 @@ def cifar10(root: Path, *, validation: int) -> Dataset:
     """CIFAR-10, 32x32, three channels, in the order of its files; downloaded into `root` when it is not there.
 
     Raises:
-        UserError: there is no CIFAR-10 in `root` and it cannot be downloaded.
+        UserError: as `deqpipe.data.cifar10.read`.
     """
-    train, classes = _cifar10_split(root, train=True)
-    test, _ = _cifar10_split(root, train=False)
+    from deqpipe.data.cifar10 import read  # with torchvision, which nothing else needs
+
+    train, test, classes = read(root)
     return hold_out(train, test, validation=validation, classes=classes, name="CIFAR-10")
-
-
-def _cifar10_split(root: Path, *, train: bool) -> tuple[Split, tuple[str, ...]]:
-    from torchvision.datasets import CIFAR10
-
-    try:
-        raw = CIFAR10(str(root), train=train, download=True)
-    except (OSError, HTTPException, RuntimeError) as error:  # no network, cut off, wrong checksum
-        reason = " ".join(str(error).split())
-        advice = f"put cifar-10-python.tar.gz into {root}, or use data.source: folder"
-        raise UserError(f"CIFAR-10 is not in {root} and cannot be downloaded ({reason}); {advice}") from None
-    images = torch.from_numpy(raw.data).permute(0, 3, 1, 2).contiguous()
-    return Split(images, torch.tensor(raw.targets, dtype=torch.int64)), tuple(raw.classes)
 
 
 def folder(root: Path, *, validation: int) -> Dataset:

@@ -10,6 +10,7 @@ import torch
 
 from deqpipe.config import DEFAULT_BATCH
 from deqpipe.errors import UserError
+from deqpipe.machine import faults
 
 T = TypeVar("T")
 PROBE = 16
@@ -43,7 +44,9 @@ class Batching:
     forget: Callable[[], None] = _nothing
 
     def backing_off(self, compute: Callable[[], T]) -> T:
-        """The result of some work, done again with half as many images when the device's memory does not hold them.
+        """The result of some work, done again with half as many images when memory does not hold them.
+
+        The memory is that of the device, or that of the host, of which a limit (ulimit -v) may leave little.
 
         Raises:
             UserError: it does not, and the number is fixed, or one image is too many.
@@ -51,16 +54,23 @@ class Batching:
         while True:
             try:
                 return compute()
-            except torch.OutOfMemoryError:
+            except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is one, as is that of a CPU
+                if not faults.is_out_of_memory(error):
+                    raise
                 if self.fixed or self.size == 1:
-                    raise UserError(
-                        f"{self.key} is {'' if self.fixed else 'auto, now '}{self.size}, but the device's memory does "
-                        "not hold as many images; allowed: fewer, or auto (evaluation.batch_size alone)"
-                    ) from None
+                    raise self._refusal(error) from None
                 self.size = max(1, self.size // 2)
                 _logger.warning("out of memory: from here on %d images at once", self.size)
             self.forget()
             give_back()
+
+    def _refusal(self, error: Exception) -> UserError:
+        now = f"{self.key} is {'' if self.fixed else 'auto, now '}{self.size}"
+        said, limit = faults.brief(error), faults.limit()
+        if self.size == 1:
+            return UserError(f"{now}, but memory does not hold one image ({said}){limit}: a device with more is needed")
+        allowed = "fewer" if self.key.startswith("autoattack") else "fewer, or auto"
+        return UserError(f"{now}, but memory does not hold as many images ({said}){limit}; allowed: {allowed}")
 
 
 def give_back() -> None:

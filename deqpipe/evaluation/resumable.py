@@ -158,6 +158,7 @@ def run_groups(
     """
     files = {piece: file_of(evaluated, part, piece) for piece in groups.names}
     with locked(part.state / "locks" / (name or part.name)), StopRequest(part.budget_minutes) as stop:
+        records.remove_leftovers(part.state / "points" / evaluated.weights)
         still_open = [piece for piece in groups.names if not _is_finished(files[piece], piece_spec, part)]
         kept = len(files) - len(still_open)
         if kept:

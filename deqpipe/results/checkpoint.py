@@ -5,12 +5,15 @@ An optimiser's state is stored as tensors `optimizer.<parameter>.<key>` (Adam's 
 """
 
 import hashlib
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -61,7 +64,17 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
     shapes = {name: list(tensor.shape) for name, tensor in copies.items()}
     told = header.written(metadata, tensors=_content(copies), shapes=shapes)
     with records.atomic(path) as temporary:
-        save_file(copies, temporary, metadata=told)
+        _save(copies, temporary, told)
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path, told: dict[str, str]) -> None:
+    try:
+        save_file(dict(tensors), path, metadata=told)
+    except SafetensorError as error:  # which keeps the operating system's error as a text
+        number = re.search(r"(?:os error|code:) (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
 
 
 def _plain_copy(tensor: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deqpipe.errors import DamagedFileError, UserError
+from deqpipe.machine import faults
 from deqpipe.results import integrity, records
 from deqpipe.results.provenance import checked
 
@@ -52,7 +53,7 @@ def read_object(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        raise UserError(f"{path} cannot be read: {faults.words(error, path)}") from None
     value = integrity.parsed(content, str(path))
     if not isinstance(value, dict):
         raise DamagedFileError(f"{path} holds a {type(value).__name__}, but must hold keys and values")

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqpipe.errors import DamagedFileError, UserError
+from deqpipe.machine import faults
 from deqpipe.results import document, integrity, records
 from deqpipe.results.provenance import checked
 
@@ -124,9 +125,11 @@ def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
                 return {name: file[name] for name in (*_NAMES, integrity.KEY) if name in file.files}
     except FileNotFoundError:
         raise UserError(f"example {path} does not exist") from None
-    except PermissionError as error:
-        raise UserError(f"example {path} cannot be read: {error.strerror}") from None
     except _UNREADABLE as error:
+        if isinstance(error, OSError) and faults.is_of_files(error):
+            raise UserError(f"example {path} cannot be read: {faults.words(error, path)}") from None
+        if faults.is_out_of_memory(error):
+            raise
         raise DamagedFileError(
             f"example {path} is no npz file of plain arrays, or damaged ({type(error).__name__}); {integrity.ADVICE}"
         ) from None

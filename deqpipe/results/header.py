@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from safetensors import SafetensorError, safe_open
 
 from deqpipe.errors import DamagedFileError, UserError
+from deqpipe.machine import faults
 from deqpipe.results import integrity
 from deqpipe.results.regular import size_of
 
@@ -86,7 +87,9 @@ def opened(path: Path, what: str, framework: Literal["pt", "numpy"]) -> Iterator
             f"{where} is cut short, damaged or no safetensors file ({reason}); if deqpipe made it, {integrity.ADVICE}"
         ) from None
     except OSError as error:
-        raise UserError(f"{where} cannot be read: {error.strerror or ' '.join(str(error).split())}") from None
+        if faults.is_out_of_memory(error):
+            raise
+        raise UserError(f"{where} cannot be read: {faults.words(error, path)}") from None
 
 
 def read(file: OpenFile, where: str) -> Header:

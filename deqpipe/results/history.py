@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deqpipe.errors import DamagedFileError, UserError
+from deqpipe.machine import faults
 from deqpipe.results import integrity
 
 
@@ -67,7 +68,7 @@ def _content(path: Path) -> bytes:
     except FileNotFoundError:
         raise UserError(f"training history {path} does not exist") from None
     except OSError as error:
-        raise UserError(f"training history {path} cannot be read: {error.strerror}") from None
+        raise UserError(f"training history {path} cannot be read: {faults.words(error, path)}") from None
 
 
 def _epoch(row: dict[str, str]) -> Epoch:

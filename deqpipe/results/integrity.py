@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deqpipe.errors import DamagedFileError, UserError
+from deqpipe.machine import faults
 
 KEY = "digest"
 """Under which a file's metadata hold its digest."""
@@ -85,7 +86,11 @@ def set_aside(path: Path, why: object) -> None:
     Args:
         path: of the file.
         why: the refusal.
+
+    Raises:
+        UserError: its folder cannot be written to.
     """
     aside = path.with_name(f"{path.name}.damaged")
-    path.replace(aside)
+    with faults.written(path, done="set aside"):
+        path.replace(aside)
     _logger.warning("%s; it is now called %s, and what it held is computed again", why, aside.name)

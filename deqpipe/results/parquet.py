@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deqpipe.errors import DamagedFileError
+from deqpipe.machine import faults
 from deqpipe.results import integrity
 
 _MAGIC = b"PAR1"
@@ -198,6 +199,8 @@ def _opened(path: Path, where: str) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
+        if faults.is_out_of_memory(error) or faults.as_of_files(error):  # which says nothing of the file
+            raise
         raise _unreadable(where, error) from None
 
 
@@ -207,6 +210,8 @@ def _refuse_damaged_footer(path: Path, where: str) -> None:
         try:
             _, footer = _footer(file)
         except OSError as error:
+            if faults.is_of_files(error):
+                raise
             raise _unreadable(where, error) from None
     digits = _place(footer)
     if digits is not None and footer[digits] != _digest(footer, digits):

@@ -8,10 +8,15 @@ scored for one table (pgd_in_loop, and other T_f and R); all states but the deci
 There the class is `NOT_COMPUTED` and numbers are NaN.
 """
 
+import errno
 import fcntl
+import glob
 import json
 import os
-import tempfile
+import re
+import secrets
+import shutil
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqpipe.errors import UserError
+from deqpipe.machine import faults
 from deqpipe.results import integrity
 from deqpipe.results.provenance import checked
 from deqpipe.workflow.gridpoints import GridPoint
@@ -55,6 +61,9 @@ NOT_COMPUTED = -2
 """The class at a state that was not computed."""
 METADATA_KEY = b"deqpipe"
 _TEMPORARY = ".tmp"
+_TOKEN = 4  # bytes
+_TEMPORARY_NAME = rf"\..+\.[0-9a-f]{{{2 * _TOKEN}}}{re.escape(_TEMPORARY)}"
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -166,7 +175,7 @@ def _readable(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise UserError(f"records {path} do not exist") from None
     except OSError as error:
-        raise UserError(f"records {path} cannot be read: {error.strerror}") from None
+        raise UserError(f"records {path} cannot be read: {faults.words(error, path)}") from None
 
 
 def _checked(content: "Content", path: Path, columns: Sequence[str]) -> dict[str, Any]:
@@ -235,38 +244,83 @@ def _sortable(values: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that becomes `path` when the block ends without an exception.
+    """A temporary path on the same file system that becomes `path` when the block ends without an exception.
 
-    It is locked as long as its writer lives: what killed writers of `path` have left is removed first.
+    It lies in a folder of its own, where libraries may keep what they need meanwhile. The folder is locked as long as
+    its writer lives: what killed writers of `path` have left is removed first. The user's umask says who may read and
+    write the file.
 
     Raises:
-        UserError: `path` is a folder, or its folder cannot be made or written to.
+        UserError: `path` is a folder, its folder cannot be made or written to, or the disk does not take the content.
     """
-    with _told(path):
+    with faults.written(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder, but must be a file")
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
-        handle, temporary = _temporary(path)
+        remove_leftovers(path.parent, of=glob.escape(path.name))
+        folder, lock = _temporary_folder(path)
+    temporary = folder / path.name
     try:
-        yield temporary
-        with _told(path):
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.chmod(0o644)
-            temporary.replace(path)
-            _flush_folder(path.parent)
+        with _faults_told(path, folder):
+            yield temporary
+        with faults.written(path):
+            _publish(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
-        os.close(handle)
+        _remove(folder, temporary)
+        os.close(lock)
 
 
-def _temporary(path: Path) -> tuple[int, Path]:
-    """A new file under a temporary name, and a handle that holds its lock."""
+@contextmanager
+def _faults_told(path: Path, folder: Path) -> Iterator[None]:
+    """As `faults.written`, of failures of the disk alone: a content may fail to be made for other reasons."""
+    try:
+        yield
+    except OSError as error:
+        if folder.exists() and not faults.is_of_files(error):
+            raise
+        raise UserError(f"{path} cannot be written: {faults.words(error, path)}") from None
+
+
+def _temporary_folder(path: Path) -> tuple[Path, int]:
+    """A new folder under a temporary name, and a handle that holds its lock."""
     while True:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_TEMPORARY)
-        _try_lock(handle)
-        if os.path.exists(name):
-            return handle, Path(name)
-        os.close(handle)  # removed as a leftover in the moment before it was locked
+        folder = path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN)}{_TEMPORARY}")
+        folder.mkdir()
+        with suppress(FileNotFoundError):  # removed as a leftover before it was locked
+            lock = _open_lock(folder)
+            _try_lock(lock)
+            if (folder / _LOCK).exists():
+                return folder, lock
+            os.close(lock)
+
+
+def _open_lock(folder: Path) -> int:
+    try:
+        return os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError:
+        with suppress(OSError):
+            folder.rmdir()
+        raise
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Put a file on the disk under its final name, with the permissions that the umask gives to files."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    # Some libraries make files that nobody but their owner may read. The lock was made with the umask.
+    temporary.chmod(stat.S_IMODE((temporary.parent / _LOCK).stat().st_mode))
+    temporary.replace(path)
+    _flush_folder(path.parent)
+
+
+def _remove(folder: Path, temporary: Path) -> None:
+    """Remove a temporary folder; where that fails as well, the next writer does."""
+    with suppress(OSError):
+        temporary.unlink(missing_ok=True)
+        (folder / _LOCK).unlink()
+        folder.rmdir()
+        return
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _try_lock(handle: int) -> bool:
@@ -278,17 +332,26 @@ def _try_lock(handle: int) -> bool:
     return True
 
 
-def _remove_leftovers(path: Path) -> None:
-    for name in os.listdir(path.parent):
-        if name.startswith(f".{path.name}.") and name.endswith(_TEMPORARY):
+def remove_leftovers(folder: Path, *, of: str = "") -> None:
+    """Remove what killed writers have left in a folder; those that live are left alone.
+
+    Args:
+        folder: need not be there.
+        of: the name of the file that they wrote; "": any.
+    """
+    for leftover in folder.glob(f".{of or '*'}.*{_TEMPORARY}"):
+        if re.fullmatch(_TEMPORARY_NAME, leftover.name):
             with suppress(OSError):  # somebody else's, or gone in the meantime
-                _remove_unlocked(path.with_name(name))
+                _remove_unlocked(leftover)
 
 
 def _remove_unlocked(leftover: Path) -> None:
-    with leftover.open("r+b") as file:
-        if _try_lock(file.fileno()):
-            leftover.unlink()
+    try:
+        with (leftover / _LOCK).open("r+b") as file:
+            if _try_lock(file.fileno()):
+                shutil.rmtree(leftover)
+    except FileNotFoundError:
+        leftover.rmdir()  # nothing was written yet; if its writer lives, it makes another one
 
 
 def _flush_folder(folder: Path) -> None:
@@ -299,14 +362,6 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(handle)
     finally:
         os.close(handle)
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {' '.join(str(error).split())}") from None
 
 
 def write_text(path: Path, text: str) -> None:

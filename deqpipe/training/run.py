@@ -3,7 +3,8 @@
 import csv
 import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,14 +38,14 @@ from deqpipe.data import Dataset, Split, augmentation, load, steps_per_epoch
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.errors import UserError
 from deqpipe.gradient import Implicit, StateGradient, Unrolled
+from deqpipe.machine import faults
 from deqpipe.machine.device import describe, set_up
 from deqpipe.machine.stopping import EXIT_UNFINISHED, StopRequest
 from deqpipe.model import architecture
 from deqpipe.model.classifier import DEQClassifier
-from deqpipe.results import checkpoint, history
+from deqpipe.results import checkpoint, history, records
 from deqpipe.results.lock import locked
 from deqpipe.results.provenance import checked, provenance
-from deqpipe.results.records import write_text
 from deqpipe.seeding import Stream
 from deqpipe.settings import Settings
 from deqpipe.shapes import Logits
@@ -289,10 +290,12 @@ def _run(job: TrainingJob, prepared: Prepared) -> int:
     store = Store(job.state, job.spec, _digests(job), job.save_interval)
     model = prepared.model
     with locked(job.state), StopRequest(job.budget_minutes) as stop:
+        records.remove_leftovers(job.state)
         optimizer = hand_over(prepared)
         store.set_aside_damaged(prepared.plan, model, optimizer)
         before = (store.progress() if store.is_usable() else None) or Progress(step=prepared.plan.first_step)
-        progress = train(prepared.plan, model, optimizer, store=store, stop=stop)
+        with _memory_told(prepared.plan, job.threads):
+            progress = train(prepared.plan, model, optimizer, store=store, stop=stop)
         if progress.is_complete(prepared.plan):
             _publish(job, prepared, progress, store)
             return 0
@@ -301,6 +304,21 @@ def _run(job: TrainingJob, prepared: Prepared) -> int:
             raise UserError(f"not one {missing} finished within {job.budget_minutes:g} minutes: allow more time")
     _logger.info("%s: saved at step %d of %d; %s", stop.reason, progress.step, prepared.plan.last_step, GO_ON)
     return EXIT_UNFINISHED
+
+
+@contextmanager
+def _memory_told(plan: TrainingPlan, threads: int) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not faults.is_out_of_memory(error):
+            raise
+        said, limit = faults.brief(error), faults.limit()
+        raise UserError(
+            f"memory does not hold a training step on {plan.batch_size} images ({said}){limit}; their number "
+            "(training.batch_size) is part of the result: it needs a device with more, precision: bf16 where the "
+            f"device has it, or fewer --threads, now {threads}"
+        ) from None
 
 
 def hand_over(prepared: Prepared) -> Optimizer:
@@ -342,7 +360,7 @@ def _publish(job: TrainingJob, prepared: Prepared, progress: Progress, store: St
     checkpoint.write(job.outputs["last"], stored.part("model"), last)
     if "handoff" in job.outputs:
         checkpoint.write(job.outputs["handoff"], stored.tensors, {"kind": "handoff", **common})
-    write_text(job.outputs["history"], told)
+    records.write_text(job.outputs["history"], told)
 
 
 def _csv(history: tuple[Mapping[str, Any], ...]) -> str:

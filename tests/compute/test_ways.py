@@ -1,5 +1,6 @@
 """Faster ways are taken only where they prove themselves; everything else ends in the plain way and one line."""
 
+import errno
 import json
 import logging
 import signal
@@ -229,5 +230,22 @@ def test_a_trial_that_is_terminated_says_nothing_of_any_way(tmp_path: Path) -> N
     asked = Asked(compiled=None, graphs=None, verdicts=tmp_path)
     with pytest.raises(KeyboardInterrupt):
         choose(asked, CUDA, Terminated)
+    assert list(tmp_path.glob("*.json")) == []
+    assert choose(asked, CUDA, lambda: Scripted(seconds={FAST: 0.2})) == FAST
+
+
+def test_a_full_disk_says_nothing_of_a_way_and_is_not_remembered(tmp_path: Path) -> None:
+    class OnFullDisk(Scripted):
+        def run(self, way: Way) -> TrialOutcome:
+            if way != PLAIN:
+                try:
+                    raise OSError(errno.ENOSPC, "No space left on device", "/tmp/compiled")
+                except OSError as error:
+                    raise RuntimeError("the compiler failed") from error
+            return super().run(way)
+
+    asked = Asked(compiled=None, graphs=None, verdicts=tmp_path)
+    with pytest.raises(UserError, match=r"cannot be tried: /tmp/compiled: No space left on device: free some there"):
+        choose(asked, CUDA, OnFullDisk)
     assert list(tmp_path.glob("*.json")) == []
     assert choose(asked, CUDA, lambda: Scripted(seconds={FAST: 0.2})) == FAST

@@ -7,24 +7,28 @@ from deqpipe.config import DEFAULT_BATCH
 from deqpipe.errors import UserError
 from deqpipe.evaluation.batching import Batching, automatic
 
+ON_DEVICE = torch.OutOfMemoryError("CUDA out of memory")
+OF_HOST = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
 
-def within(most: int, batching: Batching) -> int:
+
+def within(most: int, batching: Batching, error: Exception = ON_DEVICE) -> int:
     """Work that only so many images have room for."""
     if batching.size > most:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
     return batching.size
 
 
-def test_work_is_done_again_with_half_the_images_until_they_fit() -> None:
+@pytest.mark.parametrize("error", [ON_DEVICE, OF_HOST, MemoryError(), RuntimeError("std::bad_alloc")])
+def test_work_is_done_again_with_half_the_images_until_they_fit(error: Exception) -> None:
     batching = Batching(100, fixed=False)
-    assert batching.backing_off(lambda: within(30, batching)) == 25
+    assert batching.backing_off(lambda: within(30, batching, error)) == 25
     assert batching.size == 25
-    assert batching.backing_off(lambda: within(30, batching)) == 25
+    assert batching.backing_off(lambda: within(30, batching, error)) == 25
 
 
 def test_number_that_the_configuration_names_is_not_changed() -> None:
     batching = Batching(100)
-    with pytest.raises(UserError, match=r"evaluation.batch_size is 100, but .* memory .*; allowed: fewer, or auto"):
+    with pytest.raises(UserError, match=r"evaluation.batch_size is 100, but memory does .*; allowed: fewer, or auto"):
         batching.backing_off(lambda: within(30, batching))
     assert batching.size == 100
 

@@ -16,10 +16,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from tests.faults import configurations, damage, kills, pairs, signals
+from tests.faults import configurations, damage, disks, kills, pairs, signals
 from tests.faults.cases import Bench, Kind, Verdict
 
-KINDS = {kind.name: kind for kind in (kills.KIND, signals.KIND, damage.KIND, configurations.KIND, pairs.KIND)}
+KINDS = {
+    kind.name: kind for kind in (kills.KIND, signals.KIND, damage.KIND, configurations.KIND, pairs.KIND, disks.KIND)
+}
 _EVERY_SECONDS = 10.0  # between two lines of progress
 
 

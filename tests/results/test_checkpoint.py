@@ -227,7 +227,7 @@ def test_a_file_that_may_not_be_read_is_not_called_missing(tmp_path: Path, monke
 
     checkpoint.write(tmp_path / "file", {}, {})
     monkeypatch.setattr(Path, "open", forbid)
-    with pytest.raises(UserError, match=r"file cannot be read: Permission denied$"):
+    with pytest.raises(UserError, match=r"Permission denied: .*/file is \S+'s, with permissions -rw"):
         checkpoint.read(tmp_path / "file")
 
 

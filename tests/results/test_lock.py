@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import socket
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from deqpipe.errors import UserError
-from deqpipe.results.lock import locked
+from deqpipe.results.lock import hold, locked
 
 HOLD = """
 import sys, time
@@ -127,6 +128,85 @@ def test_folder_that_cannot_be_locked_is_refused_in_one_line(tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"folder .*file.* cannot be locked: "), locked(tmp_path / "file"):
         pass
+
+
+def test_a_lock_that_waits_for_nobody_says_who_has_it(tmp_path: Path) -> None:
+    with python(HOLD, tmp_path, 60) as holder:
+        said = rf"^folder {tmp_path} is in use: process {holder.pid} on .* works there; wait for its end, or name"
+        with pytest.raises(UserError, match=said), locked(tmp_path, waits=False):
+            raise AssertionError
+        holder.kill()
+        holder.wait()
+        with locked(tmp_path, waits=False):
+            assert json.loads(entry(tmp_path))["pid"] == os.getpid()
+
+
+def test_a_lock_of_another_host_that_lives_is_not_waited_for(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    lock.write_text('{"host": "elsewhere", "pid": 7}')
+    touching = threading.Timer(0.1, os.utime, [lock])
+    touching.start()
+    said = "is in use: process 7 on elsewhere"
+    with pytest.raises(UserError, match=said), locked(tmp_path, waits=False, heartbeat_seconds=0.3):
+        raise AssertionError
+    touching.join()
+    with locked(tmp_path, waits=False, heartbeat_seconds=0.05):
+        pass
+
+
+def test_what_is_held_is_held_until_the_process_ends(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from deqpipe.results import lock; lock.hold(Path(sys.argv[1]))"
+    code += "; print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        with pytest.raises(UserError, match=f"in use: process {process.pid}"):
+            hold(tmp_path)
+        process.communicate()
+    assert entry(tmp_path) == ""
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EIO])
+def test_an_entry_that_cannot_be_written_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "pwrite", refuse)
+        said = f"^folder {tmp_path} cannot be locked: {os.strerror(number)}: "
+        with pytest.raises(UserError, match=said), locked(tmp_path):
+            raise AssertionError
+    with locked(tmp_path):
+        pass
+
+
+def test_a_network_that_is_away_does_not_end_the_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touched = threading.Semaphore(0)
+
+    def away(*_: object) -> None:
+        touched.release()
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(os, "utime", away)
+    with locked(tmp_path, heartbeat_seconds=0.01):
+        assert all(touched.acquire(timeout=5) for _ in range(3))
+
+
+def test_the_umask_says_who_may_lock(tmp_path: Path) -> None:
+    """Everybody of a group whose folder it is."""
+    before = os.umask(0o002)
+    try:
+        with locked(tmp_path / "state"):
+            pass
+    finally:
+        os.umask(before)
+    assert [oct(path.stat().st_mode & 0o777) for path in (tmp_path / "state", tmp_path / "state" / "lock")] == [
+        "0o775",
+        "0o664",
+    ]
 
 
 def test_lock_module_needs_no_torch() -> None:

@@ -1,18 +1,22 @@
 """Records: whole files, read back as they were written, put together only where that makes sense."""
 
 import os
-from collections.abc import Callable
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deqpipe.errors import UserError
-from deqpipe.results import records
+from deqpipe.results import checkpoint, records
 from tests.results.edits import write_table
 
 PROVENANCE = {"spec": {"stage": "clean", "revision": 1}, "seconds": 1.5}
@@ -147,7 +151,7 @@ def test_an_output_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) ->
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     for path, reason in (
-        (tmp_path / "folder", "directory"),
+        (tmp_path / "folder", "it is a folder, but must be a file"),
         (tmp_path / "file" / "a.txt", "File exists"),
         (tmp_path / "file" / "below" / "a.txt", "Not a directory"),
         (Path("/proc/a.txt"), "/proc"),
@@ -158,10 +162,74 @@ def test_an_output_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
-def test_outputs_can_be_read_by_others(tmp_path: Path) -> None:
-    """Temporary files are private; what they become should not be."""
-    records.write_text(tmp_path / "a.txt", "text")
-    assert os.stat(tmp_path / "a.txt").st_mode & 0o777 == 0o644
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "text": lambda path: records.write_text(path, "a" * 5_000),
+    "records": lambda path: records.write(path, rows(list(range(2_000))), provenance=PROVENANCE),
+    "checkpoint": lambda path: checkpoint.write(path, {"a": torch.rand(5_000)}, {}),
+}
+
+
+@contextmanager
+def limited(size: int) -> Iterator[None]:
+    """No file may grow larger, for a while: as a full disk, and nobody need be root for it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("size", [0, 1, 4_000])
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_disk_that_does_not_take_a_file_leaves_the_older_one_and_nothing_else(
+    tmp_path: Path, writer: str, size: int, older: bool
+) -> None:
+    path = tmp_path / "a"
+    if older:
+        path.write_text("older")
+    with limited(size):
+        message = told(lambda: WRITERS[writer](path))
+    assert message == (
+        f"{path} cannot be written: File too large: files may not grow as large here; raise the limit (ulimit -f), "
+        "then start the same command again"
+    )
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == ([("a", "older")] if older else [])
+    WRITERS[writer](path)
+    assert path.stat().st_size > 4_000
+
+
+def test_mistakes_in_what_makes_a_content_are_no_matter_of_the_disk(tmp_path: Path) -> None:
+    def misspelled() -> None:
+        with records.atomic(tmp_path / "a"):
+            (tmp_path / "no such file").read_text()
+
+    with pytest.raises(FileNotFoundError):
+        misspelled()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_removed_while_a_file_is_made_is_told(tmp_path: Path) -> None:
+    def removed() -> None:
+        with records.atomic(tmp_path / "folder" / "a") as temporary:
+            shutil.rmtree(tmp_path / "folder")
+            temporary.write_text("text")
+
+    assert told(removed) == f"{tmp_path}/folder/a cannot be written: No such file or directory"
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600), (0o027, 0o640)])
+def test_the_umask_says_who_may_read_and_write_an_output(tmp_path: Path, umask: int, mode: int) -> None:
+    """Whatever a library thinks of it: safetensors' files are private."""
+    before = os.umask(umask)
+    try:
+        records.write_text(tmp_path / "a.txt", "text")
+        checkpoint.write(tmp_path / "a.safetensors", {"a": torch.ones(1)}, {})
+        records.write(tmp_path / "a.parquet", rows([1]), provenance=PROVENANCE)
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [mode] * 3
 
 
 def test_rows_of_many_row_groups_and_words_that_change_between_them_are_read(tmp_path: Path) -> None:
@@ -191,11 +259,14 @@ def test_records_without_a_spec_are_refused(tmp_path: Path) -> None:
 
 def test_what_killed_writers_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
     """What others are writing, or is of other files, stays."""
-    (tmp_path / ".a.txt.killed.tmp").write_text("half")
-    (tmp_path / ".b.txt.killed.tmp").write_text("half")
+    for name in (".a.txt.killed.tmp", ".b.txt.killed.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".lock").touch()
+        (tmp_path / name / "what a library left").write_text("half")
+    (tmp_path / ".a.txt.killedearlier.tmp").mkdir()
     with records.atomic(tmp_path / "a.txt") as living:
         records.write_text(tmp_path / "a.txt", "whole")
-        assert {path.name for path in tmp_path.iterdir()} == {"a.txt", living.name, ".b.txt.killed.tmp"}
+        assert {path.name for path in tmp_path.iterdir()} == {"a.txt", living.parent.name, ".b.txt.killed.tmp"}
         living.write_text("later")
     assert (tmp_path / "a.txt").read_text() == "later"
     assert {path.name for path in tmp_path.iterdir()} == {"a.txt", ".b.txt.killed.tmp"}
@@ -206,7 +277,7 @@ def test_a_new_name_is_put_on_the_disk(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(Path(f"/proc/self/fd/{handle}").resolve()))
     records.write_text(tmp_path / "a.txt", "text")
     assert flushed[-1] == tmp_path
-    assert flushed[0].parent == tmp_path
+    assert flushed[0].name == "a.txt"
 
 
 @pytest.mark.parametrize(("name", "value"), [("state", 2**15), ("label", 0.5), ("status", -129)])

@@ -4,7 +4,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,6 +18,7 @@ from deqpipe.compute.precision import Precision
 from deqpipe.defence.entropy import prediction_entropy
 from deqpipe.dynamics import Trajectory
 from deqpipe.errors import UserError
+from deqpipe.evaluation.batching import Batching
 from deqpipe.gradient import Unrolled
 from deqpipe.machine.device import set_up
 from deqpipe.model.architecture import load_model
@@ -40,7 +41,7 @@ _LARGEST = 8 * 2**30
 _FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 # What numpy raises on files that are damaged, made up, or too large.
 _UNREADABLE = (
-    OSError, ValueError, EOFError, TypeError, AttributeError, KeyError, MemoryError, RuntimeError, SyntaxError,
+    OSError, ValueError, EOFError, TypeError, AttributeError, KeyError, RuntimeError, SyntaxError,
     tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
@@ -54,7 +55,7 @@ class Request:
         defence: dynamics that the states are of.
         surrogates: grid points by the name of their arrays, such as 3_5_0.5.
         keep_states: whether the states themselves are kept.
-        batch_size: images at once; an influence on results only where the solver couples them.
+        batching: images at once; an influence on results only where the solver couples them.
         dtype: what is computed in.
         device: where.
         threads: of the CPU.
@@ -64,7 +65,7 @@ class Request:
     defence: DefenceName
     surrogates: Mapping[str, GridPoint]
     keep_states: bool
-    batch_size: int
+    batching: Batching
     dtype: torch.dtype
     device: torch.device
     threads: int
@@ -91,12 +92,26 @@ def predict(request: Request, *, checkpoint: Path, images: Path, output: Path) -
         raise UserError(f"checkpoint {checkpoint} holds a network without states; predict needs a DEQ")
     model.compute_with(Precision(request.settings["precision"]))
     x, y = read_images(images, model, labelled=bool(request.surrogates))
-    parts = []
-    for start in range(0, len(x), request.batch_size):
-        batch = slice(start, start + request.batch_size)
-        parts.append(_batch(request, model, x[batch].to(request.device, request.dtype), y[batch].to(request.device)))
+    parts = _parts(request, model, x, y)
     with records.atomic(output) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **_joined(parts))
+
+
+def _parts(request: Request, model: DEQClassifier, x: Images, y: Labels) -> list[Arrays]:
+    """The arrays of one batch after the other."""
+    parts: list[Arrays] = []
+    done, batching = 0, request.batching
+    if build.plain_dynamics(request.settings).couples_images:  # with fewer at once, results would be others
+        batching = replace(batching, fixed=True)
+    while done < len(x):
+
+        def compute(start: int = done) -> Arrays:
+            batch = slice(start, start + batching.size)
+            return _batch(request, model, x[batch].to(request.device, request.dtype), y[batch].to(request.device))
+
+        parts.append(batching.backing_off(compute))
+        done += batching.size
+    return parts
 
 
 def _check_output(output: Path, *inputs: Path) -> None:
@@ -146,6 +161,8 @@ def _read_npz(path: Path) -> Arrays:
         raise
     except FileNotFoundError:
         raise UserError(f"images {path} does not exist") from None
+    except MemoryError as error:
+        raise UserError(f"images {path} do not fit into memory: {' '.join(str(error).split())}") from None
     except _UNREADABLE as error:  # its text is left out: numpy's advises to read the file in a way that runs its code
         raise UserError(f"images {path} is no npz file of plain arrays ({type(error).__name__})") from None
 

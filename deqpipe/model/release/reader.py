@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from deqpipe.errors import UserError
+from deqpipe.machine import faults
 from deqpipe.results import header
 from deqpipe.results.regular import size_of
 
@@ -130,8 +131,10 @@ def _unpickled(path: Path) -> object:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} cannot be read: {faults.words(error, path)}") from None
     except _UNREADABLE as error:
+        if faults.is_out_of_memory(error):
+            raise
         raise UserError(f"{path} {_trouble(error)}") from None
 
 

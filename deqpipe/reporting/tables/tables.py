@@ -12,6 +12,7 @@ from deqpipe.analysis.reading import Source
 from deqpipe.config import Config
 from deqpipe.errors import DamagedFileError, UserError
 from deqpipe.lazy import named
+from deqpipe.machine import faults
 from deqpipe.reporting import absent, conditions, pages
 from deqpipe.reporting.cells import Block, Cell, Table
 from deqpipe.reporting.sidecar import Origin, origin, read_sidecar, sidecar_text
@@ -104,7 +105,7 @@ def text(number: int, results: Path, *, width: int = 118) -> str:
     except FileNotFoundError:
         raise UserError(f"table {path} does not exist") from None
     except OSError as error:
-        raise UserError(f"table {path} cannot be read: {error.strerror}") from None
+        raise UserError(f"table {path} cannot be read: {faults.words(error, path)}") from None
     except UnicodeDecodeError:
         raise DamagedFileError(f"table {path} is damaged: it is no text; {integrity.ADVICE}") from None
     return "\n".join(_terminal_line(line, width) for line in lines)
