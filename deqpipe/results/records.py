@@ -13,7 +13,6 @@ import fcntl
 import glob
 import json
 import os
-import re
 import secrets
 import shutil
 import stat
@@ -61,8 +60,6 @@ NOT_COMPUTED = -2
 """The class at a state that was not computed."""
 METADATA_KEY = b"deqpipe"
 _TEMPORARY = ".tmp"
-_TOKEN = 4  # bytes
-_TEMPORARY_NAME = rf"\..+\.[0-9a-f]{{{2 * _TOKEN}}}{re.escape(_TEMPORARY)}"
 _LOCK = ".lock"
 
 
@@ -284,7 +281,7 @@ def _faults_told(path: Path, folder: Path) -> Iterator[None]:
 def _temporary_folder(path: Path) -> tuple[Path, int]:
     """A new folder under a temporary name, and a handle that holds its lock."""
     while True:
-        folder = path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN)}{_TEMPORARY}")
+        folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_TEMPORARY}")
         folder.mkdir()
         with suppress(FileNotFoundError):  # removed as a leftover before it was locked
             lock = _open_lock(folder)
@@ -340,9 +337,8 @@ def remove_leftovers(folder: Path, *, of: str = "") -> None:
         of: the name of the file that they wrote; "": any.
     """
     for leftover in folder.glob(f".{of or '*'}.*{_TEMPORARY}"):
-        if re.fullmatch(_TEMPORARY_NAME, leftover.name):
-            with suppress(OSError):  # somebody else's, or gone in the meantime
-                _remove_unlocked(leftover)
+        with suppress(OSError):  # somebody else's, or gone in the meantime
+            _remove_unlocked(leftover)
 
 
 def _remove_unlocked(leftover: Path) -> None:

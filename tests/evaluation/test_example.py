@@ -110,6 +110,30 @@ def test_shards_of_another_configuration_are_passed_over(made: Made, trained: Tr
     assert (read(tmp_path / "x.npz")["attacked"] == read(tmp_path / "y.npz")["attacked"]).all()
 
 
+def test_shards_that_were_cut_otherwise_and_go_further_change_nothing(
+    made: Made, trained: Trained, tmp_path: Path
+) -> None:
+    """As when fewer images are evaluated than before, or jobs have other sizes."""
+    folder = Path(shutil.copytree(made.folder / "grid", tmp_path / "grid"))
+    for images in ("0-11", "4-11", "0-3"):
+        assert tiny.run(*grid(trained, tmp_path, images=images, name=f"grid/states1-4_images{images}", **CHANGES)) == 0
+    assert tiny.run(*made.line(tmp_path / "x.npz", grid=folder)) == 0
+    assert tiny.run(*made.line(tmp_path / "y.npz")) == 0
+    one, other = read(tmp_path / "x.npz"), read(tmp_path / "y.npz")
+    assert (one["image"], one["fooled"]) == (other["image"], other["fooled"])
+    np.testing.assert_allclose(one["attacked"], other["attacked"], atol=1e-6)
+    for path in folder.iterdir():
+        path.unlink()
+    assert tiny.run(*grid(trained, tmp_path, images="0-11", name="grid/states1-4_images0-11", **CHANGES)) == 0
+    fewer: dict[str, Any] = {**CHANGES, "evaluation": {"images": 10}}
+    assert tiny.run(*call(trained, "clean", tmp_path / "clean", **fewer)) == 0
+    assert (
+        tiny.run(*made.line(tmp_path / "z.npz", grid=folder, clean=tmp_path / "clean", evaluation=fewer["evaluation"]))
+        == 0
+    )
+    assert read(tmp_path / "z.npz")["image"] == other["image"]
+
+
 def test_records_that_are_missing_foreign_or_not_of_this_attack_are_refused(
     made: Made, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,7 +1,7 @@
 """The image of Figure 2 (c): crafted again from its random stream, and kept together with the clean one."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,10 @@ def _of_plain(stored: Records, evaluated: EvaluatedModel) -> Records:
 
 
 def _shards(folder: Path, evaluated: EvaluatedModel) -> list[Records]:
-    """The rows of the undefended decision under the ready-made attack, shard by shard, in the order of images."""
+    """The rows of the undefended decision under the ready-made attack, shard by shard, in the order of images.
+
+    Shards of jobs that were cut otherwise may lie there as well, and go on behind the last image that is evaluated.
+    """
     point, upstream = evaluated.final_point(), evaluated.job.spec["upstream"]
     assert point is not None, "only DEQs have a grid"
     shards = []
@@ -110,18 +113,27 @@ def _shards(folder: Path, evaluated: EvaluatedModel) -> list[Records]:
         _check_origin(path, stored.provenance[0], "attack_grid", evaluated)
         part = _of_plain(stored.where(stored.under(point)), evaluated)
         shards += [part] if len(part) else []
-    _check_complete(shards, folder, evaluated)
-    return sorted(shards, key=lambda shard: int(shard["image"][0]))
-
-
-def _check_complete(shards: list[Records], folder: Path, evaluated: EvaluatedModel) -> None:
     count: int = evaluated.settings["evaluation.images"]  # a race leaves the ready-made attack in
-    lacking = set(range(count)).difference(*(shard["image"].tolist() for shard in shards))
-    if lacking:
+    cover = _in_sequence(sorted(shards, key=len), first=0, count=count)
+    if cover is None:
+        lacking = set(range(count)).difference(*(shard["image"].tolist() for shard in shards))
+        first = f", the first of them {min(lacking)}" if lacking else " in shards that follow each other"
         raise UserError(
-            f"grid {folder} lacks the ready-made attack on {len(lacking)} of {count} images, "
-            f"the first of them {min(lacking)}"
+            f"grid {folder} lacks the ready-made attack on {len(lacking) or count} of {count} images{first}"
         )
+    return cover
+
+
+def _in_sequence(shards: Sequence[Records], *, first: int, count: int) -> list[Records] | None:
+    """Shards that follow each other from an image on, until there are so many images; None: there are no such."""
+    if first >= count:
+        return []
+    for shard in shards:
+        if int(shard["image"][0]) == first:
+            behind = _in_sequence(shards, first=int(shard["image"][-1]) + 1, count=count)
+            if behind is not None:
+                return [shard, *behind]
+    return None
 
 
 def _choose(clean: Records, shards: list[Records], early: int) -> ExampleImage:
@@ -129,9 +141,9 @@ def _choose(clean: Records, shards: list[Records], early: int) -> ExampleImage:
     right = dict(zip(clean["image"].tolist(), _is_right(clean, early), strict=True))
     for shard in shards:
         for image, withstands in zip(shard["image"].tolist(), _is_right(shard, early), strict=True):
-            if right[image] and not withstands:
+            if right.get(image, False) and not withstands:
                 return ExampleImage(image, True, shard)
-    attacked = [image for shard in shards for image in shard["image"].tolist()]
+    attacked = [image for shard in shards for image in shard["image"].tolist() if image in right]
     image = next((image for image in attacked if right[image]), attacked[0])
     return ExampleImage(image, False, next(shard for shard in shards if image in shard["image"]))
 
