@@ -173,6 +173,7 @@ def test_success_shows_the_clean_image_where_the_surrogate_withstood(trained: Tr
     np.testing.assert_allclose(rows["margin"][still], clean["margin"][still], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_best_loss_is_at_least_as_strong_as_success(trained: Trained, tmp_path: Path) -> None:
     both = [
         found_by(job_of(trained, tmp_path / keep, defence="entropy", **individual(keep=keep, attacks=["apgd_ce"])))
@@ -225,6 +226,7 @@ class OnePiece(StopRequest):
         return self.asked > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "mode"), [(BASE, "standard"), (RESNET, "individual")])
 def test_a_job_stopped_after_every_piece_ends_with_the_same_rows(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, mode: str

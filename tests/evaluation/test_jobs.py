@@ -309,6 +309,7 @@ def test_an_attempt_without_progress_is_answered_even_when_points_are_there(
     assert not (tmp_path / "grid.parquet").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_grid_goes_on_where_it_was(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: Records
 ) -> None:

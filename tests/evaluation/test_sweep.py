@@ -160,6 +160,7 @@ def test_behind_a_race_only_the_points_left_are_scored(trained: Trained, tmp_pat
     assert_same_rows(records.read(tmp_path / "sweep.parquet"), swept.where(same), exact=True)
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_behind_its_finished_points(
     trained: Trained, tmp_path: Path, swept: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:

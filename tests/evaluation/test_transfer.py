@@ -174,6 +174,7 @@ def test_in_loop_attacks_follow_the_defended_states_and_are_scored_on_four_decis
     assert (blind != made).any()
 
 
+@pytest.mark.slow
 def test_an_in_loop_job_goes_on_behind_its_finished_points(
     trained: Trained, tmp_path: Path, other: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -184,6 +184,7 @@ def test_publishing_again_writes_the_same_bytes(trained: Trained, model: str, tm
     }
 
 
+@pytest.mark.slow
 def test_a_killed_pretraining_ends_with_the_same_bits(trained: Trained, tmp_path: Path) -> None:
     killed = again(trained.trainings["deq_pretrain"], tmp_path)
     process = start(killed)
@@ -294,6 +295,7 @@ class ThreeSteps(StopRequest):
         return self.asked > 3
 
 
+@pytest.mark.slow
 def test_attempts_with_a_budget_each_end_like_one_without(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
