@@ -114,6 +114,8 @@ def load(path: Path) -> Dataset:
         dataset = Dataset(**splits, classes=tuple(file.metadata["classes"]), name=file.metadata["name"])
     except (KeyError, TypeError) as error:
         raise UserError(f"dataset {path} lacks a part: {' '.join(str(error).split())}") from None
+    if not all(isinstance(name, str) for name in (dataset.name, *dataset.classes)):
+        raise UserError(f"dataset {path} has names that are no texts, of itself or of its classes")
     for name in _SPLITS:
         _check_split(getattr(dataset, name), name, len(dataset.classes), path)
     return dataset

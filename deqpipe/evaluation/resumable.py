@@ -61,8 +61,8 @@ class Groups:
         compute: the pieces of some names.
         size: how many at once.
         batching: of their images; None: the evaluated model's.
-        prepare: what all of them need, and no one keeps. Its evaluations of f belong to whichever piece is the first:
-            a job that goes on does it again, but what it tells is what the results take, however often it was stopped.
+        prepare: what all of them need, and no one keeps. Its evaluations of f belong to the first piece: a job that
+            goes on does it again, but what it tells is what the results take, however often it was stopped.
     """
 
     names: tuple[str, ...]
@@ -165,7 +165,8 @@ def run_groups(
             _logger.info("%d of %d pieces are finished already", kept, len(files))
         try:
             work = replace(groups, names=tuple(still_open))
-            for result in _results(evaluated, work, piece_spec, stop, resumed=kept > 0):
+            counted = bool(still_open) and still_open[0] == groups.names[0]
+            for result in _results(evaluated, work, piece_spec, stop, preparation_counts=counted):
                 records.write(files[result.name], result.columns, provenance=result.told)
                 unfinished(files[result.name]).unlink(missing_ok=True)
                 kept += 1
@@ -233,7 +234,12 @@ class _Finished:
 
 
 def _results(
-    evaluated: EvaluatedModel, groups: Groups, piece_spec: Mapping[str, Any], stop: StopRequest, *, resumed: bool
+    evaluated: EvaluatedModel,
+    groups: Groups,
+    piece_spec: Mapping[str, Any],
+    stop: StopRequest,
+    *,
+    preparation_counts: bool,
 ) -> Iterator[_Finished]:
     """The pieces, one after the other.
 
@@ -245,7 +251,7 @@ def _results(
     if groups.names:
         with stop.interruptible():
             batching.backing_off(groups.prepare)
-    if resumed:
+    if not preparation_counts:
         before = evaluated.evaluations
     for first in range(0, len(groups.names), groups.size):
         if stop.should_stop():

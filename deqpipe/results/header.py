@@ -96,12 +96,12 @@ def read(file: OpenFile, where: str) -> Header:
     """The header of an open file.
 
     Raises:
-        DamagedFileError: it is not as it was written.
-        UserError: it was not written by deqpipe, or by an older version.
+        DamagedFileError: it is not as deqpipe wrote it, or was never written by it.
+        UserError: it was written by an older version.
     """
     text = (file.metadata() or {}).get(METADATA_KEY)
     if text is None:
-        raise UserError(f"{where} carries no metadata {METADATA_KEY!r}: not written by deqpipe")
+        raise DamagedFileError(f"{where} carries no metadata {METADATA_KEY!r}: not written by deqpipe")
     value = integrity.parsed(text, f"{where} has metadata {METADATA_KEY!r}, which")
     if not isinstance(value, dict):
         raise DamagedFileError(f"{where} has a {type(value).__name__} as metadata, but must have keys and values")

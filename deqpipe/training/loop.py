@@ -260,10 +260,11 @@ class Store:
     def origin(self, now: Mapping[str, Any]) -> dict[str, Any]:
         """The provenance of the finished run: the one stored when it was first published, or `now`, which is stored."""
         stored = checkpoint.read(self.state_file, what=_STATE)
-        if "origin" not in stored.metadata:
-            checkpoint.write(self.state_file, stored.tensors, {**stored.metadata, "origin": dict(now)})
-        origin: dict[str, Any] = stored.metadata.get("origin", dict(now))
-        return origin
+        known = stored.metadata.get("origin")
+        if isinstance(known, dict) and (known.get("spec"), known.get("seed")) == (now["spec"], now["seed"]):
+            return known
+        checkpoint.write(self.state_file, stored.tensors, {**stored.metadata, "origin": dict(now)})
+        return dict(now)
 
 
 def train(plan: TrainingPlan, model: nn.Module, optimizer: Optimizer, *, store: Store, stop: StopRequest) -> Progress:

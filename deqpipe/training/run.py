@@ -165,12 +165,15 @@ def prepare_deq(job: TrainingJob, dataset: Dataset) -> Prepared:
         raise UserError(f"trunk {job.inputs['trunk']} is no handoff of pretraining: {trunk.metadata.get('kind')!r}")
     origin = checked(trunk.metadata["provenance"], job.inputs["trunk"])
     settings = _set_up(job, {**origin["spec"]["config"], **job.spec["config"]})
+    step, steps = trunk.metadata["step"], settings.section("pretrain", PretrainConfig).steps
+    if step != steps:
+        raise UserError(f"trunk {job.inputs['trunk']} says that it took {step!r} steps, but its spec has {steps}")
     described = trunk.metadata["architecture"]
     model = _fresh(described, job)
     # An exact gradient's backward pass is a solve: nobody has tried to capture it.
     replay = settings.variant("training.gradient", parse_gradient).name != "exact"
     run = _fastest(model, _adversarial_surrogate(settings), settings, job, replay=replay)
-    plan = adversarial_plan(job, settings, dataset, first_step=trunk.metadata["step"], run=run)
+    plan = adversarial_plan(job, settings, dataset, first_step=step, run=run)
     return Prepared(plan, model, described, trunk)
 
 
