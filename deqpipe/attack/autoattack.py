@@ -74,12 +74,12 @@ class Flags:
 
     def dump(self) -> Any:
         """All that was kept, as JSON values."""
-        return [self._first, self._times]
+        return [[kind, text, self._times[kind]] for kind, text in self._first.items()]
 
     def restore(self, dumped: Any) -> None:
         """Become as it was when it was dumped."""
-        first, times = dumped
-        self._first, self._times = dict(first), dict(times)
+        self._first = {kind: text for kind, text, _ in dumped}
+        self._times = {kind: times for kind, _, times in dumped}
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -150,6 +150,8 @@ class LibraryAttacks:
     ) -> Crafted:
         """One attack on one batch.
 
+        Without a recorder, parameters that are not frozen gather gradients from FAB-T.
+
         Args:
             name: the attack.
             logits_of: what is attacked; differentiable, but for Square.
@@ -164,22 +166,28 @@ class LibraryAttacks:
             Interrupted: the attack is to be left.
         """
         _check_images(x)
+        with _own_generators(seed):
+            runs = self._runs(name, recorder, logits_of, x, y, flags)
+            run = {"apgd_ce": self._apgd_ce, "apgd_t": self._apgd_t, "fab_t": self._fab_t, "square": self._square}
+            run[name](runs, seed, flags)
+        return Crafted(self._inside(runs.fooled, x), self._inside(runs.best, x))
+
+    def _runs(
+        self, name: AttackName, recorder: Recorder, logits_of: LogitsOf, x: Images, y: Labels, flags: Flags
+    ) -> "_Runs":
+        """The runs of an attack, before the first one."""
         watched = recorder.watching(logits_of)
         (logits,) = recorder.step(lambda: (watched(x),), (x,), flags)
         if name not in runnable([name], classes=logits.shape[1]):
             attack = LIBRARY_ATTACKS[name]
             raise ValueError(f"{attack.label} needs {attack.least_classes} classes, but there are {logits.shape[1]}")
-        runs = _Runs(
+        return _Runs(
             x,
             y,
             misclassified=logits.max(1).indices != y,
             logits_of=_answering(watched, logits),
             in_steps=partial(_in_steps, recorder, flags),
         )
-        with _own_generators(seed):
-            run = {"apgd_ce": self._apgd_ce, "apgd_t": self._apgd_t, "fab_t": self._fab_t, "square": self._square}
-            run[name](runs, seed, flags)
-        return Crafted(self._inside(runs.fooled, x), self._inside(runs.best, x))
 
     def _inside(self, images: Tensor, x: Tensor) -> Tensor:
         away = float(self.ball.distance(images, x).max())

@@ -69,6 +69,8 @@ def _run(options: argparse.Namespace) -> int:
         _logger.info("%s: of a job as short as this nothing is kept; %s", why.reason, GO_ON)
         return EXIT_UNFINISHED
     except BrokenPipeError:
+        if answers.printed(0) != answers.NO_READER:
+            raise
         return answers.NO_READER
     except (OSError, MemoryError, RuntimeError, ImportError, SystemError) as error:
         del reserve

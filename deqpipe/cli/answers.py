@@ -84,7 +84,7 @@ def of_fault(error: Exception, options: argparse.Namespace) -> str | None:
         return f"memory ran out ({said}){faults.limit()}: {_what_to_lower(options)}"
     if faults.is_out_of_threads(error):
         more = f"end others, {_fewer_threads(options)}"
-        return f"no more threads or processes can be started ({said}){faults.limit()}: {more}"
+        return f"no more threads or processes can be started ({said}){faults.limit()}: {more}; {faults.MAY_PASS}"
     failed = faults.as_of_files(error)
     if failed is None:
         return None

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -80,11 +80,13 @@ class Part:
         images: test images.
         state: folder of finished pieces.
         budget_minutes: the job leaves, with its finished pieces kept, when they are over.
+        begun: when they began, by `time.monotonic`: before models are loaded and locks are waited for.
     """
 
     images: range
     state: Path
     budget_minutes: float
+    begun: float = field(default_factory=time.monotonic)
 
     @property
     def name(self) -> str:
@@ -157,7 +159,7 @@ def run_groups(
         publish: writes the job's output from all rows and their provenance; None: as records.
     """
     files = {piece: file_of(evaluated, part, piece) for piece in groups.names}
-    with locked(part.state / "locks" / (name or part.name)), StopRequest(part.budget_minutes) as stop:
+    with locked(part.state / "locks" / (name or part.name)), _stop_of(part) as stop:
         records.remove_leftovers(part.state / "points" / evaluated.weights)
         still_open = [piece for piece in groups.names if not _is_finished(files[piece], piece_spec, part)]
         kept = len(files) - len(still_open)
@@ -172,14 +174,14 @@ def run_groups(
                 kept += 1
                 _logger.info("%d/%d %s: %s", kept, len(files), result.name, scores(result.columns))
         except Interrupted as why:
-            new = kept > len(files) - len(still_open) or why.kept
-            if not new and not stop.signalled:
+            nothing_new = kept == len(files) - len(still_open) and not why.kept
+            if nothing_new and not stop.signalled:
                 allowed = f"{part.budget_minutes:g} minutes"
                 raise UserError(f"not one piece finished within {allowed}: allow more time") from None
             beside = f", and {why.kept}" if why.kept else ""
             _logger.info("%s: %d of %d pieces are kept%s; %s", why.reason, kept, len(files), beside, GO_ON)
             return EXIT_UNFINISHED
-    _publish(evaluated, list(files.values()), publish or partial(_as_records, evaluated.job.output))
+        _publish(evaluated, list(files.values()), publish or partial(_as_records, evaluated.job.output))
     return 0
 
 
@@ -222,6 +224,10 @@ def _is_finished(file: Path, piece_spec: Mapping[str, Any], part: Part) -> bool:
         raise UserError(f"finished piece {file} belongs to another spec; delete {part.state}")
     unfinished(file).unlink(missing_ok=True)  # of who was killed in between
     return True
+
+
+def _stop_of(part: Part) -> StopRequest:
+    return StopRequest(part.budget_minutes, since=part.begun)
 
 
 @dataclass(frozen=True)

@@ -13,20 +13,22 @@ from pathlib import Path
 from deqpipe.errors import UserError
 
 _AGAIN = "then start the same command again"
-_NETWORK = f"its network file system does not answer; have it mounted again, {_AGAIN}"
+MAY_PASS = "this may pass: start the same command again"
+"""What the advice ends with where nobody has to change anything."""
+_NETWORK = f"its network file system does not answer; {MAY_PASS}"
 _ADVICE: Mapping[int, str] = {
     errno.ENOSPC: f"free some there (df -h and df -i show how much there is), {_AGAIN}",
     errno.EDQUOT: f"free some of your quota there, {_AGAIN}",
     errno.EFBIG: f"files may not grow as large here; raise the limit (ulimit -f), {_AGAIN}",
     errno.EROFS: f"name another folder, or have it mounted for writing, {_AGAIN}",
     errno.EMFILE: f"raise the limit of this shell (ulimit -n), {_AGAIN}",
-    errno.ENFILE: f"the machine has no more; end something else, {_AGAIN}",
-    errno.EIO: f"the disk fails, or the network to it; when it works again, {_AGAIN.removeprefix('then ')}",
+    errno.ENFILE: f"the machine has no more of them; {MAY_PASS}",
+    errno.EIO: f"the disk fails, or the network to it; {MAY_PASS}",
     errno.ENXIO: "its device is gone",
     errno.ENODEV: "its device is gone",
     errno.ELOOP: "symbolic links lead in a circle",
     errno.ENAMETOOLONG: "name a shorter one",
-    errno.ENOLCK: f"the machine has no more file locks; end something else, {_AGAIN}",
+    errno.ENOLCK: f"the machine has no more file locks; {MAY_PASS}",
     errno.ENOMEM: "memory ran out",
     **dict.fromkeys((errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EREMOTEIO), _NETWORK),
 }
@@ -82,7 +84,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def is_out_of_threads(error: BaseException) -> bool:
     """Whether no thread or process could be started."""
     if isinstance(error, OSError) and error.errno == errno.EAGAIN:
-        return True
+        return not hasattr(error, "characters_written")  # of output that nobody takes up
     return isinstance(error, RuntimeError) and bool(_THREADS.search(str(error)))
 
 

@@ -3,7 +3,8 @@
 Whoever has something to save holds a `StopRequest`, and puts the work that it would have to throw away into
 `interruptible`. That work is left wherever it asks `check`: at every evaluation of f, forward and backward, and before
 every step of an attack. So a signal is answered within one evaluation of f, however long a training step takes, and
-never in the middle of an update or of a file.
+never in the middle of an update or of a file. On CUDA a backward pass is waited for whole: Python hears of signals on
+its main thread alone, which waits there for the threads of the device.
 """
 
 import math
@@ -78,9 +79,9 @@ def terminable() -> Iterator[None]:
 
 
 def _asked_to_end() -> tuple[signal.Signals, ...]:
-    """The signals that ask a process to end; not SIGHUP where somebody ignores it, as nohup does."""
+    """The signals that ask a process to end; none that is ignored, as `nohup` and a shell's `&` have it."""
     every = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    return tuple(number for number in every if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN)
+    return tuple(number for number in every if signal.getsignal(number) != signal.SIG_IGN)
 
 
 def _give_back(handlers: Mapping[signal.Signals, Any]) -> None:
@@ -93,7 +94,7 @@ class StopRequest:
     """Whether it is time to save and leave: after SIGTERM, SIGINT or SIGHUP, or when a time budget is used up.
 
     As a context manager it turns these signals into a flag and gives back the handlers of before at the end. Only the
-    main thread may enter it. The clock of the budget runs from the moment of construction.
+    main thread may enter it.
 
         with StopRequest(budget_minutes=55.0) as stop:
             while step < total and not stop.should_stop():
@@ -106,8 +107,12 @@ class StopRequest:
         save()
     """
 
-    def __init__(self, budget_minutes: float = math.inf) -> None:
-        """A request that comes by itself after `budget_minutes`.
+    def __init__(self, budget_minutes: float = math.inf, *, since: float | None = None) -> None:
+        """A request that comes by itself when a budget is used up.
+
+        Args:
+            budget_minutes: how long all may take.
+            since: when it began, by `time.monotonic`; None: now.
 
         Raises:
             UserError: the budget is not a positive number.
@@ -115,7 +120,7 @@ class StopRequest:
         if not budget_minutes > 0:
             raise UserError(f"time budget is {budget_minutes:g} minutes, but must be positive")
         self._budget_minutes = budget_minutes
-        self._deadline = time.monotonic() + 60 * budget_minutes
+        self._deadline = (time.monotonic() if since is None else since) + 60 * budget_minutes
         self._signal: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
 

@@ -285,10 +285,20 @@ def _temporary_folder(path: Path) -> tuple[Path, int]:
         folder.mkdir()
         with suppress(FileNotFoundError):  # removed as a leftover before it was locked
             lock = _open_lock(folder)
-            _try_lock(lock)
-            if (folder / _LOCK).exists():
+            if _lock_of_new(lock) and (folder / _LOCK).exists():
                 return folder, lock
-            os.close(lock)
+            os.close(lock)  # somebody takes it for a leftover
+
+
+def _lock_of_new(handle: int) -> bool:
+    """Lock a file that was made a moment ago; False where somebody was faster."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
 
 
 def _open_lock(folder: Path) -> int:

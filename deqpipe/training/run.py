@@ -3,9 +3,10 @@
 import csv
 import io
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,7 @@ class TrainingJob:
         ways: faster ways to the same numbers that may be taken.
         budget_minutes: it saves and leaves when they are over.
         save_interval: seconds between two saves within an epoch.
+        begun: when the budget began, by `time.monotonic`.
     """
 
     spec: Mapping[str, Any]
@@ -98,6 +100,7 @@ class TrainingJob:
     budget_minutes: float
     save_interval: float
     ways: Asked = NOTHING_ASKED
+    begun: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)
@@ -292,7 +295,7 @@ def _set_up(job: TrainingJob, values: Mapping[str, Any]) -> Settings:
 def _run(job: TrainingJob, prepared: Prepared) -> int:
     store = Store(job.state, job.spec, _digests(job), job.save_interval)
     model = prepared.model
-    with locked(job.state), StopRequest(job.budget_minutes) as stop:
+    with locked(job.state), StopRequest(job.budget_minutes, since=job.begun) as stop:
         records.remove_leftovers(job.state)
         optimizer = hand_over(prepared)
         store.set_aside_damaged(prepared.plan, model, optimizer)

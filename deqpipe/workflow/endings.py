@@ -1,7 +1,8 @@
 """How a failed job ended, as the last line of its log says, and what follows from that for Snakemake's retries.
 
-A mistake or a divergence would repeat: such a job is not started again. A job that left early with what it had saved,
-one that was killed or lost its node, and one that ended with a traceback may come further: `retries` is meant for them.
+A mistake or a divergence would repeat, and so would a full disk: such a job is not started again. One that a network or
+a limit of the machine failed for a moment, one that left early with what it had saved, one that was killed or lost its
+node, and one that ended with a traceback may come further: `retries` is meant for them.
 """
 
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deqpipe.errors import line
+from deqpipe.machine.faults import MAY_PASS
 
 PROGRAM = "deqpipe"
 """What a command's last line begins with, before a colon, where it was refused something or a training diverged."""
@@ -68,7 +70,7 @@ def read(logs: Iterable[str | Path], *, since: float) -> Ending:
         words = _last_line(log, since)
         if words.endswith(GO_ON):
             return Ending(Kind.EARLY, _CLOCK.sub("", words, count=1).removesuffix(GO_ON).rstrip("; "), log)
-        if _REFUSED.match(words):
+        if _REFUSED.match(words) and not words.endswith(MAY_PASS):
             return Ending(Kind.REFUSED, _REFUSED.sub("", words, count=1), log)
         if words:
             return Ending(Kind.BROKEN, words, log)

@@ -31,17 +31,21 @@ def transcript(model: Model, earlier: Kept | None = None, *, saved: list[Kept] |
     return Transcript(earlier or Kept(), save=saves.append, counted=lambda: model.counted)
 
 
-def attack(recorder: Transcript, model: Model, x: Tensor = X, *, steps: int = 2) -> tuple[Tensor, Tensor]:
+def attack(
+    recorder: Transcript, model: Model, x: Tensor = X, *, steps: int = 2, flags: Flags | None = None
+) -> tuple[Tensor, Tensor]:
     """Gradient steps from random starts, twice: an outcome, and what a generator gives behind it."""
-    ask, flags = recorder.watching(model), Flags()
+    ask, flags = recorder.watching(model), flags or Flags()
     with torch.random.fork_rng():
         torch.manual_seed(5)
         for _ in range(2):
-            (x,) = recorder.step(lambda x=x: (climbed(ask, x, steps),), (x,), flags)  # type: ignore[misc]
+            (x,) = recorder.step(lambda x=x: (climbed(ask, x, steps, flags),), (x,), flags)  # type: ignore[misc]
         return x, torch.rand(1)
 
 
-def climbed(ask: Any, x: Tensor, steps: int) -> Tensor:
+def climbed(ask: Any, x: Tensor, steps: int, flags: Flags) -> Tensor:
+    flags.warning("zero gradients")
+    flags.warning("a number that is none")
     moved = x + torch.rand_like(x)
     for _ in range(steps):
         with torch.enable_grad():
@@ -54,7 +58,7 @@ def climbed(ask: Any, x: Tensor, steps: int) -> Tensor:
 
 def through_file(kept: Kept) -> Kept:
     """As it comes back from tensors and JSON."""
-    return Kept.of(kept.tensors(), json.loads(json.dumps(kept.facts())))
+    return Kept.of(kept.tensors(), json.loads(json.dumps(kept.facts(), sort_keys=True)))
 
 
 def test_a_gradient_through_a_transcript_is_the_models_own() -> None:
@@ -71,8 +75,8 @@ def test_a_gradient_through_a_transcript_is_the_models_own() -> None:
 
 @pytest.mark.parametrize("after", range(2, 9))
 def test_an_attack_left_after_any_answer_ends_with_the_same_bits_and_count(after: int) -> None:
-    whole = Model()
-    wanted = attack(transcript(whole), whole)
+    whole, warned = Model(), Flags()
+    wanted = attack(transcript(whole), whole, flags=warned)
     model, kept = Model(), Kept()
     asked, tries = [0], 0
 
@@ -88,7 +92,8 @@ def test_an_attack_left_after_any_answer_ends_with_the_same_bits_and_count(after
         recorder = transcript(model, through_file(kept), saved=saved)
         try:
             with Patience() as stop, stop.interruptible():
-                found = attack(recorder, model)
+                again = Flags()
+                found = attack(recorder, model, flags=again)
             break
         except Interrupted:
             told = recorder.leave()
@@ -98,6 +103,7 @@ def test_an_attack_left_after_any_answer_ends_with_the_same_bits_and_count(after
     spent = recorder.earlier + model.counted
     assert [torch.equal(a, b) for a, b in zip(found, wanted, strict=True)] == [True, True]
     assert spent == whole.counted
+    assert again.lines == warned.lines
 
 
 def test_another_question_drops_the_rest_and_asks_the_model(caplog: pytest.LogCaptureFixture) -> None:

@@ -705,7 +705,7 @@ def test_the_early_state_under_release_is_fixed_and_judged_on_the_test_images(tr
         ("clean", RESNET, 2),
         ("attack-pgd", RESNET, 4),
         ("select-early-state", RANDOM, 80),
-        ("attack-grid", BASE, 250),
+        ("attack-grid", BASE, 200),
     ],
 )
 def test_a_job_that_is_left_again_and_again_ends_with_the_same_file_and_tells_the_same_cost(

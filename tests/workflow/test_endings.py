@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from deqpipe.machine.faults import MAY_PASS
 from deqpipe.workflow import endings
 from deqpipe.workflow.endings import Kind
 from tests import tiny
@@ -95,6 +96,7 @@ def test_a_mistake_is_told_from_what_the_command_itself_prints(
         ("Traceback (most recent call last):\n  x\nValueError: deqpipe: no\n", Kind.BROKEN, "ValueError: deqpipe: no"),
         ("12:34:56 epoch 1/6: loss 2.3\n12:3", Kind.BROKEN, "12:3"),
         ("deqpipe runs\n", Kind.BROKEN, "deqpipe runs"),
+        (f"deqpipe: x: Input/output error; {MAY_PASS}\n", Kind.BROKEN, f"deqpipe: x: Input/output error; {MAY_PASS}"),
         ("x" * 200_000 + "\ndeqpipe pretrain: no\n", Kind.REFUSED, "no"),
         ("\xff\n", Kind.BROKEN, "\N{LATIN SMALL LETTER Y WITH DIAERESIS}"),
         ("", Kind.BROKEN, ""),

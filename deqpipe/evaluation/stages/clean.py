@@ -1,5 +1,6 @@
 """What every model is asked: the test images as they are; and PGD at the final state, for models without a grid."""
 
+import time
 from functools import partial
 from pathlib import Path
 
@@ -17,16 +18,20 @@ def clean(job: EvaluationJob, *, state: Path, budget_minutes: float) -> int:
         state: folder of finished pieces.
         budget_minutes: the job leaves, with its finished pieces kept, when they are over.
     """
-    evaluated = load_evaluated_model(job)
+    begun, evaluated = time.monotonic(), load_evaluated_model(job)
     chunk = first_images(evaluated, evaluated.settings["evaluation.images"])
-    return run_sliced(evaluated, Part(chunk.images, state, budget_minutes), chunk, partial(clean_rows, evaluated))
+    return run_sliced(
+        evaluated, Part(chunk.images, state, budget_minutes, begun), chunk, partial(clean_rows, evaluated)
+    )
 
 
 def attack_pgd(job: EvaluationJob, *, state: Path, budget_minutes: float) -> int:
     """Attack at the final state only (ResNets and the trunk); returns the exit status. Arguments as for `clean`."""
-    evaluated = load_evaluated_model(job)
+    begun, evaluated = time.monotonic(), load_evaluated_model(job)
     chunk = first_images(evaluated, evaluated.settings["evaluation.images"])
-    return run_sliced(evaluated, Part(chunk.images, state, budget_minutes), chunk, partial(_attacked_rows, evaluated))
+    return run_sliced(
+        evaluated, Part(chunk.images, state, budget_minutes, begun), chunk, partial(_attacked_rows, evaluated)
+    )
 
 
 def _attacked_rows(evaluated: EvaluatedModel, images: Chunk) -> Columns:

@@ -114,7 +114,7 @@ def _shards(folder: Path, evaluated: EvaluatedModel) -> list[Records]:
         part = _of_plain(stored.where(stored.under(point)), evaluated)
         shards += [part] if len(part) else []
     count: int = evaluated.settings["evaluation.images"]  # a race leaves the ready-made attack in
-    cover = _in_sequence(sorted(shards, key=len), first=0, count=count)
+    cover = _in_sequence(shards, count=count)
     if cover is None:
         lacking = set(range(count)).difference(*(shard["image"].tolist() for shard in shards))
         first = f", the first of them {min(lacking)}" if lacking else " in shards that follow each other"
@@ -124,16 +124,20 @@ def _shards(folder: Path, evaluated: EvaluatedModel) -> list[Records]:
     return cover
 
 
-def _in_sequence(shards: Sequence[Records], *, first: int, count: int) -> list[Records] | None:
-    """Shards that follow each other from an image on, until there are so many images; None: there are no such."""
-    if first >= count:
-        return []
-    for shard in shards:
-        if int(shard["image"][0]) == first:
-            behind = _in_sequence(shards, first=int(shard["image"][-1]) + 1, count=count)
-            if behind is not None:
-                return [shard, *behind]
-    return None
+def _in_sequence(shards: Sequence[Records], *, count: int) -> list[Records] | None:
+    """Shards that follow each other from the first image on, until there are so many; None: there are no such."""
+    leads_to_the_end: dict[int, Records] = {}
+    for shard in sorted(shards, key=lambda shard: int(shard["image"][0]), reverse=True):
+        behind = int(shard["image"][-1]) + 1
+        if behind >= count or behind in leads_to_the_end:
+            leads_to_the_end[int(shard["image"][0])] = shard
+    cover, image = [], 0
+    while image < count:
+        if image not in leads_to_the_end:
+            return None
+        cover.append(leads_to_the_end[image])
+        image = int(cover[-1]["image"][-1]) + 1
+    return cover
 
 
 def _choose(clean: Records, shards: list[Records], early: int) -> ExampleImage:

@@ -1,6 +1,7 @@
 """The choice of the state that decides, on held-out images."""
 
 import logging
+import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -28,10 +29,10 @@ def select_early_state(job: EvaluationJob, *, state: Path, budget_minutes: float
         state: folder of finished pieces.
         budget_minutes: the job leaves, with its finished pieces kept, when they are over.
     """
-    evaluated = load_evaluated_model(job)
+    begun, evaluated = time.monotonic(), load_evaluated_model(job)
     split = getattr(evaluated.dataset, evaluated.settings["selection.split"])
     chunk = Chunk(split, range(len(split)))
-    part, rows = Part(chunk.images, state, budget_minutes), partial(_attacked_rows, evaluated)
+    part, rows = Part(chunk.images, state, budget_minutes, begun), partial(_attacked_rows, evaluated)
     return run_sliced(evaluated, part, chunk, rows, publish=partial(_publish, evaluated))
 
 
