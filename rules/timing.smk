@@ -20,9 +20,11 @@ rule time_training:
     params:
         spec=spec("time_training"),
         execution=timed_execution,
+        state=state_folder("time_training"),
+        budget=time_budget,
     shell:
-        "deqpipe time-training --spec {params.spec:q} {params.execution:q} --data {input.data:q}"
-        " --trunk {input.trunk:q} --output {output:q} > {log:q} 2>&1"
+        "deqpipe time-training --spec {params.spec:q} {params.execution:q} {params.budget:q} --data {input.data:q}"
+        " --trunk {input.trunk:q} --state {params.state:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule time_inference:
@@ -46,6 +48,8 @@ rule time_inference:
     params:
         spec=spec("time_inference"),
         execution=timed_execution,
+        state=state_folder("time_inference"),
+        budget=time_budget,
     shell:
-        "deqpipe time-inference --spec {params.spec:q} {params.execution:q} --data {input.data:q}"
-        " --checkpoint {input.checkpoint:q} --output {output:q} > {log:q} 2>&1"
+        "deqpipe time-inference --spec {params.spec:q} {params.execution:q} {params.budget:q} --data {input.data:q}"
+        " --checkpoint {input.checkpoint:q} --state {params.state:q} --output {output:q} > {log:q} 2>&1"

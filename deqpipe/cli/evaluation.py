@@ -231,6 +231,8 @@ EVALUATIONS = (
         "time_inference",
         "Time inference with Sec. 3.2 (Table 10).",
         calls="timing:time_inference",
+        adds=(_add_kept,),
+        gives=_KEPT,
     ),
     EvaluationCommand(
         "attack-example",

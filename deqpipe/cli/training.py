@@ -26,7 +26,8 @@ def register(commands: Any) -> None:
         parser.add_argument("--save-interval", type=not_negative, default=300.0, metavar="SECONDS", help=interval)
     timing = add(commands, "time-training", _time_training, "Time training steps of the four methods (Table 9).")
     add_job(timing, "time_training")
-    add_paths(timing, "data", "trunk", "output")
+    add_paths(timing, "data", "trunk", "state", "output")
+    add_budget(timing)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -60,6 +61,8 @@ def _time_training(options: argparse.Namespace) -> int:
         output=options.output,
         device=device.choose(options.device),
         threads=options.threads,
+        state=options.state,
+        budget_minutes=options.time_budget_minutes,
         ways=ways(options),
     )
     return timing.time_training(job)

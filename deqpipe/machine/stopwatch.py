@@ -4,7 +4,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -13,19 +12,6 @@ _logger = logging.getLogger(__name__)
 
 Pass: TypeAlias = Callable[[], int]
 """Does the work once; how many images it was done on."""
-
-
-@dataclass(frozen=True)
-class Repeats:
-    """How often a pass runs.
-
-    Attributes:
-        warmup: passes that are not timed.
-        timed: passes that are.
-    """
-
-    warmup: int
-    timed: int
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -42,29 +28,24 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def in_turn(
-    passes: Mapping[str, Pass], *, repeats: Repeats, device: torch.device, warmups: Mapping[str, Pass] | None = None
-) -> dict[str, tuple[float, ...]]:
-    """Images per second of each pass, repeat by repeat.
+def warm_up(passes: Mapping[str, Pass], times: int) -> None:
+    """Run each pass so many times without a clock."""
+    for name, work in passes.items():
+        for _ in range(times):
+            work()
+        _logger.info("%s: warmed up", name)
 
-    All kinds run once, then all once more, and so on: what the machine does differently with time reaches all of them.
+
+def one_round(passes: Mapping[str, Pass], device: torch.device) -> dict[str, float]:
+    """Images per second of each pass, run once.
+
+    Rounds follow each other: what the machine does differently with time reaches all passes.
 
     Args:
         passes: what is timed, by name.
-        repeats: how often.
         device: where it computes.
-        warmups: what runs before the clock starts, where less than a whole pass will do.
     """
-    for name, work in (warmups or passes).items():
-        for _ in range(repeats.warmup):
-            work()
-        _logger.info("%s: warmed up", name)
-    rates: dict[str, list[float]] = {name: [] for name in passes}
-    for number in range(repeats.timed):
-        for name, work in passes.items():
-            rates[name].append(_images_per_second(work, device))
-        _logger.info("repeat %d/%d done", number + 1, repeats.timed)
-    return {name: tuple(own) for name, own in rates.items()}
+    return {name: _images_per_second(work, device) for name, work in passes.items()}
 
 
 def _images_per_second(work: Pass, device: torch.device) -> float:

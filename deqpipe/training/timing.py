@@ -4,19 +4,21 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from deqpipe.compute.timing import Sitting, Timed, in_rounds
 from deqpipe.compute.ways import NOTHING_ASKED, Asked
 from deqpipe.config import TimingConfig
-from deqpipe.counts import sum_of
+from deqpipe.counts import NO_EVALUATIONS, Evaluations, sum_of
 from deqpipe.data import Dataset, Split, load
 from deqpipe.errors import UserError
-from deqpipe.machine import stopping, stopwatch
+from deqpipe.machine import stopwatch
 from deqpipe.machine.device import describe
+from deqpipe.machine.stopping import EXIT_UNFINISHED
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results import speeds
 from deqpipe.results.provenance import provenance
@@ -45,7 +47,10 @@ class TimingJob:
         output: file to write.
         device: where it computes.
         threads: of the CPU.
+        state: folder of finished rounds.
+        budget_minutes: it leaves, with its finished rounds kept, when they are over.
         ways: faster ways to the same numbers that may be taken.
+        begun: when the budget began, by `time.monotonic`.
     """
 
     spec: Mapping[str, Any]
@@ -54,7 +59,10 @@ class TimingJob:
     output: Path
     device: torch.device
     threads: int
+    state: Path
+    budget_minutes: float = math.inf
     ways: Asked = NOTHING_ASKED
+    begun: float = field(default_factory=time.monotonic)
 
 
 class Method:
@@ -67,6 +75,7 @@ class Method:
         settings = Settings(job.spec["config"])
         self.images = 0
         self.model = prepared.model
+        self._after_warm_up = NO_EVALUATIONS, 0
         self._optimizer = run.hand_over(prepared)
         # With a learning rate of 0 the optimiser does all its work, and every repeat starts from the same weights.
         self._plan = replace(prepared.plan, learning_rate=lambda step: 0.0)
@@ -81,15 +90,24 @@ class Method:
         """
         return self._run(self._steps)
 
+    def warm_up(self, times: int) -> None:
+        """Take the first step so many times."""
+        for _ in range(times):
+            self._run(1)
+        self._after_warm_up = self.model.counter.counted, self.images
+
+    def count_earlier(self, timed: Timed) -> None:
+        """Count what the rounds of earlier tries took, which were all alike."""
+        counted, images = self._after_warm_up
+        own = Evaluations(forward=self.images - images)
+        self.images += int(timed.earlier(own).forward)
+        self.model.counter.add(timed.earlier(self.model.counter.counted - counted))
+
     @property
     def evaluations_per_image(self) -> dict[str, float]:
         """Evaluations of f of a training step, forward and backward, on average over all so far."""
         counted = asdict(self.model.counter.counted)
         return {way: round(number / self.images, 2) for way, number in counted.items()}
-
-    def one_step(self) -> int:
-        """The first of them; on how many images."""
-        return self._run(1)
 
     def _run(self, steps: int) -> int:
         tally = Tally.start(self._batch.x.device)
@@ -120,13 +138,21 @@ def time_training(job: TimingJob) -> int:
     settings, dataset = Settings(job.spec["config"]), load(job.data)
     config = settings.section("timing", TimingConfig)
     methods = {model: Method(job, dataset, model) for model in vocabulary.DEQS}
-    repeats = stopwatch.Repeats(warmup=config.warmup, timed=config.repeats)
-    warmups = {model: method.one_step for model, method in methods.items()}
-    with stopping.keeping_nothing():
-        rates = stopwatch.in_turn(methods, repeats=repeats, device=job.device, warmups=warmups)
+
+    def warm() -> None:
+        for model, method in methods.items():
+            method.warm_up(config.warmup)
+            _logger.info("%s: warmed up", model)
+
+    sitting = Sitting(job.spec, job.device, job.state, job.budget_minutes, job.begun)
+    timed = in_rounds(sitting, methods, repeats=config.repeats, warm=warm)
+    if timed is None:
+        return EXIT_UNFINISHED
+    for method in methods.values():
+        method.count_earlier(timed)
     measured = Speeds(
         timed="methods",
-        speeds={model: _speed(method, rates[model]) for model, method in methods.items()},
+        speeds={model: _speed(method, timed.rates[model]) for model, method in methods.items()},
         batch_size=config.batch_size,
         warmup=config.warmup,
         repeats=config.repeats,

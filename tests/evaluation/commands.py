@@ -83,11 +83,18 @@ class AfterChecks(StopRequest):
         return True
 
 
-def until_done(call: Callable[[], int], checks: int, monkeypatch: pytest.MonkeyPatch, *, most: int = 60) -> int:
+def until_done(
+    call: Callable[[], int],
+    checks: int,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    most: int = 60,
+    where: str = "deqpipe.evaluation.resumable",
+) -> int:
     """Call again and again, interrupted after so many checks each time, until it ends; how often it took."""
     stops = type("Stops", (AfterChecks,), {"checks": checks})
     with monkeypatch.context() as patched:
-        patched.setattr("deqpipe.evaluation.resumable.StopRequest", stops)
+        patched.setattr(f"{where}.StopRequest", stops)
         for number in range(1, most + 1):
             status = call()
             if status == 0:

@@ -194,7 +194,16 @@ def _evaluation(verb: str, stage: str, model: str, of: str, output: str, *, stro
 
 def _time_training(world: World, folder: Path) -> list[object]:
     files = ["--data", world.data_file, "--trunk", world.trunk]
-    return ["time-training", "--spec", world.spec("time_training"), *files, "--output", folder / "out.json"]
+    return [
+        "time-training",
+        "--spec",
+        world.spec("time_training"),
+        *files,
+        "--output",
+        folder / "out.json",
+        "--state",
+        folder / "state",
+    ]
 
 
 def _predict(world: World, folder: Path) -> list[object]:

@@ -109,8 +109,9 @@ def test_timed_training_counts_what_its_job_counts_up_to_what_is_drawn(trained: 
     spec = json.loads(tiny.spec("time_training", changes))
     output = tmp_path / "out.json"
     job = training_timing.TimingJob(
-        spec, trained.data, trained.file(vocabulary.TRUNK, "handoff"), output, torch.device("cpu"), threads=1
-    )
+        spec, trained.data, trained.file(vocabulary.TRUNK, "handoff"), output, torch.device("cpu"), threads=1,
+        state=tmp_path / "state",
+    )  # fmt: skip
     assert training_timing.time_training(job) == 0
     found, told = expected("time_training", changes), counted(output)
     assert found.forward == pytest.approx(told.forward, rel=0.1)
@@ -177,7 +178,7 @@ def test_early_state_selection_counts_what_its_job_counts(
 def test_timed_inference_counts_what_its_job_counts(trained: Trained, tmp_path: Path) -> None:
     changes = {"timing": {"batch_size": 4, "warmup": 1, "repeats": 3}}
     job = evaluated(trained, tmp_path, "time_inference", vocabulary.SWEEP_MODEL, changes, name="out.json")
-    assert timing.time_inference(job) == 0
+    assert timing.time_inference(job, **kept(job)) == 0
     assert expected("time_inference", changes, model=vocabulary.SWEEP_MODEL) == counted(job.output)
 
 

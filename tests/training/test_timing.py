@@ -11,10 +11,12 @@ import torch
 from deqpipe import data
 from deqpipe.counts import Evaluations
 from deqpipe.machine import stopwatch
+from deqpipe.results import rounds
 from deqpipe.training import run
 from deqpipe.training import timing as training_timing
 from deqpipe.workflow import vocabulary
 from tests import tiny
+from tests.evaluation.commands import until_done
 from tests.tiny import Trained
 
 TIMING = {"timing": {"batch_size": 8, "warmup": 1, "repeats": 3}}
@@ -28,6 +30,7 @@ def job(trained: Trained, folder: Path, changes: Mapping[str, Any] = TIMING) -> 
         output=folder / "timing.json",
         device=torch.device("cpu"),
         threads=1,
+        state=folder / "state",
     )
 
 
@@ -91,7 +94,8 @@ def test_too_few_images_to_train_on_are_refused(
     spec = tiny.spec("time_training", {"timing": {"batch_size": tiny.TRAIN + 1}})
     output = tmp_path / "timing.json"
     trunk = trained.file(vocabulary.TRUNK, "handoff")
-    line = ("time-training", "--spec", spec, "--data", trained.data, "--trunk", trunk, "--output", output)
+    line = ("time-training", "--spec", spec, "--data", trained.data, "--trunk", trunk, "--output", output,
+            "--state", tmp_path / "state")  # fmt: skip
     assert tiny.run(*line) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
         "deqpipe: timing.batch_size is 41, but must be 1 to 40: the images to train on"
@@ -101,7 +105,8 @@ def test_too_few_images_to_train_on_are_refused(
 
 def test_a_trunk_that_is_none_is_refused(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output, wrong = tmp_path / "timing.json", trained.file(vocabulary.TRUNK)
-    line = ("--spec", tiny.spec("time_training"), "--data", trained.data, "--trunk", wrong, "--output", output)
+    line = ("--spec", tiny.spec("time_training"), "--data", trained.data, "--trunk", wrong, "--output", output,
+            "--state", tmp_path / "state")  # fmt: skip
     assert tiny.run("time-training", *line) == 2
     assert "is no handoff of pretraining: 'model'" in capsys.readouterr().err
     assert not output.exists()
@@ -117,8 +122,32 @@ def test_kinds_take_turns_so_that_a_change_of_the_machine_reaches_all() -> None:
 
         return once
 
-    found = stopwatch.in_turn(
-        {"a": work("a"), "b": work("b")}, repeats=stopwatch.Repeats(warmup=1, timed=3), device=torch.device("cpu")
-    )
+    passes = {"a": work("a"), "b": work("b")}
+    stopwatch.warm_up(passes, 1)
+    for _ in range(3):
+        assert stopwatch.one_round(passes, torch.device("cpu")).keys() == {"a", "b"}
     assert "".join(order) == "ab" + "ababab"
-    assert [len(rates) for rates in found.values()] == [3, 3]
+
+
+def test_rounds_that_are_over_are_kept_and_the_same_cost_is_told(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: dict[str, Any]
+) -> None:
+    timed = job(trained, tmp_path)
+    tries = until_done(lambda: training_timing.time_training(timed), 1000, monkeypatch, where="deqpipe.compute.timing")
+    assert tries > 1
+    found = json.loads(timed.output.read_text())
+    assert found["provenance"]["evaluations"] == written["provenance"]["evaluations"]
+    for model, speed in found["methods"].items():
+        assert speed["evaluations_per_image"] == written["methods"][model]["evaluations_per_image"]
+        assert len(speed["images_per_second"]) == 3
+
+
+def test_rounds_of_another_device_or_spec_and_damaged_ones_are_not_believed(tmp_path: Path) -> None:
+    path, spec = tmp_path / "rounds.json", {"stage": "time_training"}
+    rounds.write(path, [{"a": 1.5, "b": 2.0}], spec=spec, device="one")
+    assert rounds.read(path, names=("b", "a"), spec=spec, device="one") == ({"b": 2.0, "a": 1.5},)
+    assert rounds.read(path, names=("a",), spec=spec, device="another") == ()
+    assert rounds.read(path, names=("a",), spec={"stage": "time_inference"}, device="one") == ()
+    path.write_text(path.read_text().replace("1.5", "9.5"))
+    assert rounds.read(path, names=("a",), spec=spec, device="one") == ()
+    assert path.with_name("rounds.json.damaged").exists()

@@ -4,17 +4,21 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from deqpipe import build
+from deqpipe.compute.timing import Sitting, in_rounds
 from deqpipe.config import EntropyConfig, TimingConfig
+from deqpipe.counts import Evaluations
 from deqpipe.dynamics import Dynamics
 from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_evaluated_model
 from deqpipe.evaluation.resumable import origin
-from deqpipe.machine import stopping, stopwatch
+from deqpipe.machine import stopwatch
 from deqpipe.machine.device import describe
+from deqpipe.machine.stopping import EXIT_UNFINISHED
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results import speeds
 from deqpipe.results.speeds import Speed, Speeds
@@ -25,17 +29,30 @@ from deqpipe.workflow.gridpoints import EntropySetting, swept
 _logger = logging.getLogger(__name__)
 
 
-def time_inference(job: EvaluationJob) -> int:
-    """Time decisions on clean test images, without Sec. 3.2 and with every T_f and R; returns the exit status."""
+def time_inference(job: EvaluationJob, *, state: Path, budget_minutes: float) -> int:
+    """Time decisions on clean test images, without Sec. 3.2 and with every T_f and R; returns the exit status.
+
+    Args:
+        job: the call.
+        state: folder of finished rounds.
+        budget_minutes: the job leaves, with its finished rounds kept, when they are over.
+    """
+    sitting = Sitting(job.spec, job.device, state, budget_minutes)
     started, before = time.monotonic(), stopwatch.load()
     evaluated = load_evaluated_model(_of_whole_batches(job))
     config = evaluated.settings.section("timing", TimingConfig)
     x = _images(evaluated, config.batch_size)
     passes = {name: _decision(evaluated, dynamics, x) for name, dynamics in _dynamics(evaluated.settings).items()}
-    repeats = stopwatch.Repeats(warmup=config.warmup, timed=config.repeats)
-    with stopping.keeping_nothing():
-        rates = stopwatch.in_turn(passes, repeats=repeats, device=job.device)
-    by_setting = {name: Speed.of(own) for name, own in rates.items()}
+    after_warm_up: list[Evaluations] = []
+
+    def warm() -> None:
+        stopwatch.warm_up(passes, config.warmup)
+        after_warm_up.append(evaluated.evaluations)
+
+    timed = in_rounds(sitting, passes, repeats=config.repeats, warm=warm)
+    if timed is None:
+        return EXIT_UNFINISHED
+    by_setting = {name: Speed.of(own) for name, own in timed.rates.items()}
     for name, speed in by_setting.items():
         _logger.info("%s: %.1f images/s", name, speed.median)
     measured = Speeds(
@@ -49,7 +66,8 @@ def time_inference(job: EvaluationJob) -> int:
         threads=job.threads,
         load=(before, stopwatch.load()),
     )
-    speeds.write(job.output, measured, origin(evaluated, job.spec, started))
+    earlier = timed.earlier(evaluated.evaluations - after_warm_up[0])
+    speeds.write(job.output, measured, origin(evaluated, job.spec, started, earlier * -1))
     return 0
 
 
