@@ -18,6 +18,7 @@ from deqpipe.dynamics import PlainDynamics
 from deqpipe.evaluation.crafting import Attack, craft, craft_together
 from deqpipe.evaluation.evaluated_model import load_evaluated_model
 from deqpipe.evaluation.images import Chunk
+from deqpipe.results.provenance import PACKAGE
 from deqpipe.seeding import Stream
 from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.solve import Termination
@@ -118,7 +119,7 @@ def test_the_library_is_handed_what_lies_on_the_device(kind: Kind) -> None:
         x, y = batch(device)
         with pytest.raises(HostSynchronisation) as waited:
             attack("apgd_ce", network(device), x, y, seed=0, flags=Flags())
-    ours = [frame for frame in traceback.extract_tb(waited.tb) if "/deqpipe/" in frame.filename]
+    ours = [frame for frame in traceback.extract_tb(waited.tb) if frame.filename.startswith(f"{PACKAGE}/")]
     assert ours[-1].name == "_check_images"
 
 

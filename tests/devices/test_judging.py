@@ -20,6 +20,7 @@ from deqpipe.evaluation.resumable import Part
 from deqpipe.evaluation.scoring import FreshReferences, StoredReferences, attacks_rows, clean_rows, panel_of
 from deqpipe.evaluation.stages import autoattack, selection, timing
 from deqpipe.gradient import Unrolled
+from deqpipe.results.provenance import PACKAGE
 from deqpipe.workflow.gridpoints import GridPoint
 from tests.devices.world import BALL, PLAIN, REDUCTIONS, batch, both, deq, job, network
 from tests.pretend import HostSynchronisation, Kind, WrongDevice, pretended
@@ -50,7 +51,7 @@ def test_a_judgement_waits_for_one_copy(kind: Kind, which: str, wanted: Wanted) 
         assert {column.shape for column in judged.columns.values()} == {(3, 4)}
         with pytest.raises(HostSynchronisation) as waited:
             judging(x, y)
-    ours = [frame for frame in traceback.extract_tb(waited.tb) if "/deqpipe/" in frame.filename]
+    ours = [frame for frame in traceback.extract_tb(waited.tb) if frame.filename.startswith(f"{PACKAGE}/")]
     assert ours[-1].name == "to_host"
 
 

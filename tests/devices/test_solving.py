@@ -12,6 +12,7 @@ from deqpipe.compute.precision import PrecisionName
 from deqpipe.compute.ways import Layout, Way
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.gradient import Implicit, StateGradient, Unrolled
+from deqpipe.results.provenance import PACKAGE
 from deqpipe.solver import solve as solving
 from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.fixed_point import FixedPointIteration
@@ -175,7 +176,7 @@ def test_a_coupled_batch_waits_once_a_step_to_know_whether_it_goes_on(kind: Kind
         model, (x, _) = deq(device), batch(device)
         with pytest.raises(HostSynchronisation) as waited:
             PlainDynamics(Broyden(), termination)(model, x)
-    ours = [frame for frame in traceback.extract_tb(waited.tb) if "/deqpipe/" in frame.filename]
+    ours = [frame for frame in traceback.extract_tb(waited.tb) if frame.filename.startswith(f"{PACKAGE}/")]
     assert ours[-1].name == "_moved"
     assert ours[-1].line == 'if termination.scope == "batch" and not going.any():'
     with pretended(kind, reads=N) as device:

@@ -112,5 +112,14 @@ def test_evaluation_takes_the_adopted_model(tmp_path: Path) -> None:
     """Stored in double precision, computed with in single."""
     best, data = adopted(tmp_path, store(tmp_path)), tiny.data_file(tmp_path)
     spec = tiny.spec("clean", {"imported": {MODEL: "model.safetensors"}}, model=MODEL)
-    files = ("--data", data, "--checkpoint", best, "--output", tmp_path / "clean.parquet")
+    files = (
+        "--data",
+        data,
+        "--checkpoint",
+        best,
+        "--output",
+        tmp_path / "clean.parquet",
+        "--state",
+        tmp_path / "state",
+    )
     assert tiny.run("clean", "--spec", spec, *files, "--batch-size", 5) == 0

@@ -298,7 +298,7 @@ def test_a_state_that_may_not_be_read_is_not_set_aside(tmp_path: Path, monkeypat
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "open", forbid)
-    with pytest.raises(UserError, match=f"^training state {state} cannot be read: Permission denied$"):
+    with pytest.raises(UserError, match=f"^training state {state} cannot be read: Permission denied: "):
         Store(tmp_path, {"stage": "test"}).set_aside_damaged(plan(Recording()), model, Adam(model.parameters()))
     assert state.exists()
 

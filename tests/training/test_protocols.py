@@ -64,7 +64,7 @@ def handoff(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def of_settings(metadata: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata of a handoff as if its trunk had been trained with other settings."""
     origin = {**metadata["provenance"], "spec": specs.loads(tiny.spec("pretrain", changes))}
-    return {**metadata, "provenance": origin}
+    return {**metadata, "provenance": origin, "step": tiny.settings(changes).pretrain.steps}
 
 
 @dataclass(frozen=True)
