@@ -128,11 +128,6 @@ class Kept:
     answers: tuple[Answer, ...] = ()
     evaluations: Evaluations = NO_EVALUATIONS
 
-    @property
-    def size(self) -> int:
-        """How many questions and steps are answered."""
-        return len(self.steps) + len(self.answers)
-
     def tensors(self) -> dict[str, Tensor]:
         """By names that tell their place."""
         found = {f"answer.{number}": answer.value for number, answer in enumerate(self.answers)}

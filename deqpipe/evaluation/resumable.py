@@ -159,7 +159,8 @@ def run_groups(
         publish: writes the job's output from all rows and their provenance; None: as records.
     """
     files = {piece: file_of(evaluated, part, piece) for piece in groups.names}
-    with locked(part.state / "locks" / (name or part.name)), _stop_of(part) as stop:
+    stop = StopRequest(part.budget_minutes, since=part.begun)
+    with locked(part.state / "locks" / (name or part.name)), stop:
         records.remove_leftovers(part.state / "points" / evaluated.weights)
         still_open = [piece for piece in groups.names if not _is_finished(files[piece], piece_spec, part)]
         kept = len(files) - len(still_open)
@@ -224,10 +225,6 @@ def _is_finished(file: Path, piece_spec: Mapping[str, Any], part: Part) -> bool:
         raise UserError(f"finished piece {file} belongs to another spec; delete {part.state}")
     unfinished(file).unlink(missing_ok=True)  # of who was killed in between
     return True
-
-
-def _stop_of(part: Part) -> StopRequest:
-    return StopRequest(part.budget_minutes, since=part.begun)
 
 
 @dataclass(frozen=True)

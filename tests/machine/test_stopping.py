@@ -1,10 +1,6 @@
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -14,6 +10,7 @@ from deqpipe.compute.evaluations import Counter
 from deqpipe.errors import UserError
 from deqpipe.machine import stopping
 from deqpipe.machine.stopping import EXIT_UNFINISHED, Interrupted, StopRequest
+from tests.processes import python
 
 WORK = """
 import sys, time
@@ -25,19 +22,6 @@ with StopRequest(budget_minutes=float(sys.argv[1])) as stop:
 print(stop.reason, flush=True)
 sys.exit(EXIT_UNFINISHED)
 """
-
-
-@contextmanager
-def python(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """A Python process that has printed its first line."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline()
-            yield process
-        finally:
-            process.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

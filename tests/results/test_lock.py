@@ -6,14 +6,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from deqpipe.errors import UserError
 from deqpipe.results.lock import hold, locked
+from tests.processes import python
 
 HOLD = """
 import sys, time
@@ -23,19 +22,6 @@ with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
 """
-
-
-@contextmanager
-def python(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """A Python process that has printed its first line."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline()
-            yield process
-        finally:
-            process.kill()
 
 
 def entry(directory: Path) -> str:
