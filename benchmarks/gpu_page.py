@@ -22,8 +22,15 @@ def write(page: Path, rows: Sequence[Row], findings: Sequence[Finding]) -> None:
         UserError: the page has no place for them.
     """
     page.parent.mkdir(parents=True, exist_ok=True)
+    findings = _latest(findings)
     paragraphs = [*_conditions(rows, findings), *_checks(findings), *_speeds(rows), *_hours(findings)]
     speed_page.put(page, "gpu", [paragraph for paragraph in paragraphs if paragraph] or ["Nothing was measured."])
+
+
+def _latest(findings: Sequence[Finding]) -> list[Finding]:
+    """Of what several versions of the code were asked on one device, the last answer."""
+    last = {(one.device, one.torch, one.section, one.what, one.computed): one for one in findings}
+    return list(last.values())
 
 
 def _conditions(rows: Sequence[Row], findings: Sequence[Finding]) -> Iterator[str]:

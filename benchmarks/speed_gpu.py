@@ -1,6 +1,6 @@
 """What a GPU makes of it: is it right, does anything wait for it, how fast is each way, how long would everything take?
 
-    python -m benchmarks.speed_gpu [--release FOLDER] [--checkpoint FILE --data FILE] [--minutes M]
+    python -m benchmarks.speed_gpu [--release FOLDER] [--checkpoint FILE --data FILE] [--only SECTION ...] [--minutes M]
 
 In this order, the most valuable first, each finding in a file before the next is looked for:
 
@@ -55,8 +55,8 @@ class Round:
     rows: tuple[str, ...] = ()
 
     def computations(self) -> Iterator[Computed]:
-        """Its ways in every precision."""
-        return (Computed(precision, way) for way in self.ways for precision in PRECISIONS)
+        """Precision after precision in all its ways, so that what belongs together is there even if time runs short."""
+        return (Computed(precision, way) for precision in PRECISIONS for way in self.ways)
 
 
 CAPTURED = Way("channels_last", graphs=True)
@@ -73,6 +73,7 @@ QUICK = (
     Round((PLAIN, Way("channels_last")), (TELLING[0], "training step, TRADES, Sec. 3.3", "scoring, un", "solver")),
 )
 PRECISIONS: tuple[PrecisionName, ...] = ("tf32", "bf16", "fp32")
+SECTIONS = ("numbers", "waiting", "speeds", "hours", "answers")
 NAN = float("nan")
 TRIAL = ROOT / "results/bench/performance.md"
 
@@ -157,6 +158,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=positive, help="images at once of an evaluation (480; with --quick 4)")
     parser.add_argument("--repeats", type=positive, default=5, help="(%(default)s)")
     parser.add_argument("--threads", type=positive, default=cores(), help="of the CPU (%(default)s)")
+    parser.add_argument("--only", choices=SECTIONS, nargs="+", default=SECTIONS, help="sections; all of them")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="after which no further work is begun")
     parser.add_argument("--release", type=Path, metavar="FOLDER", help="work tree of the authors' code (862034f)")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a trained model, for its robust accuracy")
@@ -192,7 +194,7 @@ def prepared(options: argparse.Namespace) -> Bench:
         findings=Findings(options.page.with_name(f"{options.page.stem}_gpu_checks.csv")),
         table=options.page.with_name(f"{options.page.stem}_gpu.csv"),
         page=options.page,
-        patience=Patience(3 if options.quick else options.repeats, 20.0, warmups=4 if options.device == "cuda" else 1),
+        patience=Patience(3 if options.quick else options.repeats, 20.0),
         quick=options.quick,
         deadline=time.monotonic() + 60 * options.minutes,
     )
@@ -202,15 +204,17 @@ Section = Callable[[Bench], None]
 
 
 def sections(bench: Bench, options: argparse.Namespace) -> Iterator[tuple[str, Section]]:
-    """What is done, in order."""
+    """What is done, in order: of those that were asked for."""
     for number, part in enumerate(QUICK if bench.quick else ROUNDS):
-        yield "1. Against float64 on the CPU", partial(check_numbers, part=part)
-        if number == 0:
-            yield "2. Waiting for the device", check_waiting
-        yield "3. Speeds", partial(measure_speeds, part=part, folder=options.release)
-        yield "4. Hours of the full reproduction", tell_hours
-        if number == 0:
-            yield "5. Robust accuracy in other precisions", partial(compare_answers, options=options)
+        every: dict[str, tuple[str, Section]] = {
+            "numbers": ("1. Against float64 on the CPU", partial(check_numbers, part=part)),
+            "waiting": ("2. Waiting for the device", check_waiting),
+            "speeds": ("3. Speeds", partial(measure_speeds, part=part, folder=options.release)),
+            "hours": ("4. Hours of the full reproduction", tell_hours),
+            "answers": ("5. Robust accuracy in other precisions", partial(compare_answers, options=options)),
+        }
+        once = {"waiting", "answers"} if number else set()
+        yield from (section for name, section in every.items() if name in options.only and name not in once)
 
 
 # --- 1 and 2 ---------------------------------------------------------------------------------------------------------
@@ -306,7 +310,7 @@ def _measure(bench: Bench, operation: Operation, world: World) -> None:
         return
     _forget(world)
     try:
-        found = measured(operation, world, bench.patience, {})
+        found = measured(operation, world, _patience(bench, world.computed), {})
     except torch.OutOfMemoryError as error:
         if world.batch == 1:
             bench.tell("speeds", operation.name, world.computed, "failed", note=_words(error))
@@ -322,6 +326,14 @@ def _measure(bench: Bench, operation: Operation, world: World) -> None:
     speed_rows.write(bench.table, [*rows, *new])
     for row in new:
         print(f"  {operation.name}, {row.side}, {world.computed.name}: {row.rate:.4g} images/s", flush=True)
+
+
+def _patience(bench: Bench, computed: Computed) -> Patience:
+    """On a GPU libraries choose their algorithms in a first run; what is captured is captured in a second one."""
+    if not bench.on_gpu:
+        return bench.patience
+    captured = computed.way.graphs or computed.way.compiled
+    return replace(bench.patience, warmups=4 if captured else 2)
 
 
 def _forget(world: World) -> None:

@@ -303,7 +303,7 @@ def test_failures_of_the_machine_are_answered_with_one_line(
     assert message in answer(capsys, "check-config", CONFIG)
 
 
-def fail(error: Exception) -> None:
+def fail(error: BaseException) -> None:
     raise error
 
 
@@ -351,6 +351,15 @@ def test_our_own_mistakes_are_not_taken_for_failures_of_the_machine(
     monkeypatch.setattr(config, "load", lambda *_: fail(error))
     with pytest.raises(type(error)):
         cli.main(["check-config", CONFIG])
+
+
+def test_who_interrupts_a_command_gets_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(config, "load", lambda *_: fail(KeyboardInterrupt()))
+    with caplog.at_level(logging.INFO):
+        assert cli.main(["check-config", CONFIG]) == cli.INTERRUPTED
+    assert caplog.messages == ["interrupted before there was anything to keep; start again to go on"]
 
 
 def process(*arguments: object, **streams: Any) -> subprocess.CompletedProcess[str]:

@@ -10,6 +10,7 @@ Everything else is our mistake and keeps its traceback.
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -38,6 +39,8 @@ _logger = logging.getLogger(__name__)
 
 GROUPS = (configuration, data, training, checkpoints, evaluation, analysis, reporting, predict, plan, status, trial)
 """In the order in which --help lists their commands."""
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit status where a signal ended a command that had nothing to keep yet, such as while it waited for a lock."""
 _RESERVE = 2**24
 """Bytes for the words of an answer when memory has run out: of address space, as nothing is written there."""
 
@@ -68,6 +71,9 @@ def _run(options: argparse.Namespace) -> int:
     except Interrupted as why:
         _logger.info("%s: of a job as short as this nothing is kept; %s", why.reason, GO_ON)
         return EXIT_UNFINISHED
+    except KeyboardInterrupt:
+        _logger.info("interrupted before there was anything to keep; %s", GO_ON)
+        return INTERRUPTED
     except BrokenPipeError:
         if answers.printed(0) != answers.NO_READER:
             raise

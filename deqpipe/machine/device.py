@@ -39,7 +39,7 @@ def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
     if tensor.device.type != "cpu":
         return tensor.to(where)  # towards the CPU nobody could tell when it has arrived
     # pinned: the device fetches it by itself
-    return (tensor.pin_memory() if where.type == "cuda" else tensor).to(where, non_blocking=True)
+    return (tensor.contiguous().pin_memory() if where.type == "cuda" else tensor).to(where, non_blocking=True)
 
 
 def describe(device: torch.device) -> str:

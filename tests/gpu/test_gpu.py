@@ -25,7 +25,7 @@ from deqpipe.defence.entropy import InputDescent, InputEntropyReduction, Restart
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.evaluation.judge import DEQJudge
 from deqpipe.gradient import Implicit, Unrolled
-from deqpipe.machine.device import set_up
+from deqpipe.machine.device import set_up, upload
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.solver.anderson import Anderson
 from deqpipe.solver.broyden import Broyden
@@ -235,3 +235,11 @@ def test_training_steps_wait_for_nothing(model: str) -> None:
     with waiting_for_nothing():
         tally = descend(plan, training.model, optimizer, batches[2], step=plan.first_step + 2, tally=tally)
     assert tally.read().bad_step is None
+
+
+# Images
+
+
+def test_views_of_one_image_are_uploaded_too() -> None:
+    one = torch.rand(1, 3, 2, 2)
+    assert torch.equal(upload(one.expand(4, 3, 2, 2), DEVICE).cpu(), one.expand(4, 3, 2, 2))
