@@ -12,7 +12,7 @@ from deqpipe import config as configuration
 from deqpipe.errors import UserError, line
 from deqpipe.machine import faults, hardware
 from deqpipe.results import lock, records, validity
-from deqpipe.workflow import defences, endings, gridpoints, layout, products, shards, specs, stages, vocabulary
+from deqpipe.workflow import defences, endings, gridpoints, launch, layout, products, shards, specs, stages, vocabulary
 
 
 def settings_in_force():
@@ -162,9 +162,8 @@ def timed_execution(wildcards, threads):
 
 
 def time_budget(wildcards, resources):
-    """Stop, resumably, five minutes before the scheduler's time limit, if there is one."""
-    runtime = resources.get("runtime")
-    return ["--time-budget-minutes", max(1, runtime - 5)] if runtime else []
+    """Stop, resumably, before the scheduler's time limit, if there is one."""
+    return launch.budget_options(resources.get("runtime"))
 
 
 def batch_size(wildcards, output):
@@ -282,8 +281,8 @@ def scored_on(wildcards):
     return [wildcards.model] if other is None else [wildcards.model, other]
 
 
-GPUS = hardware.gpus_per_job(CONFIG.device)
-THREADS = 4 if GPUS else 1
+GPUS = hardware.gpus_per_job(CONFIG.device, CONFIG.gpu_request)
+THREADS = 4 if hardware.gpus_per_job(CONFIG.device) else 1
 ALL_CORES = workflow.cores or 4  # a cluster knows no cores of its own: there, ask for a whole node (docs/cluster.md)
 
 
@@ -305,9 +304,11 @@ resource_scopes:
     gpu="local",
 
 
-# `deqpipe` is the one beside the running Snakemake, activated or not; `exec` lets a signal reach it and not a shell.
+# `deqpipe` is the one beside the running Snakemake, activated or not; `exec` lets a signal reach it and not a shell, and
+# on a cluster's node the launcher lets those of the scheduler.
+LAUNCHER = launch.launcher(os.environ)
 BIN = shlex.quote(os.path.dirname(sys.executable))
 # glibc would give every large block back to the system, and have it cleared page by page at the next call: of the time
 # of a small model's solve, a tenth.
 MALLOC = "MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864"
-shell.prefix('set -euo pipefail; export PATH={BIN}:"$PATH" {MALLOC}; exec ')
+shell.prefix('set -euo pipefail; export PATH={BIN}:"$PATH" {MALLOC}; exec {LAUNCHER} ')

@@ -54,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log = answers.Log(sys.stderr)
     log.addFilter(answers.is_told)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, handlers=[log])
+    if "spec" in options:  # a job of the workflow
+        answers.begin()
     return answers.printed(_run(options))
 
 

@@ -3,14 +3,17 @@
 import argparse
 import logging
 import os
+import platform
 import signal
+import stat
 import sys
 import traceback
+from datetime import datetime
 from typing import Any
 
 from deqpipe.errors import line
 from deqpipe.machine import faults
-from deqpipe.workflow.endings import PROGRAM
+from deqpipe.workflow.endings import HEADING, PROGRAM
 
 NO_READER = 128 + signal.SIGPIPE
 """Exit status where what reads the output has gone, such as `head`: that of a command that its signal ended."""
@@ -23,6 +26,17 @@ class Log(logging.StreamHandler[Any]):
         """Complain of our own mistakes alone."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
+
+
+def begin() -> None:
+    """Say when and where a try of a job begins, in a log that holds all its tries; to terminals and pipes nothing."""
+    job = os.environ.get("SLURM_JOB_ID")
+    try:
+        if stat.S_ISREG(os.fstat(sys.stderr.fileno()).st_mode):
+            where = f"{platform.node()}{f', SLURM job {job}' if job else ''}"
+            print(f"{HEADING}{datetime.now():%Y-%m-%d %H:%M:%S} on {where}", file=sys.stderr, flush=True)
+    except (AttributeError, OSError, ValueError):  # no file of the system's, or it cannot be written
+        return
 
 
 def is_told(record: logging.LogRecord) -> bool:

@@ -32,6 +32,9 @@ class Config(Section):
     """One complete repetition each; tables use the first."""
     device: Literal["auto", "cpu", "cuda"]
     """auto takes CUDA where there is one. Recorded with every result, never a reason to run again."""
+    gpu_request: Literal["auto", 0, 1]
+    """GPUs that a job that computes asks of the machine or the cluster. auto: one where `device` is CUDA; 1 also for
+    jobs that compute on the CPU, as in a rehearsal; 0 where a profile asks in another way."""
     precision: Literal["fp32", "tf32", "bf16"]
     """Of convolutions: fp32; tf32 and bf16 (those of f alone) round their inputs. tf32 is CUDA's, a CPU computes in
     fp32 instead; bf16 is done by hand there, for tests."""

@@ -8,8 +8,15 @@ from typing import Literal
 NVIDIA_DEVICE = Path("/dev/nvidia0")
 
 
-def gpus_per_job(device: Literal["auto", "cpu", "cuda"]) -> int:
-    """How many GPUs a job that computes asks for: 0 or 1; `auto` asks for one where there is one."""
+def gpus_per_job(device: Literal["auto", "cpu", "cuda"], request: Literal["auto", 0, 1] = "auto") -> int:
+    """How many GPUs a job that computes asks for: 0 or 1.
+
+    Args:
+        device: where it computes; auto: on a GPU where there is one.
+        request: what the user asks for instead; auto: one for a job that computes on it.
+    """
+    if request != "auto":
+        return request
     if device == "auto":
         return int(NVIDIA_DEVICE.exists() or _nvidia_smi_lists_one())
     return int(device == "cuda")

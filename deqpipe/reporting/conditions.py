@@ -18,6 +18,7 @@ _INERT = (
     "protocol",  # it stands resolved in every key that it sets
     "seeds",
     "device",
+    "gpu_request",
     "compile",
     "graphs",
     "pathvars",

@@ -6,6 +6,6 @@ SHARE = 1 / 3
 """The margin of short time limits, as a part of them."""
 
 
-def budget_minutes(runtime: float) -> float:
+def budget_minutes(runtime: int | float) -> float:
     """The time budget of a job whose scheduler ends it after `runtime` minutes."""
     return runtime - min(MARGIN_MINUTES, SHARE * runtime)

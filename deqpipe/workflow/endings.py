@@ -8,7 +8,7 @@ node, and one that ended with a traceback may come further: `retries` is meant f
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,11 @@ PROGRAM = "deqpipe"
 GO_ON = "start again to go on"
 """What a command's last line ends with, where it left early, with what it had saved."""
 
+HEADING = "---- "
+"""What the first line of every try begins with in a log, which holds all of them."""
+SAME = 3
+"""Tries in a row that end with the same words, unasked: one more would end so, too."""
+
 _REFUSED = re.compile(rf"{PROGRAM}( [\w-]+)?: ")  # with the subcommand where the arguments are wrong
 _CLOCK = re.compile(r"\d\d:\d\d:\d\d ")
 # What SLURM, and Snakemake's executor for it, say of a job that they will never take; a controller that does not answer
@@ -30,6 +35,8 @@ _WOULD_NOT_BE_TAKEN = re.compile(
     r"|time limit is invalid|node configuration is not available|not permitted to use",
     re.IGNORECASE,
 )
+_OF_THE_SCHEDULER = ("srun: ", "slurmstepd: ")
+"""What lines begin with that SLURM adds to a log, behind what the command said last."""
 _TAIL = 1 << 16
 _LISTED = 10
 """Jobs that a summary lists of each kind."""
@@ -41,6 +48,7 @@ class Kind(Enum):
     EARLY = "left early with what was saved: run the same command again to go on"
     REFUSED = "failed and would fail again: change what is said there, and run the same command again"
     BROKEN = "broken off or killed: run the same command again to go on from what was saved"
+    STUCK = f"broke off {SAME} times in a row with the same words: read the log, and run the same command again"
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,8 @@ def _last_line(log: Path, since: float) -> str:
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    said = (line.strip() for line in reversed(lines) if not line.startswith(_OF_THE_SCHEDULER))
+    return next(filter(None, said), "")
 
 
 @dataclass(frozen=True)
@@ -98,10 +107,12 @@ class Watch:
     Attributes:
         since: when the run began, as for `read`.
         unsubmitted: why a cluster did not take a job, where it would not take it the next time either.
+        broken: with which words the last tries of a job broke off, as many as were the same.
     """
 
     since: float
     unsubmitted: dict[Any, str] = field(default_factory=dict)
+    broken: dict[Any, list[str]] = field(default_factory=dict)
 
     def attach(self, scheduler: Any) -> None:
         """Let Snakemake's scheduler start only those failed jobs again that may come further.
@@ -116,11 +127,23 @@ class Watch:
             return
 
         def tell_of(job: Any) -> None:
-            if Kind.REFUSED in (ending.kind for _, ending in self._endings(job)):
+            endings = [ending for _, ending in self._endings(job)]
+            self._note(job, endings)
+            if Kind.REFUSED in (ending.kind for ending in endings) or self._is_stuck(job):
                 _use_up_attempts(job)
             tell(job)
 
         scheduler.error_callback = tell_of
+
+    def _note(self, job: Any, endings: Sequence[Ending]) -> None:
+        """Keep with which words a job broke off; what left early came further, whatever it said."""
+        words = "; ".join(_CLOCK.sub("", one.words, count=1) for one in endings if one.kind is Kind.BROKEN)
+        before = self.broken.get(job, [])
+        tells = words and HEADING not in words  # a try that was killed before it said anything tells nothing
+        self.broken[job] = [*(before if before[-1:] == [words] else []), words] if tells else []
+
+    def _is_stuck(self, job: Any) -> bool:
+        return len(self.broken.get(job, ())) >= SAME
 
     def _listen(self, executor: Any) -> None:
         """Hear an executor's reasons; it reports them before it tells the scheduler."""
@@ -146,7 +169,10 @@ class Watch:
         if job in self.unsubmitted:
             return [(_rule(job), Ending(Kind.REFUSED, self.unsubmitted[job]))]
         members = getattr(job, "jobs", None) or [job]
-        return [(_rule(one), read(map(str, getattr(one, "log", ())), since=self.since)) for one in members]
+        ended = [(_rule(one), read(map(str, getattr(one, "log", ())), since=self.since)) for one in members]
+        if not self._is_stuck(job):
+            return ended
+        return [(rule, replace(one, kind=Kind.STUCK) if one.kind is Kind.BROKEN else one) for rule, one in ended]
 
 
 def _rule(job: Any) -> str:

@@ -103,7 +103,7 @@ def build_product(product: ProductName, config: Config) -> dict[str, Any]:
 
 def conditions(config: Config) -> dict[str, Any]:
     """The configuration but for what neither influences results nor says in which files they are kept."""
-    exclude: dict[str, Any] = {"device": True, "pathvars": True, "compile": True, "graphs": True}
+    exclude: dict[str, Any] = {"device": True, "gpu_request": True, "pathvars": True, "compile": True, "graphs": True}
     if not config.couples_images:
         exclude["evaluation"] = {"batch_size"}
     if config.data.source in KNOWN_IMAGES:

@@ -41,3 +41,9 @@ def test_what_is_asked_for_is_not_second_guessed(bare_machine: Path) -> None:
     assert hardware.gpus_per_job("cuda") == 1
     (bare_machine / "nvidia0").touch()
     assert hardware.gpus_per_job("cpu") == 0
+
+
+def test_a_request_of_the_user_goes_before_what_the_device_needs(bare_machine: Path) -> None:
+    assert hardware.gpus_per_job("cpu", 1) == 1
+    assert hardware.gpus_per_job("cuda", 0) == 0
+    assert hardware.gpus_per_job("cuda", "auto") == 1
