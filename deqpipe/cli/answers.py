@@ -32,7 +32,8 @@ def begin() -> None:
     """Say when and where a try of a job begins, in a log that holds all its tries; to terminals and pipes nothing."""
     job = os.environ.get("SLURM_JOB_ID")
     try:
-        if stat.S_ISREG(os.fstat(sys.stderr.fileno()).st_mode):
+        # within a step of SLURM's, srun stands between the command and the log
+        if stat.S_ISREG(os.fstat(sys.stderr.fileno()).st_mode) or "SLURM_STEP_ID" in os.environ:
             where = f"{platform.node()}{f', SLURM job {job}' if job else ''}"
             print(f"{HEADING}{datetime.now():%Y-%m-%d %H:%M:%S} on {where}", file=sys.stderr, flush=True)
     except (AttributeError, OSError, ValueError):  # no file of the system's, or it cannot be written

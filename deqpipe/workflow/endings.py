@@ -35,7 +35,7 @@ _WOULD_NOT_BE_TAKEN = re.compile(
     r"|time limit is invalid|node configuration is not available|not permitted to use",
     re.IGNORECASE,
 )
-_OF_THE_SCHEDULER = ("srun: ", "slurmstepd: ")
+_OF_THE_SCHEDULER = re.compile(r"(srun|slurmstepd)[\w.-]*: ")
 """What lines begin with that SLURM adds to a log, behind what the command said last."""
 _TAIL = 1 << 16
 _LISTED = 10
@@ -96,7 +96,7 @@ def _last_line(log: Path, since: float) -> str:
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    said = (line.strip() for line in reversed(lines) if not line.startswith(_OF_THE_SCHEDULER))
+    said = (line.strip() for line in reversed(lines) if not _OF_THE_SCHEDULER.match(line))
     return next(filter(None, said), "")
 
 

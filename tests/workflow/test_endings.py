@@ -102,7 +102,7 @@ def test_a_mistake_is_told_from_what_the_command_itself_prints(
         ("", Kind.BROKEN, ""),
         (
             "12:34:56 SIGTERM: saved; start again to go on\nsrun: error: n1: task 0: Exited with exit code 75\n"
-            "slurmstepd: error: *** STEP 7.1 ON n1 CANCELLED ***\n",
+            "slurmstepd-n1: error: *** STEP 7.1 ON n1 CANCELLED ***\n",
             Kind.EARLY,
             "SIGTERM: saved",
         ),
