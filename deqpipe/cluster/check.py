@@ -1,0 +1,48 @@
+"""What somebody found out about a cluster or a machine: one fact, whether it is as it must be, and what to do."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Verdict(Enum):
+    """What a check came to; to be read in front of its words."""
+
+    OK = "ok"
+    WRONG = "WRONG"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: of what was looked at, in a word or two.
+        verdict: whether it is as it must be; unknown where nothing told.
+        words: what was found.
+        advice: what to do; empty where nothing is to be done.
+    """
+
+    name: str
+    verdict: Verdict
+    words: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        """Name, words and advice in one line."""
+        return f"{self.name}: {self.words}{f'; {self.advice}' if self.advice else ''}"
+
+
+def ok(name: str, words: str, advice: str = "") -> Check:
+    """All right; the advice is what is good to know."""
+    return Check(name, Verdict.OK, words, advice)
+
+
+def wrong(name: str, words: str, advice: str) -> Check:
+    """To be changed."""
+    return Check(name, Verdict.WRONG, words, advice)
+
+
+def unknown(name: str, words: str, advice: str = "") -> Check:
+    """Nothing told."""
+    return Check(name, Verdict.UNKNOWN, words, advice)
