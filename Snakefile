@@ -44,6 +44,7 @@ localrules:
 onstart:
     workflow.scheduler.job_rate_limiter = None
     hold_results()
+    ask_cluster()
     ENDINGS.attach(workflow.scheduler)
 
 

@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 
 from deqpipe import config as configuration
+from deqpipe.cluster import check, queue, submission
 from deqpipe.errors import UserError, line
 from deqpipe.machine import faults, hardware
 from deqpipe.results import lock, records, validity
@@ -126,6 +127,24 @@ def hold_results():
         lock.hold(Path(CONFIG.pathvars.results, ".workflow"))
     except UserError as error:
         print(f"{endings.PROGRAM}: {line(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def ask_cluster():
+    """Submit nothing to SLURM that it would refuse, or that a job of an earlier run in this folder is computing."""
+    if not type(workflow.executor_settings).__module__.startswith("snakemake_executor_plugin_slurm"):
+        return
+    dag, settings = workflow.dag, workflow.executor_settings
+    asked = [
+        submission.Request.of_job(one, settings)
+        for one in dag.get_jobs_or_groups()
+        if not one.is_local and any(map(dag.needrun, one if one.is_group() else [one]))
+    ]
+    refused = [str(one) for one in submission.check_submission(asked) if one.verdict is check.Verdict.WRONG]
+    if told := queue.refusal(Path.cwd()):
+        refused.append(told)
+    if refused:
+        print(*(f"{endings.PROGRAM}: {line(one)}" for one in refused), sep="\n", file=sys.stderr)
         sys.exit(2)
 
 
