@@ -379,6 +379,21 @@ def test_outputs_and_logs_on_a_full_disk_are_told_and_complained_of_once(tmp_pat
         assert process(*written, stderr=full).returncode == 0
 
 
+def test_every_try_has_a_heading_in_the_log_of_a_job_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = ("write-config", "--spec", config.load([Path(CONFIG)]).model_dump_json(), "--output", tmp_path / "c")
+    with (tmp_path / "log").open("a") as log:
+        assert process(*written, stderr=log).returncode == 0
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        assert process(*written, stderr=log).returncode == 0
+        assert process("check-config", CONFIG, stdout=subprocess.PIPE, stderr=log).returncode == 0
+    first, second = (tmp_path / "log").read_text().splitlines()
+    assert re.fullmatch(r"---- \d{4}-\d\d-\d\d \d\d:\d\d:\d\d on \S+", first)
+    assert second.endswith(", SLURM job 7")
+    assert process(*written, stderr=subprocess.PIPE).stderr == ""
+
+
 def test_a_log_that_cannot_be_written_does_not_end_a_job(capsys: pytest.CaptureFixture[str]) -> None:
     with open("/dev/full", "w") as full:
         log = answers.Log(full)

@@ -37,6 +37,8 @@ def test_only_what_may_come_further_is_retried_and_the_end_tells_all_three_apart
     starts = [call for call in workspace.calls() if "--history" in call]
     assert [sum(f"/{model}/" in call for call in starts) for model in models()] == [5, 1, endings.SAME]
     log = "logs/demo/train_feedforward/resnet18_{}/seed0.log"
+    kept = (workspace.folder / log.format("trades")).read_text()
+    assert kept.count("train_feedforward runs") == endings.SAME, "a log has every try"
     assert (
         f"1 job {Kind.EARLY.value}\n"
         "    pretrain: time budget of 55 minutes: saved at step 22 of 63 (logs/demo/pretrain/deq_pretrain/seed0.log)\n"
