@@ -46,6 +46,7 @@ onstart:
     hold_results()
     ask_cluster()
     ENDINGS.attach(workflow.scheduler)
+    ENDINGS.keep_logs(workflow.dag.needrun_jobs())
 
 
 onerror:

@@ -28,7 +28,7 @@ rule strongest:
         configuration=merged_config,
     shell:
         "deqpipe strongest --spec {params.spec:q} --model {wildcards.model:q} --seed {wildcards.seed:q} --configuration {params.configuration:q}"
-        " --results {params.results:q} --output {output:q} >> {log:q} 2>&1"
+        " --results {params.results:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule race:
@@ -54,7 +54,7 @@ rule race:
         configuration=merged_config,
     shell:
         "deqpipe race --spec {params.spec:q} --of grid --model {wildcards.model:q} --seed {wildcards.seed:q} --configuration {params.configuration:q}"
-        " --results {params.results:q} --output {output:q} >> {log:q} 2>&1"
+        " --results {params.results:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule race_sweep:
@@ -78,4 +78,4 @@ rule race_sweep:
         configuration=merged_config,
     shell:
         "deqpipe race --spec {params.spec:q} --of sweep --model {wildcards.model:q} --seed {wildcards.seed:q} --configuration {params.configuration:q}"
-        " --results {params.results:q} --output {output:q} >> {log:q} 2>&1"
+        " --results {params.results:q} --output {output:q} > {log:q} 2>&1"

@@ -26,7 +26,7 @@ rule clean:
     shell:
         "deqpipe clean --spec {params.spec:q} {params.execution:q} {params.budget:q}"
         " --data {input.data:q} --checkpoint {input.checkpoint:q} --batch-size {params.batch_size:q}"
-        " --state {params.state:q} --output {output:q} >> {log:q} 2>&1"
+        " --state {params.state:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule attack_grid:
@@ -61,7 +61,7 @@ rule attack_grid:
     shell:
         "deqpipe attack-grid --spec {params.spec:q} {params.execution:q} {params.budget:q} {params.optional:q}"
         " --data {input.data:q} --checkpoint {input.checkpoint:q} --states {params.states:q} --images {params.images:q}"
-        " --batch-size {params.batch_size:q} --state {params.state:q} --output {output:q} >> {log:q} 2>&1"
+        " --batch-size {params.batch_size:q} --state {params.state:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule attack_pgd:
@@ -91,7 +91,7 @@ rule attack_pgd:
     shell:
         "deqpipe attack-pgd --spec {params.spec:q} {params.execution:q} {params.budget:q}"
         " --data {input.data:q} --checkpoint {input.checkpoint:q} --batch-size {params.batch_size:q}"
-        " --state {params.state:q} --output {output:q} >> {log:q} 2>&1"
+        " --state {params.state:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule attack_point:
@@ -119,7 +119,7 @@ rule attack_point:
         "deqpipe attack-point --spec {params.spec:q} {params.execution:q}"
         " --data {input.data:q} --checkpoint {input.checkpoint:q} --point {wildcards.point:q}"
         " --images {wildcards.images:q} --batch-size {params.batch_size:q} --output {output:q}"
-        " >> {log:q} 2>&1"
+        " > {log:q} 2>&1"
 
 
 rule autoattack:
@@ -151,7 +151,7 @@ rule autoattack:
     shell:
         "deqpipe autoattack --spec {params.spec:q} {params.execution:q} {params.budget:q} {params.optional:q}"
         " --data {input.data:q} --checkpoint {input.checkpoint:q} --images {wildcards.images:q}"
-        " --batch-size {params.batch_size:q} --state {params.state:q} --output {output:q} >> {log:q} 2>&1"
+        " --batch-size {params.batch_size:q} --state {params.state:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule attack_top:
@@ -183,7 +183,7 @@ rule attack_top:
     shell:
         "deqpipe attack-top --spec {params.spec:q} {params.execution:q} {params.budget:q} {params.optional:q}"
         " --data {input.data:q} --checkpoint {input.checkpoint:q} --images {wildcards.images:q}"
-        " --batch-size {params.batch_size:q} --state {params.state:q} --output {output:q} >> {log:q} 2>&1"
+        " --batch-size {params.batch_size:q} --state {params.state:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule attack_in_loop:
@@ -216,7 +216,7 @@ rule attack_in_loop:
     shell:
         "deqpipe attack-in-loop --spec {params.spec:q} {params.execution:q} {params.budget:q} {params.optional:q}"
         " --data {input.data:q} --checkpoint {input.checkpoint:q} --images {wildcards.images:q}"
-        " --batch-size {params.batch_size:q} --state {params.state:q} --output {output:q} >> {log:q} 2>&1"
+        " --batch-size {params.batch_size:q} --state {params.state:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule attack_sweep:
@@ -249,7 +249,7 @@ rule attack_sweep:
     shell:
         "deqpipe attack-sweep --spec {params.spec:q} {params.execution:q} {params.budget:q} {params.optional:q}"
         " --data {input.data:q} --checkpoint {input.checkpoint:q} --images {wildcards.images:q}"
-        " --batch-size {params.batch_size:q} --state {params.state:q} --output {output:q} >> {log:q} 2>&1"
+        " --batch-size {params.batch_size:q} --state {params.state:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule attack_example:
@@ -286,7 +286,7 @@ rule attack_example:
     shell:
         "deqpipe attack-example --spec {params.spec:q} {params.execution:q}"
         " --data {input.data:q} --checkpoint {input.checkpoint:q} --select {input.select:q} --clean {input.clean:q}"
-        " --grid {params.grid:q} --batch-size {params.batch_size:q} --output {output:q} >> {log:q} 2>&1"
+        " --grid {params.grid:q} --batch-size {params.batch_size:q} --output {output:q} > {log:q} 2>&1"
 
 
 # The shards that hold the ready-made attack.

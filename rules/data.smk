@@ -15,7 +15,7 @@ rule write_config:
         spec=specs.dumps(specs.conditions(CONFIG)),
         config=merged_config,
     shell:
-        "deqpipe write-config --spec {params.config:q} --output {output:q} >> {log:q} 2>&1"
+        "deqpipe write-config --spec {params.config:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule prepare_data:
@@ -33,4 +33,4 @@ rule prepare_data:
         spec=spec("data"),
         root=lambda wildcards, output: [] if CONFIG.data.source == "digits" else ["--root", CONFIG.data.root],
     shell:
-        "deqpipe prepare-data --spec {params.spec:q} {params.root:q} --output {output:q} >> {log:q} 2>&1"
+        "deqpipe prepare-data --spec {params.spec:q} {params.root:q} --output {output:q} > {log:q} 2>&1"

@@ -26,7 +26,7 @@ for figure in products.FIGURES.values():
             results=results_folder,
         shell:
             "deqpipe figure {params.number:q} --spec {params.spec:q} --config {input.config:q} --results {params.results:q}"
-            " --output-stem {params.stem:q} >> {log:q} 2>&1"
+            " --output-stem {params.stem:q} > {log:q} 2>&1"
 
     describe(figure)
 

@@ -24,4 +24,4 @@ rule report:
         results=results_folder,
     shell:
         "deqpipe report --spec {params.spec:q} --config {input.config:q} --results {params.results:q} --output {output:q}"
-        " >> {log:q} 2>&1"
+        " > {log:q} 2>&1"

@@ -28,4 +28,4 @@ rule select_early_state:
     shell:
         "deqpipe select-early-state --spec {params.spec:q} {params.execution:q} {params.budget:q}"
         " --data {input.data:q} --checkpoint {input.checkpoint:q} --batch-size {params.batch_size:q}"
-        " --state {params.state:q} --output {output:q} >> {log:q} 2>&1"
+        " --state {params.state:q} --output {output:q} > {log:q} 2>&1"

@@ -26,7 +26,7 @@ for table in products.TABLES.values():
             results=results_folder,
         shell:
             "deqpipe table {params.number:q} --spec {params.spec:q} --config {input.config:q} --results {params.results:q}"
-            " --output-stem {params.stem:q} >> {log:q} 2>&1"
+            " --output-stem {params.stem:q} > {log:q} 2>&1"
 
     describe(table)
 

@@ -24,7 +24,7 @@ rule time_training:
         budget=time_budget,
     shell:
         "deqpipe time-training --spec {params.spec:q} {params.execution:q} {params.budget:q} --data {input.data:q}"
-        " --trunk {input.trunk:q} --state {params.state:q} --output {output:q} >> {log:q} 2>&1"
+        " --trunk {input.trunk:q} --state {params.state:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule time_inference:
@@ -52,4 +52,4 @@ rule time_inference:
         budget=time_budget,
     shell:
         "deqpipe time-inference --spec {params.spec:q} {params.execution:q} {params.budget:q} --data {input.data:q}"
-        " --checkpoint {input.checkpoint:q} --state {params.state:q} --output {output:q} >> {log:q} 2>&1"
+        " --checkpoint {input.checkpoint:q} --state {params.state:q} --output {output:q} > {log:q} 2>&1"

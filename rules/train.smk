@@ -27,7 +27,7 @@ rule pretrain:
     shell:
         "deqpipe pretrain --spec {params.spec:q} {params.execution:q} {params.budget:q}"
         " --data {input.data:q} --state {params.state:q} --best {output.best:q} --last {output.last:q}"
-        " --history {output.history:q} --handoff {output.handoff:q} >> {log:q} 2>&1"
+        " --history {output.history:q} --handoff {output.handoff:q} > {log:q} 2>&1"
 
 
 rule train_deq:
@@ -58,7 +58,7 @@ rule train_deq:
     shell:
         "deqpipe train-deq --spec {params.spec:q} {params.execution:q} {params.budget:q}"
         " --data {input.data:q} --trunk {input.trunk:q} --state {params.state:q} --best {output.best:q}"
-        " --last {output.last:q} --history {output.history:q} >> {log:q} 2>&1"
+        " --last {output.last:q} --history {output.history:q} > {log:q} 2>&1"
 
 
 rule use_imported:
@@ -80,7 +80,7 @@ rule use_imported:
         spec=lambda wildcards: specs.dumps(specs.build_import(CONFIG, wildcards.model)),
     shell:
         "deqpipe use-imported --spec {params.spec:q} --data {input.data:q} --checkpoint {input.checkpoint:q}"
-        " --output {output:q} >> {log:q} 2>&1"
+        " --output {output:q} > {log:q} 2>&1"
 
 
 rule train_feedforward:
@@ -110,4 +110,4 @@ rule train_feedforward:
     shell:
         "deqpipe train-feedforward --spec {params.spec:q} {params.execution:q} {params.budget:q}"
         " --data {input.data:q} --state {params.state:q} --best {output.best:q} --last {output.last:q}"
-        " --history {output.history:q} >> {log:q} 2>&1"
+        " --history {output.history:q} > {log:q} 2>&1"

@@ -29,7 +29,7 @@ class Log(logging.StreamHandler[Any]):
 
 
 def begin() -> None:
-    """Say when and where a try of a job begins, in a log that holds all its tries; to terminals and pipes nothing."""
+    """Say when and where a try of a job begins, in its log; to terminals and pipes nothing."""
     job = os.environ.get("SLURM_JOB_ID")
     try:
         # within a step of SLURM's, srun stands between the command and the log

@@ -22,7 +22,9 @@ GO_ON = "start again to go on"
 """What a command's last line ends with, where it left early, with what it had saved."""
 
 HEADING = "---- "
-"""What the first line of every try begins with in a log, which holds all of them."""
+"""What the first line of a try's log begins with."""
+TRIES = ".tries.log"
+"""How the file ends that keeps the logs of earlier tries, beside a job's log: Snakemake removes that before each try."""
 SAME = 3
 """Tries in a row that end with the same words, unasked: one more would end so, too."""
 
@@ -100,6 +102,19 @@ def _last_line(log: Path, since: float) -> str:
     return next(filter(None, said), "")
 
 
+def keep(log: Path) -> None:
+    """Put a job's log behind those of earlier tries, unless it is the last of them already."""
+    kept = log.with_suffix(TRIES)
+    try:
+        text = log.read_bytes()
+        with kept.open("a+b") as file:
+            file.seek(max(0, file.tell() - len(text)))
+            if text and file.read() != text:
+                file.write(text)
+    except OSError:  # there is none, or no room: a run is worth more than its logs
+        return
+
+
 @dataclass(frozen=True)
 class Watch:
     """What is known of the jobs of one run of Snakemake.
@@ -127,6 +142,7 @@ class Watch:
             return
 
         def tell_of(job: Any) -> None:
+            self.keep_logs([job])
             endings = [ending for _, ending in self._endings(job)]
             self._note(job, endings)
             if Kind.REFUSED in (ending.kind for ending in endings) or self._is_stuck(job):
@@ -134,6 +150,11 @@ class Watch:
             tell(job)
 
         scheduler.error_callback = tell_of
+
+    def keep_logs(self, jobs: Iterable[Any]) -> None:
+        """Keep the logs of jobs that are about to be started again, whoever ended them and when."""
+        for log in (log for job in jobs for one in _members(job) for log in getattr(one, "log", ())):
+            keep(Path(str(log)))
 
     def _note(self, job: Any, endings: Sequence[Ending]) -> None:
         """Keep with which words a job broke off; what left early came further, whatever it said."""
@@ -168,11 +189,15 @@ class Watch:
         """Rule and ending of a job; of a group, of all its jobs."""
         if job in self.unsubmitted:
             return [(_rule(job), Ending(Kind.REFUSED, self.unsubmitted[job]))]
-        members = getattr(job, "jobs", None) or [job]
-        ended = [(_rule(one), read(map(str, getattr(one, "log", ())), since=self.since)) for one in members]
+        ended = [(_rule(one), read(map(str, getattr(one, "log", ())), since=self.since)) for one in _members(job)]
         if not self._is_stuck(job):
             return ended
         return [(rule, replace(one, kind=Kind.STUCK) if one.kind is Kind.BROKEN else one) for rule, one in ended]
+
+
+def _members(job: Any) -> Sequence[Any]:
+    """The jobs of a group; otherwise the job."""
+    return list(getattr(job, "jobs", None) or [job])
 
 
 def _rule(job: Any) -> str:

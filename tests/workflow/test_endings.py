@@ -25,7 +25,7 @@ FATES = """
 case "$*" in
   pretrain*) echo "12:00:00 time budget of 55 minutes: saved at step 22 of 63; start again to go on"; exit 75 ;;
   *resnet18_pgd_at/*) echo "deqpipe: loss is nan at step 4 of 6: lower the rate"; exit 1 ;;
-  *resnet18_trades/*) echo "12:00:00 epoch 1/6"; kill -KILL $$ ;;
+  *resnet18_trades/*) echo "---- $(date +%N)"; echo "12:00:00 epoch 1/6"; kill -KILL $$ ;;
 esac
 """
 
@@ -37,8 +37,8 @@ def test_only_what_may_come_further_is_retried_and_the_end_tells_all_three_apart
     starts = [call for call in workspace.calls() if "--history" in call]
     assert [sum(f"/{model}/" in call for call in starts) for model in models()] == [5, 1, endings.SAME]
     log = "logs/demo/train_feedforward/resnet18_{}/seed0.log"
-    kept = (workspace.folder / log.format("trades")).read_text()
-    assert kept.count("train_feedforward runs") == endings.SAME, "a log has every try"
+    kept = (workspace.folder / log.format("trades")).with_suffix(endings.TRIES).read_text()
+    assert kept.count("train-feedforward runs") == endings.SAME, "of every try there is a log"
     assert (
         f"1 job {Kind.EARLY.value}\n"
         "    pretrain: time budget of 55 minutes: saved at step 22 of 63 (logs/demo/pretrain/deq_pretrain/seed0.log)\n"
@@ -120,6 +120,16 @@ def read(folder: Path, text: str) -> endings.Ending:
     log = folder / "job.log"
     log.write_text(text)
     return endings.read([folder / "missing.log", str(log)], since=time.time() - 60)
+
+
+def test_logs_of_tries_are_kept_once_each(tmp_path: Path) -> None:
+    log, job = tmp_path / "seed0.log", Job([str(tmp_path / "seed0.log"), str(tmp_path / "missing.log")])
+    watch = endings.Watch(since=0.0)
+    for text in ("---- 1\na\n", "---- 2\na\n", "---- 2\na\n", ""):
+        log.write_text(text)
+        watch.keep_logs([Group([job])])
+    assert (tmp_path / "seed0.tries.log").read_text() == "---- 1\na\n---- 2\na\n"
+    assert not (tmp_path / "missing.tries.log").exists()
 
 
 def test_bytes_that_are_no_text_are_no_reason_to_fail(tmp_path: Path) -> None:
