@@ -24,7 +24,7 @@ GO_ON = "start again to go on"
 HEADING = "---- "
 """What the first line of a try's log begins with."""
 TRIES = ".tries.log"
-"""How the file ends that keeps the logs of earlier tries, beside a job's log: Snakemake removes that before each try."""
+"""How the file ends that keeps earlier tries, beside a job's log: Snakemake removes that before each try."""
 SAME = 3
 """Tries in a row that end with the same words, unasked: one more would end so, too."""
 
