@@ -20,6 +20,12 @@ def cell_operations(model: ModelConfig, *, image_shape: tuple[int, int, int]) ->
     return sum(sum(_of_scale(model, sizes, target)) for target in range(len(sizes)))
 
 
+def cell_weights(model: ModelConfig) -> int:
+    """Numbers in the convolutions of f: a multiplication and an addition each, where there is a single pixel."""
+    pixels = [1] * len(model.channels)
+    return sum(sum(_of_scale(model, pixels, target)) for target in range(len(pixels))) // 2
+
+
 def _of_scale(model: ModelConfig, sizes: Sequence[int], target: int) -> Iterator[int]:
     """The block of a scale, what comes in from the others, and the convolution behind their sum.
 

@@ -6,7 +6,7 @@ whose price per evaluation (or per image, or per job) is measured. Where work de
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import TypeAlias
@@ -31,6 +31,7 @@ ASSUMED = (
 )
 """What the work of jobs is reckoned with where it depends on results."""
 
+Points: TypeAlias = Sequence[gridpoints.GridPoint]
 Part: TypeAlias = str
 """start, report: jobs. pass: images through stem and head, with gradient. solve: evaluations in a solve. unroll:
 applications of f in an unroll, each with its gradient. descent: evaluations, whichever way, in Sec. 3.2's updates.
@@ -111,7 +112,7 @@ def decisions(config: Config, model: str, *, controls: bool = True, wanted: Want
     """All decisions that a model's attacked images are scored on. Equal ones are computed once."""
     kind = vocabulary.MODELS[model]
     if not kind.architecture.has_states:
-        return _network(model, {"decide": 1.0})
+        return network_work(model, {"decide": 1.0})
     names = (*kind.defences, *(kind.controls(config.entropy) if controls else ()))
     different = {_computed(config, name): name for name in reversed(names)}
     return _sum(decision(config, name, wanted) for name in different.values())
@@ -183,8 +184,8 @@ class AttackCost:
 def attacked(config: Config, model: str, defence: str, points: Sequence[gridpoints.GridPoint]) -> AttackCost:
     """A decision and its surrogates at some points, on average; of a network without states itself."""
     if not vocabulary.MODELS[model].architecture.has_states:
-        decide = _network(model, {"decide": 1.0})
-        return AttackCost(_network(model, {"gradient": 1.0}), decide, decide)
+        decide = network_work(model, {"decide": 1.0})
+        return AttackCost(network_work(model, {"gradient": 1.0}), decide, decide)
     state, steps = mean_point(points)
     through = through_defence(config, defence, points)
     return AttackCost(
@@ -211,7 +212,7 @@ def library(config: Config, attack: AttackName, target: AttackCost, *, classes: 
     return target.gradient * passes.gradients + target.forward * passes.forwards + target.decision * shown
 
 
-def _network(model: str, amounts: Mapping[str, Number]) -> Work:
+def network_work(model: str, amounts: Mapping[str, Number]) -> Work:
     """Work of a network without states, which has no f."""
     architecture = vocabulary.MODELS[model].architecture.name
     return Work(parts={f"{architecture}/{name}": amount for name, amount in amounts.items()})
@@ -227,6 +228,7 @@ def job(
     images: Images,
     *,
     entering: Mapping[AttackName, Number] | None = None,
+    deepest: bool = False,
 ) -> Work:
     """The work of one of Snakemake's jobs.
 
@@ -236,9 +238,12 @@ def job(
         config: the experiment.
         images: of its source.
         entering: the share of its images that each of AutoAttack's attacks is run on; of those it does not name, all.
+        deepest: where the strongest points decide, they are those that take longest, for a bound; otherwise the mean.
     """
-    if rule == "autoattack":
-        return Work(parts={"start": 1.0}) + _autoattack(config, images, wildcards, entering or {})
+    if rule in _AT_STRONGEST:
+        chosen = deepest_points if deepest else _every_point
+        strongest = Strongest(config, images, chosen, entering or {})
+        return Work(parts={"start": 1.0}) + _AT_STRONGEST[rule](strongest, wildcards)
     if rule in _COMPUTING:
         return Work(parts={"start": 1.0}) + _COMPUTING[rule](config, images, wildcards)
     return Work(parts={"start" if rule in ("prepare_data", "use_imported") else "report": 1.0})
@@ -256,19 +261,19 @@ def taken(rule: str, wildcards: Mapping[str, str], config: Config, images: Image
         case "train_feedforward":
             return vocabulary.feedforward(config, wildcards["model"]).training.epochs * images.train
         case "select_early_state":
-            return _validated(config, images)
+            return validation_images(config, images)
         case "time_training" | "time_inference":
             return config.timing.batch_size
         case "clean" | "attack_pgd":
             return config.evaluation.images
         case "attack_example":
             return _example_batch(config)
-    return _count(wildcards.get("images") or wildcards["shard"].partition("images")[2]) if uses_device(rule) else 0
+    return images_in(wildcards.get("images") or wildcards["shard"].partition("images")[2]) if uses_device(rule) else 0
 
 
 def uses_device(rule: str) -> bool:
     """Whether jobs of a rule train or evaluate."""
-    return rule in _COMPUTING or rule == "autoattack"
+    return rule in COMPUTING
 
 
 def trains(rule: str) -> bool:
@@ -286,7 +291,7 @@ def _pretrain(config: Config, images: Images, wildcards: Mapping[str, str]) -> W
     epochs = ceil(steps / _per_epoch(config, images))
     trained = formulas.pretraining_step(config) * _seen(config, images, steps)
     validated = formulas.pretraining_validation(config) * (epochs * images.validation)
-    return _trained(trained + validated, "pretrain")
+    return training_work(trained + validated, "pretrain")
 
 
 def _train_deq(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
@@ -299,9 +304,9 @@ def _train_deq(config: Config, images: Images, wildcards: Mapping[str, str]) -> 
     total = (
         training_step(config, model, regularised=config.jacobian.frequency) * with_term
         + training_step(config, model) * without
-        + formulas.validation(config, model) * (epochs * _validated(config, images))
+        + formulas.validation(config, model) * (epochs * validation_images(config, images))
     )
-    return _trained(total, f"train/{_priced_as(model)}")
+    return training_work(total, f"train/{priced_as(model)}")
 
 
 def training_step(config: Config, model: str, *, regularised: Number = 0) -> Evaluations:
@@ -311,7 +316,7 @@ def training_step(config: Config, model: str, *, regularised: Number = 0) -> Eva
     return formulas.training_step(config, model, states, regularised=regularised)
 
 
-def _priced_as(model: str) -> str:
+def priced_as(model: str) -> str:
     """The method whose steps are timed; the models of Figure 6 differ in a weight only."""
     kind = vocabulary.MODELS[model]
     return next(
@@ -332,8 +337,8 @@ def _weight(config: Config, model: str) -> Number:
 def _train_feedforward(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
     model = wildcards["model"]
     epochs = vocabulary.feedforward(config, model).training.epochs
-    validated = epochs * _validated(config, images)
-    return _network(
+    validated = epochs * validation_images(config, images)
+    return network_work(
         model,
         {
             f"train/{vocabulary.MODELS[model].framework}": float(epochs * images.train),
@@ -350,13 +355,13 @@ def _clean(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work
 def _select(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
     model = wildcards["model"]
     attack = point_pgd(config, gridpoints.ready_made(config), config.selection.attack.steps)
-    return (attack + decisions(config, model, controls=False, wanted=CLASSES)) * _validated(config, images)
+    return (attack + decisions(config, model, controls=False, wanted=CLASSES)) * validation_images(config, images)
 
 
 def _attack_pgd(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
     model, steps = wildcards["model"], config.attack.pgd.steps
     if not vocabulary.MODELS[model].architecture.has_states:
-        attack = _network(model, {"gradient": float(steps)})
+        attack = network_work(model, {"gradient": float(steps)})
     else:
         attack = point_pgd(config, gridpoints.ready_made(config), steps)
     return (attack + references(config, model) + decisions(config, model)) * config.evaluation.images
@@ -366,30 +371,63 @@ def _attack_grid(config: Config, images: Images, wildcards: Mapping[str, str]) -
     first, last = _range(wildcards["shard"], "states")
     points = [point for point in gridpoints.grid_points(config) if first <= point.state <= last]
     other = vocabulary.transfers_to(config, wildcards["model"])
-    return _grid_points(config, wildcards["model"], points, other=other) * _count(wildcards["shard"], "images")
+    return _grid_points(config, wildcards["model"], points, other=other) * images_in(wildcards["shard"], "images")
 
 
 def _attack_point(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
     point = gridpoints.GridPoint.parse(wildcards["point"])
-    return _grid_points(config, wildcards["model"], [point], other=None) * _count(wildcards["images"])
+    return _grid_points(config, wildcards["model"], [point], other=None) * images_in(wildcards["images"])
 
 
-def _grid_points(config: Config, model: str, points: list[gridpoints.GridPoint], *, other: str | None) -> Work:
-    """Points of the grid, scored on every decision of the model and of the one that images are transferred to."""
+def _grid_points(config: Config, model: str, points: Points, *, other: str | None) -> Work:
+    crafted = _sum(point_pgd(config, point, config.attack.pgd.steps) for point in points)
+    return references(config, model) + crafted + _scored(config, model, other=other) * len(points)
+
+
+def grid_point(config: Config, model: str, point: gridpoints.GridPoint, *, other: str | None) -> Work:
+    """A point of the grid, scored on every decision of the model and of the one that images are transferred to."""
+    return point_pgd(config, point, config.attack.pgd.steps) + _scored(config, model, other=other)
+
+
+def _scored(config: Config, model: str, *, other: str | None) -> Work:
     scored = decisions(config, model)
     if other is not None:
         scored += decisions(config, other, controls=False)  # which have nothing to be compared with
-    return references(config, model) + _sum(
-        point_pgd(config, point, config.attack.pgd.steps) + scored for point in points
-    )
+    return scored
 
 
-def _autoattack(
-    config: Config, images: Images, wildcards: Mapping[str, str], entering: Mapping[AttackName, Number]
-) -> Work:
-    target = attacked(config, wildcards["model"], wildcards["defence"], gridpoints.grid_points(config))
+def deepest_points(points: Points) -> Points:
+    """Those of some points whose surrogates take most evaluations."""
+    return [max(points, key=lambda point: (point.state, point.steps))]
+
+
+def _every_point(points: Points) -> Points:
+    return points
+
+
+@dataclass(frozen=True)
+class Strongest:
+    """What jobs at the strongest points of a grid are reckoned with.
+
+    Attributes:
+        config: the experiment.
+        images: of its source.
+        chosen: those of the points that could be the strongest whose mean is taken for them.
+        entering: as for `job`.
+    """
+
+    config: Config
+    images: Images
+    chosen: Callable[[Points], Points]
+    entering: Mapping[AttackName, Number]
+
+
+def _autoattack(strongest: Strongest, wildcards: Mapping[str, str]) -> Work:
+    config, images, entering = strongest.config, strongest.images, strongest.entering
+    points = strongest.chosen(gridpoints.grid_points(config))
+    target = attacked(config, wildcards["model"], wildcards["defence"], points)
     attacks = runnable(config.autoattack.attacks, classes=images.classes)
-    count = _count(wildcards["images"])
+    count = images_in(wildcards["images"])
     checked = target.forward * (formulas.CHECKS * min(config.autoattack.batch_size, count))
     return (
         _sum(_library_attack(config, images, wildcards, attack, target) * entering.get(attack, 1) for attack in attacks)
@@ -398,9 +436,10 @@ def _autoattack(
     )
 
 
-def _attack_top(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
+def _attack_top(strongest: Strongest, wildcards: Mapping[str, str]) -> Work:
+    config, images = strongest.config, strongest.images
     points = [point for point in gridpoints.grid_points(config) if point.damping == gridpoints.FINAL_DAMPING]
-    target = attacked(config, wildcards["model"], ENTROPY.name, points)
+    target = attacked(config, wildcards["model"], ENTROPY.name, strongest.chosen(points))
     attacks: tuple[AttackName, ...] = (APGD_CE.name, SQUARE.name)
     once = _sum(_library_attack(config, images, wildcards, attack, target) for attack in attacks)
     return once * min(config.autoattack.top_points, len(points))
@@ -416,21 +455,30 @@ def _library_attack(
     return library(config, attack, target, classes=images.classes) * exposed
 
 
-def _attack_in_loop(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
-    model, grid = wildcards["model"], gridpoints.grid_points(config)
-    crafted = gradient_pass(config, *mean_point(grid)) + through_defence(config, ENTROPY.name, grid)
+def _attack_in_loop(strongest: Strongest, wildcards: Mapping[str, str]) -> Work:
+    config, grid = strongest.config, gridpoints.grid_points(strongest.config)
+    each = in_loop_point(config, wildcards["model"], strongest.chosen(grid))
+    return each * (min(config.attack.in_loop_points, len(grid)) * images_in(wildcards["images"]))
+
+
+def in_loop_point(config: Config, model: str, points: Points) -> Work:
+    """An image crafted through Sec. 3.2 at one of some points, on average, and its decisions."""
+    crafted = gradient_pass(config, *mean_point(points)) + through_defence(config, ENTROPY.name, points)
     both = (model, vocabulary.other_trades(model))
     scored = _sum(decisions(config, one, controls=False, wanted=CLASSES_ALONG) for one in both)
-    points = min(config.attack.in_loop_points, len(grid))
-    return (crafted * config.attack.pgd.steps + scored) * (points * _count(wildcards["images"]))
+    return crafted * config.attack.pgd.steps + scored
 
 
 def _attack_sweep(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
     grid, wanted = gridpoints.grid_points(config), config.entropy_sweep.points
     count = len(grid) if wanted == "all" else min(wanted, len(grid))
-    attack = gradient_pass(config, *mean_point(grid)) * config.attack.pgd.steps
-    scored = swept(config, gridpoints.entropy_settings(config), CLASSES_ALONG)
-    return (attack + scored) * (count * _count(wildcards["images"]))
+    return sweep_point(config, grid) * (count * images_in(wildcards["images"]))
+
+
+def sweep_point(config: Config, points: Points) -> Work:
+    """An image crafted at one of some points, on average, and its decisions with every T_f and R."""
+    attack = gradient_pass(config, *mean_point(points)) * config.attack.pgd.steps
+    return attack + swept(config, gridpoints.entropy_settings(config), CLASSES_ALONG)
 
 
 def _attack_example(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
@@ -451,7 +499,7 @@ def batch_size(config: Config) -> int:
 def _time_training(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
     timing = config.timing
     seen = (timing.warmup + timing.repeats * config.solver.steps) * timing.batch_size
-    return _sum(_trained(training_step(config, model) * seen, f"train/{model}") for model in vocabulary.DEQS)
+    return _sum(training_work(training_step(config, model) * seen, f"train/{model}") for model in vocabulary.DEQS)
 
 
 def _time_inference(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
@@ -470,16 +518,18 @@ _COMPUTING = {
     "attack_grid": _attack_grid,
     "attack_pgd": _attack_pgd,
     "attack_point": _attack_point,
-    "attack_top": _attack_top,
-    "attack_in_loop": _attack_in_loop,
     "attack_sweep": _attack_sweep,
     "attack_example": _attack_example,
     "time_training": _time_training,
     "time_inference": _time_inference,
 }
+_AT_STRONGEST = {"autoattack": _autoattack, "attack_top": _attack_top, "attack_in_loop": _attack_in_loop}
+COMPUTING = (*_COMPUTING, *_AT_STRONGEST)
+"""The rules whose jobs train or evaluate."""
 
 
-def _trained(evaluations: Evaluations, part: Part) -> Work:
+def training_work(evaluations: Evaluations, part: Part) -> Work:
+    """Evaluations in training, all at one price."""
     return Work(evaluations, {part: evaluations.total})
 
 
@@ -500,7 +550,7 @@ def _seen(config: Config, images: Images, steps: int) -> int:
     return epochs * images.train + min(rest * config.training.batch_size, images.train)
 
 
-def _validated(config: Config, images: Images) -> int:
+def validation_images(config: Config, images: Images) -> int:
     """Images that epochs and early states are chosen by."""
     return images.validation if config.selection.split == "validation" else images.test
 
@@ -511,6 +561,7 @@ def _range(text: str, name: str = "") -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _count(text: str, name: str = "") -> int:
+def images_in(text: str, name: str = "") -> int:
+    """How many images, or what is named, a range in a wildcard has: 960 of states1-8_images0-959."""
     first, last = _range(text, name)
     return last + 1 - first

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from deqpipe.errors import UserError
@@ -14,6 +14,8 @@ from deqpipe.workflow.endings import PROGRAM
 
 TARGETS = ("all", "train_all", "select_all", "attack_all", "tables", "figures")
 """Rules that only ask for the files of others."""
+TO_BE_DETERMINED = "<TBD>"
+"""What a dry run prints of a resource that depends on files that are not there yet."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class PlannedJob:
         inputs: files that it waits for.
         outputs: files that it makes.
         priority: of its rule; of the jobs that could start, Snakemake takes one of the highest.
+        resources: that it asks for, as they are printed.
     """
 
     rule: str
@@ -33,9 +36,10 @@ class PlannedJob:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     priority: int = 0
+    resources: Mapping[str, str] = field(default_factory=dict)
 
 
-def jobs(configfiles: Sequence[Path], *, cores: int, everything: bool) -> list[PlannedJob]:
+def jobs(configfiles: Sequence[Path], *, cores: int, everything: bool, profile: Path | None = None) -> list[PlannedJob]:
     """The jobs of a run in this folder, in Snakemake's order.
 
     No result is touched: a dry run writes into Snakemake's own folder .snakemake only.
@@ -44,11 +48,15 @@ def jobs(configfiles: Sequence[Path], *, cores: int, everything: bool) -> list[P
         configfiles: overlays of config.yaml.
         cores: of the run.
         everything: all jobs, also those whose results are there and up to date.
+        profile: that says what they ask for; None: the default one alone.
 
     Raises:
         UserError: Snakemake refuses to plan, with its line.
     """
-    printed = _dry_run(configfiles, cores=cores, everything=everything)
+    forced = ["--forceall"] if everything else []
+    with_profile = [] if profile is None else ["--profile", str(profile)]
+    overlays = ["--configfile", *map(str, configfiles)] if configfiles else []
+    printed = _snakemake(["--dry-run", "--nocolor", "--cores", str(cores), *forced, *with_profile, *overlays])
     planned, counted = parse_jobs(printed), parse_counts(printed)
     listed = Counter(job.rule for job in planned)
     if counted != listed:
@@ -58,10 +66,18 @@ def jobs(configfiles: Sequence[Path], *, cores: int, everything: bool) -> list[P
     return planned
 
 
-def _dry_run(configfiles: Sequence[Path], *, cores: int, everything: bool) -> str:
-    overlays = ["--configfile", *map(str, configfiles)] if configfiles else []
-    forced = ["--forceall"] if everything else []
-    line = [sys.executable, "-m", "snakemake", "--dry-run", "--nocolor", "--cores", str(cores), *forced, *overlays]
+def rules() -> tuple[str, ...]:
+    """All rules of the workflow in this folder.
+
+    Raises:
+        UserError: Snakemake refuses to tell, with its line.
+    """
+    return tuple(re.findall(r"^(\w+)(?: \(.*\))?$", _snakemake(["--list-rules", "--nocolor", "--quiet"]), re.MULTILINE))
+
+
+def _snakemake(arguments: Sequence[str]) -> str:
+    """What it prints."""
+    line = [sys.executable, "-m", "snakemake", *arguments]
     done = subprocess.run(line, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"})
     if done.returncode:
         raise UserError(complaint(done.stdout + done.stderr))
@@ -74,6 +90,8 @@ def complaint(printed: str) -> str:
     ours = [line.removeprefix(f"{PROGRAM}: ") for line in lines if line.startswith(f"{PROGRAM}: ")]
     if ours:
         return ours[0]
+    if refused := re.search(r"Exception in rule (\w+) [^\n]*\nError:\n\s*\w+Error:\n\s+([^\n]+)", printed):
+        return f"Snakemake cannot plan: rule {refused[1]}: {refused[2]}"
     errors = [line for line in lines if re.match(r"\w*(Error|Exception)\b", line)]  # others may follow from the first
     return f"Snakemake cannot plan: {(errors or lines[-1:] or ['it says nothing'])[0]}"
 
@@ -94,14 +112,19 @@ def parse_jobs(printed: str) -> list[PlannedJob]:
 
 def _job(rule: str, text: str) -> PlannedJob:
     facts = dict(re.findall(r"^ +(\w+): (.*)$", text, re.MULTILINE))
-    pairs = (pair.partition("=") for pair in _listed(facts.get("wildcards", "")))
     return PlannedJob(
         rule=rule,
-        wildcards={name: value for name, _, value in pairs},
+        wildcards=_pairs(facts.get("wildcards", "")),
         inputs=_listed(facts.get("input", "")),
         outputs=_listed(facts.get("output", "")),
         priority=int(facts.get("priority", 0)),
+        resources=_pairs(facts.get("resources", "")),
     )
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = (pair.partition("=") for pair in _listed(text))
+    return {name: value for name, _, value in pairs}
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ def plan(configfiles: Sequence[Path], *, cores: int | None, device: Device) -> i
     Raises:
         UserError: this is no folder of the workflow, or the config or Snakemake refuses.
     """
-    files = _config_files(configfiles)
+    files = config_files(configfiles)
     config = configuration.load(files)
     images, known, cores = images_of(config), rates(), cores or os.cpu_count() or 1
     everything = jobs(configfiles, cores=cores, everything=True)
@@ -51,7 +51,12 @@ def plan(configfiles: Sequence[Path], *, cores: int | None, device: Device) -> i
     return 0
 
 
-def _config_files(overlays: Sequence[Path]) -> list[Path]:
+def config_files(overlays: Sequence[Path]) -> list[Path]:
+    """The files of a configuration, config.yaml first.
+
+    Raises:
+        UserError: this is no folder of the workflow.
+    """
     for name in ("config.yaml", "Snakefile"):
         if not Path(name).is_file():
             raise UserError(f"there is no {name} in {Path.cwd()}: run this in the folder of the workflow")

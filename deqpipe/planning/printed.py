@@ -179,7 +179,7 @@ def _times(plan: CostPlan) -> list[str]:
     seconds = plan.seconds(plan.everything)
     files = unbounded(plan.everything, seconds)
     whole, left = (plan.run(jobs) for jobs in (plan.everything, plan.left))
-    lines = [f"Critical path, {duration(files.seconds)} on any machine: {_chain(plan.everything, files)}."]
+    lines = [f"Critical path, {duration(files.seconds)} on any machine: {chain(plan.everything, files)}."]
     if whole.seconds > files.seconds:
         spent = _spent_by_rule(plan.everything, whole)
         lines += [f"On {_room(plan)} jobs wait for room, too, one after the other: {spent}."]
@@ -192,7 +192,7 @@ def _room(plan: CostPlan) -> str:
     return "one GPU" if plan.measured.cuda else f"{plan.cores} core(s)"
 
 
-def _chain(jobs: Sequence[PlannedJob], scheduled: Run) -> str:
+def chain(jobs: Sequence[PlannedJob], scheduled: Run) -> str:
     """The jobs of a critical path with their seconds."""
     return ", ".join(
         f"{_called(jobs[number])} {duration(scheduled.slots[number].seconds)}" for number in scheduled.critical

@@ -1,7 +1,7 @@
 """How many operations a GPU computes per second: measured where a file says so, otherwise assumed."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
@@ -72,9 +72,9 @@ def _rate(row: Mapping[str, str]) -> Rate:
     return Rate(teraflops, row["source"])
 
 
-def words(known: Rates) -> str:
-    """The rates, and where each is from."""
-    return "; ".join(_words(precision, [known[precision, kind] for kind in KINDS]) for precision in PRECISIONS)
+def words(known: Rates, precisions: Sequence[Precision] = PRECISIONS) -> str:
+    """The rates in some precisions, and where each is from."""
+    return "; ".join(_words(precision, [known[precision, kind] for kind in KINDS]) for precision in precisions)
 
 
 def _words(precision: Precision, of_kinds: list[Rate]) -> str:

@@ -16,10 +16,12 @@ class Machine:
     Attributes:
         cores: of the CPU; a job takes one.
         one_device: whether jobs that train or evaluate share one GPU, one at a time.
+        one_machine: whether timing jobs keep all others waiting; on a cluster they have a node to themselves.
     """
 
     cores: int
     one_device: bool
+    one_machine: bool = True
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def _waits(jobs: Sequence[PlannedJob]) -> list[set[int]]:
 
 
 def _fits(job: PlannedJob, running: Sequence[PlannedJob], machine: Machine) -> bool:
-    if runs_alone(job.rule) or any(runs_alone(other.rule) for other in running):
+    if machine.one_machine and (runs_alone(job.rule) or any(runs_alone(other.rule) for other in running)):
         return not running
     if machine.one_device and uses_device(job.rule) and any(uses_device(other.rule) for other in running):
         return False

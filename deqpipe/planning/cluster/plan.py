@@ -1,0 +1,104 @@
+"""`deqpipe plan --profile P`: what a profile carries to its end, and what not."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from deqpipe import config as configuration
+from deqpipe.config import Config
+from deqpipe.counts import Number
+from deqpipe.planning import cost, dry_run, estimate, speeds
+from deqpipe.planning.cluster import judged, printed, profile
+from deqpipe.planning.cluster.needs import Setting, needs
+from deqpipe.planning.cluster.printed import ProfilePlan
+from deqpipe.planning.dry_run import PlannedJob
+from deqpipe.planning.leavers import entering
+from deqpipe.planning.printed import chain
+from deqpipe.planning.rates import rates
+from deqpipe.planning.schedule import Machine, Run, run, unbounded
+from deqpipe.planning.sources import images_of
+from deqpipe.planning.speeds import Speed, SpeedName
+
+ASSUMED = (
+    "a bound for the longest job (nobody leaves AutoAttack early, the strongest points are the deepest ones), what is "
+    "expected for sums; jobs start within a minute; nobody else's job waits before them"
+)
+
+
+def plan_profile(path: Path, configfiles: Sequence[Path], *, speed: SpeedName) -> int:
+    """Print what a profile carries to its end in this folder; returns the exit status, 1 where something would not.
+
+    Args:
+        path: the profile, a file or a folder.
+        configfiles: overlays of config.yaml beside those that the profile names.
+        speed: of jobs.
+
+    Raises:
+        UserError: there is a mistake in the profile, or the config or Snakemake refuses.
+    """
+    read = profile.read(path)
+    overlays = [*configfiles] or [*read.configfiles]
+    files = estimate.config_files(overlays)
+    config = configuration.load(files)
+    jobs = dry_run.jobs(overlays, cores=1, everything=True, profile=read.path)
+    if set(read.rules) - {job.rule for job in jobs}:
+        profile.refuse_unknown(read, dry_run.rules())
+    plan = planned(config, jobs, read, speed=speed_of(speed, config, files))
+    print(printed.text(plan))
+    return int(bool(plan.objections))
+
+
+def speed_of(name: SpeedName, config: Config, files: Sequence[Path]) -> Speed:
+    """One of the speeds that a plan may be made with.
+
+    Args:
+        name: which.
+        config: of the run.
+        files: of the configuration, config.yaml first.
+    """
+    images = images_of(config)
+    match name:
+        case "paper":
+            return speeds.papers(config, images, told=speeds.papers_config(files[0]))
+        case "rates":
+            return speeds.of_rates(config, images, rates())
+        case "here":
+            measured = estimate.measure(files, cores=os.cpu_count() or 1, device=config.device)
+            return Speed("here", f"this machine's speed ({measured.device})", measured.prices)
+
+
+def planned(config: Config, jobs: Sequence[PlannedJob], read: profile.Profile, *, speed: Speed) -> ProfilePlan:
+    """What is said of a profile.
+
+    Args:
+        config: of the run.
+        jobs: of its dry run.
+        read: the profile.
+        speed: of jobs.
+    """
+    setting = Setting(config, images_of(config), speed, entering(config, jobs).shares, on_gpu=_on_gpu(jobs))
+    asked = {job.rule: profile.asked(job) for job in jobs if cost.uses_device(job.rule)}
+    seconds = [60 * setting.minutes(job) for job in jobs]
+    anywhere = unbounded(jobs, seconds)
+    return ProfilePlan(
+        read,
+        speed.words,
+        judged.judged(needs(setting, jobs), asked, tries=read.tries),
+        ASSUMED,
+        at_once=_at_once(jobs, seconds, read.jobs),
+        unbounded=anywhere,
+        chain=chain(jobs, anywhere),
+    )
+
+
+def _on_gpu(jobs: Sequence[PlannedJob]) -> bool:
+    """Whether a job asks for a GPU, in whichever way."""
+    return any(_asks_for_gpu(job.resources) for job in jobs)
+
+
+def _asks_for_gpu(resources: Mapping[str, str]) -> bool:
+    return resources.get("gpu", "0") != "0" or "gpu" in resources.get("gres", "")
+
+
+def _at_once(jobs: Sequence[PlannedJob], seconds: Sequence[Number], most: int | None) -> Run:
+    return run(jobs, seconds, Machine(most or len(jobs), one_device=False, one_machine=False))
