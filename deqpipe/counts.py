@@ -26,7 +26,11 @@ class Evaluations:
 
     def __add__(self, other: "Evaluations") -> "Evaluations":
         """Both."""
-        return Evaluations(*(mine + more for mine, more in zip(astuple(self), astuple(other), strict=True)))
+        return Evaluations(
+            self.forward + other.forward,
+            self.backward_input + other.backward_input,
+            self.backward_weights + other.backward_weights,
+        )
 
     def __sub__(self, other: "Evaluations") -> "Evaluations":
         """What there is beyond others."""
@@ -34,7 +38,7 @@ class Evaluations:
 
     def __mul__(self, times: Number) -> "Evaluations":
         """The same so many times."""
-        return Evaluations(*(times * amount for amount in astuple(self)))
+        return Evaluations(times * self.forward, times * self.backward_input, times * self.backward_weights)
 
     @property
     def total(self) -> Number:

@@ -1,4 +1,4 @@
-"""Writes the generated files: schemas/config.schema.json, the paper's settings, pages of docs/ and pictures in others.
+"""Writes the generated files: schemas/config.schema.json, the paper's settings, pages of docs/, parts of other files.
 
 Run from the root of the repository:
 
@@ -14,7 +14,15 @@ from pathlib import Path
 
 from deqpipe import config
 from deqpipe.results import records
-from documentation import architecture, configuration_page, differences_page, paper_settings, rules
+from documentation import (
+    architecture,
+    cluster_limits,
+    cluster_times,
+    configuration_page,
+    differences_page,
+    paper_settings,
+    rules,
+)
 
 SCHEMA = Path("schemas/config.schema.json")
 CONFIGURATION = Path("docs/configuration.md")
@@ -22,6 +30,8 @@ DIFFERENCES = Path("docs/differences.md")
 README = Path("README.md")
 SETTINGS = Path("deqpipe/reporting/paper/settings.py")
 ARCHITECTURE = Path("docs/architecture.md")
+PROFILE = Path("profiles/slurm/profile.yaml")
+TIMES = Path("docs/cluster_times.md")
 
 
 def generate(root: Path) -> dict[Path, str]:
@@ -37,6 +47,8 @@ def generate(root: Path) -> dict[Path, str]:
         DIFFERENCES: differences_page.page(root),
         README: filled(_text(root / README), {"rulegraph": rules.picture(root)}),
         ARCHITECTURE: filled(_text(root / ARCHITECTURE), architecture.blocks(root)),
+        PROFILE: filled(_text(root / PROFILE), {"limits": cluster_limits.block(root)}),
+        TIMES: cluster_times.page(root),
     }
 
 

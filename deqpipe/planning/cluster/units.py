@@ -117,8 +117,13 @@ def _attack_pgd(config: Config, images: Images, wildcards: Wildcards) -> Keeping
 
 
 def _per_image(work: Work, count: int) -> Work:
-    """A job's work on each of its images, without its start."""
-    return Work(work.evaluations, {name: more for name, more in work.parts.items() if name != "start"}) * (1 / count)
+    """A job's work on each of its images, once it has started."""
+    return _started(work) * (1 / count)
+
+
+def _started(work: Work) -> Work:
+    """A job's work without its start."""
+    return Work(work.evaluations, {name: more for name, more in work.parts.items() if name != "start"})
 
 
 # Points of the grid
@@ -184,7 +189,7 @@ def _timing(rule: str) -> Callable[[Config, Images, Wildcards], Keeping]:
     def keeps(config: Config, images: Images, wildcards: Wildcards) -> Keeping:
         """A round of all that is timed; the warm-up is repeated by every try."""
         without, with_one = (
-            cost.job(rule, wildcards, _timed(config, warmup=warmup, repeats=repeats), images)
+            _started(cost.job(rule, wildcards, _timed(config, warmup=warmup, repeats=repeats), images))
             for warmup, repeats in ((0, 1), (config.timing.warmup, 1))
         )
         return Keeping((Unit("one round of all that is timed", without),), with_one + without * -1)
@@ -198,7 +203,7 @@ def _timed(config: Config, *, warmup: int, repeats: int) -> Config:
 
 def _whole(rule: str) -> Callable[[Config, Images, Wildcards], Keeping]:
     def keeps(config: Config, images: Images, wildcards: Wildcards) -> Keeping:
-        return Keeping((Unit("the whole job", cost.job(rule, wildcards, config, images)),))
+        return Keeping((Unit("the whole job", _started(cost.job(rule, wildcards, config, images))),))
 
     return keeps
 

@@ -1,0 +1,51 @@
+"""The generated part of profiles/slurm/profile.yaml: time limits, memory and tries per rule, at the paper's speeds."""
+
+from functools import cache
+from pathlib import Path
+
+from deqpipe import config
+from deqpipe.planning import speeds
+from deqpipe.planning.cluster.limits import limits, tries_allowed
+from deqpipe.planning.cluster.needs import Need, Setting, needs, submitted
+from deqpipe.planning.leavers import entering
+from deqpipe.planning.rates import FILE, rates
+from deqpipe.planning.sources import images_of
+from deqpipe.planning.speeds import Speed, SpeedName
+
+
+@cache
+def needs_at(root: Path, name: SpeedName) -> tuple[Speed, tuple[Need, ...]]:
+    """What the rules need with config.yaml, and the speed that this was reckoned with.
+
+    Args:
+        root: the repository.
+        name: of the speed.
+    """
+    file = root / "config.yaml"
+    settings = config.load([file])
+    images = images_of(settings)
+    speed = (
+        speeds.papers(settings, images, told=speeds.papers_config(file))
+        if name == "paper"
+        else speeds.of_rates(settings, images, rates(root / FILE))
+    )
+    setting = Setting(settings, images, speed, entering(settings, ()).shares, on_gpu=True)
+    return speed, tuple(needs(setting, submitted(settings)))
+
+
+def block(root: Path) -> str:
+    """Retries, and what each rule asks for.
+
+    Args:
+        root: the repository.
+    """
+    _, found = needs_at(root, "paper")
+    tries = {need.rule: limits(need.longest).needed or 1 for need in found}
+    most = max(tries, key=lambda rule: tries[rule])
+    rows = (f"  {need.rule}: {{runtime: {limits(need.longest).runtime}, mem_mb: {need.mem_mb}}}\n" for need in found)
+    retries = f"retries: {tries_allowed(tries[most]) - 1}"
+    why = f"{most} needs {tries[most]} tries at the paper's speed; half as many again, and some to spare"
+    return (
+        f"{retries:<29}# {why}\n{'set-resources:':<29}# minutes and MB, by the formulas of docs/cluster_times.md\n"
+        f"{''.join(rows)}# "
+    )
