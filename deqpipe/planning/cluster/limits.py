@@ -12,6 +12,7 @@ A unit is the smallest work that is kept. A try that is stopped loses the one un
 from dataclasses import dataclass
 from math import ceil
 
+from deqpipe.counts import Number
 from deqpipe.workflow.budgets import budget_minutes
 
 
@@ -49,9 +50,9 @@ class Longest:
         again: what every try does anew.
     """
 
-    minutes: float
-    unit: float
-    again: float
+    minutes: Number
+    unit: Number
+    again: Number
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,14 @@ class Limits:
     allowed: int
 
 
-def useful_minutes(job: Longest, runtime: float) -> float:
+def useful_minutes(job: Longest, runtime: Number) -> float:
     """What one try surely adds to what is kept; none, where it is not above 0."""
-    return budget_minutes(runtime) - job.again - job.unit
+    return budget_minutes(float(runtime)) - job.again - job.unit
 
 
-def tries_needed(job: Longest, runtime: float) -> int | None:
+def tries_needed(job: Longest, runtime: Number) -> int | None:
     """Tries until the end, each stopped when its time is over; None: it never comes."""
-    if job.again + job.minutes <= budget_minutes(runtime):
+    if job.again + job.minutes <= budget_minutes(float(runtime)):
         return 1
     useful = useful_minutes(job, runtime)
     return ceil(job.minutes / useful) if useful > 0 else None
@@ -87,7 +88,7 @@ def tries_allowed(needed: int, policy: Policy = POLICY) -> int:
     return ceil(policy.safety * needed) + policy.spare
 
 
-def fits(job: Longest, runtime: float, policy: Policy = POLICY) -> bool:
+def fits(job: Longest, runtime: Number, policy: Policy = POLICY) -> bool:
     """Whether a unit of kept work fits its share of a runtime."""
     return job.unit <= policy.share * runtime
 
@@ -96,7 +97,7 @@ def runtime(job: Longest, policy: Policy = POLICY) -> int:
     """The runtime to ask for, in minutes."""
     whole = policy.safety * (job.again + job.minutes)
     for minutes in range(policy.shortest, policy.longest, policy.step):
-        if whole <= budget_minutes(minutes) and fits(job, minutes, policy):
+        if whole <= budget_minutes(float(minutes)) and fits(job, minutes, policy):
             return minutes
     return policy.longest
 
