@@ -1,6 +1,7 @@
 """docs/cluster_times.md: how long jobs take on a cluster, how many tries that are, and what each keeps."""
 
-from collections.abc import Iterator, Sequence
+import csv
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from deqpipe import config
@@ -109,18 +110,39 @@ def _minutes(need: Need) -> str:
 
 
 def _trainings(root: Path, paper: Speed) -> Iterator[str]:
-    """Trainings at the images per second of Table 9 alone, and with all that they do."""
+    """Trainings at the images per second of Table 9 alone, with all that they do, and at those measured here."""
     settings = config.load([root / "config.yaml"])
-    images = images_of(settings)
-    yield "| training, at the paper's speeds | steps alone (h) | with the Jacobian term and validation (h) |"
-    yield "| --- | ---: | ---: |"
+    images, measured = images_of(settings), _measured(root / "docs" / "performance_gpu.csv")
+    yield _cells(("training", "steps alone, paper (h)", "with the Jacobian term and validation, paper (h)", _WHERE))
+    yield "| --- | ---: | ---: | --- |"
     for model, name in ROWS.items():
         wildcards = {"model": model, "seed": "0"}
         seen = cost.taken("train_deq", wildcards, settings, images)
         steps = cost.training_work(cost.training_step(settings, model) * seen, f"train/{model}")
         whole = cost.job("train_deq", wildcards, settings, images)
-        yield f"| {name} | {paper.minutes(steps) / 60:.1f} | {paper.minutes(whole) / 60:.1f} |"
+        own = measured.get(_operation(name))
+        here = (
+            "not yet"
+            if own is None
+            else f"{seen / float(own['rate']) / 3600:.1f} ({own['device']}, {own['precision']})"
+        )
+        yield _cells((name, f"{paper.minutes(steps) / 60:.1f}", f"{paper.minutes(whole) / 60:.1f}", here))
     yield ""
+
+
+_WHERE = "steps alone, as measured ([performance.md](performance.md)) (h)"
+
+
+def _operation(name: str) -> str:
+    """As benchmarks call a training step: "training step, PGD-AT, Sec. 3.3" of "PGD-AT + Sec. 3.3"."""
+    return f"training step, {name.replace(' baseline', '').replace(' + ', ', ')}"
+
+
+def _measured(path: Path) -> dict[str, Mapping[str, str]]:
+    """The fastest of this package's rows in a file of benchmarks, by operation."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if (row["side"], row["protocol"]) == ("ours", "paper")]
+    return {row["operation"]: row for row in sorted(rows, key=lambda row: float(row["rate"]))}
 
 
 def _pieces(root: Path, paper: Speed) -> Iterator[str]:

@@ -7,6 +7,7 @@ import pytest
 
 from deqpipe import config
 from deqpipe.config import Config
+from deqpipe.evaluation.judge import at
 from deqpipe.planning import arithmetic, cost, formulas, rates, sources, speeds
 from deqpipe.planning.rates import Rate
 from deqpipe.planning.speeds import Speed
@@ -51,7 +52,7 @@ def test_trainings_take_the_hours_that_the_papers_images_per_second_make(model: 
 
 def test_decisions_take_what_the_paper_says_of_them() -> None:
     speed, settings = paper(full()), full()
-    last = cost.at(settings.solver.steps)
+    last = at(settings.solver.steps)
     alone, defended = (60 * speed.minutes(cost.decision(settings, name, last)) for name in ("plain", "entropy"))
     assert (1 / alone, 1 / defended) == pytest.approx((94.9, 11.7))
 
@@ -95,7 +96,11 @@ def test_every_part_of_every_job_has_its_price() -> None:
 
 def test_rates_are_operations_per_second_of_training_and_of_evaluation() -> None:
     settings, images = full(), sources.images_of(full())
-    known = rates.rates(Path("nothing")) | {("fp32", "training"): Rate(10.0, "a card"), ("tf32", "training"): Rate(1.0)}
+    known = {
+        **rates.rates(Path("nothing")),
+        ("fp32", "training"): Rate(10.0, "a card"),
+        ("tf32", "training"): Rate(1.0),
+    }
     speed = speeds.of_rates(settings, images, known)
     step = cost.training_work(cost.training_step(settings, "deq_trades_base"), "train/deq_trades_base")
     by_hand = step.evaluations.total * arithmetic.operations_of_f(settings, images) / 10e12

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
 
+from deqpipe.counts import Number
 from deqpipe.planning.cluster import limits
 from deqpipe.planning.cluster.limits import POLICY, Limits
 from deqpipe.planning.cluster.needs import Need
@@ -35,7 +36,7 @@ class Verdict:
     allowed: int
 
     @property
-    def runtime(self) -> float:
+    def runtime(self) -> Number:
         """Minutes; without a limit infinitely many."""
         return inf if self.asked.runtime is None else self.asked.runtime
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from deqpipe.counts import Number
 from deqpipe.errors import UserError
 from deqpipe.planning import dry_run
 from deqpipe.planning.dry_run import PlannedJob
@@ -44,8 +45,8 @@ class Asked:
         mem_mb: None: whatever a node gives.
     """
 
-    runtime: float | None
-    mem_mb: float | None
+    runtime: Number | None
+    mem_mb: Number | None
 
 
 def file_of(path: Path) -> Path:

@@ -1,5 +1,6 @@
 """The smallest unit of kept work of each job, against the job's whole work and against what jobs keep."""
 
+from collections.abc import Mapping
 from functools import cache
 
 import pytest
@@ -25,12 +26,12 @@ def paper() -> Speed:
     return speeds.papers(full(), sources.images_of(full()), told=speeds.papers_config(tiny.ROOT / "config.yaml"))
 
 
-def kept(rule: str, settings: Config | None = None, **wildcards: str) -> units.Keeping:
+def kept(rule: str, wildcards: Mapping[str, str] = MODEL, *, settings: Config | None = None) -> units.Keeping:
     settings = settings or full()
     return units.keeping(rule, MODEL | wildcards, settings, sources.images_of(settings))
 
 
-def whole(rule: str, settings: Config | None = None, **wildcards: str) -> float:
+def whole(rule: str, wildcards: Mapping[str, str] = MODEL, *, settings: Config | None = None) -> float:
     """Minutes of a job at its deepest, without its start."""
     settings = settings or full()
     work = cost.job(rule, MODEL | wildcards, settings, sources.images_of(settings), deepest=True)
@@ -45,7 +46,7 @@ def test_every_computing_rule_keeps_something() -> None:
     rules = {job.rule for job in needs.submitted(full())}
     assert rules == set(cost.COMPUTING)
     for job in {job.rule: job for job in needs.submitted(full())}.values():
-        assert kept(job.rule, **job.wildcards).units
+        assert kept(job.rule, job.wildcards).units
 
 
 def test_slices_make_up_the_job() -> None:
@@ -59,50 +60,52 @@ def test_slices_make_up_the_job() -> None:
 
 def test_slices_cut_no_batch_whose_images_influence_each_other() -> None:
     coupled = full().model_copy(update={"solver": full().solver.model_copy(update={"scope": "batch"})})
-    (unit,) = kept("clean", coupled).units
+    (unit,) = kept("clean", settings=coupled).units
     batch = cost.batch_size(coupled)
     assert coupled.couples_images
     assert unit.words == f"{-(-1024 // batch) * batch:,} images"
 
 
 def test_points_make_up_the_jobs_that_attack_many() -> None:
-    (sweep,) = kept("attack_sweep", images="0-959").units
+    (sweep,) = kept("attack_sweep", {"images": "0-959"}).units
     one = full().model_copy(update={"entropy_sweep": full().entropy_sweep.model_copy(update={"points": 1})})
     points = gridpoints.grid_points(full())
     mean = cost.sweep_point(full(), points) * (len(points) * 960)
-    assert whole("attack_sweep", images="0-959") == pytest.approx(paper().minutes(mean))
-    assert minutes(sweep) > whole("attack_sweep", one, images="0-959")  # its deepest point takes more than the mean
-    (loop,) = kept("attack_in_loop", images="0-959").units
-    assert minutes(loop) * full().attack.in_loop_points == pytest.approx(whole("attack_in_loop", images="0-959"))
+    assert whole("attack_sweep", {"images": "0-959"}) == pytest.approx(paper().minutes(mean))
+    assert minutes(sweep) > whole(
+        "attack_sweep", {"images": "0-959"}, settings=one
+    )  # its deepest point takes more than the mean
+    (loop,) = kept("attack_in_loop", {"images": "0-959"}).units
+    assert minutes(loop) * full().attack.in_loop_points == pytest.approx(whole("attack_in_loop", {"images": "0-959"}))
 
 
 def test_a_grid_is_its_clean_states_and_its_points_none_of_which_is_longer_than_its_unit() -> None:
     shard, settings = {"shard": "states1-8_images0-959"}, full()
-    keeping, other = kept("attack_grid", **shard), "deq_trades_base"
+    keeping, other = kept("attack_grid", shard), "deq_trades_base"
     points = gridpoints.grid_points(settings)
     each = [paper().minutes(cost.grid_point(settings, MODEL["model"], point, other=other) * 960) for point in points]
     assert max(each) == pytest.approx(minutes(keeping.units[0]))
     again = paper().minutes(keeping.again) - 1
-    assert sum(each) + again == pytest.approx(whole("attack_grid", **shard))
+    assert sum(each) + again == pytest.approx(whole("attack_grid", shard))
 
 
 def test_small_jobs_are_computed_several_points_at_once_and_kept_together() -> None:
     small = full().model_copy(update={"attack": full().attack.model_copy(update={"images_per_job": 40})})
-    (unit,) = kept("attack_grid", small, shard="states1-8_images0-39").units
+    (unit,) = kept("attack_grid", {"shard": "states1-8_images0-39"}, settings=small).units
     batch = cost.batch_size(small)
     assert unit.words == f"{batch // 40} points x 40 images"
-    (alone,) = kept("attack_grid", small, shard="states1-8_images0-999").units
+    (alone,) = kept("attack_grid", {"shard": "states1-8_images0-999"}, settings=small).units
     assert minutes(unit) / (batch // 40 * 40) == pytest.approx(minutes(alone) / 1000)
 
 
 def test_a_training_keeps_every_step() -> None:
-    step, validation = kept("train_deq", model="deq_pgd_at_base").units
+    step, validation = kept("train_deq", {"model": "deq_pgd_at_base"}).units
     assert 96 / 30.2 < 60 * minutes(step) < 1.1 * 96 / 30.2  # with the Jacobian term
     assert 0 < minutes(validation) < 1
 
 
 def test_autoattack_keeps_every_answer_within_an_attack() -> None:
-    keeping = kept("autoattack", defence="entropy", images="0-999")
+    keeping = kept("autoattack", {"defence": "entropy", "images": "0-999"})
     answer, verdict, checks, clean = keeping.units
     assert answer.words == "one gradient of 250 images within an attack"
     assert 60 * minutes(answer) == pytest.approx(
@@ -132,4 +135,4 @@ def test_every_unit_fits_a_quarter_of_its_runtime_at_the_papers_speed() -> None:
     found = {need.rule: need for need in needs.needs(setting, first.values())}
     assert found.keys() == set(cost.COMPUTING)
     assert [rule for rule, need in found.items() if not limits.fits(need.longest, limits.runtime(need.longest))] == []
-    assert found["attack_sweep"].longest.minutes == pytest.approx(whole("attack_sweep", images="0-959"))
+    assert found["attack_sweep"].longest.minutes == pytest.approx(whole("attack_sweep", {"images": "0-959"}))
