@@ -28,13 +28,13 @@ def paper() -> Speed:
 
 def kept(rule: str, wildcards: Mapping[str, str] = MODEL, *, settings: Config | None = None) -> units.Keeping:
     settings = settings or full()
-    return units.keeping(rule, MODEL | wildcards, settings, sources.images_of(settings))
+    return units.keeping(rule, {**MODEL, **wildcards}, settings, sources.images_of(settings))
 
 
 def whole(rule: str, wildcards: Mapping[str, str] = MODEL, *, settings: Config | None = None) -> float:
     """Minutes of a job at its deepest, without its start."""
     settings = settings or full()
-    work = cost.job(rule, MODEL | wildcards, settings, sources.images_of(settings), deepest=True)
+    work = cost.job(rule, {**MODEL, **wildcards}, settings, sources.images_of(settings), deepest=True)
     return paper().minutes(work) - 1
 
 
