@@ -105,9 +105,9 @@ def parse_counts(printed: str) -> dict[str, int]:
 
 
 def parse_jobs(printed: str) -> list[PlannedJob]:
-    """The jobs that a dry run describes one by one, without targets."""
-    blocks = re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):\n((?: +[^\n]*\n?)*)", printed, re.MULTILINE)
-    return [_job(rule, text) for rule, text in blocks if rule not in TARGETS]
+    """The jobs that a dry run describes one by one, without targets; those of a group are indented."""
+    blocks = re.findall(r"^( *)(?:local)?(?:rule|checkpoint) (\w+):\n((?:\1 +[^\n]*\n?)*)", printed, re.MULTILINE)
+    return [_job(rule, text) for _, rule, text in blocks if rule not in TARGETS]
 
 
 def _job(rule: str, text: str) -> PlannedJob:

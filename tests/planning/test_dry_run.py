@@ -51,6 +51,13 @@ def test_jobs_and_their_counts_are_read_from_a_dry_run() -> None:
     assert second.outputs == ("results/attacks/clean/b/seed0.parquet",)
 
 
+def test_the_jobs_of_a_group_are_jobs_as_well() -> None:
+    group = "[Fri Nov 27 03:30:41 2026] Group job evaluations (jobs in lexicogr. order):\n\n"
+    alone, inside = PRINTED.partition("[Sun Nov 22 17:41:08 2026]\nrule clean:")[::2]
+    indented = "".join(f"    {line}\n" for line in f"[Sun]\nrule clean:{inside}".splitlines())
+    assert dry_run.parse_jobs(alone + group + indented) == dry_run.parse_jobs(PRINTED)
+
+
 def test_nothing_to_be_done_is_no_job() -> None:
     printed = "Building DAG of jobs...\nNothing to be done (all requested files are present and up to date).\n"
     assert dry_run.parse_counts(printed) == {}
