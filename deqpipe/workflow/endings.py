@@ -27,6 +27,8 @@ TRIES = ".tries.log"
 """How the file ends that keeps earlier tries, beside a job's log: Snakemake removes that before each try."""
 SAME = 3
 """Tries in a row that end with the same words, unasked: one more would end so, too."""
+SILENT = 10
+"""Tries in a row that end before they say anything, as where a node does not see the folder."""
 
 _REFUSED = re.compile(rf"{PROGRAM}( [\w-]+)?: ")  # with the subcommand where the arguments are wrong
 _CLOCK = re.compile(r"\d\d:\d\d:\d\d ")
@@ -50,7 +52,7 @@ class Kind(Enum):
     EARLY = "left early with what was saved: run the same command again to go on"
     REFUSED = "failed and would fail again: change what is said there, and run the same command again"
     BROKEN = "broken off or killed: run the same command again to go on from what was saved"
-    STUCK = f"broke off {SAME} times in a row with the same words: read the log, and run the same command again"
+    STUCK = f"broke off {SAME} times with the same words, or {SILENT} times without any: see why, run the command again"
 
 
 @dataclass(frozen=True)
@@ -158,13 +160,14 @@ class Watch:
 
     def _note(self, job: Any, endings: Sequence[Ending]) -> None:
         """Keep with which words a job broke off; what left early came further, whatever it said."""
-        words = "; ".join(_CLOCK.sub("", one.words, count=1) for one in endings if one.kind is Kind.BROKEN)
-        before = self.broken.get(job, [])
-        tells = words and HEADING not in words  # a try that was killed before it said anything tells nothing
-        self.broken[job] = [*(before if before[-1:] == [words] else []), words] if tells else []
+        broken = [one for one in endings if one.kind is Kind.BROKEN]
+        said = [_CLOCK.sub("", one.words, count=1) for one in broken if not one.words.startswith(HEADING)]
+        words, before = "; ".join(said), self.broken.get(job, [])
+        self.broken[job] = [*(before if before[-1:] == [words] else []), words] if broken else []
 
     def _is_stuck(self, job: Any) -> bool:
-        return len(self.broken.get(job, ())) >= SAME
+        tries = self.broken.get(job, [])
+        return len(tries) >= (SAME if any(tries) else SILENT)
 
     def _listen(self, executor: Any) -> None:
         """Hear an executor's reasons; it reports them before it tells the scheduler."""

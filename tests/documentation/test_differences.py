@@ -24,6 +24,7 @@ ABSENT = "ot part of the workflow yet"
 UNNAMED = {
     "protocol",
     "device",
+    "gpu_request",
     "compile",
     "graphs",
     "pathvars.results",

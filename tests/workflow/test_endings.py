@@ -200,6 +200,7 @@ def test_a_group_is_not_retried_if_one_of_its_jobs_would_fail_again(tmp_path: Pa
         (["12:00:00 epoch 1/6", "12:00:00 epoch 2/6", "12:00:00 epoch 3/6"], False),
         (["ValueError: x", "ValueError: x", "12:00:00 saved; start again to go on", "ValueError: x"], False),
         (["---- 2026-11-27 12:00:00 on n1"] * 3, False),
+        (["", "---- 2026-11-27 12:00:00 on n1"] * (endings.SILENT // 2), True),
     ],
 )
 def test_a_job_that_breaks_off_with_the_same_words_again_and_again_is_given_up(
