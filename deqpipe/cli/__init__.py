@@ -22,6 +22,7 @@ from deqpipe.cli import (
     checkpoints,
     configuration,
     data,
+    doctor,
     evaluation,
     plan,
     predict,
@@ -38,7 +39,9 @@ from deqpipe.workflow.endings import GO_ON, PROGRAM
 
 _logger = logging.getLogger(__name__)
 
-GROUPS = (configuration, data, training, checkpoints, evaluation, analysis, reporting, predict, plan, status, trial)
+GROUPS = (
+    configuration, data, training, checkpoints, evaluation, analysis, reporting, predict, plan, status, doctor, trial,
+)  # fmt: skip
 """In the order in which --help lists their commands."""
 INTERRUPTED = 128 + signal.SIGINT
 """Exit status where a signal ended a command that had nothing to keep yet, such as while it waited for a lock."""

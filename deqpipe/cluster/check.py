@@ -1,7 +1,13 @@
 """What somebody found out about a cluster or a machine: one fact, whether it is as it must be, and what to do."""
 
+import textwrap
 from dataclasses import dataclass
 from enum import Enum
+
+from deqpipe.errors import line
+
+_WIDTH, _NAME = 110, 10
+_INDENT = " " * (8 + 1 + _NAME + 1)
 
 
 class Verdict(Enum):
@@ -31,6 +37,28 @@ class Check:
     def __str__(self) -> str:
         """Name, words and advice in one line."""
         return f"{self.name}: {self.words}{f'; {self.advice}' if self.advice else ''}"
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether something has to be changed."""
+        return self.verdict is Verdict.WRONG
+
+    def lines(self) -> list[str]:
+        """The check for a screen: verdict, name and words, and below them what to do."""
+        head = f"{self.verdict.value:<8} {self.name:<{_NAME}} "
+        advice = _wrapped(f"-> {self.advice}", first=_INDENT, rest=f"{_INDENT}   ") if self.advice else []
+        return [*_wrapped(self.words, first=head, rest=_INDENT), *advice]
+
+
+def _wrapped(words: str, *, first: str, rest: str) -> list[str]:
+    return textwrap.wrap(
+        line(words),
+        _WIDTH,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def ok(name: str, words: str, advice: str = "") -> Check:

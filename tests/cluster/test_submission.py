@@ -2,28 +2,13 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from deqpipe.cluster import asking, submission
 from deqpipe.cluster.check import Verdict
 from deqpipe.cluster.submission import Request, check_submission
-
-
-@pytest.fixture
-def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that is all of PATH, with a SLURM in it that takes every job, and notes what it is asked."""
-    put(tmp_path, "which", "exit 1")  # the plugin asks it for sacct when it is imported
-    put(tmp_path, "sacctmgr", 'printf "ours\\nothers\\n"')
-    put(tmp_path, "sbatch", f'echo "$*" >> {tmp_path}/asked')
-    monkeypatch.setenv("PATH", str(tmp_path))
-    return tmp_path
-
-
-def put(folder: Path, name: str, script: str) -> None:
-    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
-    (folder / name).chmod(0o755)
+from tests.cluster.conftest import put, request
 
 
 def refusing(folder: Path, words: str) -> None:
@@ -32,11 +17,6 @@ def refusing(folder: Path, words: str) -> None:
 
 def asked(folder: Path) -> list[str]:
     return (folder / "asked").read_text().splitlines()
-
-
-def request(rule: str = "clean", **resources: Any) -> Request:
-    usual = {"slurm_account": "ours", "slurm_partition": "gpu", "mem_mb": 16000, "runtime": 240, "gpu": 1}
-    return Request(rule, usual | resources, threads=4)
 
 
 def test_jobs_that_would_be_taken_are_no_news_and_nothing_is_submitted(commands: Path) -> None:
