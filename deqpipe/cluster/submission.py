@@ -232,7 +232,7 @@ _REASONS = (
             "lower runtime in the profile (minutes); `sinfo -o '%R %l'` lists the limits"),
     _Reason("generic resource|invalid gres|invalid tres|gpus?=", "GPU", _GPU,
             "SLURM does not take this request for a GPU",
-            "`sinfo -o '%R %G'` says what the nodes have; set gpu_request to what the cluster wants (gpu:a100:1)"),
+            "`sinfo -o '%R %G'` says what the nodes have; where --gpus is refused, ask by gres (docs/cluster.md)"),
     _Reason("node configuration is not available|more processors requested|memory required", "node",
             (*_GPU, "--mem", "--cpus-per-task", *_PART), "no node of the partition has as much",
             "see `sinfo -o '%R %c %m %G'` (cores, MB, GPUs of the nodes); where --gpus is refused, gres may be wanted"),
