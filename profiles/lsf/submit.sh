@@ -1,0 +1,9 @@
+#!/bin/sh
+# bsub, without a request for no GPU, and with the number of the job alone in its answer.
+for word in "$@"; do
+  shift
+  [ "$word" = -gpu ] && continue
+  case $word in num=0) ;; num=[0-9]*) set -- "$@" -gpu "$word" ;; *) set -- "$@" "$word" ;; esac
+done
+told=$(bsub "$@") || exit
+printf '%s\n' "$told" | sed -n 's/^Job <\([0-9]*\)>.*/\1/p'

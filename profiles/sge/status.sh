@@ -1,0 +1,12 @@
+#!/bin/sh
+# Whether a job of Grid Engine runs, has ended well or failed: one word for Snakemake's generic executor.
+# Of a job that has ended qacct tells; where it has no records, Snakemake looks whether the job's files are there.
+told=$(qstat -j "$1" 2>&1) && { echo running; exit; }
+case $told in
+  *"do not exist"* | *"does not exist"*) ;;
+  *) echo running; exit ;; # Grid Engine does not answer: it may the next time
+esac
+case $(qacct -j "$1" 2>/dev/null | sed -n 's/^\(failed\|exit_status\)  *\([0-9]*\).*/\2/p' | tr '\n' ' ') in
+  "" | "0 0 ") echo success ;;
+  *) echo failed ;;
+esac

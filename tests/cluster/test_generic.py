@@ -1,0 +1,87 @@
+"""The scripts of profiles/ for the generic executor, with commands that print what those of the schedulers do."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.conftest import put
+
+PROFILES = Path(__file__).parents[2] / "profiles"
+
+
+def said(script: str, folder: Path, *arguments: str) -> str:
+    environment = {"PATH": f"{folder}:/usr/bin:/bin"}
+    done = subprocess.run([PROFILES / script, *arguments], env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("qstat", "expected"),
+    [
+        ("echo '    job_state = R'", "running"),
+        ("echo '    job_state = Q'", "running"),
+        ("echo '    job_state = E'; echo '    Exit_status = 0'", "running"),
+        ("echo '    job_state = F'; echo '    Exit_status = 0'", "success"),
+        ("echo '    job_state = F'; echo '    Exit_status = 75'", "failed"),
+        ("echo '    exit_status = 271'; echo '    job_state = C'", "failed"),
+        ("echo '    exit_status = -11'; echo '    job_state = C'", "failed"),
+        ("[ $1 = -f ] || exit 2; echo '    job_state = C'", "success"),  # Torque knows no -x
+        ("echo 'qstat: Unknown Job Id 7' >&2; exit 153", "success"),
+        ("echo 'Connection refused' >&2; exit 111", "running"),
+    ],
+)
+def test_a_job_of_pbs_is_followed_by_qstat(tmp_path: Path, qstat: str, expected: str) -> None:
+    put(tmp_path, "qstat", qstat)
+    assert said("pbs/status.sh", tmp_path, "7") == expected
+
+
+@pytest.mark.parametrize(
+    ("bjobs", "expected"),
+    [
+        ("echo RUN", "running"),
+        ("echo PEND", "running"),
+        ("echo SSUSP", "running"),
+        ("echo DONE", "success"),
+        ("echo EXIT", "failed"),
+        ("echo 'Job <7> is not found' >&2; exit 255", "success"),
+        ("echo 'LSF is down. Please wait ...' >&2; exit 255", "running"),
+    ],
+)
+def test_a_job_of_lsf_is_followed_by_bjobs(tmp_path: Path, bjobs: str, expected: str) -> None:
+    put(tmp_path, "bjobs", bjobs)
+    assert said("lsf/status.sh", tmp_path, "7") == expected
+
+
+@pytest.mark.parametrize(
+    ("qstat", "qacct", "expected"),
+    [
+        ("echo 'job_number: 7'", "exit 1", "running"),
+        ("echo 'Following jobs do not exist: 7' >&2; exit 1", "echo 'failed 0'; echo 'exit_status 0'", "success"),
+        ("echo 'Following jobs do not exist: 7' >&2; exit 1", "echo 'failed 0'; echo 'exit_status 75'", "failed"),
+        ("echo 'Following jobs do not exist: 7' >&2; exit 1", "echo 'failed 37'; echo 'exit_status 0'", "failed"),
+        ("echo 'Following jobs do not exist: 7' >&2; exit 1", "exit 1", "success"),
+        ("echo 'error: unable to contact qmaster' >&2; exit 1", "exit 1", "running"),
+    ],
+)
+def test_a_job_of_grid_engine_is_followed_by_qstat_and_qacct(
+    tmp_path: Path, qstat: str, qacct: str, expected: str
+) -> None:
+    put(tmp_path, "qstat", qstat)
+    put(tmp_path, "qacct", qacct)
+    assert said("sge/status.sh", tmp_path, "7") == expected
+
+
+def test_lsf_is_asked_for_gpus_only_where_there_are_some_to_ask_for(tmp_path: Path) -> None:
+    put(tmp_path, "bsub", f'printf "%s|" "$@" > {tmp_path}/asked; echo "Job <7> is submitted to queue <gpu>."')
+    assert said("lsf/submit.sh", tmp_path, "-R", "span[hosts=1]", "-gpu", "num=1", "-W", "240", "a b") == "7"
+    assert (tmp_path / "asked").read_text() == "-R|span[hosts=1]|-gpu|num=1|-W|240|a b|"
+    said("lsf/submit.sh", tmp_path, "-gpu", "num=0", "script")
+    assert (tmp_path / "asked").read_text() == "script|"
+
+
+def test_what_lsf_refuses_fails_with_its_words(tmp_path: Path) -> None:
+    put(tmp_path, "bsub", "echo 'nope: No such queue. Job not submitted.' >&2; exit 255")
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        said("lsf/submit.sh", tmp_path, "script")
+    assert "No such queue" in failed.value.stderr
