@@ -11,6 +11,7 @@ from typing import Any
 from deqpipe.cluster.submission import Request
 from deqpipe.errors import UserError
 from deqpipe.lazy import named
+from deqpipe.workflow.endings import PROGRAM
 
 _FOR_READERS = ("mem", "disk", "tmpdir", "mem_mib", "disk_mib")
 """Resources that a dry run prints in other words once more."""
@@ -83,7 +84,7 @@ def requests(profile: Profile, configfiles: Sequence[Path]) -> list[Request]:
 def _complaint(printed: str) -> str:
     """The line that says what is wrong: ours, an error's with what follows, or the last."""
     lines = [line.strip() for line in printed.splitlines() if line.strip()]
-    ours = [line.removeprefix("deqpipe: ") for line in lines if line.startswith("deqpipe: ")]
+    ours = [line.removeprefix(f"{PROGRAM}: ") for line in lines if line.startswith(f"{PROGRAM}: ")]
     at = next((n for n, line in enumerate(lines) if re.match(r"\w*(Error|Exception)\b", line)), len(lines) - 1)
     return ours[0] if ours else " ".join(lines[at : at + 2]) or "it says nothing"
 

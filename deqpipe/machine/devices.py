@@ -179,9 +179,7 @@ def _wait(choosing: int, folder: Path) -> None:
     ends = time.monotonic() + _CHOOSING_SECONDS
     while not _lock(choosing, 0, keep=True):
         if time.monotonic() > ends:
-            raise _unusable(
-                folder / "deqpipe-gpu-choosing", f"was locked by another process for {_CHOOSING_SECONDS:g} s"
-            )
+            raise _unusable(folder / f"{_PREFIX}choosing", f"was locked by another process for {_CHOOSING_SECONDS:g} s")
         time.sleep(0.02)
 
 

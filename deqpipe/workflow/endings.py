@@ -32,11 +32,12 @@ SILENT = 10
 
 _REFUSED = re.compile(rf"{PROGRAM}( [\w-]+)?: ")  # with the subcommand where the arguments are wrong
 _CLOCK = re.compile(r"\d\d:\d\d:\d\d ")
-# What SLURM, and Snakemake's executor for it, say of a job that they will never take; a controller that does not answer
-# or a limit on the number of jobs may pass.
+# What schedulers (SLURM, PBS, LSF, Grid Engine), and Snakemake's executors for them, say of a job that they will never
+# take; a controller that does not answer or a limit on the number of jobs may pass.
 _WOULD_NOT_BE_TAKEN = re.compile(
     r"invalid (account|partition|qos|feature|generic resource|wckey|reservation)|appears to be invalid"
-    r"|time limit is invalid|node configuration is not available|not permitted to use",
+    r"|time limit is invalid|node configuration is not available|not permitted to use"
+    r"|(unknown|no such) (queue|resource|project)|illegal attribute or resource|exceeds queue|bad resource requirement",
     re.IGNORECASE,
 )
 _OF_THE_SCHEDULER = re.compile(r"(srun|slurmstepd)[\w.-]*: ")

@@ -80,8 +80,20 @@ def test_lsf_is_asked_for_gpus_only_where_there_are_some_to_ask_for(tmp_path: Pa
     assert (tmp_path / "asked").read_text() == "script|"
 
 
-def test_what_lsf_refuses_fails_with_its_words(tmp_path: Path) -> None:
-    put(tmp_path, "bsub", "echo 'nope: No such queue. Job not submitted.' >&2; exit 255")
+@pytest.mark.parametrize(
+    ("script", "command", "answer", "job"),
+    [
+        ("pbs/submit.sh", "qsub", "qsub: a warning\n12.server", "12.server"),
+        ("sge/submit.sh", "qsub", "Warning: of 3 queues\n12", "12"),
+        ("lsf/submit.sh", "bsub", "Job <12> is submitted to queue <gpu>.", "12"),
+    ],
+)
+def test_a_job_is_known_by_its_number_and_a_refusal_by_its_words(
+    tmp_path: Path, script: str, command: str, answer: str, job: str
+) -> None:
+    put(tmp_path, command, f"echo '{answer}'")
+    assert said(script, tmp_path, "script") == job
+    put(tmp_path, command, "echo 'No such queue' >&2; exit 9")
     with pytest.raises(subprocess.CalledProcessError) as failed:
-        said("lsf/submit.sh", tmp_path, "script")
-    assert "No such queue" in failed.value.stderr
+        said(script, tmp_path, "script")
+    assert (failed.value.returncode, failed.value.stdout) == (9, "No such queue\n")
