@@ -13,12 +13,12 @@ from deqpipe.config import Config
 from deqpipe.data import steps_per_epoch
 from deqpipe.planning import cost
 from deqpipe.planning.cost import Images
-from deqpipe.planning.dry_run import jobs
 from deqpipe.planning.leavers import entering
 from deqpipe.planning.printed import CostPlan, Measured
 from deqpipe.planning.rates import rates as measured_rates
 from deqpipe.results.records import write_text
 from deqpipe.workflow import gridpoints, vocabulary
+from deqpipe.workflow.dry_run import jobs
 
 PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "tf32", "bf16")
 GRID, SCORING = "attack step, mean over the grid", "scoring, "

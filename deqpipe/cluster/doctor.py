@@ -33,7 +33,7 @@ def of_profile(name: str, configfiles: Sequence[Path], *, submit: bool, wait_min
         try:
             asked = profile.requests(read, configfiles)
             rules = len({one.rule for one in asked})
-            yield ok("workflow", f"{len(asked)} jobs of {rules} rules, with those that run where Snakemake does")
+            yield ok("workflow", f"{len(asked)} jobs of {rules} rules")
         except UserError as error:
             yield wrong("workflow", str(error), "mend that first: what jobs ask for is not known")
     if read.value("executor") == "slurm":

@@ -1,9 +1,8 @@
 """A profile of Snakemake, and what the workflow's jobs ask for by it: Snakemake itself says both."""
 
+import difflib
 import re
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,17 @@ from typing import Any
 from deqpipe.cluster.submission import Request
 from deqpipe.errors import UserError
 from deqpipe.lazy import named
-from deqpipe.workflow.endings import PROGRAM
+from deqpipe.workflow import dry_run
 
+WORKFLOW = Path("profiles/default")
+"""The profile that Snakemake reads with every other one, and believes first."""
 _FOR_READERS = ("mem", "disk", "tmpdir", "mem_mib", "disk_mib")
 """Resources that a dry run prints in other words once more."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A profile's file and what stands in it.
+    """A profile's file and what is in force with it.
 
     Attributes:
         path: its file.
@@ -38,66 +39,105 @@ class Profile:
         """Whether a switch is on."""
         return self.value(name).lower() == "true"
 
+    @property
+    def jobs(self) -> int | None:
+        """In the queue at once; None: as many as there are."""
+        return None if self.value("jobs") == "unlimited" else self._number("jobs")
 
-def read(name: str) -> Profile:
+    @property
+    def tries(self) -> int:
+        """Of a job, the first one included."""
+        return 1 + (self._number("retries") or 0)
+
+    @property
+    def configfiles(self) -> tuple[Path, ...]:
+        """Overlays of config.yaml that it names."""
+        return tuple(map(Path, self._listed("configfile") or self._listed("configfiles")))
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Rules that it asks something for by name."""
+        named_ones = [entry for key in ("set-resources", "set-threads") for entry in self._listed(key)]
+        return tuple(dict.fromkeys(re.split("[:=]", entry)[0] for entry in named_ones))
+
+    def _listed(self, name: str) -> list[str]:
+        value = self.values.get(name)
+        return [str(one) for one in value] if isinstance(value, list) else [] if value is None else [str(value)]
+
+    def _number(self, name: str) -> int | None:
+        value = self.values.get(name)
+        if value is not None and not re.fullmatch(r"\d+", str(value)):
+            raise UserError(f"profile {self.path}: {name} is {value!r}, but must be a whole number")
+        return None if value is None else int(str(value))
+
+
+def read(name: str | Path) -> Profile:
     """A profile, found as Snakemake finds it: a file, a folder, or the name of one of this user's.
 
     Raises:
-        UserError: there is none of this name, or it is no YAML.
+        UserError: there is none of this name, it is no YAML, or holds something else where a number must stand.
     """
-    found = named("snakemake.cli:get_profile_dir")(name)
+    path = _file(name)
+    own = _parsed(path)
+    found = Profile(path, {**own, **(_parsed(_file(WORKFLOW)) if WORKFLOW.is_dir() else {})})
+    _ = found.jobs, found.tries
+    return found
+
+
+def _file(name: str | Path) -> Path:
+    if Path(name).is_file():
+        return Path(name)
+    found = named("snakemake.cli:get_profile_dir")(str(name))
     if found is None or not found[1].is_file():
         raise UserError(f"there is no profile {name}: a folder with profile.yaml is meant, such as profiles/slurm")
     path: Path = found[1]
+    return path
+
+
+def _parsed(path: Path) -> Mapping[str, Any]:
     try:
         with path.open(encoding="utf-8") as file:
-            values = named("snakemake.profiles:ProfileConfigFileParser")().parse(file)
+            values: Mapping[str, Any] = named("snakemake.profiles:ProfileConfigFileParser")().parse(file)
     except Exception as error:  # of YAML, of a template, or Snakemake's own: they have nothing in common
         raise UserError(f"profile {path}: {' '.join(str(error).split())}") from None
-    return Profile(path, values)
+    return values
+
+
+def refuse_unknown(profile: Profile, rules: Collection[str]) -> None:
+    """Refuse what a profile asks for rules that do not exist, which Snakemake passes over without a word.
+
+    Args:
+        profile: that asks.
+        rules: all of the workflow.
+
+    Raises:
+        UserError: names the first one.
+    """
+    unknown = [rule for rule in profile.rules if rule not in rules]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], rules, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"profile {profile.path} asks something for rule {unknown[0]}, which does not exist{meant}")
 
 
 def requests(profile: Profile, configfiles: Sequence[Path]) -> list[Request]:
     """What the jobs that would be submitted ask for, of all jobs of the workflow in this folder: by a dry run.
 
+    It does not say which rules run where Snakemake does. But all others say how many GPUs they want, none included.
+
     Raises:
         UserError: Snakemake cannot plan, with what it says.
     """
-    overlays = ["--configfile", *map(str, configfiles)] if configfiles else []
-    line = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--profile",
-        str(profile.path.parent),
-        "--dry-run",
-        "--forceall",
-        "--nocolor",
-    ]
-    done = subprocess.run([*line, *overlays], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    printed = done.stdout + done.stderr
-    if done.returncode:
-        raise UserError(f"Snakemake cannot plan with {profile.path}: {_complaint(printed)}")
-    return list(_submitted(printed, profile))
-
-
-def _complaint(printed: str) -> str:
-    """The line that says what is wrong: ours, an error's with what follows, or the last."""
-    lines = [line.strip() for line in printed.splitlines() if line.strip()]
-    ours = [line.removeprefix(f"{PROGRAM}: ") for line in lines if line.startswith(f"{PROGRAM}: ")]
-    at = next((n for n, line in enumerate(lines) if re.match(r"\w*(Error|Exception)\b", line)), len(lines) - 1)
-    return ours[0] if ours else " ".join(lines[at : at + 2]) or "it says nothing"
-
-
-def _submitted(printed: str, profile: Profile) -> Iterator[Request]:
-    """The jobs that a dry run lists, without those that run where Snakemake does."""
     asked = {name: profile.value(f"slurm-{name}") or None for name in ("qos", "reservation")}
-    for rule, text in re.findall(r"^ *(?:rule|checkpoint) (\w+):\n((?: +[^\n]*\n?)*)", printed, re.MULTILINE):
-        facts = dict(re.findall(r"^ +(\w+): (.*)$", text, re.MULTILINE))
-        pairs = (pair.partition("=") for pair in re.split(r", (?=\w+=)", facts.get("resources", "")))
-        resources = {name: _number(value) for name, _, value in pairs if name not in _FOR_READERS and value != "<TBD>"}
-        if facts.get("output"):  # others only ask for the files of others
-            yield Request(rule, resources, int(facts.get("threads", 1)), **asked)
+    planned = dry_run.jobs(configfiles, everything=True, profile=profile.path)
+    return [
+        Request(job.rule, _resources(job.resources), job.threads, **asked) for job in planned if "gpu" in job.resources
+    ]
+
+
+def _resources(printed: Mapping[str, str]) -> dict[str, int | str]:
+    known = {name: value for name, value in printed.items() if name not in _FOR_READERS}
+    return {name: _number(value) for name, value in known.items() if value != dry_run.TO_BE_DETERMINED}
 
 
 def _number(text: str) -> int | str:

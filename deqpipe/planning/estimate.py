@@ -13,11 +13,11 @@ from typing import Any, Literal, TypeAlias
 from deqpipe import config as configuration
 from deqpipe.errors import UserError
 from deqpipe.machine.hardware import gpus_per_job
-from deqpipe.planning.dry_run import complaint, jobs
 from deqpipe.planning.leavers import entering
 from deqpipe.planning.printed import CostPlan, Measured, text
 from deqpipe.planning.rates import rates
 from deqpipe.planning.sources import images_of
+from deqpipe.workflow.dry_run import complaint, jobs
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 SIDE_BY_SIDE = 2

@@ -13,10 +13,10 @@ import numpy as np
 from deqpipe.config import AttackName, Config
 from deqpipe.counts import Number
 from deqpipe.errors import UserError
-from deqpipe.planning.dry_run import PlannedJob
 from deqpipe.results import records
 from deqpipe.workflow import specs
 from deqpipe.workflow.defences import defence_of
+from deqpipe.workflow.dry_run import PlannedJob
 from deqpipe.workflow.library_attacks import LIBRARY_ATTACKS
 
 

@@ -8,10 +8,10 @@ from textwrap import wrap
 from deqpipe.config import Config
 from deqpipe.counts import Number, sum_of
 from deqpipe.planning import arithmetic, cost, rates
-from deqpipe.planning.dry_run import PlannedJob
 from deqpipe.planning.leavers import Entering
 from deqpipe.planning.rates import PRECISIONS, Precision, Rates
 from deqpipe.planning.schedule import Machine, Run, run, unbounded
+from deqpipe.workflow.dry_run import PlannedJob
 
 WIDTH = 100
 NAME = 26

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from deqpipe.counts import Number
 from deqpipe.planning.cost import runs_alone, uses_device
-from deqpipe.planning.dry_run import PlannedJob
+from deqpipe.workflow.dry_run import PlannedJob
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from benchmarks.world import World
 from deqpipe.compute.ways import Layout, Way
 from deqpipe.errors import UserError
 from deqpipe.planning import arithmetic, cost
-from deqpipe.planning.dry_run import PlannedJob
+from deqpipe.workflow.dry_run import PlannedJob
 from tests import tiny
 
 ROW = Row(

@@ -18,10 +18,10 @@ from deqpipe.evaluation.evaluated_model import EvaluationJob, load_evaluated_mod
 from deqpipe.evaluation.resumable import Part
 from deqpipe.evaluation.stages import autoattack, clean, example, selection, sweep, timing, transfer
 from deqpipe.evaluation.stages.grid import GridShard, attack_grid, attack_point
-from deqpipe.planning import cost, dry_run, leavers
+from deqpipe.planning import cost, leavers
 from deqpipe.results import checkpoint, records
 from deqpipe.training import timing as training_timing
-from deqpipe.workflow import defences, gridpoints, specs, vocabulary
+from deqpipe.workflow import defences, dry_run, gridpoints, specs, vocabulary
 from deqpipe.workflow.gridpoints import GridPoint
 from tests import tiny
 from tests.evaluation.commands import BASE, OTHER, RANDOM, other_trades, strongest

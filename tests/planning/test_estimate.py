@@ -11,10 +11,10 @@ from PIL import Image
 
 from deqpipe import config, planning
 from deqpipe.errors import UserError
-from deqpipe.planning import arithmetic, cost, dry_run, estimate, printed, rates, sources
+from deqpipe.planning import arithmetic, cost, estimate, printed, rates, sources
 from deqpipe.planning.leavers import Entering
 from deqpipe.planning.printed import CostPlan, Measured
-from deqpipe.workflow import vocabulary
+from deqpipe.workflow import dry_run, vocabulary
 from tests import tiny
 
 PRICES = {

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deqpipe.planning import dry_run, leavers
+from deqpipe.planning import leavers
 from deqpipe.results import records
-from deqpipe.workflow import specs
+from deqpipe.workflow import dry_run, specs
 from tests import tiny
 
 SMALL: dict[str, Any] = {"autoattack": {"attacks": ["apgd_ce", "fab_t", "square"], "square_images": 3}}

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from deqpipe.planning import dry_run, schedule
+from deqpipe.planning import schedule
+from deqpipe.workflow import dry_run
 
 
 def job(rule: str, output: str, *inputs: str) -> dry_run.PlannedJob:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deqpipe.planning import dry_run
+from deqpipe.workflow import dry_run
 from tests.workflow.conftest import DEMO, Workspace
 
 

@@ -14,10 +14,11 @@ from PIL import Image
 
 from benchmarks import first_images
 from deqpipe import config, trial
-from deqpipe.planning import arithmetic, cost, dry_run
+from deqpipe.planning import arithmetic, cost
 from deqpipe.planning.cost import Images
 from deqpipe.reporting import conditions
 from deqpipe.results import checkpoint
+from deqpipe.workflow import dry_run
 from tests.reporting import fabricate
 from tests.workflow.conftest import ROOT, Workspace, copy_workflow, environment
 

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from math import ceil, inf
 
 from deqpipe.counts import Number
+from deqpipe.errors import UserError
 from deqpipe.planning.cluster import limits
 from deqpipe.planning.cluster.limits import POLICY, Limits
 from deqpipe.planning.cluster.needs import Need
-from deqpipe.planning.cluster.profile import Asked
+from deqpipe.workflow import dry_run
+from deqpipe.workflow.dry_run import PlannedJob
 
 _PIECES: Mapping[str, str] = {
     "attack_grid": "attack.images_per_job",
@@ -19,6 +21,38 @@ _PIECES: Mapping[str, str] = {
     "time_inference": "timing.batch_size",
 }
 """The key of the configuration that makes a rule's units of work smaller."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a job asks a scheduler for.
+
+    Attributes:
+        runtime: minutes; None: no limit.
+        mem_mb: None: whatever a node gives.
+    """
+
+    runtime: Number | None
+    mem_mb: Number | None
+
+
+def asked(job: PlannedJob) -> Asked:
+    """What a job of a dry run asks for.
+
+    Raises:
+        UserError: its runtime or memory is no number that Snakemake could tell.
+    """
+    return Asked(_resource(job, "runtime"), _resource(job, "mem_mb"))
+
+
+def _resource(job: PlannedJob, name: str) -> float | None:
+    text = job.resources.get(name)
+    if text is None or text == dry_run.TO_BE_DETERMINED:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"rule {job.rule}: {name} is {text!r}, but must be a number") from None
 
 
 @dataclass(frozen=True)

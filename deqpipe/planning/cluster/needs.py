@@ -9,9 +9,9 @@ from deqpipe.planning import cost
 from deqpipe.planning.cluster import memory, units
 from deqpipe.planning.cluster.limits import Longest
 from deqpipe.planning.cost import Images
-from deqpipe.planning.dry_run import PlannedJob
 from deqpipe.planning.speeds import Speed
 from deqpipe.workflow import gridpoints, shards, vocabulary
+from deqpipe.workflow.dry_run import PlannedJob
 from deqpipe.workflow.stages import STAGES
 
 RULES: Mapping[str, str] = {"select": "select_early_state"}

@@ -5,19 +5,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from deqpipe import config as configuration
+from deqpipe.cluster import profile
 from deqpipe.config import Config
 from deqpipe.counts import Number
-from deqpipe.planning import cost, dry_run, estimate, speeds
-from deqpipe.planning.cluster import judged, printed, profile
+from deqpipe.planning import cost, estimate, speeds
+from deqpipe.planning.cluster import judged, printed
 from deqpipe.planning.cluster.needs import Setting, needs
 from deqpipe.planning.cluster.printed import ProfilePlan
-from deqpipe.planning.dry_run import PlannedJob
 from deqpipe.planning.leavers import entering
 from deqpipe.planning.printed import chain
 from deqpipe.planning.rates import rates
 from deqpipe.planning.schedule import Machine, Run, run, unbounded
 from deqpipe.planning.sources import images_of
 from deqpipe.planning.speeds import Speed, SpeedName
+from deqpipe.workflow import dry_run
+from deqpipe.workflow.dry_run import PlannedJob
 
 ASSUMED = (
     "a bound for the longest job (nobody leaves AutoAttack early, the strongest points are the deepest ones), what is "
@@ -77,7 +79,7 @@ def planned(config: Config, jobs: Sequence[PlannedJob], read: profile.Profile, *
         speed: of jobs.
     """
     setting = Setting(config, images_of(config), speed, entering(config, jobs).shares, on_gpu=_on_gpu(jobs))
-    asked = {job.rule: profile.asked(job) for job in jobs if cost.uses_device(job.rule)}
+    asked = {job.rule: judged.asked(job) for job in jobs if cost.uses_device(job.rule)}
     seconds = [60 * setting.minutes(job) for job in jobs]
     anywhere = unbounded(jobs, seconds)
     return ProfilePlan(

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from math import isinf
 from textwrap import wrap
 
+from deqpipe.cluster.profile import Profile
 from deqpipe.planning.cluster.judged import Verdict
-from deqpipe.planning.cluster.profile import Profile
 from deqpipe.planning.printed import WIDTH, duration
 from deqpipe.planning.schedule import Run
 

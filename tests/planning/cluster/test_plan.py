@@ -11,12 +11,13 @@ import pytest
 
 from deqpipe import cli, config
 from deqpipe.config import Config
-from deqpipe.planning import cost, dry_run, sources
+from deqpipe.planning import cost, sources
 from deqpipe.planning.cluster import judged, memory, needs
+from deqpipe.planning.cluster.judged import Asked
 from deqpipe.planning.cluster.limits import Longest
 from deqpipe.planning.cluster.needs import Need
-from deqpipe.planning.cluster.profile import Asked
-from deqpipe.planning.dry_run import PlannedJob
+from deqpipe.workflow import dry_run
+from deqpipe.workflow.dry_run import PlannedJob
 from tests import tiny
 
 NEED = Need("attack_grid", 44, Longest(1000.0, 10.0, 1.0), 40_000.0, "one point x 960 images", 9000)

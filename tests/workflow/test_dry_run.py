@@ -2,7 +2,7 @@
 
 import pytest
 
-from deqpipe.planning import dry_run
+from deqpipe.workflow import dry_run
 
 PRINTED = """Building DAG of jobs...
 Job stats:

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from deqpipe.cluster import profile
 from deqpipe.errors import UserError
-from deqpipe.planning import dry_run
-from deqpipe.planning.cluster import profile
-from deqpipe.planning.cluster.profile import Asked
+from deqpipe.planning.cluster import judged
+from deqpipe.planning.cluster.judged import Asked
+from deqpipe.workflow import dry_run
 from tests import tiny
 
 
@@ -20,11 +21,13 @@ def written(folder: Path, text: str, name: str = "profile.yaml") -> Path:
 def test_a_profile_is_a_folder_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = written(tmp_path, "jobs: 8\nretries: 10\nset-resources:\n  clean: {runtime: 4h}\n", name="config.yaml")
-    expected = profile.Profile(folder / "config.yaml", jobs=8, tries=11, rules=("clean",))
-    assert profile.read(folder) == profile.read(folder / "config.yaml") == expected
+    read = profile.read(folder)
+    assert read == profile.read(folder / "config.yaml")
+    assert (read.jobs, read.tries, read.configfiles, read.rules) == (8, 11, (), ("clean",))
     written(tmp_path, "jobs: 3\nconfigfile: [a.yaml, b.yaml]\n")
-    named = profile.Profile(folder / "profile.yaml", jobs=3, tries=1, configfiles=(Path("a.yaml"), Path("b.yaml")))
-    assert profile.read(folder) == named  # of both, as Snakemake does
+    read = profile.read(folder)  # of both files, as Snakemake does
+    assert (read.path, read.jobs, read.tries) == (folder / "profile.yaml", 3, 1)
+    assert (read.configfiles, read.rules) == ((Path("a.yaml"), Path("b.yaml")), ())
 
 
 def test_the_workflows_own_profile_is_believed_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +59,7 @@ def test_a_mistake_in_a_profile_is_one_line(
 
 def test_a_profile_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nothing"):
-        with pytest.raises(UserError, match=r"profile .* is no file and no folder with profile\.yaml or config\.yaml"):
+        with pytest.raises(UserError, match=r"there is no profile .*: a folder with profile\.yaml is meant"):
             profile.read(path)
 
 
@@ -76,10 +79,10 @@ def job(resources: str) -> dry_run.PlannedJob:
 
 
 def test_what_a_job_asks_for_is_read_from_a_dry_run() -> None:
-    assert profile.asked(job("tmpdir=/tmp, mem_mb=16000, mem=16 GB, runtime=240, gpu=1")) == Asked(240, 16000)
-    assert profile.asked(job("tmpdir=/tmp, mem_mb=<TBD>")) == Asked(None, None)
+    assert judged.asked(job("tmpdir=/tmp, mem_mb=16000, mem=16 GB, runtime=240, gpu=1")) == Asked(240, 16000)
+    assert judged.asked(job("tmpdir=/tmp, mem_mb=<TBD>")) == Asked(None, None)
     with pytest.raises(UserError, match="rule clean: runtime is 'long', but must be a number"):
-        profile.asked(job("runtime=long"))
+        judged.asked(job("runtime=long"))
 
 
 def test_a_resource_that_snakemake_cannot_parse_is_one_line() -> None:

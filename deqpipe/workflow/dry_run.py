@@ -29,6 +29,7 @@ class PlannedJob:
         outputs: files that it makes.
         priority: of its rule; of the jobs that could start, Snakemake takes one of the highest.
         resources: that it asks for, as they are printed.
+        threads: of it.
     """
 
     rule: str
@@ -37,16 +38,19 @@ class PlannedJob:
     outputs: tuple[str, ...]
     priority: int = 0
     resources: Mapping[str, str] = field(default_factory=dict)
+    threads: int = 1
 
 
-def jobs(configfiles: Sequence[Path], *, cores: int, everything: bool, profile: Path | None = None) -> list[PlannedJob]:
+def jobs(
+    configfiles: Sequence[Path], *, cores: int | None = None, everything: bool, profile: Path | None = None
+) -> list[PlannedJob]:
     """The jobs of a run in this folder, in Snakemake's order.
 
     No result is touched: a dry run writes into Snakemake's own folder .snakemake only.
 
     Args:
         configfiles: overlays of config.yaml.
-        cores: of the run.
+        cores: of the run; None: as a profile says.
         everything: all jobs, also those whose results are there and up to date.
         profile: that says what they ask for; None: the default one alone.
 
@@ -54,9 +58,10 @@ def jobs(configfiles: Sequence[Path], *, cores: int, everything: bool, profile: 
         UserError: Snakemake refuses to plan, with its line.
     """
     forced = ["--forceall"] if everything else []
+    on_cores = [] if cores is None else ["--cores", str(cores)]
     with_profile = [] if profile is None else ["--profile", str(profile)]
     overlays = ["--configfile", *map(str, configfiles)] if configfiles else []
-    printed = _snakemake(["--dry-run", "--nocolor", "--cores", str(cores), *forced, *with_profile, *overlays])
+    printed = _snakemake(["--dry-run", "--nocolor", *on_cores, *forced, *with_profile, *overlays])
     planned, counted = parse_jobs(printed), parse_counts(printed)
     listed = Counter(job.rule for job in planned)
     if counted != listed:
@@ -92,8 +97,10 @@ def complaint(printed: str) -> str:
         return ours[0]
     if refused := re.search(r"Exception in rule (\w+) [^\n]*\nError:\n\s*\w+Error:\n\s+([^\n]+)", printed):
         return f"Snakemake cannot plan: rule {refused[1]}: {refused[2]}"
-    errors = [line for line in lines if re.match(r"\w*(Error|Exception)\b", line)]  # others may follow from the first
-    return f"Snakemake cannot plan: {(errors or lines[-1:] or ['it says nothing'])[0]}"
+    # the first one: others may follow from it
+    at = next((n for n, line in enumerate(lines) if re.match(r"\w*(Error|Exception)\b", line)), len(lines) - 1)
+    said = lines[at : at + 2] if lines and lines[at].endswith(":") else lines[at : at + 1]
+    return f"Snakemake cannot plan: {' '.join(said) or 'it says nothing'}"
 
 
 def parse_counts(printed: str) -> dict[str, int]:
@@ -119,11 +126,12 @@ def _job(rule: str, text: str) -> PlannedJob:
         outputs=_listed(facts.get("output", "")),
         priority=int(facts.get("priority", 0)),
         resources=_pairs(facts.get("resources", "")),
+        threads=int(facts.get("threads", 1)),
     )
 
 
 def _pairs(text: str) -> dict[str, str]:
-    pairs = (pair.partition("=") for pair in _listed(text))
+    pairs = (pair.partition("=") for pair in (re.split(r", (?=\w+=)", text) if text else ()))
     return {name: value for name, _, value in pairs}
 
 
