@@ -233,7 +233,7 @@ rule train_deq:
     input: results/a, results/b
     output: results/c
     threads: 4
-    resources: tmpdir=/tmp, mem_mb=16000, mem=16 GB, gpu=1, slurm_account=ours, slurm_extra='--signal=TERM@60, x', x=<TBD>
+    resources: mem_mb=16000, mem=16 GB, gpu=1, slurm_account=ours, slurm_extra='--signal=TERM@60, x', x=<TBD>
 localrule report:
     output: results/d
 rule all:
