@@ -1,4 +1,4 @@
-"""The generated part of profiles/slurm/profile.yaml: time limits, memory and tries per rule, at the paper's speeds."""
+"""The generated part of the profiles of clusters: time limits, memory and tries per rule, at the paper's speeds."""
 
 from functools import cache
 from pathlib import Path

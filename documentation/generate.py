@@ -30,7 +30,7 @@ DIFFERENCES = Path("docs/differences.md")
 README = Path("README.md")
 SETTINGS = Path("deqpipe/reporting/paper/settings.py")
 ARCHITECTURE = Path("docs/architecture.md")
-PROFILE = Path("profiles/slurm/profile.yaml")
+PROFILES = tuple(Path(f"profiles/{name}/profile.yaml") for name in ("slurm", "pbs", "lsf", "sge"))
 TIMES = Path("docs/cluster_times.md")
 
 
@@ -47,7 +47,7 @@ def generate(root: Path) -> dict[Path, str]:
         DIFFERENCES: differences_page.page(root),
         README: filled(_text(root / README), {"rulegraph": rules.picture(root)}),
         ARCHITECTURE: filled(_text(root / ARCHITECTURE), architecture.blocks(root)),
-        PROFILE: filled(_text(root / PROFILE), {"limits": cluster_limits.block(root)}),
+        **{profile: filled(_text(root / profile), {"limits": cluster_limits.block(root)}) for profile in PROFILES},
         TIMES: cluster_times.page(root),
     }
 
