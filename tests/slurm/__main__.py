@@ -1,0 +1,117 @@
+"""This workflow on a real SLURM, started for it on this machine: jobs are cancelled, requeued, pre-empted, lost.
+
+    python -m tests.slurm [--case NAME ...] [--accounting] [--seed S] [--scratch FOLDER]
+
+A full run tries every case and takes about a quarter of an hour on two cores (`make test-slurm`). The results must be
+those of a run without SLURM, bit for bit. The exit status is 1 if a case went wrong, 2 if SLURM cannot be had.
+"""
+
+import argparse
+import functools
+import os
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from deqpipe.machine.stopping import terminable
+from tests.slurm import experiment, packages
+from tests.slurm.cases import CASES
+from tests.slurm.cluster import Cluster, ClusterError, free_port, running
+from tests.slurm.trial import Case, Outcome, Trial, tried
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Try the cases that were asked for; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        packages.provide(accounting=options.accounting)
+        with terminable():
+            return _try_all(options)
+    except ClusterError as error:
+        print(f"tests.slurm: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("tests.slurm: interrupted; the cluster is down again", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.slurm", description=(__doc__ or "").split("\n")[0])
+    cases = "; ".join(f"{case.name}: {case.does}" for case in CASES.values())
+    parser.add_argument("--case", nargs="+", choices=CASES, metavar="NAME", help=f"these alone: {cases}")
+    parser.add_argument("--accounting", action="store_true", help="with slurmdbd and MariaDB: sacct and accounts")
+    parser.add_argument("--seed", type=int, default=0, help="that the moments of what is done are drawn from")
+    parser.add_argument("--scratch", type=Path, default=Path("/tmp"), help="folder for all files; its path must be short")
+    parser.add_argument("--keep", action="store_true", help="keep the folders of all cases")
+    return parser
+
+
+def _try_all(options: argparse.Namespace) -> int:
+    scratch = Path(tempfile.mkdtemp(prefix="slurm", dir=options.scratch)).resolve()
+    reference = functools.cache(functools.partial(_reference, scratch))
+    cluster = Cluster(scratch / "box", free_port(), accounting=options.accounting)
+    with running(cluster):
+        print(*packages.versions(cluster), sep="\n", flush=True)
+        outcomes = []
+        for case in _chosen(options):
+            folder = scratch / case.name
+            draws = random.Random(f"{options.seed}/{case.name}")
+            outcome = tried(case, Trial(case.name, folder, cluster, draws, reference))
+            print(*_told(case, outcome, options), sep="\n", flush=True)
+            if outcome.right and not options.keep:
+                shutil.rmtree(folder)
+            outcomes.append(outcome)
+    print(*_counts(outcomes), sep="\n")
+    if all(outcome.right for outcome in outcomes):
+        shutil.rmtree(scratch)
+        return 0
+    print(f"what went wrong lies in {scratch}")
+    return 1
+
+
+def _chosen(options: argparse.Namespace) -> list[Case]:
+    """The cases that were named; otherwise those that this cluster can tell something new of."""
+    if options.case:
+        return [CASES[name] for name in options.case]
+    if options.accounting:
+        return [case for case in CASES.values() if case.accounting or case.twice]
+    return [case for case in CASES.values() if not case.accounting]
+
+
+def _reference(scratch: Path, what: experiment.Experiment) -> Path:
+    """The results of an experiment that ran without SLURM."""
+    folder = scratch / f"here-{what.name}"
+    experiment.run_here(what, folder)
+    return folder / experiment.RESULTS
+
+
+def _told(case: Case, outcome: Outcome, options: argparse.Namespace) -> list[str]:
+    told = f"{'right' if outcome.right else 'wrong'}  {case.name} ({case.does}): expected: {case.expected}. Seen: {outcome.seen}."
+    again = f"       again: python -m tests.slurm --case {case.name} --seed {options.seed}"
+    more = [again + (" --accounting" if options.accounting else "")]
+    return [f"{told} {outcome.seconds:.0f} s", *([] if outcome.right else more)]
+
+
+def _counts(outcomes: Sequence[Outcome]) -> list[str]:
+    """What happened in all cases, in lines."""
+    counts = {
+        name: sum(getattr(outcome, name) for outcome in outcomes)
+        for name in ("jobs", "cancelled", "preempted", "requeued", "lost", "values")
+    }
+    seconds = [one for outcome in outcomes for one in outcome.sigterms]
+    times = f", {min(seconds):.1f} to {max(seconds):.1f} s from what was done to the end of the training" if seconds else ""
+    right = sum(outcome.right for outcome in outcomes)
+    return [
+        f"{counts['jobs']} jobs submitted, {counts['cancelled']} cancelled, {counts['preempted']} pre-empted, "
+        f"{counts['requeued']} requeued, {counts['lost']} lost with their node",
+        f"SIGTERM seen by the training {len(seconds)} times{times}",
+        f"{counts['values']:,} values equal to those of runs without SLURM",
+        f"{right} of {len(outcomes)} cases right, {sum(outcome.seconds for outcome in outcomes):.0f} s",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
