@@ -8,7 +8,6 @@ those of a run without SLURM, bit for bit. The exit status is 1 if a case went w
 
 import argparse
 import functools
-import os
 import random
 import shutil
 import sys
@@ -44,32 +43,43 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--case", nargs="+", choices=CASES, metavar="NAME", help=f"these alone: {cases}")
     parser.add_argument("--accounting", action="store_true", help="with slurmdbd and MariaDB: sacct and accounts")
     parser.add_argument("--seed", type=int, default=0, help="that the moments of what is done are drawn from")
-    parser.add_argument("--scratch", type=Path, default=Path("/tmp"), help="folder for all files; its path must be short")
+    parser.add_argument("--scratch", type=Path, default=Path("/tmp"), help="folder for all files, of a short path")
     parser.add_argument("--keep", action="store_true", help="keep the folders of all cases")
     return parser
 
 
 def _try_all(options: argparse.Namespace) -> int:
     scratch = Path(tempfile.mkdtemp(prefix="slurm", dir=options.scratch)).resolve()
+    right = options.keep
+    try:
+        outcomes = _outcomes(options, scratch)
+        print(*_counts(outcomes), sep="\n")
+        right = all(outcome.right for outcome in outcomes)
+    except KeyboardInterrupt:
+        right = True
+        raise
+    finally:
+        if right and not options.keep:
+            shutil.rmtree(scratch, ignore_errors=True)
+        else:
+            print(f"files of the cases: {scratch}")
+    return 0 if right else 1
+
+
+def _outcomes(options: argparse.Namespace, scratch: Path) -> list[Outcome]:
+    """What the cases come to, each told at once; the folder of one that went wrong stays."""
     reference = functools.cache(functools.partial(_reference, scratch))
-    cluster = Cluster(scratch / "box", free_port(), accounting=options.accounting)
-    with running(cluster):
-        print(*packages.versions(cluster), sep="\n", flush=True)
-        outcomes = []
+    outcomes = []
+    with running(Cluster(scratch / "box", free_port(), accounting=options.accounting)) as cluster:
+        print(packages.versions(cluster), flush=True)
         for case in _chosen(options):
-            folder = scratch / case.name
             draws = random.Random(f"{options.seed}/{case.name}")
-            outcome = tried(case, Trial(case.name, folder, cluster, draws, reference))
-            print(*_told(case, outcome, options), sep="\n", flush=True)
-            if outcome.right and not options.keep:
-                shutil.rmtree(folder)
-            outcomes.append(outcome)
-    print(*_counts(outcomes), sep="\n")
-    if all(outcome.right for outcome in outcomes):
-        shutil.rmtree(scratch)
-        return 0
-    print(f"what went wrong lies in {scratch}")
-    return 1
+            trial = Trial(case.name, scratch / case.name, cluster, draws, reference)
+            outcomes.append(tried(case, trial))
+            print(*_told(case, outcomes[-1], options), sep="\n", flush=True)
+            if outcomes[-1].right and not options.keep:
+                shutil.rmtree(trial.folder)
+    return outcomes
 
 
 def _chosen(options: argparse.Namespace) -> list[Case]:
@@ -89,10 +99,11 @@ def _reference(scratch: Path, what: experiment.Experiment) -> Path:
 
 
 def _told(case: Case, outcome: Outcome, options: argparse.Namespace) -> list[str]:
-    told = f"{'right' if outcome.right else 'wrong'}  {case.name} ({case.does}): expected: {case.expected}. Seen: {outcome.seen}."
-    again = f"       again: python -m tests.slurm --case {case.name} --seed {options.seed}"
-    more = [again + (" --accounting" if options.accounting else "")]
-    return [f"{told} {outcome.seconds:.0f} s", *([] if outcome.right else more)]
+    word = "right" if outcome.right else "wrong"
+    told = f"{word}  {case.name} ({case.does}): expected: {case.expected}. Seen: {outcome.seen}."
+    accounting = " --accounting" if options.accounting else ""
+    again = f"       again: python -m tests.slurm --case {case.name} --seed {options.seed}{accounting}"
+    return [f"{told} {outcome.seconds:.0f} s", *([] if outcome.right else [again])]
 
 
 def _counts(outcomes: Sequence[Outcome]) -> list[str]:
@@ -102,7 +113,9 @@ def _counts(outcomes: Sequence[Outcome]) -> list[str]:
         for name in ("jobs", "cancelled", "preempted", "requeued", "lost", "values")
     }
     seconds = [one for outcome in outcomes for one in outcome.sigterms]
-    times = f", {min(seconds):.1f} to {max(seconds):.1f} s from what was done to the end of the training" if seconds else ""
+    times = (
+        f", {min(seconds):.1f} to {max(seconds):.1f} s from what was done to the end of the training" if seconds else ""
+    )
     right = sum(outcome.right for outcome in outcomes)
     return [
         f"{counts['jobs']} jobs submitted, {counts['cancelled']} cancelled, {counts['preempted']} pre-empted, "

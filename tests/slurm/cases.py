@@ -3,9 +3,11 @@
 import os
 import signal
 import time
+from pathlib import Path
 
+from deqpipe.workflow import endings
 from tests.slurm.cluster import wait_until
-from tests.slurm.experiment import RESULTS, THREE, TRAINING, WHOLE, Experiment, last_line, processes
+from tests.slurm.experiment import THREE, TRAINING, WHOLE, Experiment, Run, last_line
 from tests.slurm.trial import Case, Trial, Wrong
 
 _FEW_LINES = 60
@@ -17,7 +19,7 @@ _SILENCE = 20.0
 def _whole(trial: Trial) -> None:
     trial.write(WHOLE)
     with trial.run(WHOLE) as run:
-        trial.ends_well(run, seconds=900)
+        trial.ends_well(run, seconds=1800)
     trial.seen.append(f"{len(run.jobs())} jobs")
 
 
@@ -28,7 +30,7 @@ def _cancelled(trial: Trial) -> None:
         trial.stop(run, lambda: trial.cluster.call("scancel", job.id))
         trial.ends_well(run)
         trial.went_on(run.tries)
-        _expect_jobs(trial, 2)
+        _submitted(run, 2)
 
 
 def _requeued(trial: Trial) -> None:
@@ -39,7 +41,7 @@ def _requeued(trial: Trial) -> None:
         trial.start_soon(job)
         trial.ends_well(run)
         trial.went_on(run.tries)
-        _expect_jobs(trial, 1)
+        _submitted(run, 1)
 
 
 def _preempted(trial: Trial) -> None:
@@ -48,10 +50,25 @@ def _preempted(trial: Trial) -> None:
     with trial.run() as run:
         job = run.training(trial.moment())
         account = ["-A", cluster.account] if cluster.accounting else []
-        urgent = ["sbatch", "--parsable", "-p", cluster.urgent, "-w", job.node, "--exclusive", "-o", "/dev/null", *account]
+        urgent = [
+            "sbatch",
+            "--parsable",
+            "-p",
+            cluster.urgent,
+            "-w",
+            job.node,
+            "--exclusive",
+            "-o",
+            "/dev/null",
+            *account,
+        ]
         trial.stop(run, lambda: cluster.call(*urgent, "--wrap", "sleep 3"))
         trial.preempted += 0 if trial.now(job).preempted else 1
-        wait_until(lambda: trial.now(job).state in ("FAILED", "PENDING", "RUNNING"), 60, "the pre-empted job is in no known state")
+        wait_until(
+            lambda: trial.now(job).state in ("FAILED", "PENDING", "RUNNING"),
+            60,
+            "the pre-empted job is in no known state",
+        )
         state = trial.now(job).state
         trial.seen.append(f"the job is {state}")
         if state == "PENDING":
@@ -64,7 +81,7 @@ def _node_lost(trial: Trial) -> None:
     trial.write(TRAINING)
     with trial.run() as run:
         job = run.training(trial.moment() + 1)
-        trial.cluster.lose_node(job.node, list(processes("pretrain", trial.folder)))
+        trial.cluster.lose_node(job.node)
         trial.lost += 1
         wait_until(lambda: trial.now(job).state != "RUNNING", 60, "the controller does not notice")
         trial.seen.append(f"the job is {trial.now(job).state}")
@@ -97,9 +114,10 @@ def _budget(trial: Trial) -> None:
         run.training(trial.moment())
         _sleep_until(run.pid(), 41)
         wait_until(lambda: run.tries, 30, "the training goes on behind its budget")
-        if "time budget" not in run.tries[0].last:
-            raise Wrong(f"the training did not leave for its budget: {run.tries[0].last!r}")
-        trial.seen.append(run.tries[0].last.split(" ", 1)[1])
+        left = run.tries[0].ending
+        if left.kind is not endings.Kind.EARLY or "time budget" not in left.words:
+            raise Wrong(f"the training did not leave for its budget: {left.words!r}")
+        trial.seen.append(left.words)
         trial.ends_well(run)
         trial.went_on(run.tries)
 
@@ -125,7 +143,7 @@ def _interrupted(trial: Trial) -> None:
     with trial.run() as run:
         run.training(trial.moment())
         trial.stop(run, lambda: trial.interrupt(run))
-        status, tries = run.ended(60), run.tries
+        status, tries = run.ended(120), run.tries
         if status == 0 or any(job.state in ("RUNNING", "PENDING") for job in run.jobs()):
             raise Wrong(f"Snakemake ended with {status}, its jobs are {[job.state for job in run.jobs()]}")
         trial.seen.append(f"Snakemake ended with {status}, its job is {run.jobs()[0].state}")
@@ -141,10 +159,10 @@ def _killed(trial: Trial) -> None:
         trial.interrupt(run, signal.SIGKILL)
         run.ended(10)
     with trial.run() as refused:
-        if refused.ended(60) == 0 or "lock" not in refused.text().lower():
+        if refused.ended(120) == 0 or "lock" not in refused.text().lower():
             raise Wrong(f"a run beside the lock of a killed one was not refused: {last_line(refused.log)!r}")
     with trial.run(Experiment("unlock", {}), "--unlock") as unlock:
-        if unlock.ended(60) != 0:
+        if unlock.ended(120) != 0:
             raise Wrong(f"--unlock: {last_line(unlock.log)!r}")
     with trial.run() as again:
         trial.ends_well(again)
@@ -157,7 +175,7 @@ def _used_up(trial: Trial) -> None:
         for _ in range(2):
             job = run.training(1)
             trial.stop(run, lambda job=job: trial.cluster.call("scancel", job.id))  # type: ignore[misc]
-        status, tries = run.ended(60), run.tries
+        status, tries = run.ended(120), run.tries
         if status == 0 or "run the same command again to go on" not in run.text():
             raise Wrong(f"Snakemake ended with {status}: {last_line(run.log)!r}")
         trial.seen.append("Snakemake says to run the same command again")
@@ -179,10 +197,12 @@ def _wrong_account(trial: Trial) -> None:
 def _refused(trial: Trial, name: str) -> None:
     """That a run whose jobs cannot be submitted ends soon, and says why in few lines."""
     with trial.run(THREE) as run:
-        status = run.ended(60)
+        status = run.ended(120)
     lines = [line for line in run.text().splitlines() if line.strip()]
     refusals = run.text().count("Error in rule")
-    trial.seen.append(f"Snakemake ended with {status} after {len(lines)} lines, {refusals} errors, {len(run.jobs())} jobs")
+    trial.seen.append(
+        f"Snakemake ended with {status} after {len(lines)} lines, {refusals} errors, {len(run.jobs())} jobs"
+    )
     if status == 0 or run.jobs() or len(lines) > _FEW_LINES or not any(name in line for line in lines):
         raise Wrong(f"its last line: {last_line(run.log)!r}")
 
@@ -198,47 +218,65 @@ def _sacct(trial: Trial) -> None:
         trial.seen.append(f"Snakemake {'waits for ever' if waits else 'notices: docs/cluster.md may say so'}")
 
 
-def _expect_jobs(trial: Trial, count: int) -> None:
-    jobs = len(trial.cluster.call("squeue", "-h", "--states=all", "-o", "%i").split())
-    del jobs, count
+def _submitted(run: Run, count: int) -> None:
+    jobs = run.jobs()
+    if len(jobs) != count:
+        raise Wrong(f"{len(jobs)} jobs were submitted ({', '.join(job.state for job in jobs)}), not {count}")
 
 
 def _sleep_until(pid: int | None, age: float) -> None:
     """Hold a process until it is so many seconds old."""
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
-    ticks = float(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
-    time.sleep(max(0.0, age - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks)))
+    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    started = float(ticks) / os.sysconf("SC_CLK_TCK")
+    time.sleep(max(0.0, age - (time.clock_gettime(time.CLOCK_BOOTTIME) - started)))
     os.kill(pid, signal.SIGCONT)
 
 
 def _pending(pid: int) -> bool:
     """Whether SIGTERM waits for a process that is stopped."""
     try:
-        with open(f"/proc/{pid}/status") as file:
-            masks = [int(line.split()[1], 16) for line in file if line.startswith(("ShdPnd", "SigPnd"))]
+        told = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return False
+    masks = [int(line.split()[1], 16) for line in told if line.startswith(("ShdPnd", "SigPnd"))]
     return any(mask >> (signal.SIGTERM - 1) & 1 for mask in masks)
 
 
 _GOES_ON = "SIGTERM seen and saved, submitted again, goes on; equal"
-CASES = {
-    case.name: case
-    for case in (
-        Case("cancelled", "scancel of a running training", _GOES_ON, _cancelled, twice=True),
-        Case("requeued", "scontrol requeue of a running training", "SIGTERM seen and saved, the same job goes on; equal", _requeued),
-        Case("preempted", "a job of an urgent partition takes the node", _GOES_ON, _preempted, twice=True),
-        Case("node-lost", "the node dies with all that runs on it", "SLURM requeues the job, which goes on from its last save; equal", _node_lost, twice=True),
-        Case("held", "scontrol requeuehold, as an administrator may", "Snakemake waits until scontrol release; equal", _held),
-        Case("budget", "a limit of a minute, whose budget is used up", "left early with exit status 75, submitted again, goes on; equal", _budget),
-        Case("time-limit", "a limit of a minute, past which SLURM ends the job", _GOES_ON, _time_limit),
-        Case("interrupted", "Ctrl-C of Snakemake", "its job cancelled, SIGTERM seen and saved; started again it goes on; equal", _interrupted),
-        Case("killed", "SIGKILL of Snakemake", "its lock refuses the next run; unlocked, it ends; equal", _killed),
-        Case("used-up", "scancel until no retry is left", "Snakemake says that the same command goes on, and it does; equal", _used_up),
-        Case("partition", "a partition that is not there", "no job, few lines with its name", _wrong_partition),
-        Case("account", "an account that is not there", "no job, few lines with its name", _wrong_account, accounting=True),
-        Case("sacct", "scancel while Snakemake asks sacct", "SIGTERM seen and saved; the plugin does not notice: use squeue", _sacct, accounting=True),
-        Case("whole", "nothing", "equal", _whole),
-    )
-}  # fmt: skip
+_ON_SUBMISSION = "no job, few lines with its name"
+_AFTER_NODE = "SLURM requeues the job, which goes on from its last save; equal"
+_AFTER_INTERRUPT = "its job cancelled, SIGTERM seen and saved; started again it goes on; equal"
+_ALL = (
+    Case("cancelled", "scancel of a running training", _GOES_ON, _cancelled, twice=True),
+    Case(
+        "requeued", "scontrol requeue of a running training",
+        "SIGTERM seen and saved, the same job goes on; equal", _requeued,
+    ),
+    Case("preempted", "a job of an urgent partition takes the node", _GOES_ON, _preempted, twice=True),
+    Case("node-lost", "the node dies with all that runs on it", _AFTER_NODE, _node_lost, twice=True),
+    Case(
+        "held", "scontrol requeuehold, as an administrator may",
+        "SIGTERM seen and saved, Snakemake waits until scontrol release; equal", _held,
+    ),
+    Case(
+        "budget", "a limit of a minute, whose budget is used up",
+        "left early and saved, submitted again, goes on; equal", _budget,
+    ),
+    Case("time-limit", "a limit of a minute, past which SLURM ends the job", _GOES_ON, _time_limit),
+    Case("interrupted", "Ctrl-C of Snakemake", _AFTER_INTERRUPT, _interrupted),
+    Case("killed", "SIGKILL of Snakemake", "its lock refuses the next run; unlocked, it ends; equal", _killed),
+    Case(
+        "used-up", "scancel until no retry is left",
+        "Snakemake says that the same command goes on, and it does; equal", _used_up,
+    ),
+    Case("partition", "a partition that is not there", _ON_SUBMISSION, _wrong_partition),
+    Case("account", "an account that is not there", _ON_SUBMISSION, _wrong_account, accounting=True),
+    Case(
+        "sacct", "scancel while Snakemake asks sacct",
+        "SIGTERM seen and saved, but the plugin does not notice: use squeue", _sacct, accounting=True,
+    ),
+    Case("whole", "nothing, all stages", "equal", _whole),
+)  # fmt: skip
+CASES = {case.name: case for case in _ALL}

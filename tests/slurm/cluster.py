@@ -1,4 +1,4 @@
-"""A private SLURM on loopback, in one folder: a controller, two pretend nodes, pretend GPUs; with accounting on request.
+"""A private SLURM on loopback, in one folder: a controller, two pretend nodes, pretend GPUs; accounting on request.
 
 No systemd, no munge. `running` takes everything down again, however the block ends.
 """
@@ -19,6 +19,8 @@ _LONGEST_FOLDER = 70
 """Sockets lie below the folder, and their paths have 108 bytes."""
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random")
 """Pretend GPUs: files that are there on every machine."""
+_SETTLING = 3.0
+"""Seconds until the controller and a node agree on what runs."""
 _CGROUPS = Path("/sys/fs/cgroup")
 _CONF = """\
 ClusterName=box
@@ -54,7 +56,7 @@ KillWait={kill_wait}
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 NodeName={cpu_node} NodeHostname={host} NodeAddr=127.0.0.1 Port={cpu_port} {size} Weight=1 State=UNKNOWN
-NodeName={gpu_node} NodeHostname={host} NodeAddr=127.0.0.1 Port={gpu_port} {size} Weight=10 Gres=gpu:{gpus} State=UNKNOWN
+NodeName={gpu_node} NodeHostname={host} NodeAddr=127.0.0.1 Port={gpu_port} {size} Weight=10 Gres=gpu:{gpus}
 PartitionName={partition} Nodes=ALL Default=YES State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace}
 PartitionName={urgent} Nodes=ALL Default=NO State=UP PriorityTier=10 PreemptMode=OFF
 """
@@ -162,25 +164,23 @@ class Cluster:
         """Start a node's daemon, which puts itself into the background."""
         self.call(_command("slurmd"), "-f", self.environment["SLURM_CONF"], "-N", node)
 
-    def lose_node(self, node: str, processes: Sequence[int]) -> None:
-        """Have a node die at once, with everything that runs on it; the controller is told, as it would find out late.
+    def lose_node(self, node: str) -> None:
+        """Have a node die at once, with all that runs on it; the controller is told, as it would find out late.
 
-        Args:
-            node: its name.
-            processes: of jobs on it.
+        What is to be back at once waits some seconds: the controller has a word for the jobs that it takes for running.
         """
         daemon = self.pid(f"slurmd.{node}")
         assert daemon is not None
-        for pid in (daemon, *_steps_of(self.folder, node), *processes):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _kill(daemon, *_with_children(_steps_of(self.folder, node)))
         self.call("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
+        time.sleep(_SETTLING)
 
     def bring_back(self, node: str) -> None:
         """Start a lost node again, and let it have jobs."""
         self.start_node(node)
-        self.call("scontrol", "update", f"nodename={node}", "state=resume")
+        self.call("scontrol", "update", f"nodename={node}", "state=resume", check=False)  # or it is up by itself
         wait_until(lambda: self._idle() == len(self.nodes), 30, f"{node} did not come back")
+        time.sleep(_SETTLING)
 
     def pid(self, daemon: str) -> int | None:
         """The process of a daemon; None: it does not run."""
@@ -204,7 +204,9 @@ def running(cluster: Cluster) -> Iterator[Cluster]:
         ClusterError: it does not start.
     """
     if len(str(cluster.folder)) > _LONGEST_FOLDER:
-        raise ClusterError(f"{cluster.folder} has more than {_LONGEST_FOLDER} characters: --scratch names a shorter one")
+        raise ClusterError(
+            f"{cluster.folder} has more than {_LONGEST_FOLDER} characters: --scratch names a shorter one"
+        )
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, cluster.folder, ignore_errors=True)
         stack.callback(_remove_cgroups, cluster)
@@ -305,7 +307,9 @@ def _start_accounting(cluster: Cluster) -> None:
     conf.chmod(0o600)
     cluster.call(_command("slurmdbd"))
     manage = ("sacctmgr", "-i")
-    wait_until(lambda: "started" in _text(folder / "log" / "slurmdbd.log"), 30, f"slurmdbd does not start: {folder}/log")
+    wait_until(
+        lambda: "started" in _text(folder / "log" / "slurmdbd.log"), 30, f"slurmdbd does not start: {folder}/log"
+    )
     cluster.call(*manage, "add", "cluster", "box")
     cluster.call(*manage, "add", "account", cluster.account, "cluster=box", "description=test", "organization=test")
     cluster.call(*manage, "add", "user", _user(), f"account={cluster.account}", "cluster=box", check=False)
@@ -323,9 +327,7 @@ def _stop(cluster: Cluster) -> None:
         with suppress(ClusterError):
             wait_until(lambda: not cluster.call("squeue", "-h", check=False).strip(), 10, "jobs do not end")
     for node in cluster.nodes:
-        for pid in _steps_of(cluster.folder, node):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _kill(*_with_children(_steps_of(cluster.folder, node)))
     for daemon in (*(f"slurmd.{node}" for node in cluster.nodes), "slurmctld", "slurmdbd", "mariadbd"):
         _end(cluster, daemon)
 
@@ -351,6 +353,28 @@ def _gone(pid: int) -> bool:
 def _steps_of(folder: Path, node: str) -> list[int]:
     """The processes that a node's daemon started for its jobs' steps: all write into its log."""
     return [pid for pid in _named("slurmstepd") if _has_open(pid, f"{folder}/log/slurmd.{node}.log")]
+
+
+def _with_children(pids: Sequence[int]) -> set[int]:
+    """Processes and all that they have started, as far as their parents live."""
+    parents = dict(_parents())
+    found = set(pids)
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def _parents() -> Iterator[tuple[int, int]]:
+    """Every process and its parent."""
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            yield int(entry.name), int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+
+
+def _kill(*pids: int) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _named(name: str) -> Iterator[int]:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from deqpipe import config
+from deqpipe.workflow import endings
 from tests import tiny
 from tests.faults.world import MICRO
 from tests.slurm.cluster import Cluster, ClusterError, wait_until
@@ -25,11 +26,11 @@ NAME = "box"
 RESULTS = f"results/{NAME}"
 _EPOCH = re.compile(r"epoch (\d+)/")
 _FIELD = re.compile(r"(?:^|\s)(JobId|JobState|Restarts|Reason|WorkDir|PreemptTime|Partition|BatchHost)=(\S+)")
-_LOOKS = 0.03
+_LOOKS = 0.1
 """Seconds between two looks at the processes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Experiment:
     """What is computed.
 
@@ -50,14 +51,17 @@ class Experiment:
 
 TRAINING = Experiment(
     "training",
-    config.merge(MICRO, {"pretrain": {"steps": 900}, "training": {"epochs": 11}}),
+    config.merge(MICRO, {"pretrain": {"steps": 630}, "training": {"epochs": 8}}),
     (f"{RESULTS}/models/deq_pretrain/seed0/best.safetensors",),
 )
-"""One training of twenty seconds, in ten epochs: long enough to be disturbed on a fast machine."""
+"""One training of fifteen seconds, in seven epochs: long enough to be disturbed on a fast machine."""
 THREE = Experiment(
     "three",
     MICRO,
-    tuple(f"{RESULTS}/models/{model}/seed0/best.safetensors" for model in ("deq_pretrain", "resnet18_pgd_at", "resnet18_trades")),
+    tuple(
+        f"{RESULTS}/models/{model}/seed0/best.safetensors"
+        for model in ("deq_pretrain", "resnet18_pgd_at", "resnet18_trades")
+    ),
 )
 """Three trainings that wait for nothing but the images."""
 WHOLE = Experiment("whole", MICRO)
@@ -85,9 +89,6 @@ def set_profile(folder: Path, cluster: Cluster, changes: Mapping[str, Any]) -> N
         "config": {"device": "cpu", "gpu_request": 1},
         "default-resources": {"slurm_partition": cluster.partition, "slurm_account": cluster.account},
     })  # fmt: skip
-    if "gpu_request" not in config.Config.model_fields:
-        del profile["config"]["gpu_request"]
-        profile = config.merge(profile, {"set-resources": {"pretrain": {"gpu": 1}}})
     if not cluster.accounting:
         del profile["default-resources"]["slurm_account"]
     file.write_text(yaml.safe_dump(config.merge(profile, changes)))
@@ -124,19 +125,19 @@ class Try:
     """A process of the training that has ended.
 
     Attributes:
-        ended: when, by `time.monotonic`.
-        last: the last line of its log.
-        epochs: that its log tells of.
+        at: when, by `time.monotonic`.
+        ending: as Snakemake's retries take it.
+        epochs: that it has told of.
     """
 
-    ended: float
-    last: str
+    at: float
+    ending: endings.Ending
     epochs: tuple[int, ...]
 
     @property
     def saved_after_sigterm(self) -> bool:
         """Whether it was told to leave, and left with what it had."""
-        return "SIGTERM: " in self.last and "start again to go on" in self.last
+        return self.ending.kind is endings.Kind.EARLY and self.ending.words.startswith("SIGTERM: ")
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +164,7 @@ class Run:
         """Its jobs, in the order of submission; also those of earlier runs in this folder."""
         return jobs_in(self.cluster, self.folder)
 
-    def training(self, epochs: int, *, seconds: float = 90) -> Job:
+    def training(self, epochs: int, *, seconds: float = 300) -> Job:
         """The job that trains, once it has done so many epochs more than before.
 
         Raises:
@@ -187,9 +188,12 @@ class Run:
         return next(processes(self.experiment.trains, self.folder), None)
 
     def epochs(self) -> tuple[int, ...]:
-        """That the log of the last try tells of."""
-        log = newest(self.folder / self.experiment.logs)
-        return () if log is None else tuple(map(int, _EPOCH.findall(log.read_text(errors="replace"))))
+        """That the last try has told of; a log holds all of them."""
+        told = "".join(log.read_text(errors="replace") for log in self._logs())
+        return tuple(map(int, _EPOCH.findall(told.rpartition(endings.HEADING)[2])))
+
+    def _logs(self) -> list[Path]:
+        return list((self.folder / self.experiment.logs).rglob("*.log"))
 
     def ended(self, seconds: float) -> int:
         """The exit status of Snakemake.
@@ -207,13 +211,13 @@ class Run:
         return self.log.read_text(errors="replace")
 
     def watch(self, over: threading.Event) -> None:
-        """Note every process of the training, and what its log says as soon as it is gone: the next one may write over it."""
+        """Note every process of the training, and what its log says as soon as it is gone."""
         known: int | None = None
         while not over.wait(_LOOKS):
             now = self.pid()
             if known is not None and now != known:
-                log = newest(self.folder / self.experiment.logs)
-                self.tries.append(Try(time.monotonic(), last_line(log) if log else "", self.epochs()))
+                at = time.monotonic()
+                self.tries.append(Try(at, endings.read(self._logs(), since=0), self.epochs()))
             known = now
 
 
@@ -233,9 +237,7 @@ def submitted(experiment: Experiment, folder: Path, cluster: Cluster, *options: 
     line = [sys.executable, "-m", "tests.slurm.quick_polls", *profile, *options, "--", *experiment.targets]
     environment = {**cluster.environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with log.open("wb") as file:
-        process = subprocess.Popen(
-            line, cwd=folder, stdout=file, stderr=file, env=environment, start_new_session=True
-        )
+        process = subprocess.Popen(line, cwd=folder, stdout=file, stderr=file, env=environment, start_new_session=True)
     run, over = Run(experiment, folder, cluster, process, log), threading.Event()
     watcher = threading.Thread(target=run.watch, args=(over,), daemon=True)
     watcher.start()
@@ -268,15 +270,9 @@ def processes(verb: str, folder: Path) -> Iterator[int]:
             continue
         with suppress(OSError):
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            if len(words) > 2 and words[1].endswith(b"/deqpipe") and words[2] == verb.encode():
-                if os.readlink(entry / "cwd") == str(folder):
-                    yield int(entry.name)
-
-
-def newest(folder: Path) -> Path | None:
-    """The log below a folder that was written last."""
-    logs = [path for path in folder.rglob("*") if path.is_file()] if folder.exists() else []
-    return max(logs, key=lambda path: path.stat().st_mtime, default=None)
+            called = len(words) > 2 and words[1].endswith(b"/deqpipe") and words[2] == verb.encode()
+            if called and os.readlink(entry / "cwd") == str(folder):
+                yield int(entry.name)
 
 
 def last_line(log: Path) -> str:

@@ -9,7 +9,12 @@ from collections.abc import Mapping
 
 from tests.slurm.cluster import Cluster, ClusterError
 
-_SLURM: Mapping[str, str] = {"slurmctld": "slurm-wlm", "slurmd": "slurm-wlm", "sbatch": "slurm-wlm", "srun": "slurm-wlm"}
+_SLURM: Mapping[str, str] = {
+    "slurmctld": "slurm-wlm",
+    "slurmd": "slurm-wlm",
+    "sbatch": "slurm-wlm",
+    "srun": "slurm-wlm",
+}
 _ACCOUNTING: Mapping[str, str] = {
     "slurmdbd": "slurmdbd",
     "mariadbd": "mariadb-server-core",
@@ -49,14 +54,14 @@ def _missing(*, accounting: bool) -> list[str]:
     return sorted({package for program, package in wanted.items() if shutil.which(program, path=path) is None})
 
 
-def versions(cluster: Cluster) -> list[str]:
-    """Of what matters here, in lines."""
+def versions(cluster: Cluster) -> str:
+    """Of what matters here, in a line."""
     slurm = cluster.call("sbatch", "--version").strip()
     names = ("snakemake", "snakemake-executor-plugin-slurm", "snakemake-executor-plugin-slurm-jobstep", "torch")
     packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     tracking = {
         "cgroup": "proctrack/cgroup, as on most clusters: a job's signals reach its steps alone",
-        "pgid": "proctrack/pgid, as cgroup v1 is not mounted or this is not root: signals reach more than on most clusters",
+        "pgid": "proctrack/pgid, without cgroup v1 or root: signals reach more processes than on most clusters",
     }[cluster.tracking]
     accounting = "with accounting (slurmdbd, MariaDB)" if cluster.accounting else "without accounting"
-    return [f"{slurm} ({tracking}; {accounting}), Python {platform.python_version()}, {packages}"]
+    return f"{slurm} ({tracking}; {accounting}), Python {platform.python_version()}, {packages}"

@@ -1,4 +1,4 @@
-"""Snakemake as it is, but that it asks SLURM every two seconds: its plugin waits longer each time, up to three minutes."""
+"""Snakemake, but that it asks SLURM every two seconds: its plugin waits longer each time, up to three minutes."""
 
 import sys
 

@@ -94,7 +94,7 @@ class Trial:
         """How many epochs a training does before something is done to it."""
         return self.draws.randint(1, 3)
 
-    def stop(self, run: Run, do: Callable[[], object], *, seconds: float = 60) -> Try:
+    def stop(self, run: Run, do: Callable[[], object], *, seconds: float = 90) -> Try:
         """Do something that ends the process of the training, and see how it ends.
 
         Raises:
@@ -104,14 +104,14 @@ class Trial:
         do()
         wait_until(lambda: len(run.tries) > before, seconds, "the training goes on")
         ended = run.tries[before]
-        took = ended.ended - started
+        took = ended.at - started
         if not ended.saved_after_sigterm:
-            raise Wrong(f"the training was gone after {took:.1f} s without having seen SIGTERM: {ended.last!r}")
+            raise Wrong(f"the training was gone after {took:.1f} s without having seen SIGTERM: {ended.ending.words!r}")
         self.sigterms.append(took)
         self.seen.append(f"SIGTERM seen, saved, gone after {took:.1f} s")
         return ended
 
-    def ends_well(self, run: Run, *, seconds: float = 150) -> None:
+    def ends_well(self, run: Run, *, seconds: float = 600) -> None:
         """Wait for Snakemake, which should have come to its end, with the results of the run without SLURM.
 
         Raises:

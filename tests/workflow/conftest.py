@@ -22,8 +22,8 @@ import pytest
 import yaml
 
 from tests import workflow_files
-from tests.workflow_files import ROOT
 
+ROOT = workflow_files.ROOT
 DEMO = ("--configfile", "config/demo.yaml")
 
 # Writes every declared output, with nothing in it but the spec that it was asked to work by; and what it was asked.
