@@ -153,20 +153,34 @@ def _interrupted(trial: Trial) -> None:
 
 
 def _killed(trial: Trial) -> None:
+    """Where the job has ended before the next run looks for it, there is nothing to refuse."""
     trial.write(TRAINING)
     with trial.run() as run:
-        run.training(trial.moment())
+        job = run.training(1)
         trial.interrupt(run, signal.SIGKILL)
         run.ended(10)
-    with trial.run() as refused:
-        if refused.ended(120) == 0 or "lock" not in refused.text().lower():
-            raise Wrong(f"a run beside the lock of a killed one was not refused: {last_line(refused.log)!r}")
-    with trial.run(Experiment("unlock", {}), "--unlock") as unlock:
-        if unlock.ended(120) != 0:
-            raise Wrong(f"--unlock: {last_line(unlock.log)!r}")
+        _refuses(trial, "lock")
+        with trial.run(Experiment("unlock", {}), "--unlock") as unlock:
+            if unlock.ended(120) != 0:
+                raise Wrong(f"--unlock: {last_line(unlock.log)!r}")
+        _refuses(trial, job.id)
+        trial.stop(run, lambda: trial.cluster.call("scancel", job.id))
+        tries = run.tries
     with trial.run() as again:
         trial.ends_well(again)
-    trial.seen.append(f"jobs: {', '.join(job.state for job in again.jobs())}")
+        trial.went_on([*tries, *again.tries])
+        _submitted(again, 2)
+
+
+def _refuses(trial: Trial, why: str) -> None:
+    """That Snakemake does not start beside what a killed one has left, and says so."""
+    with trial.run() as refused:
+        status = refused.ended(120)
+    if status == 0 or why not in refused.text().lower():
+        raise Wrong(
+            f"a run after a killed one ended with {status}, without a word of {why}: {last_line(refused.log)!r}"
+        )
+    trial.seen.append(f"refused with status {status} for {'its lock' if why == 'lock' else 'its job'}")
 
 
 def _used_up(trial: Trial) -> None:
@@ -266,7 +280,10 @@ _ALL = (
     ),
     Case("time-limit", "a limit of a minute, past which SLURM ends the job", _GOES_ON, _time_limit),
     Case("interrupted", "Ctrl-C of Snakemake", _AFTER_INTERRUPT, _interrupted),
-    Case("killed", "SIGKILL of Snakemake", "its lock refuses the next run; unlocked, it ends; equal", _killed),
+    Case(
+        "killed", "SIGKILL of Snakemake",
+        "the next run is refused for its lock, then for its job; cancelled, it saves; then it goes on; equal", _killed,
+    ),
     Case(
         "used-up", "scancel until no retry is left",
         "Snakemake says that the same command goes on, and it does; equal", _used_up,

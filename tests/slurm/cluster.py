@@ -120,7 +120,7 @@ class Cluster:
     port: int
     accounting: bool = False
     gpus: int = 2
-    cpus: int = 4
+    cpus: int = 8
     kill_wait: int = 30
     grace: int = 10
 
