@@ -1,5 +1,6 @@
 """Snakemake, but that it asks SLURM every two seconds: its plugin waits longer each time, up to three minutes."""
 
+import signal
 import sys
 
 from snakemake.cli import main
@@ -15,5 +16,6 @@ def _ask_often() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's `&` has had ignored
     _ask_often()
     sys.exit(main())
