@@ -1,9 +1,10 @@
 """This workflow on a real SLURM, started for it on this machine: jobs are cancelled, requeued, pre-empted, lost.
 
-    python -m tests.slurm [--case NAME ...] [--accounting] [--seed S] [--scratch FOLDER]
+    python -m tests.slurm [--case NAME ...] [--accounting | --no-accounting] [--seed S] [--scratch FOLDER]
 
-A full run tries every case and takes about a quarter of an hour on two cores (`make test-slurm`). The results must be
-those of a run without SLURM, bit for bit. The exit status is 1 if a case went wrong, 2 if SLURM cannot be had.
+A full run tries every case on a SLURM without accounting, then on one with it those for which that matters, and takes
+about a quarter of an hour on two cores (`make test-slurm`). The results must be those of a run without SLURM, bit for
+bit. The exit status is 1 if a case went wrong, 2 if SLURM cannot be had.
 """
 
 import argparse
@@ -19,14 +20,14 @@ from deqpipe.machine.stopping import terminable
 from tests.slurm import experiment, packages
 from tests.slurm.cases import CASES
 from tests.slurm.cluster import Cluster, ClusterError, free_port, running
-from tests.slurm.trial import Case, Outcome, Trial, tried
+from tests.slurm.trial import Case, Outcome, Reference, Trial, tried
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Try the cases that were asked for; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        packages.provide(accounting=options.accounting)
+        packages.provide(accounting=any(_clusters(options)))
         with terminable():
             return _try_all(options)
     except ClusterError as error:
@@ -41,7 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.slurm", description=(__doc__ or "").split("\n")[0])
     cases = "; ".join(f"{case.name}: {case.does}" for case in CASES.values())
     parser.add_argument("--case", nargs="+", choices=CASES, metavar="NAME", help=f"these alone: {cases}")
-    parser.add_argument("--accounting", action="store_true", help="with slurmdbd and MariaDB: sacct and accounts")
+    accounting = "only with slurmdbd and MariaDB, for sacct and accounts"
+    parser.add_argument("--accounting", action=argparse.BooleanOptionalAction, help=accounting)
     parser.add_argument("--seed", type=int, default=0, help="that the moments of what is done are drawn from")
     parser.add_argument("--scratch", type=Path, default=Path("/tmp"), help="folder for all files, of a short path")
     parser.add_argument("--keep", action="store_true", help="keep the folders of all cases")
@@ -67,28 +69,42 @@ def _try_all(options: argparse.Namespace) -> int:
 
 
 def _outcomes(options: argparse.Namespace, scratch: Path) -> list[Outcome]:
-    """What the cases come to, each told at once; the folder of one that went wrong stays."""
+    """What the cases come to, each told at once."""
     reference = functools.cache(functools.partial(_reference, scratch))
     outcomes = []
-    with running(Cluster(scratch / "box", free_port(), accounting=options.accounting)) as cluster:
-        print(packages.versions(cluster), flush=True)
-        for case in _chosen(options):
-            draws = random.Random(f"{options.seed}/{case.name}")
-            trial = Trial(case.name, scratch / case.name, cluster, draws, reference)
-            outcomes.append(tried(case, trial))
-            print(*_told(case, outcomes[-1], options), sep="\n", flush=True)
-            if outcomes[-1].right and not options.keep:
-                shutil.rmtree(trial.folder)
+    for accounting in _clusters(options):
+        with running(Cluster(scratch / "box", free_port(), accounting=accounting)) as cluster:
+            print(packages.versions(cluster), flush=True)
+            outcomes += [_outcome(case, cluster, scratch, reference, options) for case in _chosen(options, accounting)]
     return outcomes
 
 
-def _chosen(options: argparse.Namespace) -> list[Case]:
-    """The cases that were named; otherwise those that this cluster can tell something new of."""
+def _outcome(case: Case, cluster: Cluster, scratch: Path, reference: Reference, options: argparse.Namespace) -> Outcome:
+    """What a case comes to; the folder of one that went wrong stays."""
+    draws = random.Random(f"{options.seed}/{case.name}")
+    folder = scratch / (f"{case.name}-accounting" if cluster.accounting else case.name)
+    outcome = tried(case, Trial(case.name, folder, cluster, draws, reference))
+    print(*_told(case, outcome, cluster, options), sep="\n", flush=True)
+    if outcome.right and not options.keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    return outcome
+
+
+def _clusters(options: argparse.Namespace) -> list[bool]:
+    """Whether there is accounting, for each cluster that is wanted."""
+    if options.accounting is not None:
+        return [options.accounting]
     if options.case:
-        return [CASES[name] for name in options.case]
-    if options.accounting:
-        return [case for case in CASES.values() if case.accounting or case.twice]
-    return [case for case in CASES.values() if not case.accounting]
+        return sorted({bool(CASES[name].accounting) for name in options.case})
+    return [False, True]
+
+
+def _chosen(options: argparse.Namespace, accounting: bool) -> list[Case]:
+    """The cases that were named, each once; otherwise those that this cluster can tell something new of."""
+    if options.case:
+        named = [CASES[name] for name in options.case]
+        return named if options.accounting is not None else [case for case in named if case.accounting is accounting]
+    return [case for case in CASES.values() if case.accounting is accounting or (accounting and case.twice)]
 
 
 def _reference(scratch: Path, what: experiment.Experiment) -> Path:
@@ -98,11 +114,11 @@ def _reference(scratch: Path, what: experiment.Experiment) -> Path:
     return folder / experiment.RESULTS
 
 
-def _told(case: Case, outcome: Outcome, options: argparse.Namespace) -> list[str]:
+def _told(case: Case, outcome: Outcome, cluster: Cluster, options: argparse.Namespace) -> list[str]:
     word = "right" if outcome.right else "wrong"
     told = f"{word}  {case.name} ({case.does}): expected: {case.expected}. Seen: {outcome.seen}."
-    accounting = " --accounting" if options.accounting else ""
-    again = f"       again: python -m tests.slurm --case {case.name} --seed {options.seed}{accounting}"
+    accounting = "--accounting" if cluster.accounting else "--no-accounting"
+    again = f"       again: python -m tests.slurm --case {case.name} --seed {options.seed} {accounting}"
     return [f"{told} {outcome.seconds:.0f} s", *([] if outcome.right else [again])]
 
 

@@ -29,7 +29,7 @@ def _cancelled(trial: Trial) -> None:
         job = run.training(trial.moment())
         trial.stop(run, lambda: trial.cluster.call("scancel", job.id))
         trial.ends_well(run)
-        trial.went_on(run.tries)
+        trial.went_on(run)
         _submitted(run, 2)
 
 
@@ -40,7 +40,7 @@ def _requeued(trial: Trial) -> None:
         trial.stop(run, lambda: trial.cluster.call("scontrol", "requeue", job.id))
         trial.start_soon(job)
         trial.ends_well(run)
-        trial.went_on(run.tries)
+        trial.went_on(run)
         _submitted(run, 1)
 
 
@@ -74,7 +74,7 @@ def _preempted(trial: Trial) -> None:
         if state == "PENDING":
             trial.start_soon(job)
         trial.ends_well(run)
-        trial.went_on(run.tries)
+        trial.went_on(run)
 
 
 def _node_lost(trial: Trial) -> None:
@@ -88,7 +88,7 @@ def _node_lost(trial: Trial) -> None:
         trial.cluster.bring_back(job.node)
         trial.start_soon(job)
         trial.ends_well(run)
-        trial.went_on(run.tries)
+        trial.went_on(run)
 
 
 def _held(trial: Trial) -> None:
@@ -104,7 +104,7 @@ def _held(trial: Trial) -> None:
         trial.cluster.call("scontrol", "release", job.id)
         trial.start_soon(job)
         trial.ends_well(run)
-        trial.went_on(run.tries)
+        trial.went_on(run)
 
 
 def _budget(trial: Trial) -> None:
@@ -119,7 +119,7 @@ def _budget(trial: Trial) -> None:
             raise Wrong(f"the training did not leave for its budget: {left.words!r}")
         trial.seen.append(left.words)
         trial.ends_well(run)
-        trial.went_on(run.tries)
+        trial.went_on(run)
 
 
 def _time_limit(trial: Trial) -> None:
@@ -130,12 +130,12 @@ def _time_limit(trial: Trial) -> None:
         pid = run.pid()
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)
-        wait_until(lambda: _pending(pid) or run.tries, 120, "SLURM does not end the job")
-        trial.stop(run, lambda: os.kill(pid, signal.SIGCONT))
+        wait_until(lambda: trial.now(job).state != "RUNNING", 150, "SLURM does not end the job")
+        trial.leaves(run, 0, time.monotonic())  # SLURM has woken it
         wait_until(lambda: trial.now(job).state != "COMPLETING", 60, "the job does not end")
         trial.seen.append(f"the job is {trial.now(job).state}")
         trial.ends_well(run)
-        trial.went_on(run.tries)
+        trial.went_on(run)
 
 
 def _interrupted(trial: Trial) -> None:
@@ -149,7 +149,7 @@ def _interrupted(trial: Trial) -> None:
         trial.seen.append(f"Snakemake ended with {status}, its job is {run.jobs()[0].state}")
     with trial.run() as again:
         trial.ends_well(again)
-        trial.went_on([*tries, *again.tries])
+        trial.went_on(again, before=tries)
 
 
 def _killed(trial: Trial) -> None:
@@ -168,7 +168,7 @@ def _killed(trial: Trial) -> None:
         tries = run.tries
     with trial.run() as again:
         trial.ends_well(again)
-        trial.went_on([*tries, *again.tries])
+        trial.went_on(again, before=tries)
         _submitted(again, 2)
 
 
@@ -195,7 +195,7 @@ def _used_up(trial: Trial) -> None:
         trial.seen.append("Snakemake says to run the same command again")
     with trial.run() as again:
         trial.ends_well(again)
-        trial.went_on([*tries, *again.tries])
+        trial.went_on(again, before=tries)
 
 
 def _wrong_partition(trial: Trial) -> None:
@@ -246,16 +246,6 @@ def _sleep_until(pid: int | None, age: float) -> None:
     started = float(ticks) / os.sysconf("SC_CLK_TCK")
     time.sleep(max(0.0, age - (time.clock_gettime(time.CLOCK_BOOTTIME) - started)))
     os.kill(pid, signal.SIGCONT)
-
-
-def _pending(pid: int) -> bool:
-    """Whether SIGTERM waits for a process that is stopped."""
-    try:
-        told = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return False
-    masks = [int(line.split()[1], 16) for line in told if line.startswith(("ShdPnd", "SigPnd"))]
-    return any(mask >> (signal.SIGTERM - 1) & 1 for mask in masks)
 
 
 _GOES_ON = "SIGTERM seen and saved, submitted again, goes on; equal"

@@ -188,12 +188,20 @@ class Run:
         return next(processes(self.experiment.trains, self.folder), None)
 
     def epochs(self) -> tuple[int, ...]:
-        """That the last try has told of; a log holds all of them."""
-        told = "".join(log.read_text(errors="replace") for log in self._logs())
+        """That the last try has told of."""
+        told = "".join(log.read_text(errors="replace") for log in self._newest())
         return tuple(map(int, _EPOCH.findall(told.rpartition(endings.HEADING)[2])))
 
+    def told(self) -> int:
+        """How many tries have a log."""
+        return sum(log.read_text(errors="replace").count(endings.HEADING) for log in self._logs())
+
+    def _newest(self) -> list[Path]:
+        """The log that was written last, if there is one."""
+        return sorted(self._logs(), key=lambda log: log.stat().st_mtime)[-1:]
+
     def _logs(self) -> list[Path]:
-        return list((self.folder / self.experiment.logs).rglob("*.log"))
+        return [path for path in (self.folder / self.experiment.logs).rglob("*") if path.is_file()]
 
     def ended(self, seconds: float) -> int:
         """The exit status of Snakemake.
@@ -217,7 +225,7 @@ class Run:
             now = self.pid()
             if known is not None and now != known:
                 at = time.monotonic()
-                self.tries.append(Try(at, endings.read(self._logs(), since=0), self.epochs()))
+                self.tries.append(Try(at, endings.read(self._newest(), since=0), self.epochs()))
             known = now
 
 

@@ -3,16 +3,19 @@
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from benchmarks import same_results
 from tests.slurm import experiment
 from tests.slurm.cluster import Cluster, ClusterError, wait_until
 from tests.slurm.experiment import RESULTS, Experiment, Job, Run, Try
+
+Reference: TypeAlias = Callable[[Experiment], Path]
+"""The results folder of an experiment that ran without SLURM."""
 
 
 class Wrong(Exception):
@@ -59,7 +62,7 @@ class Trial:
         folder: of its files.
         cluster: that it runs on.
         draws: of the moments at which something is done.
-        reference: makes the results folder of an experiment that ran without SLURM.
+        reference: the results of an experiment without SLURM.
         sigterms: as in `Outcome`.
         preempted: as in `Outcome`, where the job did not wait to be requeued.
         lost: as in `Outcome`.
@@ -71,7 +74,7 @@ class Trial:
     folder: Path
     cluster: Cluster
     draws: random.Random
-    reference: Callable[[Experiment], Path]
+    reference: Reference
     sigterms: list[float] = field(default_factory=list)
     preempted: int = 0
     lost: int = 0
@@ -94,7 +97,7 @@ class Trial:
         """How many epochs a training does before something is done to it."""
         return self.draws.randint(1, 3)
 
-    def stop(self, run: Run, do: Callable[[], object], *, seconds: float = 90) -> Try:
+    def stop(self, run: Run, do: Callable[[], object]) -> None:
         """Do something that ends the process of the training, and see how it ends.
 
         Raises:
@@ -102,14 +105,17 @@ class Trial:
         """
         before, started = len(run.tries), time.monotonic()
         do()
-        wait_until(lambda: len(run.tries) > before, seconds, "the training goes on")
+        self.leaves(run, before, started)
+
+    def leaves(self, run: Run, before: int, started: float) -> None:
+        """See how the process of the training ends that was the last one of `before` + 1; raises as `stop`."""
+        wait_until(lambda: len(run.tries) > before, 90, "the training goes on")
         ended = run.tries[before]
         took = ended.at - started
         if not ended.saved_after_sigterm:
             raise Wrong(f"the training was gone after {took:.1f} s without having seen SIGTERM: {ended.ending.words!r}")
         self.sigterms.append(took)
         self.seen.append(f"SIGTERM seen, saved, gone after {took:.1f} s")
-        return ended
 
     def ends_well(self, run: Run, *, seconds: float = 600) -> None:
         """Wait for Snakemake, which should have come to its end, with the results of the run without SLURM.
@@ -122,15 +128,22 @@ class Trial:
             raise Wrong(f"Snakemake ended with {status}: {experiment.last_line(run.log)!r}")
         self.same(run.experiment)
 
-    def went_on(self, tries: list[Try], done: int | None = None) -> None:
-        """That the last process of the training went on where the one before had stopped.
+    def went_on(self, run: Run, *, before: Sequence[Try] = ()) -> None:
+        """That the last process of the training went on where the one before had stopped, and that no log is lost.
+
+        Args:
+            run: that has ended.
+            before: of an earlier run in this folder.
 
         Raises:
-            Wrong: it did not.
+            Wrong: it did not, or one is.
         """
-        last, before = tries[-1], max((epoch for one in tries[:-1] for epoch in one.epochs), default=done or 0)
-        if not last.epochs or last.epochs[0] < max(2, before):
-            raise Wrong(f"the training did not go on behind epoch {before}: it then told of epochs {last.epochs}")
+        tries = [*before, *run.tries]
+        last, done = tries[-1], max((epoch for one in tries[:-1] for epoch in one.epochs), default=0)
+        if not last.epochs or last.epochs[0] < max(2, done):
+            raise Wrong(f"the training did not go on behind epoch {done}: it then told of epochs {last.epochs}")
+        if (logs := run.told()) != len(tries):
+            raise Wrong(f"of {len(tries)} tries, {logs} have a log")
         self.seen.append(f"went on in epoch {last.epochs[0]}")
 
     def same(self, what: Experiment) -> None:
@@ -168,15 +181,15 @@ class Case:
         does: what is done, in a line.
         expected: what should come of it, in a line.
         try_it: does it.
-        accounting: whether it needs accounting (True) or none (False); None: it is the same with and without.
-        twice: whether accounting can make a difference for it, so that it is tried with and without.
+        accounting: whether there must be accounting.
+        twice: whether accounting may make a difference, so that it is tried with and without.
     """
 
     name: str
     does: str
     expected: str
     try_it: Callable[[Trial], None]
-    accounting: bool | None = None
+    accounting: bool = False
     twice: bool = False
 
 
