@@ -45,33 +45,18 @@ def _requeued(trial: Trial) -> None:
 
 
 def _preempted(trial: Trial) -> None:
+    """The training leaves within the grace time, so that its job has failed before SLURM would requeue it."""
     cluster = trial.cluster
     trial.write(TRAINING)
     with trial.run() as run:
         job = run.training(trial.moment())
         account = ["-A", cluster.account] if cluster.accounting else []
-        urgent = [
-            "sbatch",
-            "--parsable",
-            "-p",
-            cluster.urgent,
-            "-w",
-            job.node,
-            "--exclusive",
-            "-o",
-            "/dev/null",
-            *account,
-        ]
-        trial.stop(run, lambda: cluster.call(*urgent, "--wrap", "sleep 3"))
+        where = ["-p", cluster.urgent, "-w", job.node, "--exclusive", *account]
+        trial.stop(run, lambda: cluster.call("sbatch", *where, "-o", "/dev/null", "--wrap", "sleep 3"))
         trial.preempted += 0 if trial.now(job).preempted else 1
-        wait_until(
-            lambda: trial.now(job).state in ("FAILED", "PENDING", "RUNNING"),
-            60,
-            "the pre-empted job is in no known state",
-        )
-        state = trial.now(job).state
-        trial.seen.append(f"the job is {state}")
-        if state == "PENDING":
+        wait_until(lambda: trial.now(job).state in ("FAILED", "PENDING"), 60, "the pre-empted job goes on")
+        trial.seen.append(f"the job is {trial.now(job).state}")
+        if trial.now(job).state == "PENDING":
             trial.start_soon(job)
         trial.ends_well(run)
         trial.went_on(run)
