@@ -51,10 +51,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _try_all(options: argparse.Namespace) -> int:
+    port = free_port()
     scratch = Path(tempfile.mkdtemp(prefix="slurm", dir=options.scratch)).resolve()
     right = options.keep
     try:
-        outcomes = _outcomes(options, scratch)
+        outcomes = _outcomes(options, scratch, port)
         print(*_counts(outcomes), sep="\n")
         right = all(outcome.right for outcome in outcomes)
     except KeyboardInterrupt:
@@ -68,12 +69,13 @@ def _try_all(options: argparse.Namespace) -> int:
     return 0 if right else 1
 
 
-def _outcomes(options: argparse.Namespace, scratch: Path) -> list[Outcome]:
+def _outcomes(options: argparse.Namespace, scratch: Path, port: int) -> list[Outcome]:
     """What the cases come to, each told at once."""
     reference = functools.cache(functools.partial(_reference, scratch))
     outcomes = []
     for accounting in _clusters(options):
-        with running(Cluster(scratch / "box", free_port(), accounting=accounting)) as cluster:
+        folder = scratch / ("box-accounting" if accounting else "box")
+        with running(Cluster(folder, port, accounting=accounting)) as cluster:
             print(packages.versions(cluster), flush=True)
             outcomes += [_outcome(case, cluster, scratch, reference, options) for case in _chosen(options, accounting)]
     return outcomes

@@ -198,7 +198,7 @@ class Cluster:
 
 @contextmanager
 def running(cluster: Cluster) -> Iterator[Cluster]:
-    """The cluster, up and idle; down again, with its cgroups and its files gone, at the end.
+    """The cluster, up and idle; down again, with its cgroups gone, at the end: its files stay, for what they tell.
 
     Raises:
         ClusterError: it does not start.
@@ -208,7 +208,6 @@ def running(cluster: Cluster) -> Iterator[Cluster]:
             f"{cluster.folder} has more than {_LONGEST_FOLDER} characters: --scratch names a shorter one"
         )
     with ExitStack() as stack:
-        stack.callback(shutil.rmtree, cluster.folder, ignore_errors=True)
         stack.callback(_remove_cgroups, cluster)
         _write(cluster)
         stack.callback(_stop, cluster)
@@ -222,14 +221,18 @@ def running(cluster: Cluster) -> Iterator[Cluster]:
 
 
 def free_port() -> int:
-    """The first of a hundred ports that nobody listens at, or that SLURMBOX_PORT names."""
+    """The first of a hundred ports that no cluster uses: SLURMBOX_PORT names it, or it is looked for.
+
+    Raises:
+        ClusterError: there is none; at one that is in use, another cluster would answer.
+    """
     wanted = os.environ.get("SLURMBOX_PORT")
-    if wanted is not None:
-        return int(wanted)
-    for port in range(16800, 30000, 100):
+    for port in range(16800, 30000, 100) if wanted is None else (int(wanted),):
         if all(_is_free(port + offset) for offset in range(5)):
             return port
-    raise ClusterError("no hundred ports are free between 16800 and 30000: SLURMBOX_PORT names the first")
+    raise ClusterError(
+        f"ports {wanted or '16800 to 30000'} are in use: SLURMBOX_PORT names the first of a hundred others"
+    )
 
 
 def _is_free(port: int) -> bool:

@@ -77,20 +77,14 @@ def write(experiment: Experiment, folder: Path) -> None:
 
 
 def set_profile(folder: Path, cluster: Cluster, changes: Mapping[str, Any]) -> None:
-    """Set in profiles/slurm what a user would set for this cluster, and changes of the case.
-
-    Without accounting there are no accounts: Snakemake's plugin refuses every job that names one.
-    """
+    """Set in profiles/slurm what a user would set for this cluster, and changes of the case."""
     file = folder / "profiles" / "slurm" / "profile.yaml"
     profile = config.merge(yaml.safe_load(file.read_text()), {
-        "slurm-status-command": "squeue",
         "slurm-init-seconds-before-status-checks": 2,
         "latency-wait": 10,
         "config": {"device": "cpu", "gpu_request": 1},
         "default-resources": {"slurm_partition": cluster.partition, "slurm_account": cluster.account},
     })  # fmt: skip
-    if not cluster.accounting:
-        del profile["default-resources"]["slurm_account"]
     file.write_text(yaml.safe_dump(config.merge(profile, changes)))
 
 
