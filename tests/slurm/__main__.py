@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 def _try_all(options: argparse.Namespace) -> int:
     port = free_port()
     scratch = Path(tempfile.mkdtemp(prefix="slurm", dir=options.scratch)).resolve()
-    right = options.keep
+    right = False
     try:
         outcomes = _outcomes(options, scratch, port)
         print(*_counts(outcomes), sep="\n")
@@ -106,7 +106,8 @@ def _chosen(options: argparse.Namespace, accounting: bool) -> list[Case]:
     if options.case:
         named = [CASES[name] for name in options.case]
         return named if options.accounting is not None else [case for case in named if case.accounting is accounting]
-    return [case for case in CASES.values() if case.accounting is accounting or (accounting and case.twice)]
+    usual = [case for case in CASES.values() if not case.if_named]
+    return [case for case in usual if case.accounting is accounting or (accounting and case.twice)]
 
 
 def _reference(scratch: Path, what: experiment.Experiment) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deqpipe.workflow import endings
 from tests.slurm.cluster import wait_until
-from tests.slurm.experiment import THREE, TRAINING, WHOLE, Experiment, Run, last_line
+from tests.slurm.experiment import TABLES, THREE, TRAINING, WHOLE, Experiment, Run, last_line
 from tests.slurm.trial import Case, Trial, Wrong
 
 _FEW_LINES = 60
@@ -16,11 +16,19 @@ _SILENCE = 20.0
 """Seconds in which Snakemake, asking every two, notices whatever it will notice."""
 
 
+def _tables(trial: Trial) -> None:
+    _undisturbed(trial, TABLES)
+
+
 def _whole(trial: Trial) -> None:
-    trial.write(WHOLE)
-    with trial.run(WHOLE) as run:
+    _undisturbed(trial, WHOLE)
+
+
+def _undisturbed(trial: Trial, what: Experiment) -> None:
+    trial.write(what)
+    with trial.run(what) as run:
         trial.ends_well(run, seconds=1800)
-    trial.seen.append(f"{len(run.jobs())} jobs")
+        trial.seen.append(f"{len(run.jobs())} jobs")
 
 
 def _cancelled(trial: Trial) -> None:
@@ -269,6 +277,7 @@ _ALL = (
         "sacct", "scancel while Snakemake asks sacct",
         "SIGTERM seen and saved, but the plugin does not notice: use squeue", _sacct, accounting=True,
     ),
-    Case("whole", "nothing, all stages", "equal", _whole),
+    Case("tables", "nothing, from images to Tables 2 and 6", "equal", _tables),
+    Case("whole", "nothing, all of the workflow, in five minutes", "equal", _whole, if_named=True),
 )  # fmt: skip
 CASES = {case.name: case for case in _ALL}

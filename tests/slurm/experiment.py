@@ -64,6 +64,8 @@ THREE = Experiment(
     ),
 )
 """Three trainings that wait for nothing but the images."""
+TABLES = Experiment("tables", MICRO, tuple(f"{RESULTS}/tables/table{number}.csv" for number in (2, 6)))
+"""Trainings, selections, grids, and evaluations that share a submission."""
 WHOLE = Experiment("whole", MICRO)
 
 

@@ -187,6 +187,7 @@ class Case:
         try_it: does it.
         accounting: whether there must be accounting.
         twice: whether accounting may make a difference, so that it is tried with and without.
+        if_named: whether it is tried only where it is asked for by its name.
     """
 
     name: str
@@ -195,6 +196,7 @@ class Case:
     try_it: Callable[[Trial], None]
     accounting: bool = False
     twice: bool = False
+    if_named: bool = False
 
 
 def tried(case: Case, trial: Trial) -> Outcome:
