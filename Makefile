@@ -2,6 +2,7 @@
 # make test     the tests, but for some that take long and are covered by others as well
 # make test-all all tests
 # make test-faults kills, signals, full disks, damaged files, odd configurations, two at once: an hour (FAULTS=--help)
+# make test-slurm the workflow on a real SLURM, installed and started here if need be: a quarter of an hour (SLURM=--help)
 # make check    format, lint, types, import contracts, generated files
 # make generate writes the generated files again (schemas/, pages of docs/, pictures in README.md and docs/architecture.md)
 # make bench    how fast it is, against the plain way: docs/performance.md (make bench RELEASE=FOLDER: and the authors' code)
@@ -18,7 +19,7 @@ INSTALLED := $(VENV)/.installed
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all test-faults check generate revisions bench bench-gpu gpu-trial clean
+.PHONY: demo test test-all test-faults test-slurm check generate revisions bench bench-gpu gpu-trial clean
 
 demo: $(INSTALLED)
 	@$(BIN)/snakemake --logger deqpipe --configfile config/demo.yaml
@@ -34,6 +35,10 @@ test-all: $(INSTALLED)
 # Such as FAULTS="kills --count 30", or FAULTS="kills --case 17" for one that went wrong.
 test-faults: $(INSTALLED)
 	@$(BIN)/python -m tests.faults $(FAULTS)
+
+# Such as SLURM="--case cancelled --accounting".
+test-slurm: $(INSTALLED)
+	@$(BIN)/python -m tests.slurm $(SLURM)
 
 check: $(INSTALLED)
 	@$(BIN)/ruff format --check --quiet .

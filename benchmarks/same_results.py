@@ -34,19 +34,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("first", type=Path)
     parser.add_argument("second", type=Path)
     options = parser.parse_args(arguments)
+    compared, different = differences(options.first, options.second)
+    print(", ".join(f"{count:,} {kind}" for kind, count in compared.items()), f"compared, {len(different)} different")
+    print(*different, sep="\n", end="\n" if different else "")
+    return 1 if different else 0
+
+
+def differences(first: Path, second: Path) -> tuple[dict[str, int], list[str]]:
+    """How many values of each kind two folders have been compared in, and where they differ, in words."""
     compared, different = dict.fromkeys(("tensors", "columns", "cells", "answers"), 0), list[str]()
-    for path in sorted({*_files(options.first), *_files(options.second)}):
-        one, other = options.first / path, options.second / path
+    for path in sorted({*_files(first), *_files(second)}):
+        one, other = first / path, second / path
         if not one.exists() or not other.exists():
-            different.append(f"{path}: in {options.first if one.exists() else options.second} alone")
+            different.append(f"{path}: in {first if one.exists() else second} alone")
             continue
         parts, theirs = dict(contents(one)), dict(contents(other))
         compared[KINDS[path.suffix]] += len(parts)
         names = sorted(parts.keys() | theirs.keys())
         different += [f"{path}: {name}" for name in names if not equal(parts.get(name), theirs.get(name))]
-    print(", ".join(f"{count:,} {kind}" for kind, count in compared.items()), f"compared, {len(different)} different")
-    print(*different, sep="\n", end="\n" if different else "")
-    return 1 if different else 0
+    return compared, different
 
 
 def _files(folder: Path) -> Iterator[Path]:

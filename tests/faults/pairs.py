@@ -8,7 +8,6 @@ has nothing to do. Results must be those of an undisturbed run, with no file bes
 
 import functools
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from pathlib import Path
 import yaml
 
 from deqpipe import config
-from tests import tiny
+from tests import tiny, workflow_files
 from tests.faults import children, results
 from tests.faults.cases import Bench, Case, Kind, Verdict, judged
 from tests.faults.world import JOBS, MICRO, Undisturbed, World, undisturbed
@@ -120,11 +119,7 @@ class Pairs:
 
 def copy_workflow(folder: Path) -> None:
     """The workflow's files with micro settings, in a folder of their own."""
-    folder.mkdir(parents=True)
-    for name in ("rules", "profiles", "config", "report"):
-        shutil.copytree(tiny.ROOT / name, folder / name)
-    for name in ("Snakefile", "config.yaml"):
-        shutil.copy(tiny.ROOT / name, folder / name)
+    workflow_files.copy_workflow(folder)
     paths = {"pathvars": {name: f"{name}/micro" for name in ("results", "logs", "state")}}
     overlay = config.merge(config.merge(tiny.OVERLAY, MICRO), paths)
     (folder / "micro.yaml").write_text(yaml.safe_dump(overlay))

@@ -21,7 +21,9 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from tests import workflow_files
+
+ROOT = workflow_files.ROOT
 DEMO = ("--configfile", "config/demo.yaml")
 
 # Writes every declared output, with nothing in it but the spec that it was asked to work by; and what it was asked.
@@ -143,11 +145,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def copy_workflow(folder: Path, python: Path) -> Workspace:
     """The workflow's files in an empty folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("rules", "profiles", "config", "report"):
-        shutil.copytree(ROOT / name, folder / name)
-    for name in ("Snakefile", "config.yaml"):
-        shutil.copy(ROOT / name, folder / name)
+    workflow_files.copy_workflow(folder)
     return Workspace(folder, python)
 
 
