@@ -79,3 +79,6 @@ rule attack_all:
     """All evaluations: clean images, the grid of Eq. (11), PGD, AutoAttack, the attacks of Tables 3 to 5."""
     input:
         every("clean", "attack_grid", "attack_pgd", "autoattack", "attack_top", "attack_in_loop", "attack_sweep"),
+
+
+keep_logs_of_requeued()

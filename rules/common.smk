@@ -130,6 +130,15 @@ def hold_results():
         sys.exit(2)
 
 
+def keep_logs_of_requeued():
+    """Keep the log of a job that SLURM itself has started again: no Snakemake heard of its end, and the next removes it."""
+    if "SLURM_RESTART_COUNT" not in os.environ:
+        return
+    for asked in workflow.dag_settings.target_jobs:  # of the one that runs on a node
+        for log in workflow.get_rule(asked.rulename).log:
+            endings.keep(Path(log.apply_wildcards(dict(asked.wildcards_dict))))
+
+
 def ask_cluster():
     """Submit nothing to SLURM that it would refuse, or that a job of an earlier run in this folder is computing."""
     if not type(workflow.executor_settings).__module__.startswith("snakemake_executor_plugin_slurm"):
