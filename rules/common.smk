@@ -1,5 +1,6 @@
 # Shared by all rules. In: the merged config. Out: CONFIG (validated) and the names below.
 import functools
+import itertools
 import os
 import re
 import shlex
@@ -132,11 +133,20 @@ def hold_results():
 
 def keep_logs_of_requeued():
     """Keep the log of a job that SLURM itself has started again: no Snakemake heard of its end, and the next removes it."""
-    if "SLURM_RESTART_COUNT" not in os.environ:
+    if "SLURM_RESTART_COUNT" not in os.environ or "--target-jobs" not in sys.argv:
         return
-    for asked in workflow.dag_settings.target_jobs:  # of the one that runs on a node
-        for log in workflow.get_rule(asked.rulename).log:
-            endings.keep(Path(log.apply_wildcards(dict(asked.wildcards_dict))))
+    try:  # settings are not known while the rules are read
+        from snakemake.target_jobs import parse_target_jobs_cli_args
+
+        words = sys.argv[sys.argv.index("--target-jobs") + 1 :]
+        jobs = parse_target_jobs_cli_args(list(itertools.takewhile(lambda word: not word.startswith("-"), words)))
+        logs = [
+            log.apply_wildcards(dict(job.wildcards_dict)) for job in jobs for log in workflow.get_rule(job.rulename).log
+        ]
+    except Exception:  # of another Snakemake: a job is worth more than its logs
+        return
+    for log in logs:
+        endings.keep(Path(log))
 
 
 def ask_cluster():
