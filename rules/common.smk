@@ -337,14 +337,15 @@ wildcard_constraints:
 # the cores; timing jobs, which need the whole machine, come when nothing else is left.
 
 
-# One job per GPU on this machine; a cluster counts for itself.
+# One job per GPU on this machine; a cluster counts for itself. Jobs that share a submission take turns.
 resource_scopes:
     gpu="local",
+    turn="local",
 
 
 # `deqpipe` is the one beside the running Snakemake, activated or not; `exec` lets a signal reach it and not a shell, and
 # on a cluster's node the launcher lets those of the scheduler.
-LAUNCHER = launch.launcher(os.environ)
+LAUNCHER = launch.launcher(os.environ, submitted=not workflow.is_main_process)
 BIN = shlex.quote(os.path.dirname(sys.executable))
 # glibc would give every large block back to the system, and have it cleared page by page at the next call: of the time
 # of a small model's solve, a tenth.

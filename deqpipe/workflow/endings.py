@@ -26,9 +26,9 @@ HEADING = "---- "
 TRIES = ".tries.log"
 """How the file ends that keeps earlier tries, beside a job's log: Snakemake removes that before each try."""
 SAME = 3
-"""Tries in a row that end with the same words, unasked: one more would end so, too."""
-SILENT = 10
-"""Tries in a row that end before they say anything, as where a node does not see the folder."""
+"""Tries in a row that break off with the same words: one more would end so, too."""
+MOST = 10
+"""Tries in a row that break off, whatever they say: there may be a number in it, or a node does not see the folder."""
 
 _REFUSED = re.compile(rf"{PROGRAM}( [\w-]+)?: ")  # with the subcommand where the arguments are wrong
 _CLOCK = re.compile(r"\d\d:\d\d:\d\d ")
@@ -53,7 +53,7 @@ class Kind(Enum):
     EARLY = "left early with what was saved: run the same command again to go on"
     REFUSED = "failed and would fail again: change what is said there, and run the same command again"
     BROKEN = "broken off or killed: run the same command again to go on from what was saved"
-    STUCK = f"broke off {SAME} times with the same words, or {SILENT} times without any: see why, run the command again"
+    STUCK = f"broke off {SAME} times with the same words, or {MOST} times in a row: see why, and run the command again"
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Watch:
     Attributes:
         since: when the run began, as for `read`.
         unsubmitted: why a cluster did not take a job, where it would not take it the next time either.
-        broken: with which words the last tries of a job broke off, as many as were the same.
+        broken: with which words the tries of a job broke off, since one last left early.
     """
 
     since: float
@@ -160,15 +160,16 @@ class Watch:
             keep(Path(str(log)))
 
     def _note(self, job: Any, endings: Sequence[Ending]) -> None:
-        """Keep with which words a job broke off; what left early came further, whatever it said."""
-        broken = [one for one in endings if one.kind is Kind.BROKEN]
-        said = [_CLOCK.sub("", one.words, count=1) for one in broken if not one.words.startswith(HEADING)]
-        words, before = "; ".join(said), self.broken.get(job, [])
-        self.broken[job] = [*(before if before[-1:] == [words] else []), words] if broken else []
+        """Keep with which words a job broke off; one that left early came further, and of a group any of its jobs."""
+        kinds = {one.kind for one in endings}
+        said = [_CLOCK.sub("", one.words, count=1) for one in endings if not one.words.startswith(HEADING)]
+        self.broken[job] = [] if Kind.EARLY in kinds else [*self.broken.get(job, []), "; ".join(said)]
 
     def _is_stuck(self, job: Any) -> bool:
         tries = self.broken.get(job, [])
-        return len(tries) >= (SAME if any(tries) else SILENT)
+        last = set(tries[-SAME:]) if len(tries) >= SAME and len(_members(job)) == 1 else set()
+        # of a group the jobs that are over, or not begun, say the same each time
+        return (len(last) == 1 and "" not in last) or len(tries) >= MOST
 
     def _listen(self, executor: Any) -> None:
         """Hear an executor's reasons; it reports them before it tells the scheduler."""

@@ -10,8 +10,8 @@ STEP = f'srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="{_CPUS}" --cpu-bin
 """A step of its own, with the cores, the memory and the GPUs of the one that it is started in."""
 
 
-def launcher(environment: Mapping[str, str]) -> str:
-    """What stands before a job's command, in a shell; empty outside of SLURM's steps.
+def launcher(environment: Mapping[str, str], *, submitted: bool) -> str:
+    """What stands before a job's command, in a shell; empty where SLURM's signals reach it without.
 
     SLURM signals the process that it started for a step, and with `proctrack/cgroup` no other one. That is Snakemake
     here, which ends at the next moment and takes the command with it. A command that is a step of its own hears SIGTERM
@@ -19,8 +19,10 @@ def launcher(environment: Mapping[str, str]) -> str:
 
     Args:
         environment: of the process that reads the workflow: of the node, where a job runs on one.
+        submitted: whether this Snakemake runs one job for another Snakemake, and not a whole workflow in an allocation,
+            which tells its jobs itself what a terminal tells it.
     """
-    within_a_step = "SLURM_STEP_ID" in environment and shutil.which("srun") is not None
+    within_a_step = submitted and "SLURM_STEP_ID" in environment and shutil.which("srun") is not None
     return STEP if within_a_step else ""
 
 

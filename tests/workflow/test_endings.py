@@ -200,7 +200,9 @@ def test_a_group_is_not_retried_if_one_of_its_jobs_would_fail_again(tmp_path: Pa
         (["12:00:00 epoch 1/6", "12:00:00 epoch 2/6", "12:00:00 epoch 3/6"], False),
         (["ValueError: x", "ValueError: x", "12:00:00 saved; start again to go on", "ValueError: x"], False),
         (["---- 2026-11-27 12:00:00 on n1"] * 3, False),
-        (["", "---- 2026-11-27 12:00:00 on n1"] * (endings.SILENT // 2), True),
+        (["", "---- 2026-11-27 12:00:00 on n1"] * (endings.MOST // 2), True),
+        ([f"step {number}: out of memory" for number in range(endings.MOST)], True),
+        ([*["a"] * 2, "saved; start again to go on"] * endings.MOST, False),
     ],
 )
 def test_a_job_that_breaks_off_with_the_same_words_again_and_again_is_given_up(
@@ -215,6 +217,23 @@ def test_a_job_that_breaks_off_with_the_same_words_again_and_again_is_given_up(
     assert (job.attempt > job.restart_times) == stuck
     scheduler.failed.append(job)
     assert (Kind.STUCK.value in watch.summary(scheduler)) == stuck
+
+
+def test_a_group_of_which_one_job_comes_further_is_not_given_up(tmp_path: Path) -> None:
+    """The first one is over, the last one not begun."""
+    (tmp_path / "over").write_text("12:00:00 1/1 slice0-999: plain 32.8%\n")
+    jobs = [Job([str(tmp_path / name)]) for name in ("over", "now", "missing")]
+    scheduler, watch, group = Scheduler(), endings.Watch(since=0.0), Group(jobs, restart_times=379)
+    watch.attach(scheduler)
+    for number in range(2 * endings.MOST):
+        (tmp_path / "now").write_text(f"12:00:00 SIGTERM: saved {number}; start again to go on\n")
+        scheduler.error_callback(group)
+    assert group.attempt == 1
+    for number in range(endings.MOST):
+        assert group.attempt == 1, number
+        (tmp_path / "now").write_text("Killed\n")
+        scheduler.error_callback(group)
+    assert group.attempt == 380
 
 
 SBATCH = "SLURM sbatch failed. The error message was 'sbatch: error: {}'.\n    sbatch call:\n        sbatch -A x\n"

@@ -7,6 +7,8 @@ import pytest
 from deqpipe.workflow import launch
 from deqpipe.workflow.budgets import budget_minutes
 
+STEP = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}
+
 
 @pytest.fixture
 def srun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -19,14 +21,15 @@ def srun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_command_is_a_step_of_its_own_within_a_step_alone(srun: Path) -> None:
-    assert launch.launcher({}) == ""
-    assert launch.launcher({"SLURM_JOB_ID": "7"}) == "", "in a batch script the shell hears the signals"
-    assert launch.launcher({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}).startswith("srun --overlap ")
+    assert launch.launcher({}, submitted=True) == ""
+    assert launch.launcher({"SLURM_JOB_ID": "7"}, submitted=True) == "", "in a batch script the shell hears the signals"
+    assert launch.launcher(STEP, submitted=True).startswith("srun --overlap ")
+    assert launch.launcher(STEP, submitted=False) == "", "a whole workflow in one allocation"
 
 
 def test_where_srun_is_missing_the_command_runs_all_the_same(srun: Path) -> None:
     srun.unlink()
-    assert launch.launcher({"SLURM_STEP_ID": "0"}) == ""
+    assert launch.launcher(STEP, submitted=True) == ""
 
 
 @pytest.mark.parametrize("runtime", [1, 2, 7, 15, 16, 60, 240, 100_000])
