@@ -34,7 +34,7 @@ def begin() -> None:
     try:
         # within a step of SLURM's, srun stands between the command and the log
         if stat.S_ISREG(os.fstat(sys.stderr.fileno()).st_mode) or "SLURM_STEP_ID" in os.environ:
-            where = f"{platform.node()}{f', SLURM job {job}' if job else ''}"
+            where = f"{os.environ.get('SLURMD_NODENAME') or platform.node()}{f', SLURM job {job}' if job else ''}"
             print(f"{HEADING}{datetime.now():%Y-%m-%d %H:%M:%S} on {where}", file=sys.stderr, flush=True)
     except (AttributeError, OSError, ValueError):  # no file of the system's, or it cannot be written
         return

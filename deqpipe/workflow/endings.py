@@ -43,6 +43,7 @@ _WOULD_NOT_BE_TAKEN = re.compile(
 _OF_THE_SCHEDULER = re.compile(r"(srun|slurmstepd)[\w.-]*: ")
 """What lines begin with that SLURM adds to a log, behind what the command said last."""
 _TAIL = 1 << 16
+_STOPPED = "stopped before its end, and no job failed: run the same command again to go on from what was saved"
 _LISTED = 10
 """Jobs that a summary lists of each kind."""
 
@@ -186,7 +187,10 @@ class Watch:
 
     def summary(self, scheduler: Any) -> str:
         """Why a run did not come to its end, and what to do; empty if nothing is known."""
-        ended = [one for job in getattr(scheduler, "failed", ()) for one in self._endings(job)]
+        failed = getattr(scheduler, "failed", None)
+        if failed is not None and not failed:
+            return _STOPPED
+        ended = [one for job in failed or () for one in self._endings(job)]
         told = [_told(kind, [(rule, one) for rule, one in ended if one.kind is kind]) for kind in Kind]
         return "\n".join(part for part in told if part)
 
@@ -226,4 +230,6 @@ def _told(kind: Kind, ended: Sequence[tuple[str, Ending]]) -> str:
 
 
 def _words(ending: Ending) -> str:
-    return f"{line(ending.words or 'no log of this run')}{f' ({ending.log})' if ending.log else ''}"
+    return (
+        f"{line(ending.words or 'it did not begin, or its log is not here')}{f' ({ending.log})' if ending.log else ''}"
+    )

@@ -265,7 +265,10 @@ def test_a_job_that_a_cluster_will_never_take_is_not_retried(
     scheduler.failed.append(job)
     kind, told = watch.summary(scheduler).splitlines()
     assert kind == f"1 job {(Kind.REFUSED if repeats else Kind.BROKEN).value}"
-    assert told == f"    clean: {str(message).partition(chr(10))[0] if repeats else 'no log of this run'}"
+    assert (
+        told
+        == f"    clean: {str(message).partition(chr(10))[0] if repeats else 'it did not begin, or its log is not here'}"
+    )
 
 
 class Bare:
@@ -289,8 +292,12 @@ def test_where_snakemake_is_otherwise_inside_jobs_are_reported_and_retried_as_ev
     assert watch.summary(object()) == ""
 
 
+def test_a_run_that_somebody_stopped_says_how_it_goes_on() -> None:
+    assert "run the same command again" in endings.Watch(since=0.0).summary(Scheduler())
+
+
 def test_many_jobs_are_summed_up(tmp_path: Path) -> None:
     watch = endings.Watch(since=0.0)
     summary = watch.summary(Scheduler(failed=[Job() for _ in range(12)])).splitlines()
     assert summary[0] == f"12 jobs {Kind.BROKEN.value}"
-    assert summary[1:] == ["    clean: no log of this run"] * 10 + ["    and 2 more"]
+    assert summary[1:] == ["    clean: it did not begin, or its log is not here"] * 10 + ["    and 2 more"]
