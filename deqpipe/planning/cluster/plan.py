@@ -17,7 +17,8 @@ from deqpipe.planning.printed import chain
 from deqpipe.planning.rates import rates
 from deqpipe.planning.schedule import Machine, Run, run, unbounded
 from deqpipe.planning.sources import images_of
-from deqpipe.planning.speeds import Speed, SpeedName
+from deqpipe.planning.speed_names import SpeedName
+from deqpipe.planning.speeds import Speed
 from deqpipe.workflow import dry_run
 from deqpipe.workflow.dry_run import PlannedJob
 
