@@ -93,6 +93,10 @@ def test_a_profile_that_carries_all_says_so(
     assert said.endswith("Every job comes to its end.\n")
     rows = {line.split()[0]: line for line in said.splitlines() if " min " in line and line[0].isalpha()}
     assert rows.keys() == set(RULES)
+    heads = [(line.find("longest"), line.find("in sum")) for line in said.splitlines() if "longest  " in line]
+    below = next(line for line in said.splitlines() if line.startswith("rule "))
+    assert below.split()[2:4] == ["bound", "expected"]
+    assert [below.index(word) + len(word) for word in ("bound", "expected")] == [heads[0][0] + 7, heads[0][1] + 6]
     assert re.search(r"^train_deq +1 +\S+ \w+ +\S+ \w+ +240 min +32 GB +\d+ +401 +\S+ min$", said, re.MULTILINE)
 
 
