@@ -55,6 +55,19 @@ class Profile:
         return tuple(map(Path, self._listed("configfile") or self._listed("configfiles")))
 
     @property
+    def config(self) -> dict[str, Any]:
+        """Keys of the configuration that it sets over every file, with values as Snakemake reads them.
+
+        Raises:
+            UserError: an entry is no key and value.
+        """
+        try:
+            values: dict[str, Any] = named("snakemake.cli:parse_config")(self._listed("config"))
+        except ValueError as error:
+            raise UserError(f"profile {self.path}: {' '.join(str(error).split())}") from None
+        return values
+
+    @property
     def rules(self) -> tuple[str, ...]:
         """Rules that it asks something for by name."""
         named_ones = [entry for key in ("set-resources", "set-threads") for entry in self._listed(key)]

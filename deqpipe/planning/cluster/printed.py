@@ -52,8 +52,8 @@ def text(plan: ProfilePlan) -> str:
 
 
 _TITLE = (
-    f"{'':<20}{'':>5}{'longest':>9}{'in sum':>11}{'':>9}{'':>10}{'needed':>8}{'allowed':>9}{'':>9}\n"
-    f"{'rule':<20}{'jobs':>5}{'bound':>9}{'expected':>11}{'runtime':>9}{'memory':>10}{'tries':>8}{'tries':>9}{'unit':>9}"
+    f"{'':<19}{'':>5}{'longest':>10}{'in sum':>11}{'':>9}{'':>10}{'needed':>8}{'allowed':>9}{'':>9}\n"
+    f"{'rule':<19}{'jobs':>5}{'bound':>10}{'expected':>11}{'runtime':>9}{'memory':>10}{'tries':>8}{'tries':>9}{'unit':>9}"
 )
 
 
@@ -70,7 +70,7 @@ def _row(verdict: Verdict) -> str:
     longest, total = (duration(60 * minutes) for minutes in (need.longest.minutes, need.minutes))
     unit = f"{need.longest.unit:.1f} min"
     return (
-        f"{need.rule:<20}{need.jobs:>5}{longest:>9}{total:>11}{runtime:>9}{memory:>10}{needed:>8}{verdict.allowed:>9}"
+        f"{need.rule:<19}{need.jobs:>5}{longest:>10}{total:>11}{runtime:>9}{memory:>10}{needed:>8}{verdict.allowed:>9}"
         f"{unit:>9}"
     )
 
