@@ -12,7 +12,7 @@ from deqpipe.cluster import profile
 from deqpipe.config import Config
 from deqpipe.counts import Number
 from deqpipe.planning import cost, estimate, speeds
-from deqpipe.planning.cluster import judged, printed
+from deqpipe.planning.cluster import groups, judged, printed
 from deqpipe.planning.cluster.needs import Setting, needs
 from deqpipe.planning.cluster.printed import ProfilePlan
 from deqpipe.planning.leavers import entering
@@ -101,6 +101,7 @@ def planned(config: Config, jobs: Sequence[PlannedJob], read: profile.Profile, *
         read,
         speed.words,
         judged.judged(needs(setting, jobs), asked, tries=read.tries),
+        groups.shared(read, jobs, [judged.asked(job).minutes for job in jobs]),
         ASSUMED,
         at_once=_at_once(jobs, seconds, read.jobs),
         unbounded=anywhere,

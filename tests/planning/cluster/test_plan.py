@@ -120,6 +120,15 @@ def test_speeds_are_those_of_one_gpu_unless_others_are_asked_for(
     assert "any number of jobs at once" in said
 
 
+def test_what_is_submitted_together_is_told_with_the_sum_of_its_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "retries: 20\ngroups: {clean: few, attack_example: few}\ngroup-components: {few: 3}\n"
+    planned(monkeypatch, tmp_path, text, ASKED)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "clean and attack_example: up to 2 share a submission of up to 480 minutes, if they run one after" in said
+
+
 def test_what_a_profile_sets_in_the_configuration_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
