@@ -37,8 +37,8 @@ FORMULAS = """\
     runtime                 = the shortest multiple of {step} minutes, from {shortest} to {longest}, that holds
                               {safety:g} times the whole job, and four units
 
-What every try does again is its start (a minute, left out of the longest job above), the clean states of a grid and the
-warm-up of a timing; these two are part of the longest job as well, so they are reckoned once more than they are computed.
+What every try does again is its start (a minute, left out of the longest job above), the clean states of a grid and
+the warm-up of a timing; these two are part of the longest job, too, so they are reckoned once more than computed.
 A unit is the smallest work that is kept whole or not at all: a try that is stopped loses the one under way. It must fit
 a quarter of the runtime. What a job takes at most is reckoned with the deepest points of the grid for the strongest
 ones, and with no image that leaves AutoAttack early. Snakemake knows one number of retries for all rules: the profile
