@@ -10,7 +10,8 @@ from deqpipe.planning.cluster.needs import Need, Setting, needs, submitted
 from deqpipe.planning.leavers import entering
 from deqpipe.planning.rates import FILE, rates
 from deqpipe.planning.sources import images_of
-from deqpipe.planning.speeds import Speed, SpeedName
+from deqpipe.planning.speed_names import SpeedName
+from deqpipe.planning.speeds import Speed
 
 
 @cache

@@ -31,11 +31,14 @@ FORMULAS = """\
 ## How limits are chosen
 
     useful minutes of a try = time budget of the runtime - what every try does again - one unit
-    tries needed            = 1 where the whole job fits, else minutes of the longest job / useful minutes, rounded up
+    whole job               = what every try does again + the longest job but for its start
+    tries needed            = 1 where the whole job fits, else the longest job / useful minutes, rounded up
     tries allowed           = {safety:g} x tries needed, rounded up, + {spare}
     runtime                 = the shortest multiple of {step} minutes, from {shortest} to {longest}, that holds
-                              {safety:g} times the longest job, and four units
+                              {safety:g} times the whole job, and four units
 
+What every try does again is its start (a minute, left out of the longest job above), the clean states of a grid and
+the warm-up of a timing; these two are part of the longest job, too, so they are reckoned once more than computed.
 A unit is the smallest work that is kept whole or not at all: a try that is stopped loses the one under way. It must fit
 a quarter of the runtime. What a job takes at most is reckoned with the deepest points of the grid for the strongest
 ones, and with no image that leaves AutoAttack early. Snakemake knows one number of retries for all rules: the profile

@@ -6,9 +6,7 @@ from typing import Any
 
 from deqpipe.cli.arguments import add, add_device, add_overlays, positive_int
 from deqpipe.errors import UserError
-
-SPEEDS = ("paper", "rates", "here")
-"""As `planning.speeds.SPEEDS`, which imports what --help needs not."""
+from deqpipe.planning.speed_names import SPEEDS
 
 
 def register(commands: Any) -> None:
@@ -31,6 +29,6 @@ def _plan(options: argparse.Namespace) -> int:
         return plan_profile(options.profile, options.configfile, speed=options.speeds or "rates")
     if options.speeds is not None:
         raise UserError("--speeds is for --profile; without one, speeds are measured here")
-    from deqpipe import planning
+    from deqpipe.planning.estimate import plan
 
-    return planning.plan(options.configfile, cores=options.cores, device=options.device)
+    return plan(options.configfile, cores=options.cores, device=options.device)

@@ -55,10 +55,37 @@ class Profile:
         return tuple(map(Path, self._listed("configfile") or self._listed("configfiles")))
 
     @property
+    def config(self) -> dict[str, Any]:
+        """Keys of the configuration that it sets over every file, with values as Snakemake reads them.
+
+        Raises:
+            UserError: an entry is no key and value.
+        """
+        return self._pairs("config", "parse_config")
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """The group of each rule that it puts into one; raises as `config`."""
+        return self._pairs("groups", "parse_groups")
+
+    @property
+    def group_components(self) -> dict[str, int]:
+        """How many sets of a group's jobs that wait for each other are submitted together; raises as `config`."""
+        return self._pairs("group-components", "parse_group_components")
+
+    @property
     def rules(self) -> tuple[str, ...]:
         """Rules that it asks something for by name."""
         named_ones = [entry for key in ("set-resources", "set-threads") for entry in self._listed(key)]
         return tuple(dict.fromkeys(re.split("[:=]", entry)[0] for entry in named_ones))
+
+    def _pairs(self, name: str, parser: str) -> dict[str, Any]:
+        """Keys and values of an option, by Snakemake's own parser of it."""
+        try:
+            values: dict[str, Any] = named(f"snakemake.cli:{parser}")(self._listed(name))
+        except ValueError as error:
+            raise UserError(f"profile {self.path}: {' '.join(str(error).split())}") from None
+        return values
 
     def _listed(self, name: str) -> list[str]:
         value = self.values.get(name)

@@ -5,7 +5,13 @@ before CUDA looks for any, by a lock on a byte of a file in the folder for tempo
 the byte one of the places on it. The system lets go of such a lock however its process ends, and no child inherits it.
 Processes choose one after the other, so that no device gets a second job while another has none.
 
-Where there is one device, as where a scheduler has chosen it (CUDA_VISIBLE_DEVICES), nothing is locked.
+A device's file is named by its UUID, whatever CUDA_VISIBLE_DEVICES calls it. Its numbers count in the order of the
+driver's tool for sure only with CUDA_DEVICE_ORDER=PCI_BUS_ID; by default CUDA counts the fastest first, and we take it
+that cards of one model stay in that order. Where cards differ or are divided (MIG), and where there is no such tool,
+we do not know which card a number is: such a file is named by the number, unknown to jobs that call the card otherwise.
+
+A job that its user gives one device takes a place there, so that others avoid it, and computes if there is none. Where
+a scheduler gives it one, or the machine has no other, nothing is locked.
 """
 
 import fcntl
@@ -19,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
@@ -30,6 +37,7 @@ VARIABLE = "CUDA_VISIBLE_DEVICES"
 """The devices that CUDA shows a process, by numbers or names."""
 PLACES = 64
 """Jobs on one device at most."""
+_ORDER = "CUDA_DEVICE_ORDER"
 _DEVICE_FILES = Path("/dev")
 _ALLOCATIONS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 """Where schedulers say which job of theirs this is; a second one may mean other devices by the same numbers."""
@@ -47,13 +55,16 @@ def take(name: Literal["auto", "cpu", "cuda"]) -> str | None:
         name: of the configuration. Before CUDA has looked for devices: later it does not look again.
 
     Returns:
-        Its number or name; None: there was nothing to choose.
+        Its number or name, as CUDA_VISIBLE_DEVICES or the driver's tool has it; None: there was nothing to choose.
 
     Raises:
         UserError: the folder for temporary files cannot be used for locks, or all places are taken.
     """
     devices = () if name == "cpu" else visible()
     if len(devices) < 2:
+        if devices and VARIABLE in os.environ and not _allocation():
+            with suppress(UserError):  # it is no choice of ours: others avoid it if they can
+                _first_free(devices)
         return None
     chosen = _first_free(devices)
     os.environ[VARIABLE] = chosen
@@ -79,22 +90,69 @@ def _named(shown: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+@dataclass(frozen=True)
+class _Card:
+    """A card as the driver's tool lists it.
+
+    Attributes:
+        model: its name.
+        uuid: of the card.
+        parts: UUIDs of what it is divided into (MIG).
+    """
+
+    model: str
+    uuid: str
+    parts: tuple[str, ...] = ()
+
+
 def _listed() -> tuple[str, ...]:
-    """The devices by their UUIDs, as the driver's tool lists them; of a card that is divided (MIG), its parts."""
+    """The devices by their UUIDs; of a card that is divided, its parts."""
+    return tuple(uuid for card in _cards() for uuid in (card.parts or (card.uuid,)))
+
+
+def _cards() -> list[_Card]:
+    """What the driver's tool lists, in the order of the bus; none: it is not there, or fails."""
     command = shutil.which("nvidia-smi")
     if command is None:
-        return ()
+        return []
     try:
         told = subprocess.run([command, "-L"], capture_output=True, text=True, check=False, timeout=_LISTING_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
-        return ()
-    cards: list[list[str]] = []
-    for part, uuid in re.findall(r"^( *)\S.*\(UUID: ([\w./-]+)\)", told.stdout, re.MULTILINE):
+        return []
+    cards: list[_Card] = []
+    lines = re.findall(r"^( *)(?:GPU \d+: )?(\S.*?) *\(UUID: ([\w./-]+)\)", told.stdout, re.MULTILINE)
+    for part, model, uuid in lines:
         if part and cards:
-            cards[-1].append(uuid)
+            cards[-1] = replace(cards[-1], parts=(*cards[-1].parts, uuid))
         else:
-            cards.append([uuid])
-    return tuple(uuid for card, *parts in cards for uuid in (parts or [card]))
+            cards.append(_Card(model, uuid))
+    return cards
+
+
+def _identities(devices: Sequence[str]) -> list[str]:
+    """What the files of devices are named by: UUIDs, where it is sure which ones are meant."""
+    if VARIABLE not in os.environ:
+        return list(devices)
+    cards = _cards()
+    if all(map(str.isdecimal, devices)):
+        numbers = [int(device) for device in devices]
+        if max(numbers) < len(cards) and _counted_as_listed(cards):
+            return [cards[number].uuid for number in numbers]
+        return [_allocation() + device for device in devices]
+    uuids = [uuid for card in cards for uuid in (card.parts or (card.uuid,))]
+    return [_whole(device, uuids) for device in devices]
+
+
+def _counted_as_listed(cards: Sequence[_Card]) -> bool:
+    """Whether the numbers of CUDA_VISIBLE_DEVICES count these cards in their order."""
+    alike = os.environ.get(_ORDER) == "PCI_BUS_ID" or len({card.model for card in cards}) == 1
+    return alike and not any(card.parts for card in cards)
+
+
+def _whole(begun: str, uuids: Sequence[str]) -> str:
+    """The UUID that begins so, as CUDA takes it where only one does."""
+    meant = [uuid for uuid in uuids if uuid.startswith(begun)]
+    return meant[0] if len(meant) == 1 else begun
 
 
 def _device_files() -> list[Path]:
@@ -108,7 +166,7 @@ def _first_free(devices: Sequence[str]) -> str:
         choosing = _opened(folder, "choosing")
         try:
             _wait(choosing, folder)
-            files = [_opened(folder, _scope() + quote(device, safe="")) for device in devices]
+            files = [_opened(folder, quote(identity, safe="")) for identity in _identities(devices)]
             free = [[place for place in range(PLACES) if _lock(file, place, keep=False)] for file in files]
             at = max(range(len(devices)), key=lambda i: (len(free[i]), -i))
             if not free[at]:
@@ -131,10 +189,10 @@ def _folder() -> Path:
         raise UserError(f"{error.strerror}: set TMPDIR to a folder, or {VARIABLE} to the device to use") from None
 
 
-def _scope() -> str:
-    """What the numbers of CUDA_VISIBLE_DEVICES are numbers of: a scheduler's job, or this machine."""
-    jobs = [os.environ[name] for name in _ALLOCATIONS if os.environ.get(name)] if VARIABLE in os.environ else []
-    return "".join(f"{quote(job, safe='')}-" for job in jobs[:1])
+def _allocation() -> str:
+    """What the numbers of CUDA_VISIBLE_DEVICES are numbers of: a scheduler's job, or this machine (empty)."""
+    jobs = [os.environ[name] for name in _ALLOCATIONS if os.environ.get(name)]
+    return "".join(f"{job}-" for job in jobs[:1])
 
 
 def _opened(folder: Path, name: str) -> int:

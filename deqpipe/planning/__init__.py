@@ -1,5 +1,1 @@
-"""What a run would cost on this machine: work from the configuration, prices from a measurement."""
-
-from deqpipe.planning.estimate import plan
-
-__all__ = ["plan"]
+"""What a run would cost on this machine or on a cluster: work from the configuration, prices from a measurement."""

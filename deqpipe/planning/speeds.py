@@ -6,7 +6,6 @@ A speed is seconds per unit of every part of work (`cost.Part`).
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
 
 from deqpipe import config as configuration
 from deqpipe.config import Config
@@ -15,12 +14,11 @@ from deqpipe.model.architecture import FEEDFORWARD
 from deqpipe.planning import arithmetic, cost, formulas
 from deqpipe.planning.rates import KINDS, Rate, Rates, words
 from deqpipe.planning.sources import images_of
+from deqpipe.planning.speed_names import SpeedName
 from deqpipe.reporting.paper import experiment, published
 from deqpipe.workflow import vocabulary
 from deqpipe.workflow.vocabulary import MODELS
 
-SpeedName: TypeAlias = Literal["paper", "rates", "here"]
-SPEEDS: tuple[SpeedName, ...] = get_args(SpeedName)
 START, REPORT = 60.0, 30.0
 """Seconds that a job takes to start on a node, with its imports and its model, and a table or figure: assumed."""
 ROWS = {

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from snakemake.cli import parse_config
 
 from deqpipe.cluster import profile
 from deqpipe.errors import UserError
@@ -61,6 +62,16 @@ def test_a_profile_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(UserError, match=r"there is no profile .*: a folder with profile\.yaml is meant"):
             profile.read(path)
+
+
+def test_what_a_profile_sets_in_the_configuration_is_read_as_snakemake_reads_it(tmp_path: Path) -> None:
+    text = "config:\n  device: cuda\n  gpu_request: 1\n  training: {batch_size: 8}\n"
+    assert profile.read(written(tmp_path, text)).config == parse_config(
+        ["device=cuda", "gpu_request=1", "training={'batch_size': 8}"]
+    )
+    assert profile.read(written(tmp_path, "jobs: 1\n")).config == {}
+    with pytest.raises(UserError, match=r"profile .*: Invalid config definition"):
+        _ = profile.read(written(tmp_path, "config: [device]\n")).config
 
 
 def test_a_rule_that_does_not_exist_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

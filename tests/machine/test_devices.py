@@ -38,7 +38,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv(devices.VARIABLE, "")  # so that what `take` sets is undone
-    monkeypatch.delenv(devices.VARIABLE)
+    for name in (devices.VARIABLE, "CUDA_DEVICE_ORDER", "SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 
@@ -129,6 +130,7 @@ def test_where_a_scheduler_shows_one_device_or_none_nothing_is_touched(
     machine: Path, monkeypatch: pytest.MonkeyPatch, shown: str
 ) -> None:
     monkeypatch.setenv(devices.VARIABLE, shown)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert devices.take("auto") is None
     assert os.environ[devices.VARIABLE] == shown
     assert not list(machine.glob("deqpipe-*"))
@@ -149,8 +151,59 @@ def test_within_an_allocation_of_several_devices_jobs_share_out_those(monkeypatc
     assert os.environ[devices.VARIABLE] == "2"
 
 
+@pytest.mark.parametrize("shown", ["0,1", "GPU-a,GPU-b"])
 @pytest.mark.usefixtures("machine")
-def test_numbers_of_another_allocation_are_other_devices(start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_the_same_whatever_it_is_called(start: Starter, monkeypatch: pytest.MonkeyPatch, shown: str) -> None:
+    assert device_of(start()) == "GPU-a"
+    monkeypatch.setenv(devices.VARIABLE, shown)
+    assert device_of(start()) in ("1", "GPU-b")
+    monkeypatch.delenv(devices.VARIABLE)
+    third, fourth = start(), start()  # one on each is left
+    assert sorted(map(device_of, (third, fourth))) == ["GPU-a", "GPU-b"]
+
+
+@pytest.mark.parametrize("shown", ["0", "GPU-"])
+def test_a_gpu_that_a_user_gave_to_a_job_is_avoided_by_others(
+    machine: Path, start: Starter, monkeypatch: pytest.MonkeyPatch, shown: str
+) -> None:
+    put_gpus(machine, "GPU 0: H (UUID: GPU-a)", "GPU 1: H (UUID: OTHER-b)")
+    monkeypatch.setenv(devices.VARIABLE, shown)
+    given = [start() for _ in range(2)]
+    assert [device_of(job) for job in given] == ["None", "None"]
+    monkeypatch.delenv(devices.VARIABLE)
+    assert [device_of(start()) for _ in range(2)] == ["OTHER-b", "OTHER-b"]
+
+
+@pytest.mark.parametrize("wrong", ["full", "folder"])
+def test_a_job_to_which_its_user_gave_a_gpu_computes_without_a_place(
+    machine: Path, start: Starter, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    monkeypatch.setenv(devices.VARIABLE, "1")
+    if wrong == "full":
+        device_of(start())
+        monkeypatch.setattr(devices, "PLACES", 1)
+    else:
+        (machine / "deqpipe-gpu-GPU-b").mkdir()
+    assert devices.take("auto") is None
+    assert os.environ[devices.VARIABLE] == "1"
+
+
+@pytest.mark.parametrize(("order", "avoided"), [("PCI_BUS_ID", True), ("FASTEST_FIRST", False)])
+def test_numbers_of_different_cards_are_known_in_the_order_of_the_bus_alone(
+    machine: Path, start: Starter, monkeypatch: pytest.MonkeyPatch, order: str, avoided: bool
+) -> None:
+    put_gpus(machine, "GPU 0: slow (UUID: GPU-a)", "GPU 1: fast (UUID: GPU-b)")
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", order)
+    monkeypatch.setenv(devices.VARIABLE, "0")
+    assert device_of(start()) == "None"
+    monkeypatch.delenv(devices.VARIABLE)
+    assert device_of(start()) == ("GPU-b" if avoided else "GPU-a")
+
+
+def test_numbers_of_another_allocation_are_other_devices(
+    machine: Path, start: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_gpus(machine)  # so that nobody knows which
     monkeypatch.setenv(devices.VARIABLE, "0,1")
     for allocation in ("7", "8"):
         monkeypatch.setenv("SLURM_JOB_ID", allocation)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deqpipe import config, planning
+from deqpipe import config
 from deqpipe.errors import UserError
 from deqpipe.planning import arithmetic, cost, estimate, printed, rates, sources
 from deqpipe.planning.leavers import Entering
@@ -206,4 +206,3 @@ def test_a_folder_of_images_is_counted_without_reading_them(tmp_path: Path) -> N
 
 def test_known_sources_need_no_images() -> None:
     assert sources.images_of(demo()) == cost.Images(1337, 100, 360, (1, 8, 8), classes=10)
-    assert planning.plan is estimate.plan

@@ -1,5 +1,7 @@
 """Seconds per unit of work: by the paper's tables, and by the rates of a GPU."""
 
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -48,6 +50,14 @@ def test_trainings_take_the_hours_that_the_papers_images_per_second_make(model: 
     assert paper(settings).minutes(step) / 60 == pytest.approx(by_hand, rel=0.002)  # epochs end with a smaller batch
     whole = paper(settings).minutes(cost.job("train_deq", wildcards, settings, images)) / 60
     assert by_hand < whole < 1.04 * by_hand  # the Jacobian term on a step in fifty, and validation
+
+
+def test_the_names_of_speeds_and_the_formula_of_limits_are_there_without_torch() -> None:
+    code = (
+        "import sys; from deqpipe.planning import speed_names; from deqpipe.planning.cluster import limits;"
+        "sys.exit('torch' in sys.modules or speed_names.SPEEDS != ('paper', 'rates', 'here'))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_decisions_take_what_the_paper_says_of_them() -> None:

@@ -1,16 +1,20 @@
 """What `make test-slurm` says where it cannot start, and how it counts: the rest needs a SLURM."""
 
 import os
+import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests.slurm import __main__ as slurm
-from tests.slurm import packages
+from tests.slurm import cases, packages
 from tests.slurm.cluster import Cluster, ClusterError, running
+from tests.slurm.experiment import TRAINING, Experiment, Run
 from tests.slurm.trial import Case, Trial, Wrong
 
 
@@ -72,3 +76,38 @@ def test_a_case_that_went_wrong_is_told_counted_and_kept(tmp_path: Path, capsys:
 def test_nothing_is_left_where_all_went_right(tmp_path: Path) -> None:
     assert slurm.main(["--case", "right", "--scratch", str(tmp_path)]) == 0
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("jobs", "status"), [(2, None), (1, 0)])
+def test_a_plugin_that_notices_what_our_pages_say_it_does_not_is_a_case_gone_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int, status: int | None
+) -> None:
+    monkeypatch.setattr(cases, "_SILENCE", 0)
+    trial = Pretended("sacct", tmp_path, Cluster(tmp_path, 1), random.Random(1), lambda _: tmp_path)
+    trial.runs = SimpleNamespace(
+        training=lambda _: None, jobs=lambda: jobs * [None], process=SimpleNamespace(poll=lambda: status)
+    )
+    with pytest.raises(Wrong, match=r"say so in docs/cluster\.md"):
+        cases._sacct(trial)
+    trial.runs = SimpleNamespace(
+        training=lambda _: None, jobs=lambda: [None], process=SimpleNamespace(poll=lambda: None)
+    )
+    cases._sacct(trial)
+    assert trial.seen == ["Snakemake waits"]
+
+
+class Pretended(Trial):
+    """A trial whose run is `runs`, and whose jobs end as they should."""
+
+    runs: Any
+
+    def write(self, what: Experiment, **profile: Any) -> None:
+        """Nothing."""
+
+    @contextmanager
+    def run(self, what: Experiment = TRAINING, *options: str) -> Iterator[Run]:
+        """What there is."""
+        yield self.runs
+
+    def stop(self, run: Run, do: Callable[[], object]) -> None:
+        """It does."""

@@ -35,6 +35,11 @@ class Asked:
     runtime: Number | None
     mem_mb: Number | None
 
+    @property
+    def minutes(self) -> Number:
+        """Its runtime; without a limit infinite."""
+        return inf if self.runtime is None else self.runtime
+
 
 def asked(job: PlannedJob) -> Asked:
     """What a job of a dry run asks for.
@@ -72,7 +77,7 @@ class Verdict:
     @property
     def runtime(self) -> Number:
         """Minutes; without a limit infinitely many."""
-        return inf if self.asked.runtime is None else self.asked.runtime
+        return self.asked.minutes
 
     @property
     def needed(self) -> int | None:

@@ -1,10 +1,14 @@
 """Time limits and tries of a rule's jobs, from the minutes that its longest job computes. Pure arithmetic, no torch.
 
     useful minutes of a try = budget_minutes(runtime) - minutes done again by every try - minutes of one unit
-    tries needed            = 1 where the whole job fits into a budget; else ceil(minutes / useful minutes)
+    whole job               = minutes done again by every try + minutes of the job but for its start
+    tries needed            = 1 where the whole job fits into a budget; else ceil(minutes but for the start / useful)
     tries allowed           = ceil(1.5 x tries needed) + 5
-    runtime                 = the shortest one, in tens of minutes from 20 on, in which the job ends in one try though
-                              it takes half as long again, and in a quarter of which a unit fits; at most 240
+    runtime                 = the shortest one, in tens of minutes from 20 on, in which the whole job ends in one try
+                              though it takes half as long again, and in a quarter of which a unit fits; at most 240
+
+A grid's clean states and a timing's warm-up, which every try does again, are part of its job, too: so they are reckoned
+once more than they are computed, on the safe side.
 
 A unit is the smallest work that is kept. A try that is stopped loses the one under way, so each one is reckoned to.
 """
@@ -45,9 +49,9 @@ class Longest:
     """The longest job of a rule, in minutes.
 
     Attributes:
-        minutes: that it computes, in all.
+        minutes: that it computes, in all but its start.
         unit: of the largest unit of work that it keeps or loses whole.
-        again: what every try does anew.
+        again: what every try does anew, its start included; the rest of it is part of `minutes`, too.
     """
 
     minutes: Number

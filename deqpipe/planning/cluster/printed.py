@@ -6,6 +6,7 @@ from math import isinf
 from textwrap import wrap
 
 from deqpipe.cluster.profile import Profile
+from deqpipe.planning.cluster.groups import Shared
 from deqpipe.planning.cluster.judged import Verdict
 from deqpipe.planning.printed import WIDTH, duration
 from deqpipe.planning.schedule import Run
@@ -19,6 +20,7 @@ class ProfilePlan:
         profile: which.
         speed: of jobs, in words.
         verdicts: per submitted rule.
+        groups: what of it is submitted together.
         assumed: what the hours rest on.
         at_once: the run with as many jobs at once as the profile has in the queue.
         unbounded: the run with as many GPUs as there are jobs.
@@ -28,6 +30,7 @@ class ProfilePlan:
     profile: Profile
     speed: str
     verdicts: Sequence[Verdict]
+    groups: Sequence[Shared]
     assumed: str
     at_once: Run
     unbounded: Run
@@ -47,13 +50,13 @@ def text(plan: ProfilePlan) -> str:
     table = [_TITLE, "-" * WIDTH, *rows]
     units = [f"  {verdict.need.rule}: {verdict.need.unit}" for verdict in plan.verdicts]
     kept = [f"unit: minutes of the largest piece of work that is kept or lost whole{_again(plan)}:", *units]
-    sections = (head, table, kept, _remarks(plan), _days(plan), _end(plan))
+    sections = (head, table, kept, _groups(plan), _remarks(plan), _days(plan), _end(plan))
     return "\n\n".join("\n".join(section) for section in sections if section)
 
 
 _TITLE = (
-    f"{'rule':<20}{'jobs':>5}{'longest':>10}{'in sum':>10}{'runtime':>9}{'memory':>10}{'needed':>8}{'allowed':>9}"
-    f"{'unit':>9}"
+    f"{'':<19}{'':>5}{'longest':>10}{'in sum':>11}{'':>9}{'':>10}{'needed':>8}{'allowed':>9}\n"
+    f"{'rule':<19}{'jobs':>5}{'bound':>10}{'expected':>11}{'runtime':>9}{'memory':>10}{'tries':>8}{'tries':>9}{'unit':>9}"
 )
 
 
@@ -70,13 +73,17 @@ def _row(verdict: Verdict) -> str:
     longest, total = (duration(60 * minutes) for minutes in (need.longest.minutes, need.minutes))
     unit = f"{need.longest.unit:.1f} min"
     return (
-        f"{need.rule:<20}{need.jobs:>5}{longest:>10}{total:>10}{runtime:>9}{memory:>10}{needed:>8}{verdict.allowed:>9}"
+        f"{need.rule:<19}{need.jobs:>5}{longest:>10}{total:>11}{runtime:>9}{memory:>10}{needed:>8}{verdict.allowed:>9}"
         f"{unit:>9}"
     )
 
 
 def _again(plan: ProfilePlan) -> str:
     return ", which every try is reckoned to lose" if plan.verdicts else ""
+
+
+def _groups(plan: ProfilePlan) -> list[str]:
+    return [row for group in plan.groups for row in _wrapped(f"{group.words}, if they run one after the other.")]
 
 
 def _remarks(plan: ProfilePlan) -> list[str]:

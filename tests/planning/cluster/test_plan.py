@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +11,8 @@ import pytest
 
 from deqpipe import cli, config
 from deqpipe.config import Config
-from deqpipe.planning import cost, sources
+from deqpipe.errors import UserError
+from deqpipe.planning import cost, estimate, printed, sources
 from deqpipe.planning.cluster import judged, memory, needs
 from deqpipe.planning.cluster.judged import Asked
 from deqpipe.planning.cluster.limits import Longest
@@ -93,6 +94,10 @@ def test_a_profile_that_carries_all_says_so(
     assert said.endswith("Every job comes to its end.\n")
     rows = {line.split()[0]: line for line in said.splitlines() if " min " in line and line[0].isalpha()}
     assert rows.keys() == set(RULES)
+    heads = [(line.find("longest"), line.find("in sum")) for line in said.splitlines() if "longest  " in line]
+    below = next(line for line in said.splitlines() if line.startswith("rule "))
+    assert below.split()[2:4] == ["bound", "expected"]
+    assert [below.index(word) + len(word) for word in ("bound", "expected")] == [heads[0][0] + 7, heads[0][1] + 6]
     assert re.search(r"^train_deq +1 +\S+ \w+ +\S+ \w+ +240 min +32 GB +\d+ +401 +\S+ min$", said, re.MULTILINE)
 
 
@@ -113,6 +118,52 @@ def test_speeds_are_those_of_one_gpu_unless_others_are_asked_for(
     said = " ".join(capsys.readouterr().out.split())
     assert "one H100's speed: fp32" in said
     assert "any number of jobs at once" in said
+
+
+def test_what_is_submitted_together_is_told_with_the_sum_of_its_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "retries: 20\ngroups: {clean: few, attack_example: few}\ngroup-components: {few: 3}\n"
+    planned(monkeypatch, tmp_path, text, ASKED)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "clean and attack_example: up to 2 share a submission of up to 480 minutes, if they run one after" in said
+
+
+def test_what_a_profile_sets_in_the_configuration_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned(monkeypatch, tmp_path, "retries: 20\nconfig: {precision: tf32}\n", ASKED)
+    assert "one H100's speed: tf32" in " ".join(capsys.readouterr().out.split())
+    assert planned(monkeypatch, tmp_path, "config: {precision: tf23}\n", ASKED) == 2
+    assert "precision is 'tf23'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_overlays_take_the_place_of_those_that_a_profile_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, named: bool
+) -> None:
+    (tmp_path / "other.yaml").write_text("precision: tf32\n")
+    (tmp_path / "mine.yaml").write_text("evaluation: {batch_size: 100}\n")
+    options = ["--configfile", str(tmp_path / "mine.yaml")] if named else []
+    planned(monkeypatch, tmp_path, "retries: 20\nconfigfile: other.yaml\n", ASKED, *options)
+    assert ("speed: fp32" if named else "speed: tf32") in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_this_machine_is_measured_as_the_profile_has_it_though_it_has_no_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], device: str
+) -> None:
+    seen: list[tuple[str, str]] = []
+
+    def measure(files: Sequence[Path], *, cores: int, device: str) -> printed.Measured:
+        seen.append((config.load(files).precision, device))
+        raise UserError("measured")
+
+    monkeypatch.setattr(estimate, "measure", measure)
+    text = f"config: {{precision: tf32, device: {device}}}\n"
+    assert planned(monkeypatch, tmp_path, text, ASKED, "--speeds", "here") == 2
+    assert seen == [("tf32", "auto" if device == "cuda" else "cpu")]
+    assert capsys.readouterr().err == "deqpipe: measured\n"
 
 
 @pytest.mark.parametrize(
