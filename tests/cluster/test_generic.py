@@ -26,7 +26,10 @@ def said(script: str, folder: Path, *arguments: str) -> str:
         ("echo '    job_state = F'; echo '    Exit_status = 75'", "failed"),
         ("echo '    exit_status = 271'; echo '    job_state = C'", "failed"),
         ("echo '    exit_status = -11'; echo '    job_state = C'", "failed"),
-        ("[ $1 = -f ] || exit 2; echo '    job_state = C'", "success"),  # Torque knows no -x
+        # to Torque -x means XML
+        ("[ $1 = -f ] || { echo '<job_state>C</job_state>'; exit; }; echo '    job_state = C'", "success"),
+        # OpenPBS has an ended job in its history alone
+        ("[ $1 = -x ] || exit 35; echo '    job_state = F'; echo '    Exit_status = 0'", "success"),
         ("echo 'qstat: Unknown Job Id 7' >&2; exit 153", "success"),
         ("echo 'Connection refused' >&2; exit 111", "running"),
     ],
