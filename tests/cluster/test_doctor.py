@@ -220,6 +220,21 @@ def test_a_job_that_stays_in_the_queue_is_cancelled_after_a_while(queue: Path) -
     assert (queue / "cancelled").read_text() == "7\n"
 
 
+def test_a_controller_that_is_away_for_a_moment_has_not_ended_the_small_job(
+    queue: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deqpipe.cluster.trial_job.time.sleep", lambda _: None)
+    put(queue, "scontrol.there", (queue / "scontrol").read_text().partition("\n")[2])
+    away = f'case "$*" in *" job "*) [ -e {queue}/asked_before ] || {{ echo > {queue}/asked_before; exit 1; }} ;; esac'
+    put(queue, "scontrol", f'{away}; exec {queue}/scontrol.there "$@"')
+    assert wrong(examine(queue, submit=True)) == []
+    put(queue, "scancel", f'echo "$*" > {queue}/cancelled')
+    put(queue, "scontrol", "exit 1")
+    check = trial_job.check(request(), cuda=True, wait_minutes=0.001)
+    assert (check.verdict, "does not tell its state" in check.words) == (Verdict.UNKNOWN, True)
+    assert (queue / "cancelled").read_text() == "7\n"
+
+
 PRINTED = """
 Job stats:
 job          count
