@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from deqpipe.cluster import generic, profile, slurm, trial_job
+from deqpipe.cluster import generic, groups, profile, slurm, trial_job
 from deqpipe.cluster.check import Check, Verdict, ok, unknown, wrong
 from deqpipe.cluster.profile import Profile
 from deqpipe.cluster.submission import Request
@@ -31,9 +31,11 @@ def of_profile(name: str, configfiles: Sequence[Path], *, submit: bool, wait_min
     asked: list[Request] = []
     if told.verdict is Verdict.OK:
         try:
-            asked = profile.requests(read, configfiles)
-            rules = len({one.rule for one in asked})
-            yield ok("workflow", f"{len(asked)} jobs of {rules} rules")
+            jobs = profile.requests(read, configfiles)
+            asked = groups.submitted(read, jobs)
+            rules = len({one.rule for one in jobs})
+            share = f" in {len(asked)} submissions" if len(asked) < len(jobs) else ""
+            yield ok("workflow", f"{len(jobs)} jobs of {rules} rules{share}")
         except UserError as error:
             yield wrong("workflow", str(error), "mend that first: what jobs ask for is not known")
     if read.value("executor") == "slurm":

@@ -60,6 +60,10 @@ class Profile:
         named_ones = [entry for key in ("set-resources", "set-threads") for entry in self._listed(key)]
         return tuple(dict.fromkeys(re.split("[:=]", entry)[0] for entry in named_ones))
 
+    def pairs(self, name: str) -> dict[str, str]:
+        """An option of pairs, such as rules and their groups."""
+        return dict(entry.partition("=")[::2] for entry in self._listed(name))
+
     def _listed(self, name: str) -> list[str]:
         value = self.values.get(name)
         return [str(one) for one in value] if isinstance(value, list) else [] if value is None else [str(value)]

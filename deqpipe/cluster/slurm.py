@@ -117,16 +117,11 @@ def _limits(cluster: Cluster, requests: Sequence[Request]) -> Iterator[Check]:
         if facts.get("State", "UP") != "UP":
             yield wrong("partition", f"{name} is {facts['State']}: jobs would wait", "choose another slurm_partition")
         longest = _minutes(facts.get("MaxTime", "UNLIMITED"))
-        over = {request.rule for request in requests if _runtime(request) > longest}
+        over = {request.rule for request in requests if request.runtime > longest}
         if over:
-            most = max(_runtime(request) for request in requests)
+            most = max(request.runtime for request in requests)
             words = f"jobs ask for up to {most:g} minutes, but {name} allows {longest:g} ({', '.join(sorted(over))})"
             yield wrong("runtime", f"{words}: they may wait for ever", "lower runtime in the profile")
-
-
-def _runtime(request: Request) -> float:
-    text = request.value("runtime")
-    return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else 0.0
 
 
 def _minutes(time: str) -> float:

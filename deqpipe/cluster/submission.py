@@ -64,6 +64,12 @@ class Request:
         return "" if found is None else str(found)
 
     @property
+    def runtime(self) -> float:
+        """Minutes; 0: no limit that is a number."""
+        text = self.value("runtime")
+        return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else 0.0
+
+    @property
     def gpu(self) -> str:
         """What is asked for of GPUs, as sbatch hears it; empty: none."""
         return str(_plugin("utils:set_gres_string")(_job(self))).strip()
@@ -230,8 +236,10 @@ _REASONS = (
             "mend qos or slurm-qos in the profile; `sacctmgr show associations user=$USER format=qos` lists yours"),
     _Reason("accounting/QOS policy|SubmitJob|temporarily unable|nodes are busy", "queue", (),
             "it does not take such a job at the moment",
-            "wait until other jobs have ended; `sacctmgr show qos` lists limits that may be too low for it", passes=True),
-    _Reason("time limit is invalid|requested time limit", "runtime", ("-t", *_PART), "the time limit is longer than SLURM allows there",
+            "wait until other jobs have ended; `sacctmgr show qos` lists limits that may be too low for it",
+            passes=True),
+    _Reason("time limit is invalid|requested time limit", "runtime", ("-t", *_PART),
+            "the time limit is longer than SLURM allows there",
             "lower runtime in the profile (minutes); `sinfo -o '%R %l'` lists the limits"),
     _Reason("generic resource|invalid gres|invalid tres|gpus?=", "GPU", _GPU,
             "SLURM does not take this request for a GPU",

@@ -132,6 +132,30 @@ def test_with_a_limit_above_the_partitions_jobs_would_wait_for_ever(
     assert wrong(examine(cluster)) == expected
 
 
+def test_a_group_is_judged_as_it_is_submitted(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One GPU at a time makes it serial: its runtimes add up, and of the rest it asks for the most."""
+    jobs = [request(runtime=minutes, mem_mb=8000 + minutes) for minutes in (100, 30, 90, 20)]
+    monkeypatch.setattr(profile, "requests", lambda *_: [*jobs, request("train_deq")])
+    tell(cluster, partition={"MaxTime": "04:00:00"})
+    shared: dict[str, Any] = {"groups": {"clean": "short"}, "resources": {"gpu": 1}}
+    assert wrong(examine(cluster, **shared, group_components={"short": 3})) == []
+    assert any(" -t 220 --mem 8100 " in line and "--gpus=1 " in line for line in asked_of_sbatch(cluster))
+    checks = examine(cluster, **shared, group_components={"short": 4})
+    assert "5 jobs of 2 rules in 2 submissions" in checks["workflow"].words
+    tell(cluster, partition={"MaxTime": "03:59:00"})
+    assert "(group short, train_deq)" in examine(cluster, **shared, group_components={"short": 4})["runtime"].words
+
+
+def test_jobs_of_a_group_that_no_submission_serves_are_told(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile, "requests", lambda *_: [request(gres="gpu:a:1"), request("pgd", gres="gpu:b:1")])
+    checks = examine(cluster, groups={"clean": "short", "pgd": "short"}, group_components={"short": 2})
+    assert "group short" in checks["workflow"].words
+
+
+def asked_of_sbatch(folder: Path) -> list[str]:
+    return (folder / "asked").read_text().splitlines()
+
+
 def test_a_partition_that_is_closed_is_told(cluster: Path) -> None:
     tell(cluster, partition={"State": "DOWN"})
     assert "gpu is DOWN" in examine(cluster)["partition"].words
