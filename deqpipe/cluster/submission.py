@@ -20,8 +20,8 @@ from deqpipe.lazy import named
 PLACEHOLDER = "CHANGE_ME"
 """What stands in a profile where everybody has a value of their own."""
 _PLUGIN = "snakemake_executor_plugin_slurm"
-_OURS = ("_cores", "_nodes", "tmpdir", "disk_mb", "disk_mib", "mem_mib")
-"""Resources of which SLURM hears nothing, and that differ from job to job."""
+NOT_ASKED = ("_cores", "_nodes", "tmpdir", "mem", "mem_mib", "disk", "disk_mb", "disk_mib")
+"""Resources of which SLURM hears nothing, or not in these words, and that differ from job to job."""
 _INSTALL = "install it beside Snakemake: pip install 'snakemake-executor-plugin-slurm>=2.7.1'"
 _LISTED = 3
 _OPTIONS_ADVICE = "mend resources of this rule in the profile (slurm_extra, gres, gpu_model, nodes)"
@@ -53,7 +53,7 @@ class Request:
             job: whose resources and threads are known.
             settings: `workflow.executor_settings` of the SLURM executor.
         """
-        resources = {name: value for name, value in dict(job.resources.items()).items() if name not in _OURS}
+        resources = {name: value for name, value in dict(job.resources.items()).items() if name not in NOT_ASKED}
         rule = str(getattr(job, "rule", None) or getattr(job, "groupid", "group"))
         asked = {name: getattr(settings, name, None) for name in ("qos", "reservation")}
         return cls(rule, resources, int(job.threads), **asked)

@@ -12,6 +12,7 @@ from deqpipe.cli import main
 from deqpipe.cluster import doctor, profile, this_machine, trial_job
 from deqpipe.cluster.check import Check, Verdict
 from deqpipe.errors import UserError
+from deqpipe.workflow import dry_run
 from tests.cluster.conftest import put, request
 
 SETTINGS = {
@@ -79,6 +80,7 @@ def test_a_controller_that_is_down_is_told_with_its_words(cluster: Path) -> None
         ("allocation failure: Invalid account or account/partition combination specified", "account"),
         ("sbatch: error: invalid partition specified: gpu", "partition"),
         ("sbatch: error: Invalid generic resource (gres) specification", "GPU"),
+        ("allocation failure: Requested reservation is invalid", "reservation"),
     ],
 )
 def test_what_sbatch_refuses_is_wrong_and_no_small_job_is_submitted(cluster: Path, words: str, name: str) -> None:
@@ -105,6 +107,7 @@ def test_with_sacct_a_cancelled_job_is_waited_for(cluster: Path) -> None:
 
 
 def test_with_squeue_the_controller_must_remember_jobs_for_longer_than_snakemake_looks_away(cluster: Path) -> None:
+    (cluster / "sacct").unlink()
     for age, expected in (("300 sec", []), ("60 sec", ["status"])):
         tell(cluster, {"MinJobAge": age})
         assert wrong(examine(cluster, slurm_status_command="squeue")) == expected
@@ -114,8 +117,44 @@ def test_with_squeue_the_controller_must_remember_jobs_for_longer_than_snakemake
 def test_a_job_that_is_cancelled_for_another_needs_time_to_leave_by_itself(
     cluster: Path, grace: str, expected: list[str]
 ) -> None:
-    tell(cluster, {"PreemptType": "preempt/qos"}, {"PreemptMode": "CANCEL", "GraceTime": grace})
+    tell(cluster, {"PreemptType": "preempt/partition_prio"}, {"PreemptMode": "CANCEL", "GraceTime": grace})
     assert wrong(examine(cluster)) == expected
+
+
+def test_where_the_controller_forgets_soon_sacct_is_judged_as_snakemake_takes_it(cluster: Path) -> None:
+    tell(cluster, {"MinJobAge": "100 sec"})
+    status = examine(cluster, slurm_status_command="squeue")["status"]
+    assert (status.verdict, status.words.startswith("sacct (MinJobAge is below 120 s")) == (Verdict.OK, True)
+    put(cluster, "sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
+    assert wrong(examine(cluster, slurm_status_command="squeue")) == ["status"]
+    few = examine(cluster, slurm_status_command="squeue", slurm_init_seconds_before_status_checks=30)["status"]
+    assert few.words.startswith("squeue")
+
+
+def test_what_is_preempted_by_qos_the_partition_does_not_tell(cluster: Path) -> None:
+    tell(cluster, {"PreemptType": "preempt/qos"}, {"PreemptMode": "OFF"})
+    assert examine(cluster)["preemption"].verdict is Verdict.UNKNOWN
+    tell(cluster, {"PreemptType": "preempt/partition_prio"}, {"PreemptMode": "OFF"})
+    assert examine(cluster)["preemption"].words.endswith("no job is preempted there")
+
+
+def test_of_a_workflow_without_requests_nothing_is_said_to_be_taken(
+    cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise UserError("cannot plan")
+
+    monkeypatch.setattr(profile, "requests", refuse)
+    checks = examine(cluster)
+    assert (wrong(checks), "submission" in checks) == (["workflow"], False)
+
+
+def test_a_rule_that_does_not_exist_is_wrong(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dry_run, "rules", lambda: ("clean", "train_deq", "pretrain"))
+    assert wrong(examine(cluster, set_resources={"pretrain": {"runtime": 20}})) == []
+    checks = examine(cluster, set_resources={"claen": {"runtime": 20}})
+    assert wrong(checks) == ["profile"]
+    assert "rule claen, which does not exist; did you mean clean?" in checks["profile"].words
 
 
 def test_a_job_that_is_requeued_for_another_must_ask_for_it(cluster: Path) -> None:
