@@ -75,6 +75,17 @@ def test_a_job_of_grid_engine_is_followed_by_qstat_and_qacct(
     assert said("sge/status.sh", tmp_path, "7") == expected
 
 
+@pytest.mark.parametrize(("state", "expected"), [("Eqw", "failed"), ("qw", "running"), ("r", "running")])
+def test_a_job_that_grid_engine_could_not_start_has_failed_and_is_not_left_in_the_queue(
+    tmp_path: Path, state: str, expected: str
+) -> None:
+    table = f"echo '17 0.5 clean somebody r now'; echo '      7 0.55 clean   somebody {state} now  gpu.q 4'"
+    put(tmp_path, "qstat", f"case $1 in -j) echo 'job_number: 7' ;; *) {table} ;; esac")
+    put(tmp_path, "qdel", f"echo $1 > {tmp_path}/deleted")
+    assert said("sge/status.sh", tmp_path, "7") == expected
+    assert (tmp_path / "deleted").exists() == (expected == "failed")
+
+
 def test_lsf_is_asked_for_gpus_only_where_there_are_some_to_ask_for(tmp_path: Path) -> None:
     put(tmp_path, "bsub", f'printf "%s|" "$@" > {tmp_path}/asked; echo "Job <7> is submitted to queue <gpu>."')
     assert said("lsf/submit.sh", tmp_path, "-R", "span[hosts=1]", "-gpu", "num=1", "-W", "240", "a b") == "7"
