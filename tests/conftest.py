@@ -17,9 +17,11 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _hangups_are_heard() -> Iterator[None]:
-    """Whoever starts the tests by `nohup` would have their processes ignore them."""
+def _signals_are_heard() -> Iterator[None]:
+    """Whoever starts the tests by `nohup`, or by a script's `&`, would have their processes ignore some."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGHUP, before)
 

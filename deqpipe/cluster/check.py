@@ -1,7 +1,7 @@
 """What somebody found out about a cluster or a machine: one fact, whether it is as it must be, and what to do."""
 
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from deqpipe.errors import line
@@ -27,12 +27,14 @@ class Check:
         verdict: whether it is as it must be; unknown where nothing told.
         words: what was found.
         advice: what to do; empty where nothing is to be done.
+        needed: whether no job would run where it is not as it must be.
     """
 
     name: str
     verdict: Verdict
     words: str
     advice: str = ""
+    needed: bool = False
 
     def __str__(self) -> str:
         """Name, words and advice in one line."""
@@ -59,6 +61,11 @@ def _wrapped(words: str, *, first: str, rest: str) -> list[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def needed(check: Check) -> Check:
+    """The check as one without which no job would run."""
+    return replace(check, needed=True)
 
 
 def ok(name: str, words: str, advice: str = "") -> Check:

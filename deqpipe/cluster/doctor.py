@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from deqpipe.cluster import generic, profile, slurm, trial_job
+from deqpipe.cluster import generic, groups, profile, slurm, trial_job
 from deqpipe.cluster.check import Check, Verdict, ok, unknown, wrong
 from deqpipe.cluster.profile import Profile
 from deqpipe.cluster.submission import Request
 from deqpipe.errors import UserError
+from deqpipe.workflow import dry_run
 
 _NO_JOB_ASKED = "whether nodes see this folder, this Python and CUDA was not asked"
 
@@ -31,15 +32,29 @@ def of_profile(name: str, configfiles: Sequence[Path], *, submit: bool, wait_min
     asked: list[Request] = []
     if told.verdict is Verdict.OK:
         try:
-            asked = profile.requests(read, configfiles)
-            rules = len({one.rule for one in asked})
-            yield ok("workflow", f"{len(asked)} jobs of {rules} rules")
+            jobs = profile.requests(read, configfiles)
+            asked = groups.submitted(read, jobs)
+            rules = len({one.rule for one in jobs})
+            share = f" in {len(asked)} submissions" if len(asked) < len(jobs) else ""
+            yield ok("workflow", f"{len(jobs)} jobs of {rules} rules{share}")
+            yield from _misspelt(read, jobs)
         except UserError as error:
             yield wrong("workflow", str(error), "mend that first: what jobs ask for is not known")
     if read.value("executor") == "slurm":
         yield from _of_slurm(read, asked, submit=submit, wait_minutes=wait_minutes)
     else:
         yield from generic.checks(read)
+
+
+def _misspelt(read: Profile, jobs: Sequence[Request]) -> Iterator[Check]:
+    """What a profile asks for rules that do not exist."""
+    if set(read.rules) <= {one.rule for one in jobs}:
+        return
+    rules = dry_run.rules()  # those, too, of which this run has no jobs
+    try:
+        profile.refuse_unknown(read, rules)
+    except UserError as error:
+        yield wrong("profile", str(error), "mend its name: Snakemake passes over it without a word")
 
 
 def _plugin(read: Profile) -> Check:
@@ -59,7 +74,7 @@ def _plugin(read: Profile) -> Check:
 def _of_slurm(read: Profile, asked: Sequence[Request], *, submit: bool, wait_minutes: float) -> Iterator[Check]:
     refused = False
     for check in slurm.checks(read, asked):
-        refused |= check.name in slurm.NEEDED and check.verdict is not Verdict.OK
+        refused |= check.needed and check.verdict is not Verdict.OK
         yield check
     if not submit:
         yield unknown("node", _NO_JOB_ASKED, "--submit asks, by one small job")

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deqpipe.cluster.submission import Request
+from deqpipe.cluster.submission import NOT_ASKED, Request
 from deqpipe.errors import UserError
 from deqpipe.lazy import named
 from deqpipe.workflow import dry_run
 
 WORKFLOW = Path("profiles/default")
 """The profile that Snakemake reads with every other one, and believes first."""
-_FOR_READERS = ("mem", "disk", "tmpdir", "mem_mib", "disk_mib")
-"""Resources that a dry run prints in other words once more."""
+FIRST_LOOK = "slurm-init-seconds-before-status-checks"
+"""The option that says after how many seconds Snakemake first looks for the state of its jobs."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Profile:
     @property
     def jobs(self) -> int | None:
         """In the queue at once; None: as many as there are."""
-        return None if self.value("jobs") == "unlimited" else self._number("jobs")
+        return None if self.value("jobs") == "unlimited" else self.number("jobs")
 
     @property
     def tries(self) -> int:
         """Of a job, the first one included."""
-        return 1 + (self._number("retries") or 0)
+        return 1 + (self.number("retries") or 0)
 
     @property
     def configfiles(self) -> tuple[Path, ...]:
@@ -74,6 +74,12 @@ class Profile:
         return self._pairs("group-components", "parse_group_components")
 
     @property
+    def limits(self) -> dict[str, int]:
+        """Of resources, over all that runs at once."""
+        pairs = (entry.partition("=")[::2] for entry in self._listed("resources"))
+        return {name: int(most) for name, most in pairs if most.isdigit()}
+
+    @property
     def rules(self) -> tuple[str, ...]:
         """Rules that it asks something for by name."""
         named_ones = [entry for key in ("set-resources", "set-threads") for entry in self._listed(key)]
@@ -91,7 +97,12 @@ class Profile:
         value = self.values.get(name)
         return [str(one) for one in value] if isinstance(value, list) else [] if value is None else [str(value)]
 
-    def _number(self, name: str) -> int | None:
+    def number(self, name: str) -> int | None:
+        """An option that is a whole number; None: it is not in the profile.
+
+        Raises:
+            UserError: it is something else.
+        """
         value = self.values.get(name)
         if value is not None and not re.fullmatch(r"\d+", str(value)):
             raise UserError(f"profile {self.path}: {name} is {value!r}, but must be a whole number")
@@ -107,7 +118,7 @@ def read(name: str | Path) -> Profile:
     path = _file(name)
     own = _parsed(path)
     found = Profile(path, {**own, **(_parsed(_file(WORKFLOW)) if WORKFLOW.is_dir() else {})})
-    _ = found.jobs, found.tries
+    _ = found.jobs, found.tries, found.number(FIRST_LOOK)
     return found
 
 
@@ -163,7 +174,7 @@ def requests(profile: Profile, configfiles: Sequence[Path]) -> list[Request]:
 
 
 def _resources(printed: Mapping[str, str]) -> dict[str, int | str]:
-    known = {name: value for name, value in printed.items() if name not in _FOR_READERS}
+    known = {name: value for name, value in printed.items() if name not in NOT_ASKED}
     return {name: _number(value) for name, value in known.items() if value != dry_run.TO_BE_DETERMINED}
 
 

@@ -6,30 +6,19 @@ from dataclasses import dataclass
 
 from deqpipe.cluster import submission
 from deqpipe.cluster.asking import ask, there
-from deqpipe.cluster.check import Check, ok, unknown, wrong
-from deqpipe.cluster.profile import Profile
+from deqpipe.cluster.check import Check, needed, ok, unknown, wrong
+from deqpipe.cluster.profile import FIRST_LOOK, Profile
 from deqpipe.cluster.submission import Request
 
 _SECONDS_BETWEEN_LOOKS = 180
 """The plugin looks at its jobs at most so far apart; what a controller has forgotten by then is taken for running."""
+_FIRST_LOOK_SECONDS = 40
+"""The plugin's own, where a profile does not say."""
 _SAVING_SECONDS = 10
 """Within these a command has saved and left after SIGTERM."""
 _BY_SQUEUE = "put slurm-status-command: squeue into the profile"
+_QOS = "see `sacctmgr show qos format=name,preempt,preemptmode,gracetime`"
 _OVERLAP_SINCE = (20, 11)
-NEEDED = (
-    "SLURM",
-    "plugin",
-    "account",
-    "partition",
-    "qos",
-    "GPU",
-    "node",
-    "runtime",
-    "options",
-    "constraint",
-    "submission",
-)
-"""Checks without which no job would be taken."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +58,12 @@ class Cluster:
 def checks(profile: Profile, requests: Sequence[Request]) -> Iterator[Check]:
     """All that can be found out without submitting anything; no more than one where SLURM is not there."""
     told, cluster = controller()
-    yield told
+    yield needed(told)
     if cluster is None:
         return
-    yield from submission.check_submission(requests) or [_taken(requests)]
-    yield from _limits(cluster, requests)
+    if requests:  # there are none where the workflow cannot be planned
+        yield from map(needed, submission.check_submission(requests) or [_taken(requests)])
+    yield from map(needed, _limits(cluster, requests))
     yield _status(cluster, profile)
     yield _signals(cluster)
     yield _kill_wait(cluster)
@@ -117,16 +107,11 @@ def _limits(cluster: Cluster, requests: Sequence[Request]) -> Iterator[Check]:
         if facts.get("State", "UP") != "UP":
             yield wrong("partition", f"{name} is {facts['State']}: jobs would wait", "choose another slurm_partition")
         longest = _minutes(facts.get("MaxTime", "UNLIMITED"))
-        over = {request.rule for request in requests if _runtime(request) > longest}
+        over = {request.rule for request in requests if request.runtime > longest}
         if over:
-            most = max(_runtime(request) for request in requests)
+            most = max(request.runtime for request in requests)
             words = f"jobs ask for up to {most:g} minutes, but {name} allows {longest:g} ({', '.join(sorted(over))})"
             yield wrong("runtime", f"{words}: they may wait for ever", "lower runtime in the profile")
-
-
-def _runtime(request: Request) -> float:
-    text = request.value("runtime")
-    return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else 0.0
 
 
 def _minutes(time: str) -> float:
@@ -141,7 +126,13 @@ def _minutes(time: str) -> float:
 def _status(cluster: Cluster, profile: Profile) -> Check:
     """By which command Snakemake follows its jobs, and whether that will tell it of their end."""
     chosen = profile.value("slurm-status-command") or ("sacct" if there("sacct") else "squeue")
-    return _by_sacct(cluster) if chosen == "sacct" else _by_squeue(cluster, profile)
+    init = profile.number(FIRST_LOOK)
+    init = _FIRST_LOOK_SECONDS if init is None else init
+    if chosen == "sacct":
+        return _by_sacct(cluster)
+    if there("sacct") and (cluster.seconds("MinJobAge") or 0) < 3 * init:  # the plugin's own rule
+        return _by_sacct(cluster, f" (MinJobAge is below {3 * init} s: Snakemake does not take squeue)")
+    return _by_squeue(cluster, init)
 
 
 def _remembers(cluster: Cluster) -> bool:
@@ -149,20 +140,20 @@ def _remembers(cluster: Cluster) -> bool:
     return (cluster.seconds("MinJobAge") or 0) > _SECONDS_BETWEEN_LOOKS
 
 
-def _by_sacct(cluster: Cluster) -> Check:
+def _by_sacct(cluster: Cluster, why: str = "") -> Check:
     answer = ask(["sacct", "-X", "-n", "--starttime", "now"])
     if not answer.good or cluster.setting("AccountingStorageType").endswith("none"):
         said = " ".join(answer.complaint.split()) or "there is no accounting"
-        words = f"sacct, which does not work here ({said}): Snakemake would wait for ever, without a word"
-        return wrong("status", words, _BY_SQUEUE)
-    words = "sacct, which answers; but a job that is cancelled by scancel is waited for without end"
+        words = f"sacct{why}, which does not work here ({said}): Snakemake would wait for ever, without a word"
+        return wrong("status", words, "ask for a longer MinJobAge" if why else _BY_SQUEUE)
+    words = f"sacct{why}, which answers; but a job that is cancelled by scancel is waited for without end"
     return ok(
         "status", words, f"better {_BY_SQUEUE}" if _remembers(cluster) else "then stop Snakemake, and start it again"
     )
 
 
-def _by_squeue(cluster: Cluster, profile: Profile) -> Check:
-    init, age = int(profile.value("slurm-init-seconds-before-status-checks") or 40), cluster.seconds("MinJobAge")
+def _by_squeue(cluster: Cluster, init: int) -> Check:
+    age = cluster.seconds("MinJobAge")
     if age is None:
         return unknown("status", "squeue; how long the controller remembers jobs (MinJobAge) is not told")
     looks = max(init, _SECONDS_BETWEEN_LOOKS)
@@ -201,12 +192,17 @@ def _preemption(cluster: Cluster, profile: Profile, requests: Sequence[Request])
         return
     for name in cluster.used(requests):
         facts = cluster.partitions[name]
+        if cluster.setting("PreemptType") == "preempt/qos":
+            yield unknown("preemption", f"partition {name}: which jobs are preempted, and how, their qos says", _QOS)
+            continue
         mode = facts.get("PreemptMode") or cluster.setting("PreemptMode")
         yield _preempted(f"partition {name}: PreemptMode {mode}", mode, facts, profile)
 
 
 def _preempted(words: str, mode: str, facts: Mapping[str, str], profile: Profile) -> Check:
     grace = int(facts.get("GraceTime", 0)) if facts.get("GraceTime", "0").isdigit() else 0
+    if mode == "OFF":
+        return ok("preemption", f"{words}: no job is preempted there")
     if "CANCEL" in mode and grace < _SAVING_SECONDS:
         why = f"a job is ended within {grace} s (GraceTime), and Snakemake waits for it without end"
         return wrong("preemption", f"{words}: {why}", "choose a partition or qos whose jobs are not preempted")

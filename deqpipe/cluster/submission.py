@@ -20,8 +20,8 @@ from deqpipe.lazy import named
 PLACEHOLDER = "CHANGE_ME"
 """What stands in a profile where everybody has a value of their own."""
 _PLUGIN = "snakemake_executor_plugin_slurm"
-_OURS = ("_cores", "_nodes", "tmpdir", "disk_mb", "disk_mib", "mem_mib")
-"""Resources of which SLURM hears nothing, and that differ from job to job."""
+NOT_ASKED = ("_cores", "_nodes", "tmpdir", "mem", "mem_mib", "disk", "disk_mb", "disk_mib")
+"""Resources of which SLURM hears nothing, or not in these words, and that differ from job to job."""
 _INSTALL = "install it beside Snakemake: pip install 'snakemake-executor-plugin-slurm>=2.7.1'"
 _LISTED = 3
 _OPTIONS_ADVICE = "mend resources of this rule in the profile (slurm_extra, gres, gpu_model, nodes)"
@@ -53,7 +53,7 @@ class Request:
             job: whose resources and threads are known.
             settings: `workflow.executor_settings` of the SLURM executor.
         """
-        resources = {name: value for name, value in dict(job.resources.items()).items() if name not in _OURS}
+        resources = {name: value for name, value in dict(job.resources.items()).items() if name not in NOT_ASKED}
         rule = str(getattr(job, "rule", None) or getattr(job, "groupid", "group"))
         asked = {name: getattr(settings, name, None) for name in ("qos", "reservation")}
         return cls(rule, resources, int(job.threads), **asked)
@@ -62,6 +62,12 @@ class Request:
         """A resource as text; empty: not asked for."""
         found = self.resources.get(name)
         return "" if found is None else str(found)
+
+    @property
+    def runtime(self) -> float:
+        """Minutes; 0: no limit that is a number."""
+        text = self.value("runtime")
+        return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else 0.0
 
     @property
     def gpu(self) -> str:
@@ -228,7 +234,12 @@ _REASONS = (
             "set slurm_partition in the profile; `sinfo -s` lists the partitions"),
     _Reason("invalid qos", "qos", ("--qos", *_ACCOUNT), "SLURM does not take this quality of service",
             "mend qos or slurm-qos in the profile; `sacctmgr show associations user=$USER format=qos` lists yours"),
-    _Reason("time limit", "runtime", ("-t", *_PART), "the time limit is longer than SLURM allows there",
+    _Reason("accounting/QOS policy|SubmitJob|temporarily unable|nodes are busy", "queue", (),
+            "it does not take such a job at the moment",
+            "wait until other jobs have ended; `sacctmgr show qos` lists limits that may be too low for it",
+            passes=True),
+    _Reason("time limit is invalid|requested time limit", "runtime", ("-t", *_PART),
+            "the time limit is longer than SLURM allows there",
             "lower runtime in the profile (minutes); `sinfo -o '%R %l'` lists the limits"),
     _Reason("generic resource|invalid gres|invalid tres|gpus?=", "GPU", _GPU,
             "SLURM does not take this request for a GPU",

@@ -23,6 +23,7 @@ _MINUTES = 5
 """Time limit of the job itself."""
 _FOLDER, _FILE, _WRITING, _PYTHON, _PACKAGES, _CUDA = range(41, 47)
 _WAITING = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "SUSPENDED")
+_UNTOLD = "SLURM does not tell its state"
 
 _SCRIPT = """#!/bin/sh
 cd {folder} 2>/dev/null || exit 41
@@ -86,11 +87,11 @@ def _wait(job: str, minutes: float) -> tuple[str, int]:
         while True:
             facts = _facts(job)
             state = facts.get("JobState", "")
-            if state not in _WAITING:
+            if state and state not in _WAITING:  # without a state the controller was away for a moment
                 ended = True
                 return state, int(facts.get("ExitCode", "0:0").partition(":")[0])
             if time.monotonic() >= ends:
-                return f"{state} {facts.get('Reason', '')}".strip(), 0
+                return f"{state or _UNTOLD} {facts.get('Reason', '')}".strip(), 0
             time.sleep(1)
     finally:
         if not ended:
@@ -124,7 +125,7 @@ def _found(state: str, status: int, mark: Path, *, node: str, waited: float) -> 
         return ok(
             "node", f"a small job ran on {node}: it sees this folder and this Python{f' ({told})' if told else ''}"
         )
-    if state.startswith(_WAITING):
+    if state.startswith((*_WAITING, _UNTOLD)):
         return unknown("node", f"the small job did not end within {waited:g} minutes ({state}), and was cancelled")
     return answers.get(status) or wrong("node", f"the small job on {node} ended as {state}, exit status {status}",
                                         "see `scontrol show job`")  # fmt: skip

@@ -12,6 +12,7 @@ from deqpipe.cli import main
 from deqpipe.cluster import doctor, profile, this_machine, trial_job
 from deqpipe.cluster.check import Check, Verdict
 from deqpipe.errors import UserError
+from deqpipe.workflow import dry_run
 from tests.cluster.conftest import put, request
 
 SETTINGS = {
@@ -79,6 +80,7 @@ def test_a_controller_that_is_down_is_told_with_its_words(cluster: Path) -> None
         ("allocation failure: Invalid account or account/partition combination specified", "account"),
         ("sbatch: error: invalid partition specified: gpu", "partition"),
         ("sbatch: error: Invalid generic resource (gres) specification", "GPU"),
+        ("allocation failure: Requested reservation is invalid", "reservation"),
     ],
 )
 def test_what_sbatch_refuses_is_wrong_and_no_small_job_is_submitted(cluster: Path, words: str, name: str) -> None:
@@ -105,6 +107,7 @@ def test_with_sacct_a_cancelled_job_is_waited_for(cluster: Path) -> None:
 
 
 def test_with_squeue_the_controller_must_remember_jobs_for_longer_than_snakemake_looks_away(cluster: Path) -> None:
+    (cluster / "sacct").unlink()
     for age, expected in (("300 sec", []), ("60 sec", ["status"])):
         tell(cluster, {"MinJobAge": age})
         assert wrong(examine(cluster, slurm_status_command="squeue")) == expected
@@ -114,8 +117,44 @@ def test_with_squeue_the_controller_must_remember_jobs_for_longer_than_snakemake
 def test_a_job_that_is_cancelled_for_another_needs_time_to_leave_by_itself(
     cluster: Path, grace: str, expected: list[str]
 ) -> None:
-    tell(cluster, {"PreemptType": "preempt/qos"}, {"PreemptMode": "CANCEL", "GraceTime": grace})
+    tell(cluster, {"PreemptType": "preempt/partition_prio"}, {"PreemptMode": "CANCEL", "GraceTime": grace})
     assert wrong(examine(cluster)) == expected
+
+
+def test_where_the_controller_forgets_soon_sacct_is_judged_as_snakemake_takes_it(cluster: Path) -> None:
+    tell(cluster, {"MinJobAge": "100 sec"})
+    status = examine(cluster, slurm_status_command="squeue")["status"]
+    assert (status.verdict, status.words.startswith("sacct (MinJobAge is below 120 s")) == (Verdict.OK, True)
+    put(cluster, "sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
+    assert wrong(examine(cluster, slurm_status_command="squeue")) == ["status"]
+    few = examine(cluster, slurm_status_command="squeue", slurm_init_seconds_before_status_checks=30)["status"]
+    assert few.words.startswith("squeue")
+
+
+def test_what_is_preempted_by_qos_the_partition_does_not_tell(cluster: Path) -> None:
+    tell(cluster, {"PreemptType": "preempt/qos"}, {"PreemptMode": "OFF"})
+    assert examine(cluster)["preemption"].verdict is Verdict.UNKNOWN
+    tell(cluster, {"PreemptType": "preempt/partition_prio"}, {"PreemptMode": "OFF"})
+    assert examine(cluster)["preemption"].words.endswith("no job is preempted there")
+
+
+def test_of_a_workflow_without_requests_nothing_is_said_to_be_taken(
+    cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise UserError("cannot plan")
+
+    monkeypatch.setattr(profile, "requests", refuse)
+    checks = examine(cluster)
+    assert (wrong(checks), "submission" in checks) == (["workflow"], False)
+
+
+def test_a_rule_that_does_not_exist_is_wrong(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dry_run, "rules", lambda: ("clean", "train_deq", "pretrain"))
+    assert wrong(examine(cluster, set_resources={"pretrain": {"runtime": 20}})) == []
+    checks = examine(cluster, set_resources={"claen": {"runtime": 20}})
+    assert wrong(checks) == ["profile"]
+    assert "rule claen, which does not exist; did you mean clean?" in checks["profile"].words
 
 
 def test_a_job_that_is_requeued_for_another_must_ask_for_it(cluster: Path) -> None:
@@ -130,6 +169,30 @@ def test_with_a_limit_above_the_partitions_jobs_would_wait_for_ever(
 ) -> None:
     tell(cluster, partition={"MaxTime": longest})
     assert wrong(examine(cluster)) == expected
+
+
+def test_a_group_is_judged_as_it_is_submitted(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One GPU at a time makes it serial: its runtimes add up, and of the rest it asks for the most."""
+    jobs = [request(runtime=minutes, mem_mb=8000 + minutes) for minutes in (100, 30, 90, 20)]
+    monkeypatch.setattr(profile, "requests", lambda *_: [*jobs, request("train_deq")])
+    tell(cluster, partition={"MaxTime": "04:00:00"})
+    shared: dict[str, Any] = {"groups": {"clean": "short"}, "resources": {"gpu": 1}}
+    assert wrong(examine(cluster, **shared, group_components={"short": 3})) == []
+    assert any(" -t 220 --mem 8100 " in line and "--gpus=1 " in line for line in asked_of_sbatch(cluster))
+    checks = examine(cluster, **shared, group_components={"short": 4})
+    assert "5 jobs of 2 rules in 2 submissions" in checks["workflow"].words
+    tell(cluster, partition={"MaxTime": "03:59:00"})
+    assert "(group short, train_deq)" in examine(cluster, **shared, group_components={"short": 4})["runtime"].words
+
+
+def test_jobs_of_a_group_that_no_submission_serves_are_told(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile, "requests", lambda *_: [request(gres="gpu:a:1"), request("pgd", gres="gpu:b:1")])
+    checks = examine(cluster, groups={"clean": "short", "pgd": "short"}, group_components={"short": 2})
+    assert "group short" in checks["workflow"].words
+
+
+def asked_of_sbatch(folder: Path) -> list[str]:
+    return (folder / "asked").read_text().splitlines()
 
 
 def test_a_partition_that_is_closed_is_told(cluster: Path) -> None:
@@ -217,6 +280,21 @@ def test_a_job_that_stays_in_the_queue_is_cancelled_after_a_while(queue: Path) -
     put(queue, "scontrol", "echo JobState=PENDING Reason=Priority")
     check = trial_job.check(request(), cuda=True, wait_minutes=0.001)
     assert (check.verdict, "PENDING Priority" in check.words) == (Verdict.UNKNOWN, True)
+    assert (queue / "cancelled").read_text() == "7\n"
+
+
+def test_a_controller_that_is_away_for_a_moment_has_not_ended_the_small_job(
+    queue: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deqpipe.cluster.trial_job.time.sleep", lambda _: None)
+    put(queue, "scontrol.there", (queue / "scontrol").read_text().partition("\n")[2])
+    away = f'case "$*" in *" job "*) [ -e {queue}/asked_before ] || {{ echo > {queue}/asked_before; exit 1; }} ;; esac'
+    put(queue, "scontrol", f'{away}; exec {queue}/scontrol.there "$@"')
+    assert wrong(examine(queue, submit=True)) == []
+    put(queue, "scancel", f'echo "$*" > {queue}/cancelled')
+    put(queue, "scontrol", "exit 1")
+    check = trial_job.check(request(), cuda=True, wait_minutes=0.001)
+    assert (check.verdict, "does not tell its state" in check.words) == (Verdict.UNKNOWN, True)
     assert (queue / "cancelled").read_text() == "7\n"
 
 

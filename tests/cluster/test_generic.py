@@ -26,7 +26,10 @@ def said(script: str, folder: Path, *arguments: str) -> str:
         ("echo '    job_state = F'; echo '    Exit_status = 75'", "failed"),
         ("echo '    exit_status = 271'; echo '    job_state = C'", "failed"),
         ("echo '    exit_status = -11'; echo '    job_state = C'", "failed"),
-        ("[ $1 = -f ] || exit 2; echo '    job_state = C'", "success"),  # Torque knows no -x
+        # to Torque -x means XML
+        ("[ $1 = -f ] || { echo '<job_state>C</job_state>'; exit; }; echo '    job_state = C'", "success"),
+        # OpenPBS has an ended job in its history alone
+        ("[ $1 = -x ] || exit 35; echo '    job_state = F'; echo '    Exit_status = 0'", "success"),
         ("echo 'qstat: Unknown Job Id 7' >&2; exit 153", "success"),
         ("echo 'Connection refused' >&2; exit 111", "running"),
     ],
@@ -70,6 +73,17 @@ def test_a_job_of_grid_engine_is_followed_by_qstat_and_qacct(
     put(tmp_path, "qstat", qstat)
     put(tmp_path, "qacct", qacct)
     assert said("sge/status.sh", tmp_path, "7") == expected
+
+
+@pytest.mark.parametrize(("state", "expected"), [("Eqw", "failed"), ("qw", "running"), ("r", "running")])
+def test_a_job_that_grid_engine_could_not_start_has_failed_and_is_not_left_in_the_queue(
+    tmp_path: Path, state: str, expected: str
+) -> None:
+    table = f"echo '17 0.5 clean somebody r now'; echo '      7 0.55 clean   somebody {state} now  gpu.q 4'"
+    put(tmp_path, "qstat", f"case $1 in -j) echo 'job_number: 7' ;; *) {table} ;; esac")
+    put(tmp_path, "qdel", f"echo $1 > {tmp_path}/deleted")
+    assert said("sge/status.sh", tmp_path, "7") == expected
+    assert (tmp_path / "deleted").exists() == (expected == "failed")
 
 
 def test_lsf_is_asked_for_gpus_only_where_there_are_some_to_ask_for(tmp_path: Path) -> None:

@@ -45,6 +45,10 @@ def test_the_workflows_own_profile_is_believed_first(tmp_path: Path, monkeypatch
         ("jobs: [\n", r"profile .*profile\.yaml: .*while parsing a flow node"),
         ("- a\n", r"profile .*profile\.yaml: .*mapping"),
         ("retries: often\n", r"profile .*profile\.yaml: retries is 'often', but must be a whole number"),
+        (
+            "slurm-init-seconds-before-status-checks: x\n",
+            r"profile .*: slurm-init-seconds-before-status-checks is 'x', but must be a whole number",
+        ),
         ("jobs: many\n", r"profile .*profile\.yaml: jobs is 'many', but must be a whole number"),
         ("set-resources:\n  clean: 3\n", r"profile .*profile\.yaml: Invalid set-resources format"),
     ],

@@ -61,6 +61,21 @@ def test_a_controller_that_is_away_for_a_moment_is_no_refusal(commands: Path) ->
     assert answer.verdict is Verdict.UNKNOWN
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
+        "AssocMaxSubmitJobLimit",
+        "Slurm temporarily unable to accept job, sleeping and retrying",
+        "Requested nodes are busy",
+    ],
+)
+def test_what_may_be_taken_once_other_jobs_have_ended_is_no_refusal(commands: Path, words: str) -> None:
+    put(commands, "sbatch", f'echo "allocation failure: {words}" >&2; exit 1')
+    (answer,) = check_submission([request()])
+    assert (answer.name, answer.verdict, words in answer.words) == ("queue", Verdict.UNKNOWN, True)
+
+
 def test_an_sbatch_that_hangs_is_waited_for_a_while(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(commands, "sbatch", "exec /bin/sleep 60")
     monkeypatch.setattr(submission, "ask", lambda line: asking.ask(line, seconds=0.1))

@@ -423,6 +423,7 @@ def test_every_key_is_noticed_by_tables_unless_it_has_no_influence(key: str, val
     config = changed(**{key: other(value)})
     no_influence = key.startswith("pathvars__") or key in (
         "device",
+        "gpu_request",
         "compile",
         "graphs",
         "evaluation__batch_size",
