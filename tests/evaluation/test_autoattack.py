@@ -389,6 +389,7 @@ def test_what_is_not_there_is_refused(trained: Trained, tmp_path: Path) -> None:
     assert "spec has defence None, but must have one of plain, entropy" in refused(replace(job, spec=spec))
 
 
+@pytest.mark.slow
 def test_coupled_batches_are_those_of_the_library(trained: Trained, tmp_path: Path) -> None:
     """With the authors' solver; parts need not be multiples of evaluation.batch_size."""
     sequence: Sequence[str] = ("clean", *ABLE)

@@ -221,6 +221,7 @@ def test_restarts_alone_change_the_states_from_the_second_round_on(controlled: R
         assert not same[:, 3:].any()
 
 
+@pytest.mark.slow
 def test_shards_and_batches_of_other_sizes_hold_the_same_rows(
     trained: Trained, finished: Records, tmp_path: Path
 ) -> None:

@@ -185,6 +185,7 @@ def test_timed_inference_counts_what_its_job_counts(trained: Trained, tmp_path: 
 GRID = {"grid": {"states": [1, 3], "steps": [1], "damping": [0.5]}}  # and the ready-made point
 
 
+@pytest.mark.slow
 @protocols
 def test_the_sweep_counts_what_its_job_counts(trained: Trained, tmp_path: Path, protocol: dict[str, Any]) -> None:
     few = {"attack": GRID, "entropy_sweep": {"solver_steps": [1, 4], "input_steps": [1, 2]}}

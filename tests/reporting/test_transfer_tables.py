@@ -138,6 +138,7 @@ def test_origin_names_every_file(finished: Path, config: Config) -> None:
         assert {str(path.relative_to(finished)) for path in expected} <= paths
 
 
+@pytest.mark.slow
 def test_spread_over_seeds_stands_beside_the_first_seed(tmp_path: Path) -> None:
     config = fabricate.small({"seeds": [0, 1]})
     results = fabricate.tree(tmp_path, config)

@@ -129,6 +129,7 @@ def test_kinds_take_turns_so_that_a_change_of_the_machine_reaches_all() -> None:
     assert "".join(order) == "ab" + "ababab"
 
 
+@pytest.mark.slow
 def test_rounds_that_are_over_are_kept_and_the_same_cost_is_told(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: dict[str, Any]
 ) -> None:

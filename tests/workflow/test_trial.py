@@ -67,6 +67,7 @@ def found(job: dry_run.PlannedJob, settings: config.Config, images: Images) -> f
     return float(cost.job(job.rule, job.wildcards, settings, images).evaluations.total)
 
 
+@pytest.mark.slow
 def test_the_first_steps_of_the_trial_run_on_a_cpu(tmp_path: Path) -> None:
     python = environment(tmp_path / "environment", REAL_DEQPIPE)
     workspace = copy_workflow(tmp_path / "workspace", python)
@@ -109,6 +110,7 @@ def test_a_trial_that_ends_in_time_names_the_report(workspace: Workspace, tmp_pa
     assert result.stdout.splitlines()[-1] == "Report: results/gpu-trial/report.html"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "first"),
     [pytest.param(None, "Stopped after 8 seconds", marks=pytest.mark.slow), (1, "Snakemake ended with status 1")],
