@@ -111,9 +111,11 @@ def keep(log: Path) -> None:
     kept = log.with_suffix(TRIES)
     try:
         text = log.read_bytes()
+        if not text:
+            return
         with kept.open("a+b") as file:
             file.seek(max(0, file.tell() - len(text)))
-            if text and file.read() != text:
+            if file.read() != text:
                 file.write(text)
     except OSError:  # there is none, or no room: a run is worth more than its logs
         return

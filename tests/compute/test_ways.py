@@ -239,13 +239,13 @@ def test_a_full_disk_says_nothing_of_a_way_and_is_not_remembered(tmp_path: Path)
         def run(self, way: Way) -> TrialOutcome:
             if way != PLAIN:
                 try:
-                    raise OSError(errno.ENOSPC, "No space left on device", "/tmp/compiled")
+                    raise OSError(errno.ENOSPC, "No space left on device", "cache/compiled")
                 except OSError as error:
                     raise RuntimeError("the compiler failed") from error
             return super().run(way)
 
     asked = Asked(compiled=None, graphs=None, verdicts=tmp_path)
-    with pytest.raises(UserError, match=r"cannot be tried: /tmp/compiled: No space left on device: free some there"):
+    with pytest.raises(UserError, match=r"cannot be tried: cache/compiled: No space left on device: free some there"):
         choose(asked, CUDA, OnFullDisk)
     assert list(tmp_path.glob("*.json")) == []
     assert choose(asked, CUDA, lambda: Scripted(seconds={FAST: 0.2})) == FAST

@@ -130,6 +130,9 @@ def test_logs_of_tries_are_kept_once_each(tmp_path: Path) -> None:
         watch.keep_logs([Group([job])])
     assert (tmp_path / "seed0.tries.log").read_text() == "---- 1\na\n---- 2\na\n"
     assert not (tmp_path / "missing.tries.log").exists()
+    (tmp_path / "silent.log").touch()
+    endings.keep(tmp_path / "silent.log")
+    assert not (tmp_path / "silent.tries.log").exists()
 
 
 def test_bytes_that_are_no_text_are_no_reason_to_fail(tmp_path: Path) -> None:
