@@ -29,76 +29,92 @@ def test_a_finished_run_has_nothing_to_do(finished: Workspace) -> None:
     assert "Nothing to be done" in finished.dry_run(*DEMO)
 
 
+ONE_OF_EACH_KIND = (
+    "device",
+    "training.learning_rate",
+    "statistics.resamples",
+    "attack.images_per_job",
+    "random_state.natural",
+    "seeds",
+)
+"""What `make test` looks at; tests/workflow/test_specs.py asks every key which stages depend on it."""
+
+CHANGES: tuple[tuple[Mapping[str, object], Mapping[str, int]], ...] = (
+    # how and where it is computed
+    ({"device": "cpu"}, {}),
+    ({"evaluation.batch_size": 7}, {}),
+    ({"pathvars.state": "elsewhere", "pathvars.logs": "other logs"}, {}),
+    # the same value written in another way
+    ({"threat_model.epsilon_255": 38.0, "training.learning_rate": 0.004}, {}),
+    # reporting
+    ({"statistics.resamples": 2000}, CHANGED_CONFIG),
+    # evaluation
+    ({"attack.grid.steps": [1, 3, 5, 7]}, {**GRID, **CHANGED_CONFIG}),
+    ({"attack.grid.states": [1, 3, 5, 7]}, {**GRID, **CHANGED_CONFIG}),
+    (
+        {"attack.images_per_job": 24},
+        # the ranking is made again, and is the same by its spec: what is attacked at its points stays
+        {name: jobs for name, jobs in GRID.items() if name not in ("autoattack", "attack_top")}
+        | {"attack_grid": 8, "attack_in_loop": 4, "attack_sweep": 2, **CHANGED_CONFIG},
+    ),
+    ({"evaluation.images": 40}, {**GRID, "clean": 7, "attack_pgd": 3, "autoattack": 10, **CHANGED_CONFIG}),
+    ({"entropy.input_steps": 5}, {**EVALUATED_DEQS, **CHANGED_CONFIG}),
+    ({"entropy.controls": False}, {"clean": 4, **GRID, **CHANGED_CONFIG}),
+    ({"entropy.resolve": "quasi_newton"}, {**EVALUATED_DEQS, **CHANGED_CONFIG}),
+    ({"attack.pgd.steps": 9}, {**GRID, "attack_pgd": 3, **CHANGED_CONFIG}),
+    ({"attack.transfer": False}, {**TRADES_AGAIN, **CHANGED_CONFIG}),
+    ({"autoattack.queries": 9}, {"autoattack": 10, "attack_top": 1, **CHANGED_CONFIG}),
+    ({"entropy_sweep.input_steps": [1, 2]}, {"attack_sweep": 1, "time_inference": 1, **CHANGED_CONFIG}),
+    ({"timing.repeats": 4}, {"time_training": 1, "time_inference": 1, **CHANGED_CONFIG}),
+    ({"figures.jacobian": False}, {name: jobs for name, jobs in CHANGED_CONFIG.items() if name != "figure6"}),
+    ({"early_state.mode": "fixed", "early_state.index": 8}, {"select_early_state": 4, **RANKED, **CHANGED_CONFIG}),
+    # training
+    (
+        {"random_state.natural": "shared"},
+        {"train_deq": 1, "select_early_state": 1, "clean": 1, **TRADES_AGAIN}  # TRADES alone
+        | {"time_training": 1, "time_inference": 1, **CHANGED_CONFIG},
+    ),
+    (
+        {"jacobian.weight.trades": 0.5},
+        {"train_deq": 2, "select_early_state": 2, "clean": 2, **TRADES_AGAIN}
+        | {"time_training": 1, "time_inference": 1, **CHANGED_CONFIG},
+    ),
+    ({"resnet.training.epochs": 5}, {**FEEDFORWARD, **CHANGED_CONFIG}),
+    ({"jacobian.other_weight.trades": 3.0}, {"train_deq": 1, **CHANGED_CONFIG}),
+    (
+        {"training.epochs": 12},
+        {"pretrain": 1, **TRAINED, **EVALUATED_DEQS, "clean": 5, "attack_pgd": 1, **CHANGED_CONFIG},
+    ),
+    (
+        {"solver.scope": "batch"},
+        {**TRAINED, **EVALUATED_DEQS, "clean": 5, "attack_pgd": 1, **CHANGED_CONFIG},
+    ),
+    (
+        {"selection.freeze_fooled": True},
+        {**TRAINED, **EVALUATED_DEQS, **FEEDFORWARD, "clean": 6, "autoattack": 10, **CHANGED_CONFIG},
+    ),
+    (
+        {"protocol": "release"},
+        {"pretrain": 1, **TRAINED, **EVERYTHING, **CHANGED_CONFIG},
+    ),
+    (
+        {"seeds": [0, 1]},  # speed is measured, and the example shown, of the first
+        {name: jobs for name, jobs in EVERYTHING.items() if name not in ("time_inference", "attack_example")}
+        | {"pretrain": 1, "train_deq": 6, **CHANGED_CONFIG},
+    ),
+    # everything
+    (
+        {"data.validation": 120},
+        {"prepare_data": 1, "pretrain": 1, **TRAINED, **EVERYTHING, **CHANGED_CONFIG},
+    ),
+)
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        # how and where it is computed
-        ({"device": "cpu"}, {}),
-        ({"evaluation.batch_size": 7}, {}),
-        ({"pathvars.state": "elsewhere", "pathvars.logs": "other logs"}, {}),
-        # the same value written in another way
-        ({"threat_model.epsilon_255": 38.0, "training.learning_rate": 0.004}, {}),
-        # reporting
-        ({"statistics.resamples": 2000}, CHANGED_CONFIG),
-        # evaluation
-        ({"attack.grid.steps": [1, 3, 5, 7]}, {**GRID, **CHANGED_CONFIG}),
-        ({"attack.grid.states": [1, 3, 5, 7]}, {**GRID, **CHANGED_CONFIG}),
-        (
-            {"attack.images_per_job": 24},
-            # the ranking is made again, and is the same by its spec: what is attacked at its points stays
-            {name: jobs for name, jobs in GRID.items() if name not in ("autoattack", "attack_top")}
-            | {"attack_grid": 8, "attack_in_loop": 4, "attack_sweep": 2, **CHANGED_CONFIG},
-        ),
-        ({"evaluation.images": 40}, {**GRID, "clean": 7, "attack_pgd": 3, "autoattack": 10, **CHANGED_CONFIG}),
-        ({"entropy.input_steps": 5}, {**EVALUATED_DEQS, **CHANGED_CONFIG}),
-        ({"entropy.controls": False}, {"clean": 4, **GRID, **CHANGED_CONFIG}),
-        ({"entropy.resolve": "quasi_newton"}, {**EVALUATED_DEQS, **CHANGED_CONFIG}),
-        ({"attack.pgd.steps": 9}, {**GRID, "attack_pgd": 3, **CHANGED_CONFIG}),
-        ({"attack.transfer": False}, {**TRADES_AGAIN, **CHANGED_CONFIG}),
-        ({"autoattack.queries": 9}, {"autoattack": 10, "attack_top": 1, **CHANGED_CONFIG}),
-        ({"entropy_sweep.input_steps": [1, 2]}, {"attack_sweep": 1, "time_inference": 1, **CHANGED_CONFIG}),
-        ({"timing.repeats": 4}, {"time_training": 1, "time_inference": 1, **CHANGED_CONFIG}),
-        ({"figures.jacobian": False}, {name: jobs for name, jobs in CHANGED_CONFIG.items() if name != "figure6"}),
-        ({"early_state.mode": "fixed", "early_state.index": 8}, {"select_early_state": 4, **RANKED, **CHANGED_CONFIG}),
-        # training
-        (
-            {"random_state.natural": "shared"},
-            {"train_deq": 1, "select_early_state": 1, "clean": 1, **TRADES_AGAIN}  # TRADES alone
-            | {"time_training": 1, "time_inference": 1, **CHANGED_CONFIG},
-        ),
-        (
-            {"jacobian.weight.trades": 0.5},
-            {"train_deq": 2, "select_early_state": 2, "clean": 2, **TRADES_AGAIN}
-            | {"time_training": 1, "time_inference": 1, **CHANGED_CONFIG},
-        ),
-        ({"resnet.training.epochs": 5}, {**FEEDFORWARD, **CHANGED_CONFIG}),
-        ({"jacobian.other_weight.trades": 3.0}, {"train_deq": 1, **CHANGED_CONFIG}),
-        (
-            {"training.epochs": 12},
-            {"pretrain": 1, **TRAINED, **EVALUATED_DEQS, "clean": 5, "attack_pgd": 1, **CHANGED_CONFIG},
-        ),
-        (
-            {"solver.scope": "batch"},
-            {**TRAINED, **EVALUATED_DEQS, "clean": 5, "attack_pgd": 1, **CHANGED_CONFIG},
-        ),
-        (
-            {"selection.freeze_fooled": True},
-            {**TRAINED, **EVALUATED_DEQS, **FEEDFORWARD, "clean": 6, "autoattack": 10, **CHANGED_CONFIG},
-        ),
-        (
-            {"protocol": "release"},
-            {"pretrain": 1, **TRAINED, **EVERYTHING, **CHANGED_CONFIG},
-        ),
-        (
-            {"seeds": [0, 1]},  # speed is measured, and the example shown, of the first
-            {name: jobs for name, jobs in EVERYTHING.items() if name not in ("time_inference", "attack_example")}
-            | {"pretrain": 1, "train_deq": 6, **CHANGED_CONFIG},
-        ),
-        # everything
-        (
-            {"data.validation": 120},
-            {"prepare_data": 1, "pretrain": 1, **TRAINED, **EVERYTHING, **CHANGED_CONFIG},
-        ),
+        pytest.param(*change, marks=() if set(change[0]) & set(ONE_OF_EACH_KIND) else pytest.mark.slow)
+        for change in CHANGES
     ],
     ids=lambda value: next(iter(value), "nothing") if isinstance(value, dict) else None,
 )
@@ -170,20 +186,17 @@ def test_a_raised_revision_runs_its_stage_and_those_below_again(
     assert finished.plan(*DEMO) == expected
 
 
-@pytest.mark.parametrize(
-    ("file", "old", "new"),
-    [
+def test_cosmetic_edits_run_nothing_again(finished_copy: Workspace) -> None:
+    for file, old, new in (
         ("rules/train.smk", "deqpipe train-deq --spec", "deqpipe train-deq  --spec"),
         ("rules/train.smk", "Adversarial training of a DEQ", "Adversarial training, of a DEQ"),
         ("rules/train.smk", "rule train_deq:", "# A comment.\nrule train_deq:"),
         ("rules/train.smk", "threads: THREADS", "threads: 2"),
         ("config.yaml", "  steps: 8    ", "  steps:   8"),
-    ],
-)
-def test_a_cosmetic_edit_runs_nothing_again(finished_copy: Workspace, file: str, old: str, new: str) -> None:
-    path = finished_copy.folder / file
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new))
+    ):
+        path = finished_copy.folder / file
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
     assert finished_copy.plan(*DEMO) == {}
 
 
