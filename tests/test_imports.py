@@ -14,6 +14,7 @@ from deqpipe.workflow import vocabulary
 from tests import tiny
 from tests.evaluation import commands
 from tests.reporting import fabricate
+from tests.sampling import one_in
 from tests.tiny import Trained
 
 # torch._dynamo: the compiler of torch, which torch.optim and torchvision import, with sympy and what else it needs.
@@ -104,12 +105,12 @@ def test_digits_need_no_scikit_learn(tmp_path: Path) -> None:
     check("data", ("prepare-data", "--spec", tiny.spec("data"), "--root", ".", "--output", tmp_path / "data"))
 
 
-@pytest.mark.parametrize("model", [vocabulary.TRUNK, "resnet18_pgd_at"])
+@pytest.mark.parametrize("model", one_in(2, [vocabulary.TRUNK, "resnet18_pgd_at"]))
 def test_training_needs_no_compiler_on_a_cpu(trained: Trained, model: str, tmp_path: Path) -> None:
     check("training", [*tiny.replace_folder(trained.trainings[model], tmp_path).arguments, "--device", "cpu"])
 
 
-@pytest.mark.parametrize("model", [commands.BASE, "resnet18_pgd_at"])
+@pytest.mark.parametrize("model", one_in(2, [commands.BASE, "resnet18_pgd_at"]))
 def test_evaluations_need_no_compiler_on_a_cpu(trained: Trained, model: str, tmp_path: Path) -> None:
     check("evaluation", [*commands.call(trained, "clean", tmp_path / "clean", model=model), "--device", "cpu"])
 

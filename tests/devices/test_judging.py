@@ -24,6 +24,7 @@ from deqpipe.results.provenance import PACKAGE
 from deqpipe.workflow.gridpoints import GridPoint
 from tests.devices.world import BALL, PLAIN, REDUCTIONS, batch, both, deq, job, network
 from tests.pretend import HostSynchronisation, Kind, WrongDevice, pretended
+from tests.sampling import one_in
 
 DYNAMICS: dict[str, Dynamics] = {
     "plain": PLAIN,
@@ -40,7 +41,7 @@ def judge_of(device: torch.device, which: str, wanted: Wanted = WANTED[0]) -> DE
 
 @both
 @every_dynamics
-@pytest.mark.parametrize("wanted", WANTED)
+@pytest.mark.parametrize("wanted", one_in(2, WANTED))
 def test_a_judgement_waits_for_one_copy(kind: Kind, which: str, wanted: Wanted) -> None:
     with pretended(kind, reads=1) as device:
         x, y = batch(device)

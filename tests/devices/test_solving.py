@@ -20,6 +20,7 @@ from deqpipe.solver.solve import Lowest, Returned, Termination, following, reach
 from deqpipe.solver.trajectory import GrowingSolve
 from tests.devices.world import PLAIN, REDUCTIONS, SOLVERS, TERMINATIONS, N, batch, both, deq
 from tests.pretend import HostSynchronisation, Kind, WrongDevice, pretended
+from tests.sampling import one_in
 
 RULES: tuple[Returned, ...] = ("last", "lowest_sample", "lowest_batch")
 every_solver = pytest.mark.parametrize("which", SOLVERS)
@@ -66,7 +67,7 @@ def test_the_lowest_of_states_is_found_on_the_device(kind: Kind) -> None:
 
 @both
 @every_solver
-@pytest.mark.parametrize("returned", RULES)
+@pytest.mark.parametrize("returned", one_in(3, RULES))
 def test_dynamics_and_their_final_state_stay_on_the_device(kind: Kind, which: str, returned: Returned) -> None:
     with pretended(kind) as device:
         model, (x, _) = deq(device), batch(device)

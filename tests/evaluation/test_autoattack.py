@@ -27,6 +27,7 @@ from deqpipe.workflow import specs
 from tests import tiny
 from tests.evaluation.commands import until_done
 from tests.results.edits import write_json
+from tests.sampling import one_in
 from tests.tiny import Trained
 
 pyautoattack: Any = pytest.importorskip("pyautoattack")
@@ -126,7 +127,7 @@ def test_in_standard_mode_images_leave_after_the_attack_that_the_decision_erred_
     assert found["predicted"].shape[1] == (1 if model == RESNET else 5)
 
 
-@pytest.mark.parametrize(("model", "defence", "early"), CASES)
+@pytest.mark.parametrize(("model", "defence", "early"), one_in(2, CASES))
 def test_deciding_state_has_the_class_that_it_has_among_all_and_others_are_not_computed(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, defence: str, early: int
 ) -> None:
@@ -195,7 +196,16 @@ def test_flags_of_the_library_travel_with_the_records(trained: Trained, tmp_path
 
 @pytest.mark.parametrize(
     ("model", "attack", "checks"),
-    [(BASE, "apgd_ce", 30), (BASE, "fab_t", 40), (BASE, "square", 30), (RESNET, "apgd_ce", 3), (RESNET, "square", 4)],
+    one_in(
+        3,
+        [
+            (BASE, "apgd_ce", 30),
+            (BASE, "fab_t", 40),
+            (BASE, "square", 30),
+            (RESNET, "apgd_ce", 3),
+            (RESNET, "square", 4),
+        ],
+    ),
 )
 def test_an_attack_that_is_left_again_and_again_goes_on_and_ends_with_the_same_rows(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, attack: str, checks: int

@@ -13,6 +13,7 @@ from tests.tiny import ROOT
 SAMPLE = ("kills", "damage", "configurations", "--count", "2", "--of", "pretrain", "dataset", "race", "image")
 
 
+@pytest.mark.slow
 def test_a_sample_of_faults_is_survived(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "tests.faults", *SAMPLE, "--scratch", str(tmp_path)]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -32,6 +32,7 @@ from deqpipe.workflow.library_attacks import LIBRARY_ATTACKS
 from deqpipe.workflow.stages import StageName
 from tests import tiny
 from tests.reference.tiny import images, tiny_model
+from tests.sampling import one_in
 
 COUNT = 2  # images
 PAPER, RELEASE = "paper", "release"
@@ -125,7 +126,7 @@ def pgd(model: DEQClassifier, surrogate: Callable[[DEQClassifier, Tensor], Tenso
 
 
 @pytest.mark.parametrize("state", [1, 2, 4])
-@pytest.mark.parametrize("entropy", [{}, *ENTROPY])
+@pytest.mark.parametrize("entropy", one_in(4, [{}, *ENTROPY]))
 def test_a_pgd_attack_through_sec_3_2(entropy: Mapping[str, Any], state: int) -> None:
     config, model = experiment(PAPER, entropy=entropy), frozen()
     dynamics = build.dynamics(settings(config), "entropy")

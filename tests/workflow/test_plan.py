@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.sampling import one_in
 from tests.workflow.conftest import DEMO, Workspace, job_counts
 
 MODELS = {"pretrain": 1, "train_deq": 4, "train_feedforward": 2}
@@ -62,7 +63,7 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize("number", TABLES)
+@pytest.mark.parametrize("number", one_in(3, TABLES))
 def test_a_single_table_runs_what_it_needs_and_nothing_else(workspace: Workspace, number: int) -> None:
     plan = workspace.plan(f"results/demo/tables/table{number}.csv", *DEMO)
     assert plan == {"prepare_data": 1, f"table{number}": 1, **TABLES[number]}
@@ -76,31 +77,34 @@ def test_the_whole_sweep_needs_no_ranking(workspace: Workspace) -> None:
 
 @pytest.mark.parametrize(
     ("target", "expected"),
-    [
-        (
-            "figure2",
-            {
-                **DECIDED,
-                "train_deq": 1,
-                "select_early_state": 1,
-                "attack_grid": 1,
-                "clean": 1,
-                "attack_example": 1,
-                "figure2": 1,
-            },
-        ),
-        ("figure3", {**TRADES, "figure3": 1}),
-        ("figure6", {"write_config": 1, "pretrain": 1, "train_deq": 4, "figure6": 1}),
-        ("results/demo/figures/figure4.png", {"pretrain": 1, "train_deq": 4, "figure4": 1, "write_config": 1}),
-        ("train_all", MODELS),
-        ("select_all", {"pretrain": 1, "train_deq": 4, "select_early_state": 4}),
-        ("attack_all", {**MODELS, "select_early_state": 4, **ATTACKS}),
-        ("results/demo/models/resnet18_trades/seed0/best.safetensors", {"train_feedforward": 1}),
-        (
-            "results/demo/attacks/points/deq_trades_base/seed0/state3_steps5_damping0.5_images0-9.parquet",
-            {"pretrain": 1, "train_deq": 1, "attack_point": 1},
-        ),
-    ],
+    one_in(
+        3,
+        [
+            (
+                "figure2",
+                {
+                    **DECIDED,
+                    "train_deq": 1,
+                    "select_early_state": 1,
+                    "attack_grid": 1,
+                    "clean": 1,
+                    "attack_example": 1,
+                    "figure2": 1,
+                },
+            ),
+            ("figure3", {**TRADES, "figure3": 1}),
+            ("figure6", {"write_config": 1, "pretrain": 1, "train_deq": 4, "figure6": 1}),
+            ("results/demo/figures/figure4.png", {"pretrain": 1, "train_deq": 4, "figure4": 1, "write_config": 1}),
+            ("train_all", MODELS),
+            ("select_all", {"pretrain": 1, "train_deq": 4, "select_early_state": 4}),
+            ("attack_all", {**MODELS, "select_early_state": 4, **ATTACKS}),
+            ("results/demo/models/resnet18_trades/seed0/best.safetensors", {"train_feedforward": 1}),
+            (
+                "results/demo/attacks/points/deq_trades_base/seed0/state3_steps5_damping0.5_images0-9.parquet",
+                {"pretrain": 1, "train_deq": 1, "attack_point": 1},
+            ),
+        ],
+    ),
 )
 def test_a_single_target_runs_what_it_needs_and_nothing_else(
     workspace: Workspace, target: str, expected: dict[str, int]
@@ -110,16 +114,19 @@ def test_a_single_target_runs_what_it_needs_and_nothing_else(
 
 @pytest.mark.parametrize(
     "target",
-    [
-        "results/demo/models/deq_mart_base/seed0/best.safetensors",
-        "results/demo/select/resnet18_trades/seed0.json",
-        "results/demo/attacks/grid/deq_trades_base/seed0/states1-9_images0-47.parquet",
-        "results/demo/attacks/clean/deq_trades_base/seed00.parquet",
-        "results/demo/attacks/points/deq_trades_base/seed0/state9_steps5_damping0.5_images0-9.parquet",
-        "results/demo/tables/table11.csv",
-        "results/demo/attacks/autoattack/resnet18_trades/seed0/mart_images0-47.parquet",
-        "results/demo/attacks/sweep/deq_trades_base/seed0/images0-47.parquet",
-    ],
+    one_in(
+        4,
+        [
+            "results/demo/models/deq_mart_base/seed0/best.safetensors",
+            "results/demo/select/resnet18_trades/seed0.json",
+            "results/demo/attacks/grid/deq_trades_base/seed0/states1-9_images0-47.parquet",
+            "results/demo/attacks/clean/deq_trades_base/seed00.parquet",
+            "results/demo/attacks/points/deq_trades_base/seed0/state9_steps5_damping0.5_images0-9.parquet",
+            "results/demo/tables/table11.csv",
+            "results/demo/attacks/autoattack/resnet18_trades/seed0/mart_images0-47.parquet",
+            "results/demo/attacks/sweep/deq_trades_base/seed0/images0-47.parquet",
+        ],
+    ),
 )
 def test_names_outside_the_vocabularies_have_no_rule(workspace: Workspace, target: str) -> None:
     assert "MissingRuleException" in workspace.dry_run(target, *DEMO, status=1)
