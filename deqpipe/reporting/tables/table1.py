@@ -1,7 +1,7 @@
 """Table 1: robustness of all methods, clean, under the strongest attack of the grid, and under AutoAttack."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deqpipe.analysis import autoattack_outcomes
 from deqpipe.analysis.autoattack_outcomes import AutoAttackOutcome
@@ -16,10 +16,12 @@ from deqpipe.reporting.paper import published
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap
 from deqpipe.workflow import vocabulary
+from deqpipe.workflow.defences import defence_of
 from deqpipe.workflow.library_attacks import APGD_CE, SQUARE
 
 CLEAN, PGD, AA, ALL = "Clean", "PGD", "AA", "ALL"
 PER_IMAGE, ALL_PER_IMAGE, GAIN = "PGD per image", "ALL per image", "PGD gain"
+OVER_CONTROL = "method's gain"
 COLUMNS = (CLEAN, PGD, AA, ALL, PER_IMAGE, ALL_PER_IMAGE, GAIN)
 TRUNK = Decision(vocabulary.TRUNK, "plain")
 
@@ -83,7 +85,7 @@ def caption(config: Config) -> str:
 
 
 def cells(gathered: Robustness, tree: Tree) -> tuple[Cell, ...]:
-    """Seven columns for every decision, three for a control; the trunk with a column of its own."""
+    """Seven columns for every decision, four for a control; the trunk with a column of its own."""
     rows: list[Cell] = []
     for networks, (baseline, *others) in _FRAMEWORKS:
         for one in networks:
@@ -93,7 +95,9 @@ def cells(gathered: Robustness, tree: Tree) -> tuple[Cell, ...]:
         for decision in others:
             gain = _gain(gathered.evaluations[decision], gathered.evaluations[baseline], tree)
             rows += [*_method(gathered, decision, tree), gain]
-    rows += [cell for control in controls(tree.config) for cell in _deq(gathered.evaluations[control], tree)]
+    for control in controls(tree.config):
+        method = gathered.evaluations[controlled(control)]
+        rows += [*_deq(gathered.evaluations[control], tree), _over(method, gathered.evaluations[control], tree)]
     return (*rows, *_single(gathered.evaluations[TRUNK], tree, final_column(tree.config)))
 
 
@@ -165,6 +169,19 @@ def _gain(evaluation: Evaluation, baseline: Evaluation, tree: Tree) -> Cell:
     return _percent(evaluation.decision.row, GAIN, gain, note=f"over {baseline.decision.row}")
 
 
+def controlled(control: Decision) -> Decision:
+    """The decision that a control lacks the point of: the same weights, decided at the same state."""
+    method = defence_of(control.defence).control_of
+    assert method is not None
+    return replace(control, defence=method)
+
+
+def _over(method: Evaluation, control: Evaluation, tree: Tree) -> Cell:
+    """What a method has over its own control, paired by image."""
+    gain = intervals.minimum_difference(method.right, control.right, tree.bootstrap)
+    return _percent(control.decision.row, OVER_CONTROL, gain, note=f"{method.decision.row} over it")
+
+
 def _percent(row: str, column: str, estimate: intervals.Estimate, *, note: str = "") -> Cell:
     return percent(row, column, estimate, paper=published.value(1, row, column), note=note)
 
@@ -186,7 +203,7 @@ def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block
 
 
 def _control_block(stub: tuple[str, ...], cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
-    columns = _columns((CLEAN, PGD, PER_IMAGE), config)
+    columns = _columns((CLEAN, PGD, PER_IMAGE, OVER_CONTROL), config)
     lines = tuple(_line(one, one.method, cells, config, columns=columns) for one in controls(config))
     return (Block(stub, columns, lines),) if lines else ()
 
@@ -212,7 +229,7 @@ def _line(
     columns: tuple[str, ...] = COLUMNS,
 ) -> Line:
     shown = tuple(
-        show(cells[decision.row, column], signed=column == GAIN, strong=strong and column == PGD)
+        show(cells[decision.row, column], signed=column in (GAIN, OVER_CONTROL), strong=strong and column == PGD)
         if (decision.row, column) in cells
         else EMPTY
         for column in _columns(columns, config)
@@ -236,13 +253,28 @@ def notes(gathered: Robustness, config: Config) -> tuple[str, ...]:
         f"Of PGD, ResNets and trunk face PGD-{config.attack.pgd.steps} alone; they answer at their final state. DEQs "
         "face the whole grid (Table 2 says where its minimum is attained) and answer at their early state. The row of "
         "Yang et al. (2022) is published only.",
-        _absent(config),
-        *autoattack_notes(outcomes, gathered.bootstrap, config),
         f"PGD: {phrases.blind()}",
         *([phrases.controls(config)] if controls(config) else []),
+        _absent(config),
+        *file_names(config),
+        *autoattack_notes(outcomes, gathered.bootstrap, config),
         phrases.early_states(judged),
         phrases.attack_checks(list(gathered.evaluations.values())),
         *absent.raced(judged, config),
+    )
+
+
+def file_names(config: Config) -> tuple[str, ...]:
+    """What the files of a network are called, where its depth is not the one that their names say."""
+    named: dict[str, list[str]] = {}
+    for model in vocabulary.FEEDFORWARD:
+        name = conditions.architecture(config, model)
+        if not model.startswith(name.replace("-", "").lower()):
+            named.setdefault(name, []).append(model)
+    return tuple(
+        f"{name}, with the depth that this configuration gives it, is {' and '.join(models)} in file names, after the "
+        "paper's network."
+        for name, models in named.items()
     )
 
 
