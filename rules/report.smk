@@ -1,4 +1,4 @@
-# In: all tables and figures. Out: <results>/report.html.
+# In: all tables and figures. Out: <results>/report.html and the picture at its top, <results>/overview.{png,svg}.
 
 
 rule report:
@@ -9,12 +9,13 @@ rule report:
         config=given(rules.write_config.output),
         outdated=outdated("<results>/report.html"),
     output:
-        report(
+        page=report(
             "<results>/report.html",
             caption="../report/report.rst",
             category="Report",
             labels={"page": "all tables and figures, with what they amount to"},
         ),
+        overview=multiext("<results>/overview", ".png", ".svg"),
     log:
         "<logs>/report.log",
     benchmark:
@@ -23,5 +24,5 @@ rule report:
         spec=specs.dumps(specs.build_product("report", CONFIG)),
         results=results_folder,
     shell:
-        "deqpipe report --spec {params.spec:q} --config {input.config:q} --results {params.results:q} --output {output:q}"
+        "deqpipe report --spec {params.spec:q} --config {input.config:q} --results {params.results:q} --output {output.page:q}"
         " > {log:q} 2>&1"

@@ -30,31 +30,45 @@ _PAIRS = (
 )
 
 
+_SAID: Mapping[Sign, str] = {1: "show it", -1: "show the opposite", 0: "leave it open"}
+_FEW = 3
+"""So many comparisons are named in a line of the overview."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What numbers say of a claim.
 
     Attributes:
         paper: the claim, in short.
-        signs: of its comparisons; None where a number or its interval is absent.
+        signs: of its comparisons, by what they are called; None where a number or its interval is absent.
         compared: what the comparisons are.
         aside: what else must be known.
     """
 
     paper: str
-    signs: tuple[Sign | None, ...]
+    signs: Mapping[str, Sign | None]
     compared: str
     aside: str = ""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One line of the overview: a table or figure, the paper's claim there, and what becomes of it."""
+    """One line of the overview: a table or figure, the paper's claim there, and what becomes of it.
+
+    Attributes:
+        name: of the table or figure.
+        paper: the claim.
+        verdict: on it.
+        here: the count of comparisons, with the names of those that are not like the most.
+        compared: what the comparisons are, all by name, and what else must be known.
+    """
 
     name: str
     paper: str
     verdict: Verdict
     here: str
+    compared: str = ""
 
     @property
     def anchor(self) -> str:
@@ -64,9 +78,10 @@ class Claim:
 
 def judge(name: str, evidence: Evidence) -> Claim:
     """The verdict on a claim, with the count of comparisons behind it."""
-    known = [sign for sign in evidence.signs if sign is not None]
-    counts = _counted(known, evidence.compared, absent=len(evidence.signs) - len(known))
-    return Claim(name, evidence.paper, _verdict(known), " ".join(filter(None, (counts, evidence.aside))))
+    known = {what: sign for what, sign in evidence.signs.items() if sign is not None}
+    here = _counted(known, absent=len(evidence.signs) - len(known))
+    compared = " ".join(filter(None, (f"Compared: {evidence.compared}.", _named(known), evidence.aside)))
+    return Claim(name, evidence.paper, _verdict(list(known.values())), here, compared)
 
 
 def _verdict(signs: Sequence[Sign]) -> Verdict:
@@ -77,14 +92,27 @@ def _verdict(signs: Sequence[Sign]) -> Verdict:
     return "shown" if all(sign > 0 for sign in signs) else "open"
 
 
-def _counted(signs: Sequence[Sign], compared: str, *, absent: int) -> str:
+def _counted(signs: Mapping[str, Sign], *, absent: int) -> str:
+    """How many show what; by name where they are few and not all of them."""
     if not signs:
-        return f"Compared would be {compared}, but numbers or their intervals are absent."
-    said = [f"{signs.count(1)} of {len(signs)} show it"]
-    said += [f"{signs.count(-1)} the opposite"] if -1 in signs else []
-    said += [f"{signs.count(0)} leave it open"] if 0 in signs else []
-    said += [f"{absent} more are absent"] if absent else []
-    return f"Compared: {compared}. {', '.join(said)}."
+        return "Numbers or their intervals are absent."
+    said = [
+        f"{len(names)} {words}{_by_name(names, len(signs))}"
+        for sign, words in _SAID.items()
+        if (names := [what for what, one in signs.items() if one == sign])
+    ]
+    said += [f"{absent} absent"] if absent else []
+    return f"Of {len(signs)}: {', '.join(said)}."
+
+
+def _by_name(names: Sequence[str], of: int) -> str:
+    return f" ({'; '.join(names)})" if len(names) < of and len(names) <= _FEW else ""
+
+
+def _named(signs: Mapping[str, Sign]) -> str:
+    """All comparisons, by what they show."""
+    groups = {words: [what for what, one in signs.items() if one == sign] for sign, words in _SAID.items()}
+    return " ".join(f"{words.capitalize()}: {'; '.join(names)}." for words, names in groups.items() if names)
 
 
 def above(high: Cell | None, low: Cell | None) -> Sign | None:
@@ -123,7 +151,7 @@ def of_table1(cells: Cells, config: Config) -> Evidence:
     up = sum(a is not None and b is not None and a > b for a, b in zip(theirs, base, strict=True))
     return Evidence(
         paper="Secs. 3.2 and 3.3 raise robustness over adversarial training alone.",
-        signs=tuple(beyond(cells.get((row, table1.GAIN)), 0.0) for row in rows),
+        signs={row: beyond(cells.get((row, table1.GAIN)), 0.0) for row in rows},
         compared="each method with its baseline under PGD, paired by image",
         aside=f"In the paper's own Table 1, {up} of {len(rows)} are above.",
     )
@@ -133,7 +161,7 @@ def of_table2(cells: Cells, config: Config) -> Evidence:
     """Intermediate-state attacks are stronger than the ready-made one."""
     return Evidence(
         paper="Attacks on intermediate states are always stronger than the ready-made attack.",
-        signs=tuple(beyond(cells.get((one.row, "DIFF")), 0.0) for one in paper_decisions("pgd_at", "trades")),
+        signs={one.row: beyond(cells.get((one.row, "DIFF")), 0.0) for one in paper_decisions("pgd_at", "trades")},
         compared="FINAL with INTER, paired by image",
         aside="The opposite cannot come out: INTER is a minimum that contains FINAL.",
     )
@@ -146,10 +174,12 @@ def of_table3(cells: Cells, config: Config) -> Evidence:
     own = {vocabulary.TRADES[0]: base, vocabulary.TRADES[1]: random}
     return Evidence(
         paper="Each method is hurt most by the attacks that were crafted on it.",
-        signs=tuple(
-            above(cells.get((one.row, f"from {other[one.model]}")), cells.get((one.row, f"from {own[one.model]}")))
+        signs={
+            one.row: above(
+                cells.get((one.row, f"from {other[one.model]}")), cells.get((one.row, f"from {own[one.model]}"))
+            )
             for one in paper_decisions("trades")
-        ),
+        },
         compared="images crafted on a method's own weights with those of the other TRADES model",
         aside="Baseline and + Sec. 3.2 share weights and images here: the paper tells them apart.",
     )
@@ -159,13 +189,14 @@ def of_table4(cells: Cells, config: Config) -> Evidence:
     """APGD is at least as strong as PGD, and Square weaker."""
     columns = dict.fromkeys(column for row, column in cells if row == "PGD")
     few = "PGD on Square's images"
-    apgd = [above(cells.get(("PGD", column)), cells.get(("APGD", column))) for column in columns]
-    square = [
-        above(cells.get(("SQUARE", column)), cells.get((few, column), cells.get(("PGD", column)))) for column in columns
-    ]
+    apgd = {f"APGD {column}": above(cells.get(("PGD", column)), cells.get(("APGD", column))) for column in columns}
+    square = {
+        f"Square {column}": above(cells.get(("SQUARE", column)), cells.get((few, column), cells.get(("PGD", column))))
+        for column in columns
+    }
     return Evidence(
         paper="APGD-CE is stronger than PGD, and Square is weaker.",
-        signs=(*apgd, *square),
+        signs={**apgd, **square},
         compared="APGD-CE, and Square on its images, with PGD at every point",
         aside="The points are those where PGD is lowest, which favours PGD a little.",
     )
@@ -175,10 +206,10 @@ def of_table5(cells: Cells, config: Config) -> Evidence:
     """A larger T_f is less robust."""
     least, most = min(config.entropy_sweep.solver_steps), max(config.entropy_sweep.solver_steps)
     columns = [f"R = {steps}" for steps in config.entropy_sweep.input_steps]
-    pairs = [(cells.get((f"T_f = {least}", name)), cells.get((f"T_f = {most}", name))) for name in columns]
+    pairs = {name: (cells.get((f"T_f = {least}", name)), cells.get((f"T_f = {most}", name))) for name in columns}
     return Evidence(
         paper="A larger T_f, so descent less often, lowers robustness.",
-        signs=tuple(above(*pair) for pair in pairs if least != most),
+        signs={name: above(*pair) for name, pair in pairs.items() if least != most},
         compared=f"T_f = {least} with T_f = {most} for every R",
     )
 
@@ -187,7 +218,7 @@ def of_table6(cells: Cells, config: Config) -> Evidence:
     """Under all attacks, most clean images have the lower entropy."""
     return Evidence(
         paper="Under every attack, most clean images have a lower entropy than their attacked ones (P > 50 %).",
-        signs=tuple(beyond(cells.get((row, "MIN")), 50.0) for row in _undefended()),
+        signs={row: beyond(cells.get((row, "MIN")), 50.0) for row in _undefended()},
         compared="the lowest P over all attacks with 50 %, for each model",
     )
 
@@ -196,7 +227,7 @@ def of_table7(cells: Cells, config: Config) -> Evidence:
     """Under all attacks, clean entropy is lower on average."""
     return Evidence(
         paper="Under every attack, the mean entropy of clean images is lower (Delta H < 0).",
-        signs=tuple(below(cells.get((row, "MAX")), 0.0) for row in _undefended()),
+        signs={row: below(cells.get((row, "MAX")), 0.0) for row in _undefended()},
         compared="the highest Delta H over all attacks with 0, for each model",
     )
 
@@ -211,7 +242,7 @@ def of_table8(cells: Cells, config: Config) -> Evidence:
     columns = [published.table8_column(state) for state in config.attack.grid.states]
     return Evidence(
         paper="lambda = 0.5 makes stronger attacks than lambda = 1 at every state.",
-        signs=tuple(above(cells.get((rows[0], name)), cells.get((rows[1], name))) for name in columns),
+        signs={name: above(cells.get((rows[0], name)), cells.get((rows[1], name))) for name in columns},
         compared="lambda = 1 with 0.5 at every attacked state",
     )
 
@@ -221,7 +252,7 @@ def of_table9(cells: Cells, config: Config) -> Evidence:
     rows = [tuple(Decision(model, "plain").row for model in pair) for pair in _PAIRS]
     return Evidence(
         paper="Training with Sec. 3.3 is faster, as its solver stops early.",
-        signs=tuple(above(cells.get((fast, "images/s")), cells.get((slow, "images/s"))) for slow, fast in rows),
+        signs={fast: above(cells.get((fast, "images/s")), cells.get((slow, "images/s"))) for slow, fast in rows},
         compared="images per second with and without, by the range of the repeats (no interval)",
     )
 
@@ -229,17 +260,19 @@ def of_table9(cells: Cells, config: Config) -> Evidence:
 def of_table10(cells: Cells, config: Config) -> Evidence:
     """More descent steps cost more, seldom ones less."""
     often, descents = sorted(config.entropy_sweep.solver_steps), sorted(config.entropy_sweep.input_steps)
-    by_steps = [
-        above(_speed(cells, every, descents[0]), _speed(cells, every, descents[-1]))
+    by_steps = {
+        f"T_f = {every}": above(_speed(cells, every, descents[0]), _speed(cells, every, descents[-1]))
         for every in often
         if len(descents) > 1
-    ]
-    by_often = [
-        above(_speed(cells, often[-1], steps), _speed(cells, often[0], steps)) for steps in descents if len(often) > 1
-    ]
+    }
+    by_often = {
+        f"R = {steps}": above(_speed(cells, often[-1], steps), _speed(cells, often[0], steps))
+        for steps in descents
+        if len(often) > 1
+    }
     return Evidence(
         paper="The cost of Sec. 3.2 grows with R and falls with T_f.",
-        signs=(*by_steps, *by_often),
+        signs={**by_steps, **by_often},
         compared="smallest with largest R and T_f, by the range of the repeats (no interval)",
     )
 
@@ -251,10 +284,13 @@ def _speed(cells: Cells, solver_steps: int, input_steps: int) -> Cell | None:
 def of_figure2(rows: Rows, config: Config) -> Evidence:
     """Attacked images have the higher entropy."""
     quantity = "prediction entropy: median of the paired difference (nats)"
-    values = [_cell(row, "value") for row in rows if row.get("quantity") == quantity]
+    values = {
+        f"difference {number}": _cell(row, "value")
+        for number, row in enumerate((row for row in rows if row.get("quantity") == quantity), start=1)
+    }
     return Evidence(
         paper="Attacked images have a higher prediction entropy at the last state than clean ones.",
-        signs=tuple(beyond(cell, 0.0) for cell in values),
+        signs={name: beyond(cell, 0.0) for name, cell in values.items()},
         compared="the median of attacked minus clean with 0, paired by image",
     )
 
@@ -262,10 +298,14 @@ def of_figure2(rows: Rows, config: Config) -> Evidence:
 def of_figure3b(rows: Rows, config: Config) -> Evidence:
     """Sec. 3.2 lowers the entropy along the states."""
     first, kind = config.entropy.solver_steps, "entropy with minus without (nats): quantile 0.5"
-    values = [_cell(row, "value") for row in rows if row.get("kind") == kind and int(row["state"]) >= first]
+    values = {
+        " ".join(filter(None, (row.get("row"), f"state {row['state']}"))): _cell(row, "value")
+        for row in rows
+        if row.get("kind") == kind and int(row["state"]) >= first
+    }
     return Evidence(
         paper="Sec. 3.2 lowers the prediction entropy at every state after the first.",
-        signs=tuple(below(cell, 0.0) for cell in values),
+        signs={name: below(cell, 0.0) for name, cell in values.items()},
         compared=f"the median of with minus without with 0, paired by image, at every state from {first} (T_f) on",
         aside="Lower entropy alone is no robustness: see the controls.",
     )
@@ -282,7 +322,7 @@ def of_figure3c(rows: Rows, config: Config) -> Evidence:
     states = range(1, config.solver.steps + 1)
     return Evidence(
         paper="With Sec. 3.3, attacked states deviate less from clean ones than with the TRADES baseline.",
-        signs=tuple(above(row_of.get((slow, state)), row_of.get((fast, state))) for state in states),
+        signs={f"state {state}": above(row_of.get((slow, state)), row_of.get((fast, state))) for state in states},
         compared="the baseline's mean relative deviation with that of + Sec. 3.3, at every state",
     )
 
@@ -293,7 +333,7 @@ def of_figure4(rows: Rows, config: Config) -> Evidence:
     said = [_epochs(rows, better, worse) for worse, better in pairs]
     return Evidence(
         paper="Throughout training, Sec. 3.3 lies above the baseline.",
-        signs=tuple(above(_kept(rows, better), _kept(rows, worse)) for worse, better in pairs),
+        signs={better: above(_kept(rows, better), _kept(rows, worse)) for worse, better in pairs},
         compared="validation accuracies under PGD at the kept epochs",
         aside=" ".join([*filter(None, said), "One training run per curve."]),
     )
@@ -326,7 +366,7 @@ def of_figure6(rows: Rows, config: Config) -> Evidence:
     names = [f"PGD-AT, Jacobian weight {weight:g}" for weight in sorted((usual, other))]
     return Evidence(
         paper="PGD-AT needs the larger weight of the Jacobian term; with TRADES the weight matters little.",
-        signs=(above(_kept(rows, names[1]), _kept(rows, names[0])),) if usual != other else (),
+        signs={names[1]: above(_kept(rows, names[1]), _kept(rows, names[0]))} if usual != other else {},
         compared=f"weight {max(usual, other):g} with {min(usual, other):g} under PGD-AT, at the kept epochs",
         aside="That a weight matters little is nothing that an interval can show. One training run per curve.",
     )

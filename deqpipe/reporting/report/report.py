@@ -3,8 +3,8 @@
 import base64
 import csv
 import shlex
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -18,11 +18,13 @@ from deqpipe.counts import sum_of
 from deqpipe.errors import DamagedFileError, UserError
 from deqpipe.reporting import cells, conditions, pages
 from deqpipe.reporting.cells import Table
-from deqpipe.reporting.figures import described
+from deqpipe.reporting.figures import described, overview
 from deqpipe.reporting.figures.described import Described
-from deqpipe.reporting.report import claims, summary
+from deqpipe.reporting.figures.overview import Overview
+from deqpipe.reporting.report import claims, further, summary
+from deqpipe.reporting.report.remarks import NONE, Remarks, told
 from deqpipe.reporting.sidecar import Input, Origin
-from deqpipe.reporting.tables import tables
+from deqpipe.reporting.tables import table1, tables
 from deqpipe.results import history, integrity, records, weights
 from deqpipe.results.early_states import EarlyState
 from deqpipe.workflow import gridpoints, specs, vocabulary
@@ -34,6 +36,7 @@ _KINDS = {
     "tex": "text/x-tex;charset=utf-8",
     "pdf": "application/pdf",
     "png": "image/png",
+    "svg": "image/svg+xml",
 }
 
 
@@ -48,11 +51,12 @@ class File:
 
 @dataclass(frozen=True)
 class Tabled:
-    """A table, its blocks as HTML, and its files."""
+    """A table, its blocks as HTML, its files, and what is said below it."""
 
     table: Table
     body: Markup
     files: tuple[File, ...]
+    remarks: Remarks
 
 
 @dataclass(frozen=True)
@@ -66,13 +70,25 @@ class Picture:
     rows: tuple[dict[str, str], ...] = ()
     reason: str = ""
     command: str = ""
+    remarks: Remarks = NONE
+
+
+@dataclass(frozen=True)
+class First:
+    """The picture at the top: its words, itself for light and for dark screens, and its files."""
+
+    words: Overview
+    light: str
+    dark: str
+    files: tuple[File, ...]
 
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """How one model was trained, as text."""
+    """How one model was trained, as text; `folder` is what its files' folder is called."""
 
     name: str
+    folder: str
     epochs: int
     chosen: int
     clean: str
@@ -129,7 +145,7 @@ class ReportProvenance:
 
 
 def write(config: Config, results: Path, output: Path) -> None:
-    """Write the report of a results folder whose tables and figures are finished.
+    """Write the report of a results folder whose tables and figures are finished, and its first picture beside it.
 
     Raises:
         UserError: a table, figure, history or early state is missing.
@@ -137,30 +153,61 @@ def write(config: Config, results: Path, output: Path) -> None:
     wanted = [table for table in TABLES.values() if table.wanted(config)]
     written = {table.number: tables.read(results / "tables" / f"{table.name}.json") for table in wanted}
     pictures = [_picture(number, config, results) for number in FIGURES]
-    tree = Tree(results, config, config.seeds[0])
+    by_number = {number: one.table for number, one in written.items()}
     origins = [one.origin for one in written.values()]
     origins += [picture.words.origin for picture in pictures if picture.words]
-    page = pages.template("report.html").render(
+    trainings = [_training(Tree(results, config, config.seeds[0]), model) for model in _trained(config)]
+    first = _first(by_number[1], config, output.with_name(overview.NAME))
+    page = _page(config, results, by_number, pictures, first=first, trainings=trainings, made=_made(origins))
+    records.write_text(output, page)
+
+
+def _page(
+    config: Config,
+    results: Path,
+    by_number: Mapping[int, Table],
+    pictures: Sequence[Picture],
+    *,
+    first: First,
+    trainings: Sequence[TrainingSummary],
+    made: ReportProvenance,
+) -> str:
+    tree = Tree(results, config, config.seeds[0])
+    shared = (*conditions.setup(config, seed=tree.seed), *conditions.against_paper(config))
+    parts: list[Table | Described] = [*by_number.values(), *(picture.words for picture in pictures if picture.words)]
+    remarks = told([(part.notes, part.conditions) for part in parts], shared)
+    under = {id(part): one for part, one in zip(parts, remarks, strict=True)}
+    return pages.template("report.html").render(
         config=config,
         spec=specs.fingerprint(specs.build_product("report", config)),
         data=conditions.data(config),
         points=len(gridpoints.grid_points(config)),
         differences=conditions.differences(config),
         setup=conditions.setup(config, seed=tree.seed),
-        summary=summary.sentences({number: one.table for number, one in written.items()}, config),
+        names=table1.file_names(config),
+        first=first,
+        summary=summary.sentences(by_number, config),
+        further=further.sentences(by_number, config),
         claims=claims.overview(
-            {number: one.table.cells for number, one in written.items()},
+            {number: table.cells for number, table in by_number.items()},
             {picture.number: picture.rows for picture in pictures},
             config,
         ),
-        tables=[_tabled(one.table, results) for one in written.values()],
-        figures=pictures,
-        trainings=[_training(tree, model) for model in _trained(config)],
+        tables=[_tabled(table, results, under[id(table)]) for table in by_number.values()],
+        figures=[replace(one, remarks=under[id(one.words)]) if one.words else one for one in pictures],
+        trainings=trainings,
         choices=[_choice(tree, decision) for decision in all_decisions("pgd_at", "trades")],
-        made=_made(origins),
+        made=made,
         settings=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100),
     )
-    records.write_text(output, page)
+
+
+def _first(table: Table, config: Config, stem: Path) -> First:
+    """Draw the picture of Table 1, and hold it for both kinds of screens."""
+    words = overview.write(table, config, stem)
+    picture, drawing = (_file(stem.with_suffix(ending)) for ending in overview.ENDINGS)
+    dark = overview.svg({(cell.row, cell.column): cell for cell in table.cells}, config, overview.DARK)
+    return First(words, drawing.address, _address("svg", dark.encode()), (picture, drawing))
 
 
 def _trained(config: Config) -> tuple[str, ...]:
@@ -169,9 +216,10 @@ def _trained(config: Config) -> tuple[str, ...]:
     return (*(model for model in vocabulary.EVALUATED if model not in config.imported), *others)
 
 
-def _tabled(table: Table, results: Path) -> Tabled:
+def _tabled(table: Table, results: Path, remarks: Remarks) -> Tabled:
     stem = results / "tables" / f"table{table.number}"
-    return Tabled(table, pages.body(table), tuple(_file(stem.with_suffix(f".{kind}")) for kind in ("csv", "md", "tex")))
+    files = tuple(_file(stem.with_suffix(f".{kind}")) for kind in ("csv", "md", "tex"))
+    return Tabled(table, pages.body(table), files, remarks)
 
 
 def _picture(number: int, config: Config, results: Path) -> Picture:
@@ -214,7 +262,11 @@ def _file(path: Path) -> File:
         content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{what} {path} does not exist") from None
-    return File(path.name, kind, f"data:{_KINDS[kind]};base64,{base64.b64encode(content).decode('ascii')}")
+    return File(path.name, kind, _address(kind, content))
+
+
+def _address(kind: str, content: bytes) -> str:
+    return f"data:{_KINDS[kind]};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _training(tree: Tree, model: str) -> TrainingSummary:
@@ -225,6 +277,7 @@ def _training(tree: Tree, model: str) -> TrainingSummary:
     kept = history.at(tree.history(model), file.history, file.epoch)
     return TrainingSummary(
         name=_name(model, tree.config),
+        folder=model,
         epochs=epochs[-1].epoch,
         chosen=kept.epoch,
         clean=_percent(kept.clean),

@@ -1,248 +1,203 @@
-"""What the tables amount to, in plain words; every number is read off a table's cells."""
+"""What the tables amount to, in at most five sentences; every number is read off a table's cells.
+
+Whether Secs. 3.3 and 3.2 help stands first, each gain beside what it is a gain over, with its interval: the report
+shows these sentences below its picture, results.json holds them, and the demo ends with the first of them.
+"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
-from deqpipe.analysis.decision import Decision, paper_decisions
+from deqpipe.analysis.decision import Decision, controls, paper_decisions
 from deqpipe.config import Config
-from deqpipe.reporting import conditions
 from deqpipe.reporting.cells import Cell, Table, show
 from deqpipe.reporting.tables import table1
-from deqpipe.reporting.tables.table1 import ALL, ALL_PER_IMAGE, CLEAN, GAIN, PER_IMAGE, PGD, TRUNK
+from deqpipe.reporting.tables.table1 import ALL_PER_IMAGE, GAIN, OVER_CONTROL, PER_IMAGE, PGD
 from deqpipe.reporting.tables.table2 import DIFF
-from deqpipe.workflow import gridpoints, vocabulary
-from deqpipe.workflow.defences import DefenceName
+from deqpipe.workflow import gridpoints
+from deqpipe.workflow.defences import ENTROPY, PLAIN, ZERO_STEPS
 
-_Cells = Mapping[tuple[str, str], Cell]
+Cells: TypeAlias = Mapping[tuple[str, str], Cell]
+"""Of one table, by row and column."""
+Outcome: TypeAlias = Literal["helps", "hurts", "open for"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A paired difference in points, by the name of what has it."""
+
+    name: str
+    gain: Cell
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the interval leaves of it: the sign that it excludes the opposite of, or nothing."""
+        low, high = self.gain.low, self.gain.high
+        return "helps" if low is not None and low > 0 else "hurts" if high is not None and high < 0 else "open for"
 
 
 def sentences(written: Mapping[int, Table], config: Config) -> tuple[str, ...]:
-    """The answers of Tables 1, 2, 3, 5 and 10, each with how sure it is; what has no number has no sentence."""
-    by_name = {number: _by_name(table) for number, table in written.items()}
-    robustness, attacks = by_name[1], by_name[2]
+    """At most five sentences of plain text, the most telling first; what has no number has no sentence.
+
+    Args:
+        written: the tables that there are, by number; none of them is needed.
+        config: that they were made with.
+    """
+    robustness, attacks, transfers = (by_name(written[number]) if number in written else {} for number in (1, 2, 3))
     said = (
+        _random_states(robustness, config),
+        _entropy_reduction(robustness, config),
         _most_robust(robustness, config),
-        _gain_of_the_best(robustness),
-        _picked(robustness, config),
-        _all_gains(robustness),
-        _autoattack(robustness, config),
-        _controls(by_name.get(5, {}), robustness, config),
-        _through_the_defence(by_name.get(3, {})),
+        _through_the_defence(transfers),
         _attacks(attacks, config),
-        _per_image(robustness),
-        _cost(by_name.get(10, {}), config),
-        _others(robustness, config),
     )
     return tuple(sentence for sentence in said if sentence)
 
 
-def _by_name(table: Table) -> _Cells:
+def by_name(table: Table) -> Cells:
+    """The cells of a table by row and column."""
     return {(cell.row, cell.column): cell for cell in table.cells}
 
 
-def _most_robust(cells: _Cells, config: Config) -> str:
-    best = table1.most_robust(cells)
-    return (
-        f"Most robust DEQ here is {best.row}: right on {_value(cells[best.row, PGD], config)} of "
-        f"{config.evaluation.images:,} test images under the strongest of {len(gridpoints.grid_points(config))} attacks"
-        f"{', crafted without knowledge of Sec. 3.2' if best.defence == 'entropy' else ''}."
-    )
-
-
-def _picked(cells: _Cells, config: Config) -> str:
-    best = table1.most_robust(cells)
-    return (
-        f"On clean images it is right on {_value(cells[best.row, CLEAN], config)}. It was picked as the highest of "
-        "eight on the same images, which flatters it a little."
-    )
-
-
-def _gain_of_the_best(cells: _Cells) -> str:
-    best = table1.most_robust(cells)
-    gain = cells.get((best.row, GAIN))
-    if gain is None:
-        return f"{best.row} is adversarial training alone: none of the paper's methods comes out above it here."
-    return f"Against {best.framework} baseline that is {_points(gain)}: {_verdict(gain)}."
-
-
-def _verdict(gain: Cell) -> str:
-    assert gain.low is not None
-    assert gain.high is not None
-    if gain.low > 0:
-        return "the interval lies above 0, so these images do show a gain"
-    if gain.high < 0:
-        return "the interval lies below 0, so these images do show a loss"
-    return "the interval includes 0, so these images cannot tell the two apart"
-
-
-def _all_gains(cells: _Cells) -> str:
-    gains = [cells[one.row, GAIN] for one in paper_decisions("pgd_at", "trades") if (one.row, GAIN) in cells]
-    above = sum(gain.low is not None and gain.low > 0 for gain in gains)
-    below = sum(gain.high is not None and gain.high < 0 for gain in gains)
-    return (
-        f"Of the {len(gains)} comparisons of a method with its baseline, {above or 'none'} show a gain, "
-        f"{below or 'none'} a loss, and {len(gains) - above - below or 'none'} are open; the intervals are "
-        "not corrected for their number. Methods with Sec. 3.2 face attacks that do not know it, their baselines "
-        "attacks made for them."
-    )
-
-
-def _autoattack(cells: _Cells, config: Config) -> str:
-    """ALL of the best, and who would be best by it."""
-    best = table1.most_robust(cells)
-    both = cells.get((best.row, ALL))
-    if both is None or both.here is None:
+def _random_states(cells: Cells, config: Config) -> str:
+    """Sec. 3.3 alone, against the baseline of its framework."""
+    found = [
+        Comparison(one.framework, gain)
+        for one in paper_decisions("pgd_at", "trades")
+        if one.defence == PLAIN.name and (gain := cells.get((one.row, GAIN))) is not None and gain.here is not None
+    ]
+    if not found:
         return ""
-    highest = max(paper_decisions("pgd_at", "trades"), key=lambda one: _here(cells, one.row, ALL))
-    first = f"With AutoAttack as well (ALL in Table 1), {best.row} is right on {_value(both, config)}"
-    if _here(cells, highest.row, ALL) == both.here:
-        return f"{first}, and no other DEQ on more."
-    return f"{first}; the highest of the eight is then {highest.row}, {_value(cells[highest.row, ALL], config)}."
+    return f"Sec. 3.3 (training on random states), against the baseline: {_listed(found)}; {_how_sure(found, config)}."
 
 
-def _here(cells: _Cells, row: str, column: str) -> float:
-    cell = cells.get((row, column))
-    return -1.0 if cell is None or cell.here is None else cell.here
+def _how_sure(found: Sequence[Comparison], config: Config) -> str:
+    """What the intervals are of, and what they leave out."""
+    n, several = found[0].gain.n or config.evaluation.images, any(one.gain.spread for one in found)
+    trained = "seeds: their lowest and highest" if several else "one training each, whose luck no interval holds"
+    return f"{100 * config.statistics.confidence:g} % intervals over {n:,} images, {trained}"
 
 
-def _controls(cells: _Cells, robustness: _Cells, config: Config) -> str:
-    """What of Sec. 3.2's gain its descent is, by the controls of Table 5 or, without its default there, of Table 1."""
-    row, swept = f"T_f = {config.entropy.solver_steps}", vocabulary.SWEEP_MODEL
-    if config.entropy_sweep.points != "all":
-        cells = {}  # its few points are the strongest against the whole defence: they bound controls more loosely
-    shown = [cells.get((row, name)) for name in (f"R = {config.entropy.input_steps}", "R = 0", "restart only")]
-    if shown[0] is None:
-        controls: tuple[DefenceName, ...] = ("entropy", "entropy_zero_steps", "entropy_restart_only")
-        shown = [robustness.get((Decision(swept, defence).row, PGD)) for defence in controls]
-    known = [cell for cell in shown if cell is not None and cell.here is not None]
-    if len(known) < len(shown):
+def _entropy_reduction(cells: Cells, config: Config) -> str:
+    """Sec. 3.2, each decision against the same weights at the same state without its descent."""
+    found = [
+        Comparison(table1.controlled(one).row, gain)
+        for one in controls(config)
+        if one.defence == ZERO_STEPS.name
+        and (gain := cells.get((one.row, OVER_CONTROL))) is not None
+        and gain.here is not None
+    ]
+    blind = "the attacks do not know the descent, which flatters it"
+    if found:
+        return (
+            "Sec. 3.2 (lowering the entropy at test time), against its own control, the same weights at the same state "
+            f"with no descent (R = 0): {_listed(found)}; {blind}."
+        )
+    return _without_controls(cells, blind)
+
+
+def _without_controls(cells: Cells, blind: str) -> str:
+    """Sec. 3.2 alone against the baseline, where no control was scored."""
+    found = [
+        Comparison(one.framework, gain)
+        for one in paper_decisions("pgd_at", "trades")
+        if one.method == f"+ {ENTROPY.label}"
+        and (gain := cells.get((one.row, GAIN))) is not None
+        and gain.here is not None
+    ]
+    if not found:
         return ""
-    full, without, restart = known
-    _, _, paired = full.note.partition("minus R = 0: ")
-    beside = f", the defence having {paired} more (paired interval)" if paired else ""
     return (
-        f"What the descent of Sec. 3.2 itself does, with the weights of {Decision(swept, 'plain').row}: "
-        f"{_value(full, config)} with it; {_value(without, config)} without descent (R = 0){beside}; restarting the "
-        f"solver alone gives {_value(restart, config)}. {_against(full, restart)}"
+        f"Sec. 3.2 (lowering the entropy at test time), against the baseline: {_listed(found)}; its controls were not "
+        f"scored (entropy.controls: false), and {blind}."
     )
 
 
-def _against(full: Cell, restart: Cell) -> str:
-    if full.low is None or full.high is None or restart.low is None or restart.high is None:
+def _listed(found: Sequence[Comparison]) -> str:
+    """The comparisons by what they come to: gains first, each with its name, points and interval."""
+    kinds: tuple[Outcome, ...] = ("helps", "hurts", "open for")
+    groups = {kind: [one for one in found if one.outcome == kind] for kind in kinds}
+    return "; ".join(
+        f"{kind} {' and '.join(f'{one.name}, {points(one.gain)}' for one in group)}"
+        for kind, group in groups.items()
+        if group
+    )
+
+
+def _most_robust(cells: Cells, config: Config) -> str:
+    """The highest of the paper's decisions, beside its own control, and what withstands everything."""
+    if not any((one.row, PGD) in cells for one in paper_decisions("pgd_at", "trades")):
         return ""
-    if full.low > restart.high:
-        return "The defence lies above its restarts alone."
-    if full.high < restart.low:
-        return "Its restarts alone do better than the whole defence."
-    return "The intervals of the defence and of its restarts alone overlap: what the descent adds to them is open."
+    best = table1.most_robust(cells)
+    return (
+        f"Most robust here is {best.row}: right on {_value(cells[best.row, PGD])} of {config.evaluation.images:,} test "
+        f"images under the strongest of {len(gridpoints.grid_points(config))} attacks{_beside(best, cells)}"
+        f"{_per_image(best, cells)}; it was picked on these images, which flatters it a little."
+    )
 
 
-def _through_the_defence(cells: _Cells) -> str:
-    """What seeing Sec. 3.2 does to attacks on the defended decisions of the model that they were crafted on."""
-    own = [one.row for one in paper_decisions("trades") if one.defence == "entropy"]
+def _beside(best: Decision, cells: Cells) -> str:
+    """What the best decision is more than: its own control, where it has Sec. 3.2, otherwise its baseline."""
+    control = replace(best, defence=ZERO_STEPS.name)
+    alone = cells.get((control.row, PGD))
+    if best.defence == ENTROPY.name and alone is not None and alone.here is not None:
+        return f", its own control without descent (R = 0) on {_value(alone)}"
+    baseline = cells.get((f"{best.framework} baseline", PGD))
+    if best.method == "baseline":
+        return ", adversarial training alone"
+    return "" if baseline is None or baseline.here is None else f", {best.framework} baseline on {_value(baseline)}"
+
+
+def _per_image(best: Decision, cells: Cells) -> str:
+    """The stricter figure: what is right under all attacks, image by image."""
+    for column, what in ((ALL_PER_IMAGE, "the grid and AutoAttack"), (PER_IMAGE, "the grid")):
+        cell = cells.get((best.row, column))
+        if cell is not None and cell.here is not None:
+            return f"; image by image it withstands every attack of {what} on {_value(cell)}"
+    return ""
+
+
+def _through_the_defence(cells: Cells) -> str:
+    """Whether seeing Sec. 3.2 makes attacks on it stronger."""
+    own = [one.row for one in paper_decisions("trades") if one.defence == ENTROPY.name]
     effects = {row: cells.get((row, f"from {row}, in the loop minus blind")) for row in own}
     known = {row: cell for row, cell in effects.items() if cell is not None and cell.here is not None}
     if not known:
         return ""
-    listed = "; ".join(f"{row} {_points(cell)}" for row, cell in known.items())
-    return (
-        f"Attacks that run through Sec. 3.2, minus the same points crafted blind (Table 3, second block): {listed}. "
-        f"{_stronger(list(known.values()))}"
+    lower = [row for row, cell in known.items() if cell.high is not None and cell.high < 0]
+    verdict = (
+        f"are stronger for {' and '.join(lower)}, so blind numbers flatter Sec. 3.2"
+        if lower
+        else "are not shown to be stronger, at a few points where the blind attack does best"
     )
+    listed = "; ".join(f"{row} {points(cell)}" for row, cell in known.items())
+    return f"Attacks that run through Sec. 3.2 {verdict}: they leave, against the same attacks crafted blind, {listed}."
 
 
-def _stronger(effects: list[Cell]) -> str:
-    lower = sum(cell.high is not None and cell.high < 0 for cell in effects)
-    if lower:
-        return f"For {lower} of {len(effects)} seeing the defence makes attacks stronger: blind numbers flatter it."
-    return (
-        "No interval lies below 0: these few points do not show that seeing the defence makes attacks stronger. They "
-        "are those where the blind attack does best on these images, which favours it."
-    )
-
-
-def _attacks(cells: _Cells, config: Config) -> str:
-    rows = [one.row for one in paper_decisions("pgd_at", "trades")]
-    differences = sorted(cells[row, DIFF].here or 0.0 for row in rows)
-    shown = sum((cells[row, DIFF].low or 0.0) > 0 for row in rows)
+def _attacks(cells: Cells, config: Config) -> str:
+    """Whether intermediate states make attacks stronger."""
+    found = [
+        cell
+        for one in paper_decisions("pgd_at", "trades")
+        if (cell := cells.get((one.row, DIFF))) and cell.low is not None
+    ]
+    if not found:
+        return ""
+    differences = sorted(cell.here or 0.0 for cell in found)
+    shown = sum((cell.low or 0.0) > 0 for cell in found)
     return (
         f"Attacks on intermediate states leave {differences[0]:.1f} to {differences[-1]:.1f} points less than the "
-        f"ready-made attack on the final state (Table 2); for {shown} of {len(rows)} decisions the interval excludes 0."
+        f"ready-made attack on the final state; for {shown} of {len(found)} decisions the interval excludes 0."
     )
 
 
-def _per_image(cells: _Cells) -> str:
-    """The honest figure beside the paper's."""
-    best = table1.most_robust(cells)
-    union, alone = cells.get((best.row, ALL_PER_IMAGE)), cells.get((best.row, PER_IMAGE))
-    if union is not None and union.here is not None:
-        what, number, theirs = "PGD of the grid and AutoAttack together", union.here, _here(cells, best.row, ALL)
-    elif alone is not None and alone.here is not None:
-        what, number, theirs = "all attacks of the grid together", alone.here, _here(cells, best.row, PGD)
-    else:
-        return ""
-    return (
-        f"The honest figure: image by image, {best.row} withstands {what} on {number:.1f} % of the images; the paper's "
-        f"figure, the minimum over attacks of mean accuracies, is {theirs:.1f} %, the more lenient of the two."
-    )
-
-
-def _cost(cells: _Cells, config: Config) -> str:
-    """How many times as long an image takes with Sec. 3.2."""
-    row, steps = f"T_f = {config.entropy.solver_steps}", config.entropy.input_steps
-    cost = cells.get((row, f"R = 0 over R = {steps}"))
-    if cost is None or cost.here is None:
-        return ""
-    ends = (
-        f" ({cost.low:.3g} to {cost.high:.3g} over repeats)" if cost.low is not None and cost.high is not None else ""
-    )
-    theirs = f"; in the paper {cost.paper:.3g} times, on other hardware" if cost.paper else ""
-    return (
-        f"Its price: with Sec. 3.2 ({row}, R = {steps}) inference takes {cost.here:.3g} times as long as without"
-        f"{ends}{theirs} (Table 10)."
-    )
-
-
-def _others(cells: _Cells, config: Config) -> str:
-    attack = f"PGD-{config.attack.pgd.steps}"
-    trunk = cells[TRUNK.row, table1.final_column(config)]
-    networks = _networks(config)
-    listed = "; ".join(
-        f"{name} {' and '.join(_network(one, cells) for one in decisions)}" for name, decisions in networks.items()
-    )
-    return (
-        f"For comparison, under {attack} alone: the pretrained trunk, never trained against attacks, keeps "
-        f"{_value(trunk, config)}; {listed}. One attack is less than a grid of them: compare with FINAL in "
-        f"Table 2 rather than with the minimum.{_under_both(cells, networks)}"
-    )
-
-
-def _networks(config: Config) -> dict[str, list[Decision]]:
-    """The networks without states, by what tables call them."""
-    grouped: dict[str, list[Decision]] = {}
-    for model in vocabulary.FEEDFORWARD:
-        grouped.setdefault(conditions.architecture(config, model), []).append(Decision(model, "plain"))
-    return grouped
-
-
-def _under_both(cells: _Cells, networks: Mapping[str, Sequence[Decision]]) -> str:
-    """ALL of these networks, where AutoAttack has the budget that DEQs meet."""
-    listed = []
-    for name, decisions in networks.items():
-        known = [(one, cells.get((one.row, ALL))) for one in decisions]
-        kept = [f"{show(cell).value} % ({one.framework})" for one, cell in known if cell and cell.here is not None]
-        listed += [f"{name} keeps {' and '.join(kept)}"] if kept else []
-    return f" With AutoAttack, of the same budget as for DEQs, {'; '.join(listed)}." if listed else ""
-
-
-def _network(decision: Decision, cells: _Cells) -> str:
-    return f"{show(cells[decision.row, PGD]).value} % ({decision.framework})"
-
-
-def _value(cell: Cell, config: Config) -> str:
+def _value(cell: Cell) -> str:
     shown = show(cell)
-    return f"{shown.value} % ({100 * config.statistics.confidence:g} % interval {shown.interval})"
+    return f"{shown.value} % ({shown.interval})" if shown.interval else f"{shown.value} %"
 
 
-def _points(gain: Cell) -> str:
+def points(gain: Cell) -> str:
+    """A paired difference as text: points, interval, and lowest to highest over seeds where there are several."""
     shown = show(gain, signed=True)
-    return f"{shown.value} points (paired interval {shown.interval})"
+    inside = "; ".join(part for part in (shown.interval, f"seeds {shown.spread}" if shown.spread else "") if part)
+    return f"{shown.value} points ({inside})" if inside else f"{shown.value} points"

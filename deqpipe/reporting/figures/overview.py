@@ -1,0 +1,208 @@
+"""The picture at the top: every decision of Table 1, clean and under attack, with intervals and the paper's numbers."""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from deqpipe.analysis.decision import Decision, all_decisions
+from deqpipe.config import Config
+from deqpipe.reporting import conditions
+from deqpipe.reporting.cells import Cell, Table, show
+from deqpipe.reporting.figures import plotting
+from deqpipe.reporting.tables.table1 import AA, ALL_PER_IMAGE, CLEAN, PGD
+from deqpipe.results import records
+from deqpipe.workflow import vocabulary
+from deqpipe.workflow.defences import ENTROPY, ZERO_STEPS
+
+NAME = "overview"
+ENDINGS = (".png", ".svg")
+Cells = Mapping[tuple[str, str], Cell]
+
+
+@dataclass(frozen=True)
+class Theme:
+    """The colours of everything that is no series: ground, text, lines of the grid."""
+
+    ground: str
+    ink: str
+    soft: str
+    lines: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """One kind of mark: which column of Table 1, what it is called, and how it looks (on white, on black)."""
+
+    column: str
+    label: str
+    colours: tuple[str, str]
+    marker: str
+
+
+LIGHT = Theme(ground="#ffffff", ink="#1c1e21", soft="#5b6169", lines="#dddddd")
+DARK = Theme(ground="#15171a", ink="#e7e9ec", soft="#a3aab4", lines="#343940")
+SERIES = (
+    Series(CLEAN, "clean images", ("#6b7077", "#a3aab4"), "o"),
+    Series(PGD, "strongest attack of the grid (the paper's figure)", (plotting.BLUE, plotting.SKY), "s"),
+    Series(AA, "AutoAttack", ("#b77c00", plotting.ORANGE), "^"),
+    Series(ALL_PER_IMAGE, "all attacks together, per image", (plotting.VERMILION, "#ff8a4c"), "D"),
+)
+_CONTROL = "own control of Sec. 3.2 (R = 0), strongest attack"
+_STEP = 0.2  # rows stand 1 apart: so far apart stand the marks of one row
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The picture's words: caption, and what it shows for those who cannot see it."""
+
+    caption: str
+    alt: str
+
+
+def write(table: Table, config: Config, stem: Path) -> Overview:
+    """Write the picture of Table 1 as png and svg; its words."""
+    cells = {(cell.row, cell.column): cell for cell in table.cells}
+    with plotting.style():
+        figure = draw(cells, config, LIGHT)
+        with records.atomic(stem.with_suffix(".png")) as temporary:
+            figure.savefig(temporary, format="png", metadata={"Software": None})
+    records.write_text(stem.with_suffix(".svg"), svg(cells, config, LIGHT))
+    return Overview(_caption(cells, config), _alt(cells, config))
+
+
+def svg(cells: Cells, config: Config, theme: Theme) -> str:
+    """The picture as svg, the same whenever it is drawn."""
+    text = io.StringIO()
+    with plotting.style(), matplotlib.style.context({"svg.hashsalt": NAME}):
+        draw(cells, config, theme).savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return text.getvalue()
+
+
+def draw(cells: Cells, config: Config, theme: Theme) -> Figure:
+    """One row for each decision, one mark for each series that has a number; hollow ones are the paper's."""
+    rows = list(_rows(cells, config))
+    figure = Figure(figsize=(6.4, 1.25 + 0.45 * (len(rows) + 1)), layout="constrained", facecolor=theme.ground)
+    axes = figure.add_subplot(facecolor=theme.ground)
+    dark = theme == DARK
+    for place, (decision, _) in enumerate(rows):
+        _marks(axes, decision, cells, place=_place(rows, place), dark=dark, theme=theme)
+    _frame(axes, rows, theme)
+    figure.legend(
+        handles=_key(cells, dark=dark, theme=theme), loc="outside upper center", ncols=2, frameon=False,
+        labelcolor=theme.ink, columnspacing=1.2, handletextpad=0.5,
+    )  # fmt: skip
+    return figure
+
+
+def _rows(cells: Cells, config: Config) -> Iterator[tuple[Decision, str]]:
+    """The decisions with numbers, framework by framework, and what they are called."""
+    for framework in vocabulary.FRAMEWORKS:
+        networks = [
+            Decision(model, "plain")
+            for model in vocabulary.FEEDFORWARD
+            if vocabulary.MODELS[model].framework == framework
+        ]
+        for one in (*networks, *all_decisions(framework)):
+            if any((one.row, series.column) in cells for series in SERIES):
+                network = vocabulary.MODELS[one.model].architecture.method
+                yield one, conditions.architecture(config, one.model) if network else one.method
+
+
+def _place(rows: Sequence[tuple[Decision, str]], number: int) -> float:
+    """From the top, with some air between frameworks."""
+    before = [decision.framework for decision, _ in rows[: number + 1]]
+    return number + 0.75 * (len(dict.fromkeys(before)) - 1)
+
+
+def _marks(axes: Axes, decision: Decision, cells: Cells, *, place: float, dark: bool, theme: Theme) -> None:
+    for number, series in enumerate(SERIES):
+        cell, height = cells.get((decision.row, series.column)), place + _STEP * (number - (len(SERIES) - 1) / 2)
+        if cell is None:
+            continue
+        colour = series.colours[dark]
+        if cell.low is not None and cell.high is not None:
+            axes.plot([cell.low, cell.high], [height] * 2, color=colour, linewidth=1.6, alpha=0.55, zorder=2)
+        if cell.here is not None:
+            axes.plot([cell.here], [height], color=colour, marker=series.marker, markersize=5.2, zorder=4)
+        if cell.paper is not None:
+            axes.plot(
+                [cell.paper], [height], color=colour, marker=series.marker, markersize=5.2, markerfacecolor="none",
+                markeredgewidth=0.9, linestyle="none", zorder=5,
+            )  # fmt: skip
+        control = cells.get((Decision(decision.model, ZERO_STEPS.name).row, series.column))
+        if decision.defence == ENTROPY.name and series.column == PGD and control and control.here is not None:
+            axes.plot(
+                [control.here], [height], color=theme.ink, marker="|", markersize=10, markeredgewidth=1.6, zorder=5
+            )
+
+
+def _frame(axes: Axes, rows: Sequence[tuple[Decision, str]], theme: Theme) -> None:
+    """Names on the left, framework above its rows, per cent below."""
+    places = [_place(rows, number) for number in range(len(rows))]
+    axes.set_yticks(places, [name for _, name in rows])
+    axes.set_ylim(places[-1] + 0.6, -1.1)
+    for number, (decision, _) in enumerate(rows):
+        if number == 0 or decision.framework != rows[number - 1][0].framework:
+            axes.text(
+                0,
+                places[number] - 0.56,
+                decision.framework,
+                fontweight="bold",
+                color=theme.ink,
+                va="bottom",
+                fontsize=9,
+            )
+    axes.set_xlim(-2, 102)
+    axes.set_xlabel("right answers (%)", color=theme.ink)
+    axes.tick_params(colors=theme.ink, length=0)
+    axes.grid(axis="x", color=theme.lines)
+    axes.grid(visible=False, axis="y")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _key(cells: Cells, *, dark: bool, theme: Theme) -> list[Line2D]:
+    """What the marks mean; only those that there are."""
+    columns = {column for (_, column), cell in cells.items() if cell.here is not None}
+    handles = [
+        Line2D([], [], color=one.colours[dark], marker=one.marker, label=one.label, linestyle="none", markersize=5.2)
+        for one in SERIES
+        if one.column in columns
+    ]
+    if any(row == Decision(model, ZERO_STEPS.name).row for model in vocabulary.DEQS for row, _ in cells):
+        handles.append(
+            Line2D(
+                [], [], color=theme.ink, marker="|", label=_CONTROL, linestyle="none", markersize=9, markeredgewidth=1.6
+            )
+        )
+    hollow = Line2D(
+        [], [], color=theme.soft, marker="s", markerfacecolor="none", label="hollow: the paper's number",
+        linestyle="none", markersize=5.2,
+    )  # fmt: skip
+    return [*handles, hollow]
+
+
+def _caption(cells: Cells, config: Config) -> str:
+    context = "" if conditions.comparable(config) else ", of another experiment than this one,"
+    return (
+        f"Right answers on {config.evaluation.images:,} images of {conditions.data(config)}, with "
+        f"{100 * config.statistics.confidence:g} % intervals. Square: the lowest mean accuracy over the attacks of the "
+        "grid, which is what the paper gives (ResNets: one attack). Diamond: an image counts only if it withstands "
+        f"every attack, the stricter figure. Hollow: the paper's numbers{context} as context. All numbers stand in "
+        "Table 1."
+    )
+
+
+def _alt(cells: Cells, config: Config) -> str:
+    said = [
+        f"{decision.row} {show(clean).value} clean, {show(worst).value} under the strongest attack"
+        for decision, _ in _rows(cells, config)
+        if (clean := cells.get((decision.row, CLEAN))) and (worst := cells.get((decision.row, PGD)))
+    ]
+    return f"Dot plot of right answers in per cent, one row for each trained model and defence: {'; '.join(said)}."
