@@ -49,11 +49,11 @@ LIGHT = Theme(ground="#ffffff", ink="#1c1e21", soft="#5b6169", lines="#dddddd")
 DARK = Theme(ground="#15171a", ink="#e7e9ec", soft="#a3aab4", lines="#343940")
 SERIES = (
     Series(CLEAN, "clean images", ("#6b7077", "#a3aab4"), "o"),
-    Series(PGD, "strongest attack of the grid (the paper's figure)", (plotting.BLUE, plotting.SKY), "s"),
+    Series(PGD, "strongest attack of the grid", (plotting.BLUE, plotting.SKY), "s"),
     Series(AA, "AutoAttack", ("#b77c00", plotting.ORANGE), "^"),
-    Series(ALL_PER_IMAGE, "all attacks together, per image", (plotting.VERMILION, "#ff8a4c"), "D"),
+    Series(ALL_PER_IMAGE, "all attacks, per image", (plotting.VERMILION, "#ff8a4c"), "D"),
 )
-_CONTROL = "own control of Sec. 3.2 (R = 0), strongest attack"
+_CONTROL = "own control, R = 0"
 _STEP = 0.2  # rows stand 1 apart: so far apart stand the marks of one row
 
 
@@ -87,7 +87,7 @@ def svg(cells: Cells, config: Config, theme: Theme) -> str:
 def draw(cells: Cells, config: Config, theme: Theme) -> Figure:
     """One row for each decision, one mark for each series that has a number; hollow ones are the paper's."""
     rows = list(_rows(cells, config))
-    figure = Figure(figsize=(6.4, 1.25 + 0.45 * (len(rows) + 1)), layout="constrained", facecolor=theme.ground)
+    figure = Figure(figsize=(5.2, 1.25 + 0.45 * (len(rows) + 1)), layout="constrained", facecolor=theme.ground)
     axes = figure.add_subplot(facecolor=theme.ground)
     dark = theme == DARK
     for place, (decision, _) in enumerate(rows):
@@ -175,28 +175,37 @@ def _key(cells: Cells, *, dark: bool, theme: Theme) -> list[Line2D]:
         for one in SERIES
         if one.column in columns
     ]
-    if any(row == Decision(model, ZERO_STEPS.name).row for model in vocabulary.DEQS for row, _ in cells):
+    if _controlled(cells):
         handles.append(
             Line2D(
                 [], [], color=theme.ink, marker="|", label=_CONTROL, linestyle="none", markersize=9, markeredgewidth=1.6
             )
         )
     hollow = Line2D(
-        [], [], color=theme.soft, marker="s", markerfacecolor="none", label="hollow: the paper's number",
+        [], [], color=theme.soft, marker="s", markerfacecolor="none", label="hollow: the paper",
         linestyle="none", markersize=5.2,
     )  # fmt: skip
     return [*handles, hollow]
 
 
+def _controlled(cells: Cells) -> bool:
+    """Whether there are controls of Sec. 3.2."""
+    return any((Decision(model, ZERO_STEPS.name).row, PGD) in cells for model in vocabulary.DEQS)
+
+
 def _caption(cells: Cells, config: Config) -> str:
-    context = "" if conditions.comparable(config) else ", of another experiment than this one,"
-    return (
-        f"Right answers on {config.evaluation.images:,} images of {conditions.data(config)}, with "
-        f"{100 * config.statistics.confidence:g} % intervals. Square: the lowest mean accuracy over the attacks of the "
-        "grid, which is what the paper gives (ResNets: one attack). Diamond: an image counts only if it withstands "
-        f"every attack, the stricter figure. Hollow: the paper's numbers{context} as context. All numbers stand in "
-        "Table 1."
+    context = "" if conditions.comparable(config) else ", of another experiment than this one, as context"
+    union = any(column == ALL_PER_IMAGE for _, column in cells)
+    said = (
+        f"Right answers on {config.evaluation.images:,} test images of {conditions.data(config)}, with "
+        f"{100 * config.statistics.confidence:g} % intervals.",
+        "Square: the lowest mean accuracy over the attacks of the grid, as the paper counts (ResNets: one attack).",
+        "Diamond: an image counts only if it withstands every attack, the stricter figure." if union else "",
+        "Bar: the same weights at the same state without Sec. 3.2's descent." if _controlled(cells) else "",
+        f"Hollow: the paper's numbers{context}.",
+        "All numbers stand in Table 1.",
     )
+    return " ".join(filter(None, said))
 
 
 def _alt(cells: Cells, config: Config) -> str:

@@ -60,7 +60,7 @@ class Claim:
         name: of the table or figure.
         paper: the claim.
         verdict: on it.
-        here: the count of comparisons, with the names of those that are not like the most.
+        here: how many comparisons show it, by name where they are few.
         compared: what the comparisons are, all by name, and what else must be known.
     """
 
@@ -93,20 +93,24 @@ def _verdict(signs: Sequence[Sign]) -> Verdict:
 
 
 def _counted(signs: Mapping[str, Sign], *, absent: int) -> str:
-    """How many show what; by name where they are few and not all of them."""
+    """How many of the comparisons show what, by name where they are few; the others are open."""
     if not signs:
         return "Numbers or their intervals are absent."
-    said = [
-        f"{len(names)} {words}{_by_name(names, len(signs))}"
-        for sign, words in _SAID.items()
-        if (names := [what for what, one in signs.items() if one == sign])
-    ]
+    shown, opposite = ([what for what, one in signs.items() if one == sign] for sign in (1, -1))
+    said = [f"{len(shown)} of {len(signs)} show it{_by_name(shown, signs)}"]
+    said += [f"{len(opposite)} the opposite{_by_name(opposite, signs)}"] if opposite else []
     said += [f"{absent} absent"] if absent else []
-    return f"Of {len(signs)}: {', '.join(said)}."
+    return f"{', '.join(said)}."
 
 
-def _by_name(names: Sequence[str], of: int) -> str:
-    return f" ({'; '.join(names)})" if len(names) < of and len(names) <= _FEW else ""
+def _by_name(names: Sequence[str], every: Mapping[str, Sign]) -> str:
+    """Those that are meant, or those that are not, whichever can be read in passing."""
+    others = [name for name in every if name not in names]
+    if not names or not others:
+        return ""
+    if len(names) <= _FEW:
+        return f" ({'; '.join(names)})"
+    return f" (all but {'; '.join(others)})" if len(others) <= _FEW else ""
 
 
 def _named(signs: Mapping[str, Sign]) -> str:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SHOWN, _WORDS = 3, 60
-"""How many notes are shown unfolded, and how long they may be: lists of numbers for each decision are not."""
+SHOWN, WORDS = 3, 60
+"""How many notes are shown unfolded, and how many words of them: long lists of numbers are not."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,10 @@ def told(parts: Sequence[tuple[Sequence[str], Sequence[str]]], shared: Sequence[
 
 
 def _divided(notes: Sequence[str], own: set[str]) -> Remarks:
-    """The first short notes, and the others."""
-    short = [note for note in notes if note in own and len(note.split()) <= _WORDS][:SHOWN]
-    return Remarks(tuple(short), tuple(note for note in notes if note not in short))
+    """The first notes that there is room for, and the others."""
+    shown: list[str] = []
+    for note in notes:
+        length = sum(len(one.split()) for one in (*shown, note))
+        if note in own and len(shown) < SHOWN and length <= WORDS:
+            shown.append(note)
+    return Remarks(tuple(shown), tuple(note for note in notes if note not in shown))

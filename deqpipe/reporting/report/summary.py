@@ -19,7 +19,7 @@ from deqpipe.workflow.defences import ENTROPY, PLAIN, ZERO_STEPS
 
 Cells: TypeAlias = Mapping[tuple[str, str], Cell]
 """Of one table, by row and column."""
-Outcome: TypeAlias = Literal["helps", "hurts", "open for"]
+Outcome: TypeAlias = Literal["helps", "hurts", "is open for"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Comparison:
     def outcome(self) -> Outcome:
         """What the interval leaves of it: the sign that it excludes the opposite of, or nothing."""
         low, high = self.gain.low, self.gain.high
-        return "helps" if low is not None and low > 0 else "hurts" if high is not None and high < 0 else "open for"
+        return "helps" if low is not None and low > 0 else "hurts" if high is not None and high < 0 else "is open for"
 
 
 def sentences(written: Mapping[int, Table], config: Config) -> tuple[str, ...]:
@@ -68,7 +68,7 @@ def _random_states(cells: Cells, config: Config) -> str:
     ]
     if not found:
         return ""
-    return f"Sec. 3.3 (training on random states), against the baseline: {_listed(found)}; {_how_sure(found, config)}."
+    return f"Sec. 3.3, training on random states: against the baseline it {_listed(found)}; {_how_sure(found, config)}."
 
 
 def _how_sure(found: Sequence[Comparison], config: Config) -> str:
@@ -90,8 +90,8 @@ def _entropy_reduction(cells: Cells, config: Config) -> str:
     blind = "the attacks do not know the descent, which flatters it"
     if found:
         return (
-            "Sec. 3.2 (lowering the entropy at test time), against its own control, the same weights at the same state "
-            f"with no descent (R = 0): {_listed(found)}; {blind}."
+            "Sec. 3.2, lowering the entropy at test time: against its own control (the same weights at the same state "
+            f"without descent, R = 0) it {_listed(found)}; {blind}."
         )
     return _without_controls(cells, blind)
 
@@ -108,14 +108,14 @@ def _without_controls(cells: Cells, blind: str) -> str:
     if not found:
         return ""
     return (
-        f"Sec. 3.2 (lowering the entropy at test time), against the baseline: {_listed(found)}; its controls were not "
+        f"Sec. 3.2, lowering the entropy at test time: against the baseline it {_listed(found)}; its controls were not "
         f"scored (entropy.controls: false), and {blind}."
     )
 
 
 def _listed(found: Sequence[Comparison]) -> str:
     """The comparisons by what they come to: gains first, each with its name, points and interval."""
-    kinds: tuple[Outcome, ...] = ("helps", "hurts", "open for")
+    kinds: tuple[Outcome, ...] = ("helps", "hurts", "is open for")
     groups = {kind: [one for one in found if one.outcome == kind] for kind in kinds}
     return "; ".join(
         f"{kind} {' and '.join(f'{one.name}, {points(one.gain)}' for one in group)}"
@@ -130,7 +130,7 @@ def _most_robust(cells: Cells, config: Config) -> str:
         return ""
     best = table1.most_robust(cells)
     return (
-        f"Most robust here is {best.row}: right on {_value(cells[best.row, PGD])} of {config.evaluation.images:,} test "
+        f"Most robust here: {best.row}, right on {_value(cells[best.row, PGD])} of {config.evaluation.images:,} test "
         f"images under the strongest of {len(gridpoints.grid_points(config))} attacks{_beside(best, cells)}"
         f"{_per_image(best, cells)}; it was picked on these images, which flatters it a little."
     )
@@ -166,28 +166,30 @@ def _through_the_defence(cells: Cells) -> str:
         return ""
     lower = [row for row, cell in known.items() if cell.high is not None and cell.high < 0]
     verdict = (
-        f"are stronger for {' and '.join(lower)}, so blind numbers flatter Sec. 3.2"
+        f"stronger than blind ones for {' and '.join(lower)}, so blind numbers flatter Sec. 3.2"
         if lower
-        else "are not shown to be stronger, at a few points where the blind attack does best"
+        else "not shown to be stronger than blind ones, at a few points where those do best"
     )
     listed = "; ".join(f"{row} {points(cell)}" for row, cell in known.items())
-    return f"Attacks that run through Sec. 3.2 {verdict}: they leave, against the same attacks crafted blind, {listed}."
+    return f"Attacks that run through Sec. 3.2: {verdict}; what they leave minus what those leave is {listed}."
 
 
 def _attacks(cells: Cells, config: Config) -> str:
     """Whether intermediate states make attacks stronger."""
-    found = [
-        cell
+    found = {
+        one.row: cell
         for one in paper_decisions("pgd_at", "trades")
-        if (cell := cells.get((one.row, DIFF))) and cell.low is not None
-    ]
+        if (cell := cells.get((one.row, DIFF))) is not None and cell.low is not None
+    }
     if not found:
         return ""
-    differences = sorted(cell.here or 0.0 for cell in found)
-    shown = sum((cell.low or 0.0) > 0 for cell in found)
+    differences = sorted(cell.here or 0.0 for cell in found.values())
+    shown = [row for row, cell in found.items() if (cell.low or 0.0) > 0]
+    named = f" ({'; '.join(shown)})" if 0 < len(shown) < len(found) else ""
     return (
-        f"Attacks on intermediate states leave {differences[0]:.1f} to {differences[-1]:.1f} points less than the "
-        f"ready-made attack on the final state; for {shown} of {len(found)} decisions the interval excludes 0."
+        f"Attacks on intermediate states: they leave {differences[0]:.1f} to {differences[-1]:.1f} points less than "
+        f"the ready-made attack on the final state; for {len(shown)} of {len(found)} decisions the interval excludes "
+        f"0{named}."
     )
 
 
