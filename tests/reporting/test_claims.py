@@ -33,13 +33,27 @@ def config() -> Config:
     ],
 )
 def test_a_claim_is_shown_only_if_every_comparison_shows_it(signs: tuple[Sign | None, ...], verdict: str) -> None:
-    claim = claims.judge("Figure 3 (b)", claims.Evidence("so", signs, "this with that"))
+    named = {f"pair {number}": sign for number, sign in enumerate(signs, start=1)}
+    claim = claims.judge("Figure 3 (b)", claims.Evidence("so", named, "this with that"))
     assert claim.verdict == verdict
     assert claim.anchor == "figure3"
     if signs == (1, -1):
-        assert "1 of 2 show it, 1 the opposite." in claim.here
+        assert claim.here == "1 of 2 show it (pair 1), 1 the opposite (pair 2)."
     if signs == (1, None):
-        assert "1 of 1 show it, 1 more are absent." in claim.here
+        assert claim.here == "1 of 1 show it, 1 absent."
+
+
+@pytest.mark.parametrize(
+    ("shown", "here"),
+    [(0, "0 of 9 show it."), (1, "1 of 9 show it (1)."), (5, "5 of 9 show it."), (8, "8 of 9 show it (all but 9)."),
+     (9, "9 of 9 show it.")],
+)  # fmt: skip
+def test_a_claim_names_the_comparisons_that_show_it_where_they_are_few(shown: int, here: str) -> None:
+    signs: dict[str, Sign | None] = {str(number): 1 if number <= shown else 0 for number in range(1, 10)}
+    claim = claims.judge("Table 1", claims.Evidence("so", signs, "this with that"))
+    assert claim.here == here
+    assert claim.compared.startswith("Compared: this with that.")
+    assert shown == 0 or f"Show it: {'; '.join(map(str, range(1, shown + 1)))}." in claim.compared
 
 
 @pytest.mark.parametrize(
@@ -131,7 +145,7 @@ def test_figures_are_judged_by_their_csv(config: Config) -> None:
     assert {name: claim.verdict for name, claim in found.items()} == {
         "Figure 2": "shown", "Figure 3 (b)": "shown", "Figure 3 (c)": "not comparable", "Figure 4": "open",
     }  # fmt: skip
-    assert "above in 0 of 1 epochs" in found["Figure 4"].here
+    assert "above in 0 of 1 epochs" in found["Figure 4"].compared
 
 
 def test_an_absent_figure_has_a_line_without_a_verdict(config: Config) -> None:
