@@ -411,7 +411,7 @@ STAGES: Mapping[str, Stage] = {
     )
 }  # fmt: skip
 PRODUCTS: Mapping[str, Product] = {
-    "table": Product("table", 5, (*_TOLD, *_PRINTED)),
+    "table": Product("table", 6, (*_TOLD, *_PRINTED)),
     "figure": Product("figure", 5, (*_TOLD, *_DRAWN)),
-    "report": Product("report", 5, (*_TOLD, *_PRINTED, *_DRAWN, "reporting.report")),
+    "report": Product("report", 6, (*_TOLD, *_PRINTED, *_DRAWN, "reporting.report")),
 }

@@ -105,6 +105,8 @@ def table1(results: Path, *, seed: int, pgd_steps: int, mode: str = "standard") 
     for row, minimum in minima.items():
         if not row.endswith("baseline") and "control" not in row:
             values[row, "PGD gain"] = minimum - minima[f"{row.split()[0]} baseline"]
+        if "control" in row:
+            values[row, "method's gain"] = minima[row.partition(", control")[0]] - minimum
     for framework, name in FRAMEWORKS.items():
         row = f"{name} ResNet"
         values[row, "Clean"], values[row, "PGD"] = single(results, f"resnet18_{framework}", seed=seed)

@@ -107,6 +107,7 @@ def table1(results: Path, config: Mapping[str, Any], seed: int) -> Values:
             if defence == "entropy" and config["entropy"]["controls"]:
                 for control, decision in CONTROLS.items():
                     row = weak(results, config, seed, model, decision)
+                    row["method's gain"] = values[name, "PGD"] - row["PGD"]
                     add(values, f"{name}, control: {control}", row)
     trunk = {"Clean": clean(results, config, seed, "deq_pretrain", "plain", FINAL)}
     attacked = answers(read(results, "pgd", "deq_pretrain", seed), FINAL, images=config["evaluation"]["images"])

@@ -20,7 +20,7 @@ from deqpipe.reporting.cells import Table
 from deqpipe.reporting.figures import figures
 from deqpipe.reporting.pages import page
 from deqpipe.reporting.report import report
-from deqpipe.reporting.tables import tables
+from deqpipe.reporting.tables import table1, tables
 from deqpipe.results import history, weights
 from deqpipe.workflow import products, vocabulary
 from tests.analysis import test_race
@@ -267,3 +267,56 @@ def test_a_report_without_its_tables_or_figures_is_refused(results: Path, config
 
 def everything(written: Path) -> dict[int, Table]:
     return {number: tables.read(written / "tables" / f"table{number}.json").table for number in products.TABLES}
+
+
+def visible(html: str) -> list[str]:
+    """The words that are read without unfolding anything: what holds two letters."""
+    page = re.sub(r"<(style|title)>.*?</\1>|<nav.*?</nav>", " ", html, flags=re.DOTALL)
+    for _ in range(3):
+        page = re.sub(r"<details(?:(?!<details).)*?</details>", " ", page, flags=re.DOTALL)
+    return re.findall(r"[A-Za-z]{2,}", re.sub(r"<[^>]*>", " ", page))
+
+
+def test_the_page_is_short_until_it_is_unfolded(html: str) -> None:
+    """It was 13,000 words."""
+    assert len(visible(html)) < 3000
+
+
+def test_no_paragraph_stands_twice(html: str) -> None:
+    """One stood fifteen times."""
+    items = [text for text in re.findall(r"<li>(.*?)</li>", html, flags=re.DOTALL) if len(text.split()) > 8]
+    assert len(items) == len(set(items))
+
+
+def test_at_most_three_notes_stand_unfolded_below_a_table(html: str) -> None:
+    lists = re.findall(r'<ul class="notes">.*?</ul>', html, flags=re.DOTALL)
+    assert lists
+    assert all(one.count("<li>") <= 3 for one in lists)
+    assert re.search(r"<summary>\d+ more notes on Table 1</summary>", html)
+
+
+def test_the_page_begins_with_the_picture_and_the_five_sentences(html: str, config: Config, written: Path) -> None:
+    picture, answers, claims = (html.index(part) for part in ('class="overview"', 'class="answer"', 'id="claims"'))
+    assert html.index("This is not the paper") < picture < answers < claims
+    found = re.search(r'<ul class="answer">(.*?)</ul>', html, flags=re.DOTALL)
+    assert found
+    assert found.group(1).count("<li>") == len(summary.sentences(everything(written), config)) <= 5
+
+
+def test_figures_grow_and_the_contents_lead_everywhere_without_scripts(html: str) -> None:
+    boxes = [a["aria-label"] for tag, a in parse(html).seen if tag == "input"]
+    assert boxes == ["Enlarge the overview", *(f"Enlarge Figure {number}" for number in products.FIGURES)]
+    contents = re.search(r"<nav.*?</nav>", html, flags=re.DOTALL)
+    assert contents
+    assert contents.group().count("<a href") == 5 + len(products.TABLES) + len(products.FIGURES)
+
+
+def test_words_of_the_trade_are_explained(html: str) -> None:
+    assert {"Decision", "Per image", "Gain, open", "Control"} <= set(re.findall(r"<dt>(.*?)</dt>", html))
+    assert "A <dfn>decision</dfn> is a trained model" in html
+
+
+def test_a_network_is_found_in_the_files_though_its_depth_is_another(html: str) -> None:
+    assert "is resnet18_pgd_at and resnet18_trades in file names" in html
+    assert "<code>resnet18_trades</code>" in html
+    assert table1.file_names(fabricate.config({})) == ()

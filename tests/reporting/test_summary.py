@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tests.reporting import fabricate
 
 Numbers = Mapping[tuple[str, str], tuple[float, float, float]]
 """Value and interval, by row and column."""
+NOTHING: Numbers = MappingProxyType({})
 BEST, BASE, DEFENDED = "TRADES + Sec. 3.3", "TRADES baseline", "TRADES + Secs. 3.2 & 3.3"
 CONTROL = f"{DEFENDED}, control: R = 0"
 
@@ -29,7 +31,7 @@ def table(number: int, numbers: Numbers, **more: Any) -> Table:
     return Table(number, "", "", blocks=(), cells=tuple(cells), notes=(), conditions=())
 
 
-def robustness(changes: Numbers = {}) -> dict[tuple[str, str], tuple[float, float, float]]:
+def robustness(changes: Numbers = NOTHING) -> dict[tuple[str, str], tuple[float, float, float]]:
     """A Table 1 in which nothing differs, but for what a test changes."""
     rows = [one.row for one in paper_decisions("pgd_at", "trades")]
     numbers = {(row, column): (50.0, 40.0, 60.0) for row in rows for column in ("Clean", "PGD", "ALL per image")}
@@ -39,7 +41,7 @@ def robustness(changes: Numbers = {}) -> dict[tuple[str, str], tuple[float, floa
     return numbers | dict(changes)
 
 
-def said(config: Config, changes: Numbers = {}, **more: Any) -> tuple[str, ...]:
+def said(config: Config, changes: Numbers = NOTHING, **more: Any) -> tuple[str, ...]:
     return summary.sentences({1: table(1, robustness(changes), **more)}, config)
 
 

@@ -1,0 +1,85 @@
+"""The picture at the top of the report: every number of Table 1 that it promises, the same whenever it is drawn."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from deqpipe.analysis.decision import all_decisions
+from deqpipe.config import Config
+from deqpipe.reporting.cells import Cell, Table
+from deqpipe.reporting.figures import overview, plotting
+from tests.reporting import fabricate
+
+ROWS = ("PGD-AT ResNet", "TRADES ResNet", *(one.row for one in all_decisions("pgd_at", "trades")))
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return fabricate.small()
+
+
+def table(*columns: str, control: float | None = None) -> Table:
+    cells = [Cell(row, column, 50.0, 40.0, 60.0, 24, paper=45.0) for row in ROWS for column in columns]
+    if control is not None:
+        cells.append(Cell("TRADES + Sec. 3.2, control: R = 0", "PGD", control, 10.0, 30.0, 24))
+    return Table(1, "", "", blocks=(), cells=tuple(cells), notes=(), conditions=())
+
+
+def drawn(made: Table, config: Config) -> Figure:
+    with plotting.style():
+        return overview.draw({(cell.row, cell.column): cell for cell in made.cells}, config, overview.LIGHT)
+
+
+def keys(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_every_decision_has_its_marks_intervals_and_hollow_ones(config: Config) -> None:
+    figure = drawn(table("Clean", "PGD", "AA", "ALL per image"), config)
+    (axes,) = figure.axes
+    assert len(axes.get_yticklabels()) == len(ROWS)
+    solid = [line for line in axes.lines if list(line.get_xdata()) == [50.0]]
+    spans = [line for line in axes.lines if list(line.get_xdata()) == [40.0, 60.0]]
+    hollow = [line for line in axes.lines if list(line.get_xdata()) == [45.0]]
+    assert len(solid) == len(spans) == len(hollow) == 4 * len(ROWS)
+    assert {line.get_markerfacecolor() for line in hollow} == {"none"}
+    assert len({line.get_marker() for line in solid}) == 4  # told apart without colours
+
+
+def test_a_defence_stands_beside_its_own_control(config: Config) -> None:
+    figure = drawn(table("PGD", control=20.0), config)
+    (bar,) = [line for line in figure.axes[0].lines if line.get_marker() == "|"]
+    (defended,) = [number for number, text in enumerate(figure.axes[0].get_yticklabels()) if text.get_text() == "+ Sec. 3.2"
+                   and number > len(ROWS) // 2]  # fmt: skip
+    assert list(bar.get_xdata()) == [20.0]
+    assert abs(bar.get_ydata()[0] - figure.axes[0].get_yticks()[defended]) < 0.5
+    assert "own control, R = 0" in keys(figure)
+
+
+def test_what_there_is_not_has_no_key_and_no_words(config: Config, tmp_path: Path) -> None:
+    """With racing there is no answer to all attacks together, without controls no bar."""
+    made = table("Clean", "PGD")
+    assert keys(drawn(made, config)) == ["clean images", "strongest attack of the grid", "hollow: the paper"]
+    words = overview.write(made, config, tmp_path / "overview")
+    assert "Diamond" not in words.caption
+    assert "Bar" not in words.caption
+    assert "TRADES baseline 50.0 clean, 50.0 under the strongest attack" in words.alt
+
+
+def test_the_picture_is_the_same_twice_and_has_another_ground_in_the_dark(config: Config, tmp_path: Path) -> None:
+    made = table("Clean", "PGD")
+    for name in ("one", "two"):
+        overview.write(made, config, tmp_path / name)
+    for ending in overview.ENDINGS:
+        assert (tmp_path / f"one{ending}").read_bytes() == (tmp_path / f"two{ending}").read_bytes()
+    dark = overview.svg({(cell.row, cell.column): cell for cell in made.cells}, config, overview.DARK)
+    assert overview.DARK.ground in dark
+    assert overview.LIGHT.ground not in dark
+
+
+def test_a_number_without_an_interval_is_drawn_all_the_same(config: Config) -> None:
+    made = table("PGD")
+    bare = replace(made, cells=tuple(replace(cell, low=None, high=None) for cell in made.cells))
+    assert len([line for line in drawn(bare, config).axes[0].lines if list(line.get_xdata()) == [50.0]]) == len(ROWS)
