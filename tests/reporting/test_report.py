@@ -19,7 +19,7 @@ from deqpipe.reporting import conditions
 from deqpipe.reporting.cells import Table
 from deqpipe.reporting.figures import figures
 from deqpipe.reporting.pages import page
-from deqpipe.reporting.report import report
+from deqpipe.reporting.report import report, summary
 from deqpipe.reporting.tables import table1, tables
 from deqpipe.results import history, weights
 from deqpipe.workflow import products, vocabulary
@@ -319,4 +319,4 @@ def test_words_of_the_trade_are_explained(html: str) -> None:
 def test_a_network_is_found_in_the_files_though_its_depth_is_another(html: str) -> None:
     assert "is resnet18_pgd_at and resnet18_trades in file names" in html
     assert "<code>resnet18_trades</code>" in html
-    assert table1.file_names(fabricate.config({})) == ()
+    assert table1.file_names(fabricate.small({"resnet": {"layers": [2, 2, 2, 2]}})) == ()
