@@ -72,15 +72,21 @@ def write(table: Table, config: Config, stem: Path) -> Overview:
         figure = draw(cells, config, LIGHT)
         with records.atomic(stem.with_suffix(".png")) as temporary:
             figure.savefig(temporary, format="png", metadata={"Software": None})
-    records.write_text(stem.with_suffix(".svg"), svg(cells, config, LIGHT))
+        drawing = _as_svg(figure)
+    records.write_text(stem.with_suffix(".svg"), drawing)
     return Overview(_caption(cells, config), _alt(cells, config))
 
 
 def svg(cells: Cells, config: Config, theme: Theme) -> str:
     """The picture as svg, the same whenever it is drawn."""
+    with plotting.style():
+        return _as_svg(draw(cells, config, theme))
+
+
+def _as_svg(figure: Figure) -> str:
     text = io.StringIO()
-    with plotting.style(), matplotlib.style.context({"svg.hashsalt": NAME}):
-        draw(cells, config, theme).savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    with matplotlib.style.context({"svg.hashsalt": NAME}):
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return text.getvalue()
 
 
