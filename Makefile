@@ -23,8 +23,7 @@ export OMP_NUM_THREADS ?= 1
 
 demo: $(INSTALLED)
 	@$(BIN)/snakemake --logger deqpipe --configfile config/demo.yaml
-	@$(BIN)/deqpipe show-table 1 --results results/demo
-	@echo "Report: $(CURDIR)/results/demo/report.html"
+	@$(BIN)/deqpipe show-table 1 --results results/demo --closing
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile -m "not slow"
