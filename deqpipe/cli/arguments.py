@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deqpipe.errors import UserError
+from deqpipe.machine import threads
 from deqpipe.workflow import specs
 from deqpipe.workflow.gridpoints import GridPoint
 from deqpipe.workflow.stages import STAGES, Stage, StageName
@@ -52,7 +53,8 @@ def add_job(parser: argparse.ArgumentParser, stage: StageName) -> None:
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """How much of the CPU is used."""
-    parser.add_argument("--threads", type=positive_int, default=1, help="threads of the CPU")
+    text = f"threads of the CPU (default: {threads.VARIABLE}, or 1)"
+    parser.add_argument("--threads", type=positive_int, default=threads.usual(), help=text)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
