@@ -14,7 +14,7 @@ from deqpipe.cluster import check, queue, submission
 from deqpipe.errors import UserError, line
 from deqpipe.machine import faults, hardware
 from deqpipe.results import lock, records, validity
-from deqpipe.workflow import defences, endings, gridpoints, launch, layout, products, shards, specs, stages, vocabulary
+from deqpipe.workflow import defences, endings, expected, gridpoints, launch, layout, products, shards, specs, stages, vocabulary
 
 
 def settings_in_force():
@@ -129,6 +129,13 @@ def hold_results():
     except UserError as error:
         print(f"{endings.PROGRAM}: {line(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def tell_expected():
+    """Tell the progress bar how long jobs take here, where `deqpipe plan` has measured it."""
+    if seconds := expected.seconds_of_rules(CONFIG):
+        told = f"Times of jobs are known from deqpipe plan ({expected.path(CONFIG)})"
+        logger.info(told, extra={expected.EXPECTED: seconds})
 
 
 def keep_logs_of_requeued():

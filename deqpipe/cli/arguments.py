@@ -88,8 +88,10 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
 
 def add_overlays(parser: argparse.ArgumentParser) -> None:
     """Configuration files as Snakemake takes them."""
-    text = "overlay of config.yaml"
-    parser.add_argument("--configfile", type=Path, action="append", default=[], metavar="F", help=text)
+    text = "overlays of config.yaml, later ones over earlier ones"
+    parser.add_argument(
+        "--configfile", "--configfiles", type=Path, action="extend", nargs="+", default=[], metavar="F", help=text
+    )
 
 
 def positive_int(text: str) -> int:
