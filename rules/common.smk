@@ -14,7 +14,19 @@ from deqpipe.cluster import check, queue, submission
 from deqpipe.errors import UserError, line
 from deqpipe.machine import faults, hardware
 from deqpipe.results import lock, records, validity
-from deqpipe.workflow import defences, endings, expected, gridpoints, launch, layout, products, shards, specs, stages, vocabulary
+from deqpipe.workflow import (
+    defences,
+    endings,
+    expected,
+    gridpoints,
+    launch,
+    layout,
+    products,
+    shards,
+    specs,
+    stages,
+    vocabulary,
+)
 
 
 def settings_in_force():
@@ -177,7 +189,7 @@ def ask_cluster():
 @functools.cache
 def mark_of_today():
     """A file that this run has just written, and no run before."""
-    mark = Path(CONFIG.pathvars.state, "made-by-another-spec")
+    mark = Path(CONFIG.pathvars.state, expected.MARK)
     records.write_text(mark, f"{uuid.uuid4()}\n")  # Snakemake takes a file for the same whose content is
     return str(mark)
 

@@ -2,7 +2,8 @@
 
 On a terminal a line that moves; elsewhere a line of text at every tenth of the work. Failures, with the logs of failed
 jobs, and warnings are printed as Snakemake prints them, but for jobs that left early with what they had saved: to
-Snakemake they have failed as well, here they get one line. All else goes to Snakemake's own log file only.
+Snakemake they have failed as well, here they get one line. All else goes to Snakemake's own log file only. A dry run
+ends with one screen: what would run, and why (`dry_run`).
 """
 
 import shutil
@@ -21,6 +22,7 @@ from deqpipe.machine.stopping import EXIT_UNFINISHED
 from deqpipe.workflow import endings
 from deqpipe.workflow.dry_run import TARGETS
 from deqpipe.workflow.expected import EXPECTED
+from snakemake_logger_plugin_deqpipe.dry_run import DryRun
 
 # How long a job takes, roughly and relative to the others; rules that are not named here take 1.
 WEIGHTS: Mapping[str, float] = {
@@ -171,7 +173,7 @@ class LogHandler(LogHandlerBase):
         self.stream = sys.stdout if self.common_settings.stdout else sys.stderr
         self.moving = self.stream.isatty()
         self.began = time.time()
-        self.progress = Progress()
+        self.progress, self.dry_run = Progress(), DryRun()
         self.next_tenth = 1
         self.stopped = threading.Event()
         self.stopped.set()
@@ -182,10 +184,15 @@ class LogHandler(LogHandlerBase):
         if expected := getattr(record, EXPECTED, None):  # the Snakefile says so once
             self.progress.expect(expected)
             return
+        if self.common_settings.dryrun and event == LogEvent.JOB_INFO:
+            self.dry_run.add(record.__dict__["rule_name"], record.__dict__["reason"] or "")
+            return
         if event == LogEvent.JOB_ERROR:
             self.progress.fail(getattr(record, "jobid", -1))
-        if self.common_settings.dryrun or _must_be_seen(record):
+        if _must_be_seen(record) or (self.common_settings.dryrun and event == LogEvent.SHELLCMD):
             self._print(_left_early(record, since=self.began) or self.format(record))
+        elif self.common_settings.dryrun:
+            return
         elif event == LogEvent.RUN_INFO:
             self._begin(record.__dict__["stats"])
         elif event == LogEvent.JOB_INFO:
@@ -234,7 +241,10 @@ class LogHandler(LogHandlerBase):
             self._draw()
 
     def close(self) -> None:
-        """Leave the last state of the bar on the screen."""
+        """Leave the last state of the bar on the screen; of a dry run, what it would do."""
+        if told := self.dry_run.text(columns=shutil.get_terminal_size((100, 40)).columns):
+            self.dry_run = DryRun()
+            self._print(told)
         if not self.stopped.is_set():
             self.stopped.set()
             if self.moving:

@@ -441,3 +441,9 @@ def test_records_are_readable_without_the_command(trained: Trained, tmp_path: Pa
     files = ("--output", tmp_path / "x.parquet", "--state", tmp_path / "state")
     assert tiny.run(*line, *files, "--batch-size", "64", "--threads", "1") == 0
     assert len(records.read(tmp_path / "x.parquet")) == tiny.TEST
+
+
+@pytest.mark.parametrize("options", [("--configfile", "a", "b"), ("--configfile", "a", "--configfile", "b")])
+def test_several_config_files_are_taken_as_snakemake_takes_them(options: tuple[str, ...]) -> None:
+    assert cli.build_parser().parse_args(["plan", *options]).configfile == [Path("a"), Path("b")]
+    assert cli.build_parser().parse_args(["plan"]).configfile == []  # nothing stays from before

@@ -12,6 +12,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 from deqpipe.workflow.expected import EXPECTED
 from snakemake_logger_plugin_deqpipe import WEIGHTS, LogHandler, Progress, _left_words
+from snakemake_logger_plugin_deqpipe.dry_run import OTHER_SPEC, UPSTREAM, why
 
 
 def run_of(jobs: dict[str, int]) -> Progress:
@@ -172,3 +173,35 @@ def test_the_bar_is_full_only_when_all_is_done() -> None:
         progress.start(job, rule="train_deq", model="")
         progress.finish(job)
     assert " 99 %" in progress.text(now=100.0)
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("Missing output files: a; Input files updated by another job: b", "not there yet"),
+        ("Updated input files: state/demo/made-by-another-spec", OTHER_SPEC),
+        ("Input files updated by another job: a", UPSTREAM),
+        ("Forced execution", "asked for with --force"),
+        ("Software environment definition has changed since last execution", "Software environment definition has "
+         "changed since last execution"),
+    ],
+)  # fmt: skip
+def test_snakemakes_reasons_are_told_in_the_words_of_this_workflow(reason: str, told: str) -> None:
+    assert why(reason) == told
+
+
+def test_a_dry_run_ends_with_one_screen_of_what_runs_and_why() -> None:
+    handler = LogHandler(SimpleNamespace(stdout=True, dryrun=True), None)  # type: ignore[arg-type]
+    handler.stream = io.StringIO()
+    logger = logging.Logger("of a dry run", level=logging.INFO)
+    logger.addHandler(handler)
+    logger.info("Building DAG of jobs...")
+    tables = [(f"table{number}", "Input files updated by another job: x") for number in (2, 10, 8, 9)]
+    rules = [*[("train_deq", "Missing output files: x")] * 6, *tables, ("all", "Missing output files: x")]
+    for rule, reason in rules:
+        logger.info("rule", extra={"event": LogEvent.JOB_INFO, "rule_name": rule, "reason": reason})
+    handler.close()
+    first, *lines = handler.stream.getvalue().splitlines()
+    assert first == "10 jobs would run:"
+    assert lines[:2] == ["- not there yet: 6 train_deq", "- made of what runs before them: tables 2, 8 to 10"]
+    assert lines[2].startswith("This was a dry run")

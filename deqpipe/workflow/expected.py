@@ -15,6 +15,8 @@ from deqpipe.workflow import specs
 NAME = "prices.json"
 """In the state folder of an experiment."""
 
+MARK = "made-by-another-spec"
+"""Name of the file that outputs which another spec made are older than (rules/common.smk)."""
 EXPECTED = "expected_seconds"
 """Under which the Snakefile tells its logger the seconds of a job of each rule."""
 
