@@ -8,7 +8,7 @@ import pytest
 
 from deqpipe.config import Config
 from deqpipe.planning import estimate, known
-from deqpipe.planning.printed import Measured
+from deqpipe.planning.printed import CostPlan, Measured
 from deqpipe.workflow import expected
 from deqpipe.workflow.dry_run import PlannedJob
 from tests.planning.test_estimate import ENTERING, MEASURED, demo
@@ -76,15 +76,19 @@ def test_a_second_plan_does_not_measure(
     config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And takes several files of a configuration."""
-    calls: list[int] = []
-    measured = replace(MEASURED, processes=estimate.processes_of("cpu", 2))
+    calls: list[object] = []
+
+    def measure(*told: object, **named: object) -> Measured:
+        calls.append(told)
+        return replace(MEASURED, processes=estimate.processes_of("cpu", 2))
+
     monkeypatch.setattr(estimate, "jobs", lambda *_, **__: JOBS)
     monkeypatch.setattr(estimate, "config_files", lambda overlays: overlays)
-    monkeypatch.setattr(estimate.configuration, "load", lambda files: config)
-    monkeypatch.setattr(estimate, "measure", lambda *_, **__: calls.append(1) or measured)
+    monkeypatch.setattr("deqpipe.config.load", lambda files: config)
+    monkeypatch.setattr(estimate, "measure", measure)
     monkeypatch.setattr(estimate, "text", lambda plan: "the plan")
     monkeypatch.setattr(estimate, "entering", lambda *_: ENTERING)
-    monkeypatch.setattr(estimate.CostPlan, "seconds", lambda self, jobs: [1.0] * len(jobs))
+    monkeypatch.setattr(CostPlan, "seconds", lambda self, jobs: [1.0] * len(jobs))
     for again in (False, False, True):
         assert estimate.plan([Path("a"), Path("b")], cores=2, device="cpu", measure_again=again) == 0
     first, second, third = (line for line in capsys.readouterr().out.splitlines() if line != "the plan")
