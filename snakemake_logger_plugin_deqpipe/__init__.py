@@ -22,7 +22,7 @@ from deqpipe.machine.stopping import EXIT_UNFINISHED
 from deqpipe.workflow import endings
 from deqpipe.workflow.dry_run import TARGETS
 from deqpipe.workflow.expected import EXPECTED
-from snakemake_logger_plugin_deqpipe.dry_run import DryRun
+from snakemake_logger_plugin_deqpipe.dry_run import NOTHING, DryRun
 
 # How long a job takes, roughly and relative to the others; rules that are not named here take 1.
 WEIGHTS: Mapping[str, float] = {
@@ -174,6 +174,7 @@ class LogHandler(LogHandlerBase):
         self.moving = self.stream.isatty()
         self.began = time.time()
         self.progress, self.dry_run = Progress(), DryRun()
+        self.said = self.closed = False
         self.next_tenth = 1
         self.stopped = threading.Event()
         self.stopped.set()
@@ -234,6 +235,7 @@ class LogHandler(LogHandlerBase):
         self.stream.flush()
 
     def _print(self, text: str) -> None:
+        self.said = True
         drawn = self.moving and not self.stopped.is_set()
         self.stream.write(("\r\x1b[K" if drawn else "") + text + "\n")
         self.stream.flush()
@@ -242,9 +244,11 @@ class LogHandler(LogHandlerBase):
 
     def close(self) -> None:
         """Leave the last state of the bar on the screen; of a dry run, what it would do."""
-        if told := self.dry_run.text(columns=shutil.get_terminal_size((100, 40)).columns):
-            self.dry_run = DryRun()
-            self._print(told)
+        if self.common_settings.dryrun and not self.closed:
+            told = self.dry_run.text(columns=shutil.get_terminal_size((100, 40)).columns)
+            if told or not self.said:
+                self._print(told or NOTHING)
+        self.closed = True
         if not self.stopped.is_set():
             self.stopped.set()
             if self.moving:

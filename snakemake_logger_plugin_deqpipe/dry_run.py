@@ -11,6 +11,7 @@ from deqpipe.workflow.expected import MARK
 
 OTHER_SPEC = "made by another configuration (`deqpipe status` with its files says what differs)"
 UPSTREAM = "made of what runs before them"
+NOTHING = "Nothing would run: all that is asked for is there, and valid."
 WORDS = {
     "Missing output files": "not there yet",
     "Params have changed since last execution": OTHER_SPEC,

@@ -12,7 +12,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 from deqpipe.workflow.expected import EXPECTED
 from snakemake_logger_plugin_deqpipe import WEIGHTS, LogHandler, Progress, _left_words
-from snakemake_logger_plugin_deqpipe.dry_run import OTHER_SPEC, UPSTREAM, why
+from snakemake_logger_plugin_deqpipe.dry_run import NOTHING, OTHER_SPEC, UPSTREAM, why
 
 
 def run_of(jobs: dict[str, int]) -> Progress:
@@ -205,3 +205,14 @@ def test_a_dry_run_ends_with_one_screen_of_what_runs_and_why() -> None:
     assert first == "10 jobs would run:"
     assert lines[:2] == ["- not there yet: 6 train_deq", "- made of what runs before them: tables 2, 8 to 10"]
     assert lines[2].startswith("This was a dry run")
+
+
+@pytest.mark.parametrize("said", ["", "MissingRuleException"])
+def test_a_dry_run_of_nothing_says_so_unless_something_else_was_said(said: str) -> None:
+    handler = LogHandler(SimpleNamespace(stdout=True, dryrun=True), None)  # type: ignore[arg-type]
+    handler.stream = io.StringIO()
+    if said:
+        handler.emit(logging.makeLogRecord({"msg": said, "levelno": logging.ERROR}))
+    handler.close()
+    handler.close()
+    assert handler.stream.getvalue() == f"{said or NOTHING}\n"
