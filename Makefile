@@ -19,12 +19,16 @@ INSTALLED := $(VENV)/.installed
 
 export OMP_NUM_THREADS ?= 1
 
+# What other work has set for Python and pip is not meant for this environment: foreign packages would come before its
+# own, and pip would install elsewhere (PIP_USER=0 overrides a pip.conf as well).
+unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT PIP_REQUIRE_VIRTUALENV
+export PIP_USER := 0
+
 .PHONY: demo test test-all test-faults test-slurm check generate revisions bench bench-gpu gpu-trial clean
 
 demo: $(INSTALLED)
 	@$(BIN)/snakemake --logger deqpipe --configfile config/demo.yaml
-	@$(BIN)/deqpipe show-table 1 --results results/demo
-	@echo "Report: $(CURDIR)/results/demo/report.html"
+	@$(BIN)/deqpipe show-table 1 --results results/demo --closing
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile -m "not slow"
@@ -73,6 +77,30 @@ gpu-trial: $(INSTALLED)
 clean:
 	@rm -rf $(VENV) results/demo logs/demo state/demo
 
+# The stamp says where the environment was made, and of which pins. One that came here with its folder, moved or copied,
+# names another place: it is repaired, in a moment and without network.
+PINS = cat requirements.txt pyproject.toml | cksum
+COMES_FROM := $(shell sed -n 1p $(INSTALLED) 2>/dev/null)
+
+ifneq "$(wildcard $(INSTALLED))" ""
+ifneq "$(COMES_FROM)" "$(CURDIR)"
+FOREIGN := yes
+endif
+endif
+
+ifdef FOREIGN
+.PHONY: $(INSTALLED)
+$(INSTALLED):
+	@if ! $(BIN)/python -c '' 2>/dev/null; then \
+	  echo "The Python that $(VENV) was made of is gone: it is made anew."; rm -rf $(VENV); \
+	else \
+	  $(BIN)/python -I deqpipe/machine/relocation.py $(VENV) || exit; \
+	  pins=$$($(PINS)); known=$$(sed -n 2p $@); cp -p $@ $@.before; \
+	  { echo "$(CURDIR)"; echo "$$known"; } > $@; \
+	  [ "$$known" = "$$pins" ] || touch -r $@.before $@; rm -f $@.before; \
+	fi
+	@$(MAKE) --silent $@
+else
 $(INSTALLED): requirements.txt pyproject.toml
 	@command -v "$(PYTHON)" >/dev/null || { \
 	  echo "$(PYTHON) was not found: Python 3.11 or newer is needed (make PYTHON=/path/to/python3)" >&2; exit 2; }
@@ -85,4 +113,5 @@ $(INSTALLED): requirements.txt pyproject.toml
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -e .
 	@$(BIN)/python -m compileall -qq deqpipe snakemake_logger_plugin_deqpipe
-	@touch $@
+	@{ echo "$(CURDIR)"; $(PINS); } > $@
+endif

@@ -44,6 +44,7 @@ localrules:
 onstart:
     workflow.scheduler.job_rate_limiter = None
     hold_results()
+    tell_expected()
     ask_cluster()
     ENDINGS.attach(workflow.scheduler)
     ENDINGS.keep_logs(workflow.dag.needrun_jobs())

@@ -14,7 +14,19 @@ from deqpipe.cluster import check, queue, submission
 from deqpipe.errors import UserError, line
 from deqpipe.machine import faults, hardware
 from deqpipe.results import lock, records, validity
-from deqpipe.workflow import defences, endings, gridpoints, launch, layout, products, shards, specs, stages, vocabulary
+from deqpipe.workflow import (
+    defences,
+    endings,
+    expected,
+    gridpoints,
+    launch,
+    layout,
+    products,
+    shards,
+    specs,
+    stages,
+    vocabulary,
+)
 
 
 def settings_in_force():
@@ -131,6 +143,13 @@ def hold_results():
         sys.exit(2)
 
 
+def tell_expected():
+    """Tell the progress bar how long jobs take here, where `deqpipe plan` has measured it."""
+    if seconds := expected.seconds_of_rules(CONFIG):
+        told = f"Times of jobs are known from deqpipe plan ({expected.path(CONFIG)})"
+        logger.info(told, extra={expected.EXPECTED: seconds})
+
+
 def keep_logs_of_requeued():
     """Keep the log of a job that SLURM itself has started again: no Snakemake heard of its end, and the next removes it."""
     if "SLURM_RESTART_COUNT" not in os.environ or "--target-jobs" not in sys.argv:
@@ -170,7 +189,7 @@ def ask_cluster():
 @functools.cache
 def mark_of_today():
     """A file that this run has just written, and no run before."""
-    mark = Path(CONFIG.pathvars.state, "made-by-another-spec")
+    mark = Path(CONFIG.pathvars.state, expected.MARK)
     records.write_text(mark, f"{uuid.uuid4()}\n")  # Snakemake takes a file for the same whose content is
     return str(mark)
 

@@ -412,14 +412,15 @@ def test_a_reader_that_has_gone_is_no_mistake() -> None:
     assert (found.returncode, found.stderr) == (answers.NO_READER, "")
 
 
-def test_neither_the_parser_nor_spec_import_torch() -> None:
+def test_neither_the_parser_nor_spec_import_torch_and_threads_are_settled_before() -> None:
     code = (
-        "import sys; from deqpipe import cli; assert 'torch' not in sys.modules;"
+        "import os, sys; from deqpipe import cli; assert not {'torch', 'numpy'} & sys.modules.keys();"
         f"status = cli.main(['spec', 'pretrain', {CONFIG!r}, '--seed', '0']);"
-        "assert 'torch' not in sys.modules and status == 0"
+        "assert 'torch' not in sys.modules and status == 0 and os.environ['OMP_NUM_THREADS'] == '1'"
     )
+    unset = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     found = subprocess.run(
-        [sys.executable, "-c", code], cwd=tiny.ROOT, capture_output=True, text=True, env=dict(os.environ), check=False
+        [sys.executable, "-c", code], cwd=tiny.ROOT, capture_output=True, text=True, env=unset, check=False
     )
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["stage"] == "pretrain"
@@ -440,3 +441,9 @@ def test_records_are_readable_without_the_command(trained: Trained, tmp_path: Pa
     files = ("--output", tmp_path / "x.parquet", "--state", tmp_path / "state")
     assert tiny.run(*line, *files, "--batch-size", "64", "--threads", "1") == 0
     assert len(records.read(tmp_path / "x.parquet")) == tiny.TEST
+
+
+@pytest.mark.parametrize("options", [("--configfile", "a", "b"), ("--configfile", "a", "--configfile", "b")])
+def test_several_config_files_are_taken_as_snakemake_takes_them(options: tuple[str, ...]) -> None:
+    assert cli.build_parser().parse_args(["plan", *options]).configfile == [Path("a"), Path("b")]
+    assert cli.build_parser().parse_args(["plan"]).configfile == []  # nothing stays from before

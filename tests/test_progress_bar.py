@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from snakemake_logger_plugin_deqpipe import WEIGHTS, LogHandler, Progress
+from deqpipe.workflow.expected import EXPECTED
+from snakemake_logger_plugin_deqpipe import WEIGHTS, LogHandler, Progress, _left_words
+from snakemake_logger_plugin_deqpipe.dry_run import NOTHING, OTHER_SPEC, UPSTREAM, why
 
 
 def run_of(jobs: dict[str, int]) -> Progress:
@@ -48,6 +50,80 @@ def test_the_line_names_jobs_time_and_what_is_running() -> None:
     line = progress.line(now=251.0, columns=120)
     assert line.endswith("0 %   0 of 3 jobs   2:31   train_deq deq_trades_base, clean")
     assert len(progress.line(now=251.0, columns=60)) == 59
+
+
+def minutes(progress: Progress, *, done: int, of: str, each: float, begin: int = 0) -> float:
+    """The clock after some jobs of a rule, one after the other."""
+    now = 100.0 + begin
+    for job in range(done):
+        progress.start(job, rule=of, model="", now=now)
+        now += each
+        progress.finish(job, now=now)
+    return now
+
+
+def test_what_is_left_takes_as_long_as_jobs_of_its_rule_took() -> None:
+    progress = run_of({"train_deq": 6, "all": 1})
+    now = minutes(progress, done=2, of="train_deq", each=90.0)
+    assert progress.left(now=now) == pytest.approx(4 * 90)
+    assert progress.text(now=now).endswith("2 of 7 jobs   3:00, about 6 min left")
+
+
+def test_a_rule_that_has_not_run_yet_is_reckoned_in_the_scale_of_those_that_have() -> None:
+    progress = run_of({"train_deq": 1, "attack_grid": 2})
+    now = minutes(progress, done=1, of="train_deq", each=2 * WEIGHTS["train_deq"])
+    assert progress.left(now=now) == pytest.approx(2 * 2 * WEIGHTS["attack_grid"])
+
+
+def test_what_a_running_job_has_behind_it_is_not_left_and_one_that_overruns_owes_nothing() -> None:
+    progress = run_of({"train_deq": 2})
+    now = minutes(progress, done=1, of="train_deq", each=100.0)
+    progress.start(7, rule="train_deq", model="", now=now)
+    assert progress.left(now=now + 40) == pytest.approx(60)
+    assert progress.left(now=now + 140) == 0
+
+
+def test_jobs_that_ran_side_by_side_will_do_so_again() -> None:
+    progress = run_of({"train_deq": 4})
+    for job in (0, 1):
+        progress.start(job, rule="train_deq", model="", now=100.0)
+    for job in (0, 1):
+        progress.finish(job, now=200.0)
+    assert progress.left(now=200.0) == pytest.approx(100)
+
+
+def test_nothing_is_said_of_what_is_left_before_it_means_something() -> None:
+    progress = run_of({"prepare_data": 1, "train_deq": 6})
+    now = minutes(progress, done=1, of="prepare_data", each=20.0)
+    assert progress.left(now=now) is None  # hardly anything is done
+    progress.expect({"prepare_data": 20.0, "train_deq": 60.0})
+    assert progress.left(now=now) == pytest.approx(360)  # but of this, it was measured before
+    assert progress.left(now=105.0) is None
+
+
+def test_a_run_at_its_end_has_nothing_left() -> None:
+    progress = run_of({"train_deq": 2})
+    now = minutes(progress, done=2, of="train_deq", each=90.0)
+    assert progress.text(now=now).endswith("2 of 2 jobs   3:00")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(None, ""), (20, ", less than a minute left"), (350, ", about 6 min left"), (9000, ", about 2.5 h left"),
+     (90000, ", about 25 h left")],
+)  # fmt: skip
+def test_what_is_left_is_said_no_finer_than_anybody_could_know(seconds: float | None, words: str) -> None:
+    assert _left_words(seconds) == words
+
+
+def test_the_snakefile_tells_the_bar_what_was_measured(tmp_path: Path) -> None:
+    handler = LogHandler(SimpleNamespace(stdout=False, dryrun=False), None)  # type: ignore[arg-type]
+    handler.stream = io.StringIO()
+    logger = logging.Logger("of a run")
+    logger.addHandler(handler)
+    logger.info("Times are known", extra={EXPECTED: {"train_deq": 60.0}})
+    assert (handler.progress.measured, handler.progress.weights) == (True, {"train_deq": 60.0})
+    assert handler.stream.getvalue() == ""
 
 
 def test_a_job_that_is_tried_again_counts_once() -> None:
@@ -97,3 +173,46 @@ def test_the_bar_is_full_only_when_all_is_done() -> None:
         progress.start(job, rule="train_deq", model="")
         progress.finish(job)
     assert " 99 %" in progress.text(now=100.0)
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("Missing output files: a; Input files updated by another job: b", "not there yet"),
+        ("Updated input files: state/demo/made-by-another-spec", OTHER_SPEC),
+        ("Input files updated by another job: a", UPSTREAM),
+        ("Forced execution", "asked for with --force"),
+        ("Software environment definition has changed since last execution", "Software environment definition has "
+         "changed since last execution"),
+    ],
+)  # fmt: skip
+def test_snakemakes_reasons_are_told_in_the_words_of_this_workflow(reason: str, told: str) -> None:
+    assert why(reason) == told
+
+
+def test_a_dry_run_ends_with_one_screen_of_what_runs_and_why() -> None:
+    handler = LogHandler(SimpleNamespace(stdout=True, dryrun=True), None)  # type: ignore[arg-type]
+    handler.stream = io.StringIO()
+    logger = logging.Logger("of a dry run", level=logging.INFO)
+    logger.addHandler(handler)
+    logger.info("Building DAG of jobs...")
+    tables = [(f"table{number}", "Input files updated by another job: x") for number in (2, 10, 8, 9)]
+    rules = [*[("train_deq", "Missing output files: x")] * 6, *tables, ("all", "Missing output files: x")]
+    for rule, reason in rules:
+        logger.info("rule", extra={"event": LogEvent.JOB_INFO, "rule_name": rule, "reason": reason})
+    handler.close()
+    first, *lines = handler.stream.getvalue().splitlines()
+    assert first == "10 jobs would run:"
+    assert lines[:2] == ["- not there yet: 6 train_deq", "- made of what runs before them: tables 2, 8 to 10"]
+    assert lines[2].startswith("This was a dry run")
+
+
+@pytest.mark.parametrize("said", ["", "MissingRuleException"])
+def test_a_dry_run_of_nothing_says_so_unless_something_else_was_said(said: str) -> None:
+    handler = LogHandler(SimpleNamespace(stdout=True, dryrun=True), None)  # type: ignore[arg-type]
+    handler.stream = io.StringIO()
+    if said:
+        handler.emit(logging.makeLogRecord({"msg": said, "levelno": logging.ERROR}))
+    handler.close()
+    handler.close()
+    assert handler.stream.getvalue() == f"{said or NOTHING}\n"

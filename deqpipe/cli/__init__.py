@@ -33,7 +33,7 @@ from deqpipe.cli import (
 )
 from deqpipe.cli.arguments import Command
 from deqpipe.errors import DivergedError, UserError, line
-from deqpipe.machine import devices
+from deqpipe.machine import devices, threads
 from deqpipe.machine.stopping import EXIT_UNFINISHED, Interrupted
 from deqpipe.workflow.endings import GO_ON, PROGRAM
 
@@ -67,6 +67,7 @@ def _run(options: argparse.Namespace) -> int:
     command: Command = options.command
     reserve = bytearray(_RESERVE)
     try:
+        threads.settle(getattr(options, "threads", None))  # before numpy and torch, which look once
         devices.take(getattr(options, "device", "cpu"))  # before torch, which looks for devices once
         return command(options)
     except UserError as error:

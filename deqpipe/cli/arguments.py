@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deqpipe.errors import UserError
+from deqpipe.machine import threads
 from deqpipe.workflow import specs
 from deqpipe.workflow.gridpoints import GridPoint
 from deqpipe.workflow.stages import STAGES, Stage, StageName
@@ -52,7 +53,8 @@ def add_job(parser: argparse.ArgumentParser, stage: StageName) -> None:
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """How much of the CPU is used."""
-    parser.add_argument("--threads", type=positive_int, default=1, help="threads of the CPU")
+    text = f"threads of the CPU (default: {threads.VARIABLE}, or 1)"
+    parser.add_argument("--threads", type=positive_int, default=threads.usual(), help=text)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -86,8 +88,10 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
 
 def add_overlays(parser: argparse.ArgumentParser) -> None:
     """Configuration files as Snakemake takes them."""
-    text = "overlay of config.yaml"
-    parser.add_argument("--configfile", type=Path, action="append", default=[], metavar="F", help=text)
+    text = "overlays of config.yaml, later ones over earlier ones"
+    parser.add_argument(
+        "--configfile", "--configfiles", type=Path, action="extend", nargs="+", default=[], metavar="F", help=text
+    )
 
 
 def positive_int(text: str) -> int:

@@ -8,7 +8,6 @@ import yaml
 
 from deqpipe import config
 from deqpipe.cli.arguments import add, add_paths, json_object
-from deqpipe.results import records
 from deqpipe.workflow import specs, vocabulary
 from deqpipe.workflow.defences import DECIDING
 from deqpipe.workflow.stages import STAGES
@@ -36,6 +35,8 @@ def _check_config(options: argparse.Namespace) -> int:
 
 
 def _write_config(options: argparse.Namespace) -> int:
+    from deqpipe.results import records
+
     text = yaml.safe_dump(config.parse(options.spec).model_dump(mode="json"), sort_keys=False)
     records.write_text(options.output, text)
     return 0

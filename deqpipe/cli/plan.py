@@ -16,6 +16,8 @@ def register(commands: Any) -> None:
     add_overlays(parser)
     parser.add_argument("--cores", type=positive_int, help="cores to plan for; by default all of this machine")
     add_device(parser)
+    text = "measure also where an earlier plan has left prices in the state folder and nothing has changed"
+    parser.add_argument("--measure-again", action="store_true", help=text)
     text = "a profile of Snakemake: say what of a run its time limits and tries carry to the end; exit 1 if not all"
     parser.add_argument("--profile", type=Path, metavar="P", help=text)
     text = "how fast jobs are, with --profile: as in the paper, by the rates of one H100 (default), or measured here"
@@ -31,4 +33,4 @@ def _plan(options: argparse.Namespace) -> int:
         raise UserError("--speeds is for --profile; without one, speeds are measured here")
     from deqpipe.planning.estimate import plan
 
-    return plan(options.configfile, cores=options.cores, device=options.device)
+    return plan(options.configfile, cores=options.cores, device=options.device, measure_again=options.measure_again)

@@ -318,10 +318,17 @@ def origin(
 
 
 def scores(columns: Columns) -> str:
-    """Accuracy at z^[N] per defence, or at the one state that was computed, for the log."""
+    """Accuracy per defence at z^[N], or at the one state that was computed, and which it is: for the log."""
     predicted = columns["predicted"]
     last = max(predicted.shape[1] - 2, 0)
     there = (predicted != records.NOT_COMPUTED).any(0)
-    correct = predicted[:, last if there[last] else there.argmax()] == columns["label"]
+    at = int(last if there[last] else there.argmax())
+    correct = predicted[:, at] == columns["label"]
     names = [name for name in DECIDING if name in columns["defence"]]
-    return ", ".join(f"{name} {correct[columns['defence'] == name].mean():.1%}" for name in names)
+    accuracies = ", ".join(f"{name} {correct[columns['defence'] == name].mean():.1%}" for name in names)
+    return f"{accuracies} ({_state(at, columns=predicted.shape[1])})"
+
+
+def _state(at: int, *, columns: int) -> str:
+    """A column of the records in words: states are counted from 1, and behind them stands the final state."""
+    return "at the final state" if at == columns - 1 else f"at state {at + 1} of {columns - 1}"

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 from deqpipe import config as configuration
 from deqpipe.errors import UserError
 from deqpipe.machine.hardware import gpus_per_job
+from deqpipe.planning import known
 from deqpipe.planning.leavers import entering
 from deqpipe.planning.printed import CostPlan, Measured, text
 from deqpipe.planning.rates import rates
@@ -28,26 +29,35 @@ _REPORT_JOB = (
 )
 
 
-def plan(configfiles: Sequence[Path], *, cores: int | None, device: Device) -> int:
+def plan(configfiles: Sequence[Path], *, cores: int | None, device: Device, measure_again: bool = False) -> int:
     """Print the plan of a run in this folder; returns the exit status.
 
     Args:
         configfiles: overlays of config.yaml, later ones over earlier ones.
         cores: of the run; None: all of this machine.
         device: auto, cpu or cuda, where training and evaluation would run.
+        measure_again: also where prices are known.
 
     Raises:
         UserError: this is no folder of the workflow, or the config or Snakemake refuses.
     """
     files = config_files(configfiles)
     config = configuration.load(files)
-    images, known, cores = images_of(config), rates(), cores or os.cpu_count() or 1
+    images, rated, cores = images_of(config), rates(), cores or os.cpu_count() or 1
+    where: Device = device if device != "auto" else config.device
     everything = jobs(configfiles, cores=cores, everything=True)
     left = jobs(configfiles, cores=cores, everything=False)
+    before = None if measure_again else known.read(config, device=where, processes=processes_of(where, cores))
     started = time.monotonic()
-    measured = measure(files, cores=cores, device=device if device != "auto" else config.device)
-    print(text(CostPlan(config, images, everything, left, measured, cores, entering(config, everything), known)))
-    print(f"Measured in {time.monotonic() - started:.0f} s.")
+    measured = measure(files, cores=cores, device=where) if before is None else before.measured
+    taken = time.monotonic() - started
+    made = CostPlan(config, images, everything, left, measured, cores, entering(config, everything), rated)
+    print(text(made))
+    if before is None:
+        known.write(config, measured, everything, made.seconds(everything), device=where)
+        print(f"Measured in {taken:.0f} s.")
+    else:
+        print(f"Measured on {before.when}, and nothing has changed since (--measure-again measures again).")
     return 0
 
 
@@ -70,12 +80,17 @@ def measure(files: Sequence[Path], *, cores: int, device: Device) -> Measured:
         UserError: the device is not there, or a process fails for another reason that it can tell.
     """
     reporting = _reporting_seconds()
-    processes = 1 if gpus_per_job(device) else min(SIDE_BY_SIDE, cores, os.cpu_count() or 1)
+    processes = processes_of(device, cores)
     facts = _calibrate(files, device=device, processes=processes)
     names = facts[0]["prices"]
     prices = {name: statistics.fmean(measured["prices"][name] for measured in facts) for name in names}
     prices |= {"start": statistics.fmean(measured["start"] for measured in facts), "report": reporting}
     return Measured(prices, facts[0]["device"], facts[0]["kind"] == "cuda", processes)
+
+
+def processes_of(device: Device, cores: int) -> int:
+    """How many measure at once."""
+    return 1 if gpus_per_job(device) else min(SIDE_BY_SIDE, cores, os.cpu_count() or 1)
 
 
 def _reporting_seconds() -> float:

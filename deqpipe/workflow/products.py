@@ -62,6 +62,8 @@ class Definition:
         priority: of its rule.
         wanted: whether a whole run makes it.
         unwanted: why not, where it does not.
+        foremost: columns of a table that a narrow terminal shows, the most important first; none: all, some of them
+            below the others.
     """
 
     kind: Literal["table", "figure"]
@@ -75,6 +77,7 @@ class Definition:
     priority: int = 20
     wanted: Callable[[Config], bool] = lambda config: True
     unwanted: str = ""
+    foremost: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -136,6 +139,7 @@ _TABLES = (
     Definition(
         "table", 1, "Robustness of ResNets and DEQs in two adversarial training frameworks.",
         "all defences, all attacks", "deqpipe.reporting.tables.table1", _table1,
+        foremost=("PGD", "Clean", "PGD gain", "ALL", "AA"),
     ),
     Definition(
         "table", 2, "Ready-made against intermediate-state attacks.", "intermediate-state attacks",

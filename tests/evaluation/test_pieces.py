@@ -42,3 +42,21 @@ def test_no_rows_can_be_written_read_and_put_together_with_others(tmp_path: Path
     both = records.merge([nothing, records.read(tmp_path / "one")])
     assert len(both) == 1
     assert both["defence"].tolist() == ["plain"]
+
+
+@pytest.mark.parametrize(
+    ("computed", "words"),
+    [
+        ((0, 1, 2), "plain 50.0% (at state 2 of 2)"),
+        ((0,), "plain 100.0% (at state 1 of 2)"),
+        ((2,), "plain 50.0% (at the final state)"),
+    ],
+)
+def test_the_log_says_at_which_state_a_decision_was_scored(computed: tuple[int, ...], words: str) -> None:
+    """Two images of class 1; two states and the final one."""
+    whole = np.array([[1, 0, 1], [1, 1, 0]])
+    predicted = np.full_like(whole, records.NOT_COMPUTED)
+    predicted[:, computed] = whole[:, computed]
+    columns = {"predicted": predicted, "label": np.array([1, 1]), "defence": np.array(["plain", "plain"])}
+    assert resumable.scores(columns) == words
+    assert resumable.scores({**columns, "predicted": whole[:, :1]}) == "plain 100.0% (at the final state)"

@@ -15,11 +15,14 @@ from deqpipe.analysis.evaluation import AttackChecks, Evaluation
 from deqpipe.analysis.layout import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
+from deqpipe.lazy import named
 from deqpipe.reporting import conditions, phrases
 from deqpipe.reporting.cells import Cell
 from deqpipe.reporting.paper import published
 from deqpipe.reporting.tables import formats, table1, tables
+from deqpipe.reporting.tables.screen import Screen
 from deqpipe.workflow import gridpoints, products, specs
+from deqpipe.workflow.products import TABLES
 from tests.reference import reporting as slow
 from tests.reporting import fabricate
 
@@ -235,13 +238,25 @@ def test_conditions_stand_under_every_format(tmp_path: Path, finished: Path, con
             assert phrase in text
 
 
-def test_terminal_text_keeps_columns_and_folds_the_rest(tmp_path: Path, finished: Path, config: Config) -> None:
+def test_a_written_table_fits_the_terminal(tmp_path: Path, finished: Path, config: Config) -> None:
     tables.write(1, config, finished, output_stem=tmp_path / "tables" / "table1")
-    lines = tables.text(1, tmp_path, width=100).splitlines()
-    rows = [line for line in lines if line.startswith("|")]
-    assert "**" not in "".join(lines)
-    assert len({len(row) for row in rows[:13]}) == 1
-    assert all(len(line) <= 100 for line in lines if not line.startswith("|"))
+    lines = tables.text(1, tmp_path, Screen(80, 24)).splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert "PGD gain" in "".join(lines)  # of the columns that matter most
+
+
+def test_every_foremost_column_is_one_of_its_table() -> None:
+    for definition in TABLES.values():
+        if definition.foremost:
+            assert set(definition.foremost) <= set(named(definition.module).COLUMNS)
+
+
+def test_a_table_elsewhere_is_pointed_to(tmp_path: Path, finished: Path, config: Config) -> None:
+    tables.write(1, config, finished, output_stem=tmp_path / "demo" / "tables" / "table1")
+    with pytest.raises(UserError, match=f"does not exist; there is one with --results {tmp_path / 'demo'}$"):
+        tables.text(1, tmp_path, Screen(80))
+    assert tables.csv_text(1, tmp_path / "demo") == (tmp_path / "demo" / "tables" / "table1.csv").read_text()
 
 
 def test_spread_over_seeds_stands_beside_the_first_seed(tmp_path: Path) -> None:
@@ -287,8 +302,8 @@ def test_csv_carries_the_strongest_attack_as_a_note(tmp_path: Path, finished: Pa
 def test_unknown_missing_and_foreign_tables_are_refused(tmp_path: Path, finished: Path, config: Config) -> None:
     with pytest.raises(UserError, match="table is 11, but must be one of 1, 2, "):
         tables.write(11, config, finished, output_stem=tmp_path / "table11")
-    with pytest.raises(UserError, match=r"table1\.md does not exist"):
-        tables.text(1, tmp_path)
+    with pytest.raises(UserError, match=r"table1\.json does not exist"):
+        tables.text(1, tmp_path, Screen(80))
     with pytest.raises(UserError, match="does not exist"):
         tables.read(tmp_path / "table1.json")
     (tmp_path / "table1.json").write_text(json.dumps({"table": 1}))

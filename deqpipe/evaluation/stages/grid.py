@@ -40,7 +40,7 @@ def attack_point(job: EvaluationJob, *, point: gridpoints.GridPoint, images: ran
         lambda: attack_rows(evaluated, point, chunk, references=references, purpose=STARTS)
     )
     records.write(job.output, columns, provenance=origin(evaluated, specs.point_spec(job.spec), started))
-    _logger.info("%s", scores(columns))
+    _logger.info("%s, images %d-%d: %s", point.name, images[0], images[-1], scores(columns))
     return 0
 
 

@@ -1,7 +1,5 @@
 """The tables: built from the records, written in every format, read again for the terminal and the report."""
 
-import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,14 +8,13 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.reading import Source
 from deqpipe.config import Config
-from deqpipe.errors import DamagedFileError, UserError
+from deqpipe.errors import UserError
 from deqpipe.lazy import named
-from deqpipe.machine import faults
 from deqpipe.reporting import absent, conditions, pages
 from deqpipe.reporting.cells import Block, Cell, Table
 from deqpipe.reporting.sidecar import Origin, origin, read_sidecar, sidecar_text
-from deqpipe.reporting.tables import formats
-from deqpipe.results import integrity, records
+from deqpipe.reporting.tables import formats, screen
+from deqpipe.results import records
 from deqpipe.workflow.products import TABLES, Definition
 
 G = TypeVar("G", bound="Gathered")
@@ -93,29 +90,39 @@ def read(path: Path) -> Written:
     return read_sidecar(path, Written, what="table")
 
 
-def text(number: int, results: Path, *, width: int = 118) -> str:
-    """A table that was written before, for a terminal: its lines folded, its rows left as they are.
+def text(number: int, results: Path, on: screen.Screen, *, notes: bool = False) -> str:
+    """A table that was written before, for a terminal; with `notes` all of it, otherwise what one screen holds.
 
     Raises:
         UserError: it was not written, or cannot be read.
     """
-    path = results / "tables" / f"table{number}.md"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"table {path} does not exist") from None
-    except OSError as error:
-        raise UserError(f"table {path} cannot be read: {faults.words(error, path)}") from None
-    except UnicodeDecodeError:
-        raise DamagedFileError(f"table {path} is damaged: it is no text; {integrity.ADVICE}") from None
-    return "\n".join(_terminal_line(line, width) for line in lines)
+    table = read(_written(number, results)).table
+    return screen.whole(table, on) if notes else screen.brief(table, on, foremost=TABLES[number].foremost)
 
 
-def _terminal_line(line: str, width: int) -> str:
-    if line.startswith("|"):
-        return re.sub(r"\*\*([^*]*)\*\*([^|]*)", r"\1\2    ", line)  # blanks for the stars: columns stay aligned
-    indent = "  " if line.startswith("- ") else ""
-    return textwrap.fill(line.replace("**", ""), width, subsequent_indent=indent, break_on_hyphens=False)
+def csv_text(number: int, results: Path) -> str:
+    """The csv of a table that was written before.
+
+    Raises:
+        UserError: as `text`.
+    """
+    return formats.to_csv(read(_written(number, results)).table)
+
+
+def _written(number: int, results: Path) -> Path:
+    """The sidecar of a table, if it is there."""
+    _refuse_unknown(number)
+    path = results / "tables" / f"table{number}.json"
+    if path.exists():
+        return path
+    others = sorted(str(found.parents[1]) for found in results.glob(f"*/tables/{path.name}"))
+    hint = f"; there is one with --results {' or '.join(others)}" if others else ""
+    raise UserError(f"table {path} does not exist{hint}")
+
+
+def _refuse_unknown(number: int) -> None:
+    if number not in TABLES:
+        raise UserError(f"table is {number}, but must be one of {', '.join(map(str, TABLES))}")
 
 
 def build(number: int, config: Config, results: Path) -> Written:
@@ -124,8 +131,7 @@ def build(number: int, config: Config, results: Path) -> Written:
     Raises:
         UserError: as `write`.
     """
-    if number not in TABLES:
-        raise UserError(f"table is {number}, but must be one of {', '.join(map(str, TABLES))}")
+    _refuse_unknown(number)
     definition = TABLES[number]
     maker = _maker(definition)
     if definition.every_attack and absent.reason(config) is not None:
