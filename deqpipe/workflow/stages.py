@@ -143,7 +143,7 @@ _EVALUATION = (*_COMPUTATION, *_FORMATS, "evaluation")
 _ANALYSIS = (*_FORMATS, "analysis", "statistics")
 _TOLD = (
     *_ANALYSIS, "reporting.absent", "reporting.cells", "reporting.conditions", "reporting.paper", "reporting.phrases",
-    "reporting.sidecar", "lazy", "workflow.library_attacks",
+    "reporting.quantities", "reporting.sidecar", "lazy", "workflow.library_attacks",
 )  # fmt: skip
 _DRAWN = ("reporting.figures", "results.history", "results.weights")
 _PRINTED = ("reporting.tables", "reporting.pages")
@@ -411,7 +411,7 @@ STAGES: Mapping[str, Stage] = {
     )
 }  # fmt: skip
 PRODUCTS: Mapping[str, Product] = {
-    "table": Product("table", 5, (*_TOLD, *_PRINTED)),
+    "table": Product("table", 6, (*_TOLD, *_PRINTED)),
     "figure": Product("figure", 5, (*_TOLD, *_DRAWN)),
-    "report": Product("report", 5, (*_TOLD, *_PRINTED, *_DRAWN, "reporting.report")),
+    "report": Product("report", 6, (*_TOLD, *_PRINTED, *_DRAWN, "reporting.report")),
 }

@@ -14,7 +14,7 @@ from deqpipe.errors import DamagedFileError, UserError
 from deqpipe.lazy import named
 from deqpipe.machine import faults
 from deqpipe.reporting import absent, conditions, pages
-from deqpipe.reporting.cells import Block, Cell, Table
+from deqpipe.reporting.cells import Block, Cell, OverSeeds, Table
 from deqpipe.reporting.sidecar import Origin, origin, read_sidecar, sidecar_text
 from deqpipe.reporting.tables import formats
 from deqpipe.results import integrity, records
@@ -133,7 +133,7 @@ def build(number: int, config: Config, results: Path) -> Written:
         return Written(nothing, origin(config, "table", ()))
     trees = available(definition, config, results)
     gathered = [maker.gather(tree) for tree in trees]
-    cells = _spread([maker.cells(one, tree) for one, tree in zip(gathered, trees, strict=True)])
+    cells = _over_seeds({tree.seed: maker.cells(one, tree) for one, tree in zip(gathered, trees, strict=True)})
     if definition.comparable and conditions.comparable(config):
         cells = tuple(_compared(cell) for cell in cells)
     table = Table(
@@ -154,20 +154,17 @@ def available(definition: Definition, config: Config, results: Path) -> list[Tre
     return [first, *(tree for tree in others if tree.complete(definition.needs(config)))]
 
 
-def _spread(seeds: Sequence[Sequence[Cell]]) -> tuple[Cell, ...]:
-    """The cells of the first seed, each with its lowest and highest value over the seeds that have it."""
-    if len(seeds) == 1:
-        return tuple(seeds[0])
-    values: dict[tuple[str, str], list[float]] = {}
-    for cell in (cell for cells in seeds for cell in cells):
-        values.setdefault((cell.row, cell.column), []).extend([] if cell.here is None else [cell.here])
-    return tuple(_spread_of(cell, values[cell.row, cell.column]) for cell in seeds[0])
+def _over_seeds(by_seed: Mapping[int, Sequence[Cell]]) -> tuple[Cell, ...]:
+    """The cells of the first seed, each with its values over the seeds that have it."""
+    values: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for seed, cells in by_seed.items():
+        for cell in cells:
+            values.setdefault((cell.row, cell.column), []).extend([] if cell.here is None else [(seed, cell.here)])
+    return tuple(_with_seeds(cell, values[cell.row, cell.column]) for cell in next(iter(by_seed.values())))
 
 
-def _spread_of(cell: Cell, values: Sequence[float]) -> Cell:
-    if cell.here is None or len(values) < 2:
-        return cell
-    return replace(cell, spread=(min(values), max(values)))
+def _with_seeds(cell: Cell, values: Sequence[tuple[int, float]]) -> Cell:
+    return cell if cell.here is None else replace(cell, over_seeds=OverSeeds.of(tuple(values)))
 
 
 def _compared(cell: Cell) -> Cell:
