@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deqpipe import config
-from deqpipe.results import records
+from deqpipe.results import numbers, records
 from documentation import (
     architecture,
     cluster_limits,
@@ -25,6 +25,7 @@ from documentation import (
 )
 
 SCHEMA = Path("schemas/config.schema.json")
+RESULTS_SCHEMA = Path("schemas/results.schema.json")
 CONFIGURATION = Path("docs/configuration.md")
 DIFFERENCES = Path("docs/differences.md")
 README = Path("README.md")
@@ -43,6 +44,7 @@ def generate(root: Path) -> dict[Path, str]:
     return {
         SETTINGS: paper_settings.module(root),
         SCHEMA: json.dumps(config.json_schema(), indent=2) + "\n",
+        RESULTS_SCHEMA: json.dumps(numbers.json_schema(), indent=2) + "\n",
         CONFIGURATION: configuration_page.page(root),
         DIFFERENCES: differences_page.page(root),
         README: filled(_text(root / README), {"rulegraph": rules.picture(root)}),

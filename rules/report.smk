@@ -1,20 +1,21 @@
-# In: all tables and figures. Out: <results>/report.html.
+# In: all tables and figures. Out: <results>/report.html, <results>/results.json.
 
 
 rule report:
-    """One self-contained page of all tables and figures with their conditions."""
+    """One self-contained page of all tables and figures with their conditions; and all numbers as JSON."""
     input:
         given(rules.tables.input),
         given(rules.figures.input),
         config=given(rules.write_config.output),
-        outdated=outdated("<results>/report.html"),
+        outdated=outdated(["<results>/report.html", "<results>/results.json"]),
     output:
-        report(
+        page=report(
             "<results>/report.html",
             caption="../report/report.rst",
             category="Report",
             labels={"page": "all tables and figures, with what they amount to"},
         ),
+        numbers="<results>/results.json",
     log:
         "<logs>/report.log",
     benchmark:
@@ -23,5 +24,5 @@ rule report:
         spec=specs.dumps(specs.build_product("report", CONFIG)),
         results=results_folder,
     shell:
-        "deqpipe report --spec {params.spec:q} --config {input.config:q} --results {params.results:q} --output {output:q}"
-        " > {log:q} 2>&1"
+        "deqpipe report --spec {params.spec:q} --config {input.config:q} --results {params.results:q} --output {output.page:q}"
+        " --numbers {output.numbers:q} > {log:q} 2>&1"

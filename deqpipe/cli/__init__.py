@@ -20,6 +20,7 @@ from deqpipe.cli import (
     analysis,
     answers,
     checkpoints,
+    compare,
     configuration,
     data,
     doctor,
@@ -40,7 +41,8 @@ from deqpipe.workflow.endings import GO_ON, PROGRAM
 _logger = logging.getLogger(__name__)
 
 GROUPS = (
-    configuration, data, training, checkpoints, evaluation, analysis, reporting, predict, plan, status, doctor, trial,
+    configuration, data, training, checkpoints, evaluation, analysis, reporting, compare, predict, plan, status, doctor,
+    trial,
 )  # fmt: skip
 """In the order in which --help lists their commands."""
 INTERRUPTED = 128 + signal.SIGINT

@@ -6,7 +6,7 @@ paired. Accuracies are shares in [0, 1].
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 Correct: TypeAlias = NDArray[np.bool_]
 """Right (True) or wrong; of shape (images,) or (attacks, images)."""
@@ -23,6 +24,7 @@ Values: TypeAlias = NDArray[np.float64]
 """Real numbers of shape (attacks, images); NaN: left out."""
 
 _Means: TypeAlias = NDArray[np.float64]
+_ROUNDING = 1e-9  # what numbers that are equal may differ by
 _CHUNK = 256  # resamples at once: bounds the memory at 10,000 images
 _AT_ONCE = 2  # numbers of images that are drawn for at once: each holds 80 MB at 10,000 images
 
@@ -174,6 +176,24 @@ def minimum_differences(pairs: Mapping[str, tuple[Correct, Correct]], bootstrap:
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         running = {name: pool.submit(minimum_difference, *pair, bootstrap) for name, pair in pairs.items()}
     return {name: one.result() for name, one in running.items()}
+
+
+def difference_of_means(first: Sequence[float], second: Sequence[float], *, confidence: float) -> Estimate | None:
+    """Mean of some numbers minus that of others, with Welch's interval; None where neither varies.
+
+    Raises:
+        ValueError: there are fewer than two of either.
+    """
+    if min(len(first), len(second)) < 2:
+        raise ValueError(f"means of {len(first)} and {len(second)} numbers have no interval: each needs two")
+    sizes = len(first), len(second)
+    parts = [float(np.var(values, ddof=1)) / len(values) for values in (first, second)]
+    if sum(parts) < _ROUNDING**2:
+        return None
+    freedom = sum(parts) ** 2 / sum(part**2 / (n - 1) for part, n in zip(parts, sizes, strict=True))
+    half = float(stdtrit(freedom, 0.5 + confidence / 2)) * math.sqrt(sum(parts))
+    value = float(np.mean(first) - np.mean(second))
+    return Estimate(value, value - half, value + half, sum(sizes))
 
 
 def excess(correct: Correct, attack: int, bootstrap: Bootstrap) -> Estimate:

@@ -18,6 +18,7 @@ from deqpipe.reporting.cells import Block, Cell, OverSeeds, Table
 from deqpipe.reporting.sidecar import Origin, origin, read_sidecar, sidecar_text
 from deqpipe.reporting.tables import formats
 from deqpipe.results import integrity, records
+from deqpipe.statistics.intervals import Answers
 from deqpipe.workflow.products import TABLES, Definition
 
 G = TypeVar("G", bound="Gathered")
@@ -146,6 +147,19 @@ def build(number: int, config: Config, results: Path) -> Written:
         conditions=_conditions(config, [tree.seed for tree in trees], comparable=definition.comparable),
     )
     return Written(table, origin(config, "table", [source for one in gathered for source in one.sources]))
+
+
+def answers(number: int, tree: Tree) -> dict[tuple[str, str], Answers]:
+    """What the cells of a table were counted from, by row and column; nothing for what is no accuracy.
+
+    Raises:
+        UserError: records are missing, incomplete, or of another configuration.
+    """
+    definition = TABLES[number]
+    if not definition.comparable or (definition.every_attack and absent.reason(tree.config) is not None):
+        return {}
+    maker = _maker(definition)
+    return {(cell.row, cell.column): cell.answers for cell in maker.cells(maker.gather(tree), tree)}
 
 
 def available(definition: Definition, config: Config, results: Path) -> list[Tree]:
