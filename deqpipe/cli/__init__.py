@@ -31,6 +31,7 @@ from deqpipe.cli import (
     status,
     training,
     trial,
+    watch,
 )
 from deqpipe.cli.arguments import Command
 from deqpipe.errors import DivergedError, UserError, line
@@ -42,7 +43,7 @@ _logger = logging.getLogger(__name__)
 
 GROUPS = (
     configuration, data, training, checkpoints, evaluation, analysis, reporting, compare, predict, plan, status, doctor,
-    trial,
+    trial, watch,
 )  # fmt: skip
 """In the order in which --help lists their commands."""
 INTERRUPTED = 128 + signal.SIGINT
