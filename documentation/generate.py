@@ -18,6 +18,7 @@ from documentation import (
     architecture,
     cluster_limits,
     cluster_times,
+    columns_page,
     configuration_page,
     differences_page,
     paper_settings,
@@ -32,6 +33,9 @@ README = Path("README.md")
 SETTINGS = Path("deqpipe/reporting/paper/settings.py")
 ARCHITECTURE = Path("docs/architecture.md")
 PROFILES = tuple(Path(f"profiles/{name}/profile.yaml") for name in ("slurm", "pbs", "lsf", "sge"))
+RECORDS = Path("docs/records.md")
+TRAINING = Path("docs/training.md")
+RESULTS = Path("docs/results.md")
 TIMES = Path("docs/cluster_times.md")
 
 
@@ -50,6 +54,9 @@ def generate(root: Path) -> dict[Path, str]:
         README: filled(_text(root / README), {"rulegraph": rules.picture(root)}),
         ARCHITECTURE: filled(_text(root / ARCHITECTURE), architecture.blocks(root)),
         **{profile: filled(_text(root / profile), {"limits": cluster_limits.block(root)}) for profile in PROFILES},
+        RECORDS: filled(_text(root / RECORDS), columns_page.records_blocks()),
+        TRAINING: filled(_text(root / TRAINING), columns_page.metrics_blocks()),
+        RESULTS: filled(_text(root / RESULTS), columns_page.results_blocks()),
         TIMES: cluster_times.page(root),
     }
 

@@ -111,7 +111,7 @@ class Made(_Part):
 class Numbers(_Part):
     """All numbers of a run."""
 
-    schema_version: Literal["1.0"] = VERSION
+    schema_version: Literal["1.0"] = "1.0"
     summary: tuple[str, ...]
     """What they amount to, in plain sentences, the most telling first."""
     seeds: tuple[int, ...]

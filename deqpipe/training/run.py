@@ -317,8 +317,8 @@ def _run(job: TrainingJob, prepared: Prepared) -> int:
 
 def _meter(job: TrainingJob, prepared: Prepared) -> Meter:
     """What is known of the arithmetic; FLOPs are counted only where there is a peak to compare them with."""
-    deq = isinstance(prepared.model, DEQClassifier)
-    most = peak(job.device, prepared.model.function.precision.name) if deq else None
+    model = prepared.model
+    most = peak(job.device, model.function.precision.name) if isinstance(model, DEQClassifier) else None
     return Meter(
         model=job.spec.get("model", vocabulary.TRUNK),
         seed=job.spec["seed"],

@@ -148,7 +148,7 @@ def test_curves_carry_step_and_training_time_and_leave_out_what_is_not_known() -
 
         def close(self) -> None: ...
 
-    line = dict.fromkeys(metrics.COLUMNS) | {
+    line: dict[str, Any] = dict.fromkeys(metrics.COLUMNS) | {
         "model": "m", "seed": 0, "phase": "adversarial", "step": 6, "epoch": 2, "steps": 2, "images": 8, "loss": 0.5,
         "learning_rate": 0.1, "elapsed": 3.0,
     }  # fmt: skip
