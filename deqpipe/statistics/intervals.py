@@ -15,7 +15,6 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 Correct: TypeAlias = NDArray[np.bool_]
 """Right (True) or wrong; of shape (images,) or (attacks, images)."""
@@ -190,6 +189,8 @@ def difference_of_means(first: Sequence[float], second: Sequence[float], *, conf
     parts = [float(np.var(values, ddof=1)) / len(values) for values in (first, second)]
     if sum(parts) < _ROUNDING**2:
         return None
+    from scipy.special import stdtrit  # takes a moment to import, and tables do not need it
+
     freedom = sum(parts) ** 2 / sum(part**2 / (n - 1) for part, n in zip(parts, sizes, strict=True))
     half = float(stdtrit(freedom, 0.5 + confidence / 2)) * math.sqrt(sum(parts))
     value = float(np.mean(first) - np.mean(second))
