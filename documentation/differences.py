@@ -845,7 +845,8 @@ _FIGURES = (
         "uncertainty",
         "One number per cell",
         "One seed",
-        "Accuracies have intervals; tables show the first seed, and the spread over all where there are several.",
+        "Accuracies have intervals; tables show the first seed, and of several the lowest and highest value; "
+        "every seed's value and their mean are in the CSV and in results.json.",
         ("seeds", "statistics.confidence", "statistics.resamples"),
     ),
 )

@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deqpipe import config
-from deqpipe.results import records
+from deqpipe.results import numbers, records
 from documentation import (
     architecture,
     cluster_limits,
     cluster_times,
+    columns_page,
     configuration_page,
     differences_page,
     paper_settings,
@@ -25,12 +26,16 @@ from documentation import (
 )
 
 SCHEMA = Path("schemas/config.schema.json")
+RESULTS_SCHEMA = Path("schemas/results.schema.json")
 CONFIGURATION = Path("docs/configuration.md")
 DIFFERENCES = Path("docs/differences.md")
 README = Path("README.md")
 SETTINGS = Path("deqpipe/reporting/paper/settings.py")
 ARCHITECTURE = Path("docs/architecture.md")
 PROFILES = tuple(Path(f"profiles/{name}/profile.yaml") for name in ("slurm", "pbs", "lsf", "sge"))
+RECORDS = Path("docs/records.md")
+TRAINING = Path("docs/training.md")
+RESULTS = Path("docs/results.md")
 TIMES = Path("docs/cluster_times.md")
 
 
@@ -43,11 +48,15 @@ def generate(root: Path) -> dict[Path, str]:
     return {
         SETTINGS: paper_settings.module(root),
         SCHEMA: json.dumps(config.json_schema(), indent=2) + "\n",
+        RESULTS_SCHEMA: json.dumps(numbers.json_schema(), indent=2) + "\n",
         CONFIGURATION: configuration_page.page(root),
         DIFFERENCES: differences_page.page(root),
         README: filled(_text(root / README), {"rulegraph": rules.picture(root)}),
         ARCHITECTURE: filled(_text(root / ARCHITECTURE), architecture.blocks(root)),
         **{profile: filled(_text(root / profile), {"limits": cluster_limits.block(root)}) for profile in PROFILES},
+        RECORDS: filled(_text(root / RECORDS), columns_page.records_blocks()),
+        TRAINING: filled(_text(root / TRAINING), columns_page.metrics_blocks()),
+        RESULTS: filled(_text(root / RESULTS), columns_page.results_blocks()),
         TIMES: cluster_times.page(root),
     }
 

@@ -32,8 +32,8 @@ COMMANDS = (
     "time-training",
     "import-checkpoint", "export-checkpoint", "use-imported", "select-early-state", "clean", "attack-pgd",
     "attack-grid", "attack-point", "autoattack", "attack-top", "attack-in-loop", "attack-sweep", "time-inference",
-    "attack-example", "strongest", "race", "table", "figure", "report", "show-table", "predict", "plan",
-    "status", "doctor", "trial",
+    "attack-example", "strongest", "race", "table", "figure", "report", "show-table", "compare", "predict", "plan",
+    "status", "doctor", "trial", "watch",
 )  # fmt: skip
 
 

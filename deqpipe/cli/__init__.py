@@ -20,6 +20,7 @@ from deqpipe.cli import (
     analysis,
     answers,
     checkpoints,
+    compare,
     configuration,
     data,
     doctor,
@@ -30,6 +31,7 @@ from deqpipe.cli import (
     status,
     training,
     trial,
+    watch,
 )
 from deqpipe.cli.arguments import Command
 from deqpipe.errors import DivergedError, UserError, line
@@ -40,7 +42,8 @@ from deqpipe.workflow.endings import GO_ON, PROGRAM
 _logger = logging.getLogger(__name__)
 
 GROUPS = (
-    configuration, data, training, checkpoints, evaluation, analysis, reporting, predict, plan, status, doctor, trial,
+    configuration, data, training, checkpoints, evaluation, analysis, reporting, compare, predict, plan, status, doctor,
+    trial, watch,
 )  # fmt: skip
 """In the order in which --help lists their commands."""
 INTERRUPTED = 128 + signal.SIGINT

@@ -23,7 +23,7 @@ def register(commands: Any) -> None:
     _add_numbered(commands, "table", _table, "Write a table.")
     _add_numbered(commands, "figure", _figure, "Draw a figure.")
     report = add(commands, "report", _report, "Write the report.")
-    add_paths(report, "config", "results", "output")
+    add_paths(report, "config", "results", "output", "numbers")
     add_expected_spec(report)
     show = add(commands, "show-table", _show_table, "Print a table that is already written, as it fits the terminal.")
     show.add_argument("number", type=int)
@@ -63,9 +63,12 @@ def _figure(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from deqpipe.reporting import numbers
     from deqpipe.reporting.report import report
 
-    report.write(_config(options, "report"), options.results, options.output)
+    loaded = _config(options, "report")
+    report.write(loaded, options.results, options.output)
+    numbers.write(loaded, options.results, options.numbers)
     return 0
 
 

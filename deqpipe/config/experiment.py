@@ -29,7 +29,7 @@ class Config(Section):
     protocol: Literal["paper", "release"]
     """What `protocol` stands for where a key says so: the paper's text, or its authors' code."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=100, strict=False)]
-    """One complete repetition each; tables use the first."""
+    """One complete repetition each; tables show the first, and of several the lowest and highest value."""
     device: Literal["auto", "cpu", "cuda"]
     """auto takes CUDA where there is one. Recorded with every result, never a reason to run again."""
     gpu_request: Literal["auto", 0, 1]

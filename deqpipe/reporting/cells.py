@@ -1,11 +1,41 @@
 """A table as data: its numbers, what is printed of them, and how it is laid out."""
 
 import math
-from dataclasses import dataclass
+import statistics
+from dataclasses import dataclass, field
 
-from deqpipe.statistics.intervals import Estimate
+from pydantic import InstanceOf
+
+from deqpipe.reporting.quantities import ACCURACY, Quantity
+from deqpipe.statistics.intervals import Estimate, Term
 
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """A number over several seeds.
+
+    Attributes:
+        values: by seed, of those that have the number.
+        mean: of them.
+        deviation: their standard deviation, divided by one less than their number.
+        lowest, highest: of them.
+    """
+
+    values: tuple[tuple[int, float], ...]
+    mean: float
+    deviation: float
+    lowest: float
+    highest: float
+
+    @classmethod
+    def of(cls, values: tuple[tuple[int, float], ...]) -> "OverSeeds | None":
+        """What values by seed amount to; None: there are not two of them."""
+        if len(values) < 2:
+            return None
+        alone = [value for _, value in values]
+        return cls(values, statistics.fmean(alone), statistics.stdev(alone), min(alone), max(alone))
 
 
 @dataclass(frozen=True)
@@ -19,7 +49,9 @@ class Cell:
         paper: the paper's number.
         difference: here minus paper, where the two may be compared.
         note: what else belongs to the number.
-        spread: lowest and highest value over seeds, where there are several.
+        quantity: what it is a number of.
+        over_seeds: the same over all seeds, where there are several.
+        answers: what it was counted from; not written.
     """
 
     row: str
@@ -31,7 +63,14 @@ class Cell:
     paper: float | None = None
     difference: float | None = None
     note: str = ""
-    spread: tuple[float, float] | None = None
+    quantity: Quantity = ACCURACY
+    over_seeds: OverSeeds | None = None
+    answers: tuple[InstanceOf[Term], ...] = field(default=(), compare=False, repr=False, metadata={"written": False})
+
+    @property
+    def spread(self) -> tuple[float, float] | None:
+        """Lowest and highest value over seeds, where there are several."""
+        return None if self.over_seeds is None else (self.over_seeds.lowest, self.over_seeds.highest)
 
 
 @dataclass(frozen=True)
@@ -85,15 +124,29 @@ EMPTY = Shown(DASH)
 LEGEND = "value [interval] (paper; Δ difference) {over seeds}"
 
 
-def percent(row: str, column: str, estimate: Estimate, *, paper: float | None = None, note: str = "") -> Cell:
+def percent(
+    row: str,
+    column: str,
+    estimate: Estimate,
+    *,
+    paper: float | None = None,
+    note: str = "",
+    quantity: Quantity = ACCURACY,
+) -> Cell:
     """A cell that holds a share or a difference of shares, in percent or points."""
     value, low, high = (100 * number for number in (estimate.value, estimate.low, estimate.high))
-    return Cell(row, column, value, low, high, estimate.n, paper, note=note)
+    return Cell(
+        row, column, value, low, high, estimate.n, paper, note=note, quantity=quantity, answers=estimate.answers
+    )
 
 
-def number(row: str, column: str, estimate: Estimate, *, paper: float | None = None, note: str = "") -> Cell:
+def number(
+    row: str, column: str, estimate: Estimate, quantity: Quantity, *, paper: float | None = None, note: str = ""
+) -> Cell:
     """A cell that holds no share, in the unit of the estimate."""
-    return Cell(row, column, estimate.value, estimate.low, estimate.high, estimate.n, paper, note=note)
+    return Cell(
+        row, column, estimate.value, estimate.low, estimate.high, estimate.n, paper, note=note, quantity=quantity
+    )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -79,8 +79,18 @@ def _input(source: Source) -> Input:
 
 
 def sidecar_text(product: Any) -> str:
-    """The JSON that stands beside a table or figure: all of its dataclass, and a digest."""
-    return json.dumps(integrity.sealed(asdict(product)), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    """The JSON that stands beside a table or figure: all of its dataclass that is to be written, and a digest."""
+    return json.dumps(integrity.sealed(_written(product)), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def _written(value: Any) -> Any:
+    """A dataclass as JSON values."""
+    if is_dataclass(value):
+        told = (one for one in fields(value) if one.metadata.get("written", True))
+        return {one.name: _written(getattr(value, one.name)) for one in told}
+    if isinstance(value, tuple | list):
+        return [_written(one) for one in value]
+    return value
 
 
 def read_sidecar(path: Path, kind: type[T], *, what: str) -> T:

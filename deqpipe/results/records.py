@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from deqpipe.errors import UserError
 from deqpipe.machine import faults
+from deqpipe.results import columns as layout
 from deqpipe.results import integrity
 from deqpipe.results.provenance import checked
 from deqpipe.workflow.gridpoints import GridPoint
@@ -34,27 +35,8 @@ from deqpipe.workflow.gridpoints import GridPoint
 if TYPE_CHECKING:
     from deqpipe.results.parquet import Content
 
-SCALARS: Mapping[str, type[np.generic] | type[str]] = {
-    "image": np.int32,  # index in the split, counted from 0
-    "label": np.int16,
-    "model": str,  # whose weights decide
-    "defence": str,  # defences.DefenceName
-    "attack": str,  # clean | pgd | pgd_in_loop | config.AttackName
-    "crafted_on": str,  # whose gradients made the image; "" for clean ones
-    "state": np.int16,  # i of the surrogate; 0: no surrogate of Eq. (11)
-    "steps": np.int16,  # K_a
-    "damping": np.float32,  # lambda
-    "perturbation": np.float32,  # largest change of a pixel, in units of the pixel range
-    "lost_gradient": np.float32,  # share of attack steps whose gradient was zero, or no number, in every pixel
-    "status": np.int8,  # how the solve ended, as solver.solve.Status: 1 converged, 2 all steps, 3 not finite; 0: none
-}
-PER_STATE: Mapping[str, type[np.generic]] = {
-    "predicted": np.int16,  # class; -1: logits that are not finite; NOT_COMPUTED
-    "margin": np.float32,  # logit of the label minus the largest other logit
-    "entropy": np.float32,  # of the softmax, in nats
-    "residual": np.float32,  # norm(f(z) - z) / norm(f(z)); NaN for a ResNet and the final state
-    "deviation": np.float32,  # norm(z - z_clean) / norm(z_clean); NaN for clean images and controls
-}
+SCALARS: Mapping[str, type[np.generic] | type[str]] = {name: one.kind for name, one in layout.SCALARS.items()}
+PER_STATE: Mapping[str, type[np.generic]] = {name: one.kind for name, one in layout.PER_STATE.items()}
 COLUMNS = (*SCALARS, *PER_STATE)
 NOT_COMPUTED = -2
 """The class at a state that was not computed."""

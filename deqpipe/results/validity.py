@@ -182,8 +182,8 @@ def _of_page(path: Path) -> str:
 
 
 def _product(name: str) -> ProductName | None:
-    matched = re.fullmatch(r"(table|figure)s/\1\d+\.\w+|(report)\.html", name)
-    return None if matched is None else matched[1] or matched[2]  # type: ignore[return-value]
+    matched = re.fullmatch(r"(table|figure)s/\1\d+\.\w+|report\.html|results\.json", name)
+    return None if matched is None else matched[1] or "report"  # type: ignore[return-value]
 
 
 def _state_of_product(path: Path, product: ProductName, config: Config) -> State:

@@ -6,9 +6,9 @@ paired. Accuracies are shares in [0, 1].
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from statistics import NormalDist
 from typing import TypeAlias
@@ -23,18 +23,44 @@ Values: TypeAlias = NDArray[np.float64]
 """Real numbers of shape (attacks, images); NaN: left out."""
 
 _Means: TypeAlias = NDArray[np.float64]
+_ROUNDING = 1e-9  # what numbers that are equal may differ by
 _CHUNK = 256  # resamples at once: bounds the memory at 10,000 images
 _AT_ONCE = 2  # numbers of images that are drawn for at once: each holds 80 MB at 10,000 images
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval, and how many images it rests on."""
+    """A value with its interval, and how many images it rests on.
+
+    Attributes:
+        value: itself.
+        low, high: the ends of its interval.
+        n: images.
+        answers: what it was counted from; none where it is no accuracy, and no difference of accuracies.
+    """
 
     value: float
     low: float
     high: float
     n: int
+    answers: "Answers" = field(default=(), compare=False, repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """The lowest accuracy over some attacks, as a part of a sum.
+
+    Attributes:
+        correct: (attacks, images).
+        sign: 1, or -1 where it is taken off.
+    """
+
+    correct: Correct
+    sign: int = 1
+
+
+Answers: TypeAlias = tuple[Term, ...]
+"""What a number was counted from: it is the sum of these terms."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +99,8 @@ def accuracy(correct: Correct, *, confidence: float) -> Estimate:
     """Accuracy of one decision under one attack; `correct` has shape (images,)."""
     if correct.ndim != 1:
         raise ValueError(f"one decision has shape (images,), not {correct.shape}")
-    return wilson(int(correct.sum()), len(correct), confidence=confidence)
+    share = wilson(int(correct.sum()), len(correct), confidence=confidence)
+    return replace(share, answers=(Term(correct[None]),))
 
 
 def worst_case(correct: Correct) -> Correct:
@@ -96,7 +123,8 @@ def minimum(correct: Correct, bootstrap: Bootstrap) -> Estimate:
     and 1 are not too short.
     """
     value, draws = _lowest(correct, bootstrap)
-    return _interval(_quantiles(value, draws, correct.shape[1], bootstrap), _Share(), bootstrap)
+    lowest = _interval(_quantiles(value, draws, correct.shape[1], bootstrap), _Share(), bootstrap)
+    return replace(lowest, answers=(Term(correct),))
 
 
 def minimum_difference(first: Correct, second: Correct, bootstrap: Bootstrap) -> Estimate:
@@ -107,9 +135,35 @@ def minimum_difference(first: Correct, second: Correct, bootstrap: Bootstrap) ->
     Raises:
         ValueError: the two differ in their number of images.
     """
-    n = _paired(first, second)
-    (value, draws), (less, fewer) = _lowest(first, bootstrap), _lowest(second, bootstrap)
-    return _interval(_quantiles(value - less, draws - fewer, n, bootstrap), _Difference(), bootstrap)
+    return paired_difference((Term(first),), (Term(second),), bootstrap)
+
+
+def paired_difference(first: Answers, second: Answers, bootstrap: Bootstrap) -> Estimate:
+    """A number that was counted from answers, minus another one, on the same images.
+
+    Raises:
+        ValueError: answers differ in their number of images, or there are none.
+    """
+    terms = (*first, *(Term(term.correct, -term.sign) for term in second))
+    n = _paired(terms)
+    parts = [(term.sign, *_lowest(term.correct, bootstrap)) for term in terms]
+    value = sum(sign * lowest for sign, lowest, _ in parts)
+    draws: _Means = np.add.reduce([sign * drawn for sign, _, drawn in parts])
+    most = max(1.0, len(terms) / 2)  # the sum of as many shares as are taken off
+    resampled = _interval(_quantiles(value, draws, n, bootstrap), _Difference(-most, most), bootstrap)
+    return replace(resampled, answers=terms)
+
+
+def independent_difference(first: Estimate, second: Estimate) -> Estimate:
+    """A number minus another one of other images, from their values and intervals alone.
+
+    The interval recovers the variances of the two from their intervals, end by end (Newcombe 1998, method 10; Zou and
+    Donner 2008). Where the images are the same after all, it is as a rule too wide.
+    """
+    value = first.value - second.value
+    low = value - math.hypot(first.value - first.low, second.high - second.value)
+    high = value + math.hypot(first.high - first.value, second.value - second.low)
+    return Estimate(value, low, high, min(first.n, second.n))
 
 
 def minimum_differences(pairs: Mapping[str, tuple[Correct, Correct]], bootstrap: Bootstrap) -> dict[str, Estimate]:
@@ -123,6 +177,26 @@ def minimum_differences(pairs: Mapping[str, tuple[Correct, Correct]], bootstrap:
     return {name: one.result() for name, one in running.items()}
 
 
+def difference_of_means(first: Sequence[float], second: Sequence[float], *, confidence: float) -> Estimate | None:
+    """Mean of some numbers minus that of others, with Welch's interval; None where neither varies.
+
+    Raises:
+        ValueError: there are fewer than two of either.
+    """
+    if min(len(first), len(second)) < 2:
+        raise ValueError(f"means of {len(first)} and {len(second)} numbers have no interval: each needs two")
+    sizes = len(first), len(second)
+    parts = [float(np.var(values, ddof=1)) / len(values) for values in (first, second)]
+    if sum(parts) < _ROUNDING**2:
+        return None
+    from scipy.special import stdtrit  # takes a moment to import, and tables do not need it
+
+    freedom = sum(parts) ** 2 / sum(part**2 / (n - 1) for part, n in zip(parts, sizes, strict=True))
+    half = float(stdtrit(freedom, 0.5 + confidence / 2)) * math.sqrt(sum(parts))
+    value = float(np.mean(first) - np.mean(second))
+    return Estimate(value, value - half, value + half, sum(sizes))
+
+
 def excess(correct: Correct, attack: int, bootstrap: Bootstrap) -> Estimate:
     """Accuracy under one of the attacks minus the lowest accuracy over all of them: never below zero.
 
@@ -134,7 +208,8 @@ def excess(correct: Correct, attack: int, bootstrap: Bootstrap) -> Estimate:
     bounds = _quantiles(value - less, draws - fewer, correct.shape[1], bootstrap)
     least = wilson(round(bounds.value * bounds.n), bounds.n, confidence=bootstrap.confidence)
     low = max(0.0, min(2 * bounds.value - bounds.upper, least.low))
-    return Estimate(bounds.value, low, max(bounds.upper, least.high), bounds.n)
+    behind = (Term(correct[[attack]]), Term(correct, -1))
+    return Estimate(bounds.value, low, max(bounds.upper, least.high), bounds.n, behind)
 
 
 @dataclass(frozen=True)
@@ -220,12 +295,12 @@ class _Unbounded(_Difference):
     most: float = math.inf
 
 
-def _paired(first: Correct, second: Correct) -> int:
-    """The number of images that both have."""
-    images, others = len(_checked(first)[0]), len(_checked(second)[0])
-    if images != others:
-        raise ValueError(f"{images} images cannot be paired with {others}")
-    return images
+def _paired(terms: Answers) -> int:
+    """The number of images that all have."""
+    images: dict[int, None] = dict.fromkeys(len(_checked(term.correct)[0]) for term in terms)
+    if len(images) != 1:
+        raise ValueError(f"{' images cannot be paired with '.join(map(str, images)) or 'no answers'}")
+    return next(iter(images))
 
 
 def _checked(correct: Correct) -> Correct:

@@ -19,9 +19,10 @@ from deqpipe.data import Augmentation, Split, steps_per_epoch
 from deqpipe.errors import DamagedFileError, DivergedError, UserError
 from deqpipe.machine.stopping import Interrupted, StopRequest
 from deqpipe.model.classifier import DEQClassifier
-from deqpipe.results import checkpoint, integrity
+from deqpipe.results import checkpoint, integrity, metrics
 from deqpipe.training.feed import Feed
 from deqpipe.training.forward import draws
+from deqpipe.training.meter import NOTHING_KNOWN, Meter
 from deqpipe.training.objectives import Batch, TrainingObjective
 from deqpipe.training.tally import Reading, Tally, magnitude
 
@@ -82,6 +83,7 @@ class TrainingPlan:
         largest_loss: of a step; one above it has exploded.
         pace: what to lower where the training diverges.
         penalty: what to lower as well where the loss is mostly the regularisation of the Jacobian.
+        counts_attacked: whether the training accuracy is that of attacked images.
     """
 
     phase: str
@@ -99,6 +101,7 @@ class TrainingPlan:
     largest_loss: float
     pace: Setting
     penalty: Setting | None = None
+    counts_attacked: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -115,11 +118,24 @@ class TrainingPlan:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """Where the last line of metrics.jsonl ends: what `Progress` said there; sums are over the current epoch."""
+
+    step: int
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    seconds: float = 0.0
+    evaluations: Evaluations = NO_EVALUATIONS
+
+
+@dataclass(frozen=True)
 class Progress:
     """What a run remembers beside weights and optimiser.
 
     Sums are over the current epoch so far; those of losses and right answers are as old as the last look at the device.
-    An epoch is over once its model was validated: then there are no images `seen` in the current one.
+    An epoch is over once its model was validated: then there are no images `seen` in the current one. `mark` is where
+    the last line of metrics.jsonl ends; None in a state of a version that wrote none.
     """
 
     step: int
@@ -131,6 +147,12 @@ class Progress:
     seen: int = 0
     seconds: float = 0.0
     evaluations: Evaluations = NO_EVALUATIONS
+    mark: Mark | None = None
+
+    @property
+    def here(self) -> Mark:
+        """A mark at this point."""
+        return Mark(self.step, self.loss_sum, self.correct, self.seen, self.seconds, self.evaluations)
 
     def awaits_validation(self, plan: TrainingPlan) -> bool:
         """Whether an epoch has taken its last step, and nothing else."""
@@ -163,6 +185,11 @@ class Store:
     def state_file(self) -> Path:
         """Weights, optimiser and progress."""
         return self.directory / "training.safetensors"
+
+    @property
+    def metrics_file(self) -> Path:
+        """How the training went so far."""
+        return self.directory / metrics.NAME
 
     @property
     def best_file(self) -> Path:
@@ -246,7 +273,8 @@ class Store:
         try:
             kept = metadata["progress"]
             evaluations = Evaluations(**kept["evaluations"])
-            progress = Progress(**{**kept, "history": tuple(kept["history"]), "evaluations": evaluations})
+            mark = _mark(kept.get("mark"))
+            progress = Progress(**{**kept, "history": tuple(kept["history"]), "evaluations": evaluations, "mark": mark})
             numbers = (progress.step, progress.best_epoch, progress.correct, progress.seen)
         except (KeyError, TypeError) as error:
             reason = " ".join(str(error).split())
@@ -267,7 +295,20 @@ class Store:
         return dict(now)
 
 
-def train(plan: TrainingPlan, model: nn.Module, optimizer: Optimizer, *, store: Store, stop: StopRequest) -> Progress:
+def _mark(kept: Mapping[str, Any] | None) -> Mark | None:
+    """A mark as it was saved; None in a state of a version that had none."""
+    return None if kept is None else Mark(**{**kept, "evaluations": Evaluations(**kept["evaluations"])})
+
+
+def train(
+    plan: TrainingPlan,
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    store: Store,
+    stop: StopRequest,
+    meter: Meter = NOTHING_KNOWN,
+) -> Progress:
     """Train until the plan's last step, or until asked to stop; the state is saved either way.
 
     A step or a validation that is under way when somebody asks is left, and done again by whoever goes on.
@@ -282,6 +323,7 @@ def train(plan: TrainingPlan, model: nn.Module, optimizer: Optimizer, *, store: 
         optimizer: over the model's parameters, possibly with a history of its own.
         store: where to resume from and to save.
         stop: asked before every step, and within it.
+        meter: of the device, for metrics.jsonl.
 
     Raises:
         DivergedError: a step, the weights after it or all that they predict are of no use; names the step, the last
@@ -290,12 +332,13 @@ def train(plan: TrainingPlan, model: nn.Module, optimizer: Optimizer, *, store: 
     progress = store.load(model, optimizer) or Progress(step=plan.first_step)
     if progress.step > plan.first_step:
         _logger.info("continuing at step %d of %d", progress.step, plan.last_step)
+    progress = _lines_taken_up(progress, store)
     device = next(model.parameters()).device
     feed = plan.feed(device)
     tally = Tally.start(device, loss_sum=progress.loss_sum, correct=progress.correct)
     saved_at, unsaved = time.monotonic(), False
     while not progress.is_complete(plan) and not stop.should_stop():
-        closing = progress.awaits_validation(plan)
+        closing, before = progress.awaits_validation(plan), progress
         try:
             with stop.interruptible():
                 if closing:
@@ -307,8 +350,11 @@ def train(plan: TrainingPlan, model: nn.Module, optimizer: Optimizer, *, store: 
         overdue, unsaved = time.monotonic() - saved_at > store.interval, True
         if closing:
             progress, tally = _end_epoch(plan, model, progress, validation, store), Tally.start(device)
+            progress = _told(plan, progress, before, store, meter, validation)
         elif overdue or progress.awaits_validation(plan) or progress.step % store.read_every == 0:
             progress = _read_back(plan, (model, optimizer), progress, tally, store)
+            if progress.step % store.read_every == 0 and not progress.awaits_validation(plan):
+                progress = _told(plan, progress, progress, store, meter)
         if closing or (overdue and not progress.awaits_validation(plan)):
             store.save(model, optimizer, progress)
             saved_at, unsaved = time.monotonic(), False
@@ -316,6 +362,51 @@ def train(plan: TrainingPlan, model: nn.Module, optimizer: Optimizer, *, store: 
         progress = _read_back(plan, (model, optimizer), progress, tally, store)
         store.save(model, optimizer, progress)
     return progress
+
+
+def _lines_taken_up(progress: Progress, store: Store) -> Progress:
+    """Metrics end where the run goes on; one of a version without them begins here."""
+    mark = progress.mark or progress.here
+    metrics.cut_back(store.metrics_file, after=mark.step)
+    return replace(progress, mark=mark)
+
+
+def _told(
+    plan: TrainingPlan,
+    progress: Progress,
+    counted: Progress,
+    store: Store,
+    meter: Meter,
+    validation: Validation | None = None,
+) -> Progress:
+    """The progress, once what was `counted` since its mark is a line of metrics.jsonl."""
+    metrics.append(store.metrics_file, _interval(plan, counted, meter, validation))
+    return replace(progress, mark=progress.here)
+
+
+def _interval(plan: TrainingPlan, counted: Progress, meter: Meter, validation: Validation | None) -> metrics.Interval:
+    since = counted.mark or counted.here
+    images, seconds = counted.seen - since.seen, counted.seconds - since.seconds
+    accuracy = (counted.correct - since.correct) / images
+    return metrics.Interval(
+        model=meter.model,
+        seed=meter.seed,
+        phase=plan.phase,
+        step=counted.step,
+        epoch=-(-counted.step // plan.steps_per_epoch),
+        steps=counted.step - since.step,
+        images=images,
+        loss=(counted.loss_sum - since.loss_sum) / images,
+        clean_accuracy=None if plan.counts_attacked else accuracy,
+        robust_accuracy=accuracy if plan.counts_attacked else None,
+        learning_rate=plan.learning_rate(counted.step - 1),
+        images_per_second=round(images / seconds, 3) if seconds > 0 else None,
+        peak_share=meter.share(counted.evaluations - since.evaluations, seconds),
+        memory_mib=meter.memory,
+        validation_clean_accuracy=None if validation is None else validation.clean,
+        validation_robust_accuracy=None if validation is None else validation.robust,
+        elapsed=round(counted.seconds, 3),
+    )
 
 
 def _one_step(

@@ -44,7 +44,7 @@ from deqpipe.machine.device import describe, set_up
 from deqpipe.machine.stopping import EXIT_UNFINISHED, StopRequest
 from deqpipe.model import architecture
 from deqpipe.model.classifier import DEQClassifier
-from deqpipe.results import checkpoint, history, records
+from deqpipe.results import checkpoint, history, metrics, records
 from deqpipe.results.lock import locked
 from deqpipe.results.provenance import checked, provenance
 from deqpipe.seeding import Stream
@@ -64,6 +64,7 @@ from deqpipe.training.forward import (
 )
 from deqpipe.training.jacobian import JacobianRegularisation
 from deqpipe.training.loop import HISTORY, Progress, Setting, Store, TrainingPlan, cosine, multistep, train
+from deqpipe.training.meter import Meter, flops_of_f, peak
 from deqpipe.training.objectives import CleanUnrolled, PGDAdversarial, TradesAdversarial, TrainingObjective
 from deqpipe.training.optimizers import SGD, Adam
 from deqpipe.training.tally import largest_loss
@@ -234,6 +235,7 @@ def adversarial_plan(
         penalty=Setting(
             f"jacobian.{'other_weight' if kind.other_jacobian else 'weight'}.{kind.framework}", forward.jacobian.weight
         ),
+        counts_attacked=kind.framework == "pgd_at",
     )
 
 
@@ -283,6 +285,7 @@ def feedforward_plan(job: TrainingJob, settings: Settings, dataset: Dataset) -> 
         select_from_epoch=settings.section("selection", SelectionConfig).first_epoch,
         largest_loss=largest_loss(len(dataset.classes)),
         pace=Setting(f"{kind.architecture.section}.training.learning_rate", recipe.learning_rate),
+        counts_attacked=kind.framework == "pgd_at",
     )
 
 
@@ -301,7 +304,7 @@ def _run(job: TrainingJob, prepared: Prepared) -> int:
         store.set_aside_damaged(prepared.plan, model, optimizer)
         before = (store.progress() if store.is_usable() else None) or Progress(step=prepared.plan.first_step)
         with _memory_told(prepared.plan, job.threads):
-            progress = train(prepared.plan, model, optimizer, store=store, stop=stop)
+            progress = train(prepared.plan, model, optimizer, store=store, stop=stop, meter=_meter(job, prepared))
         if progress.is_complete(prepared.plan):
             _publish(job, prepared, progress, store)
             return 0
@@ -310,6 +313,19 @@ def _run(job: TrainingJob, prepared: Prepared) -> int:
             raise UserError(f"not one {missing} finished within {job.budget_minutes:g} minutes: allow more time")
     _logger.info("%s: saved at step %d of %d; %s", stop.reason, progress.step, prepared.plan.last_step, GO_ON)
     return EXIT_UNFINISHED
+
+
+def _meter(job: TrainingJob, prepared: Prepared) -> Meter:
+    """What is known of the arithmetic; FLOPs are counted only where there is a peak to compare them with."""
+    model = prepared.model
+    most = peak(job.device, model.function.precision.name) if isinstance(model, DEQClassifier) else None
+    return Meter(
+        model=job.spec.get("model", vocabulary.TRUNK),
+        seed=job.spec["seed"],
+        device=job.device,
+        flops=flops_of_f(prepared.architecture) if most else None,
+        peak=most,
+    )
 
 
 @contextmanager
@@ -366,7 +382,14 @@ def _publish(job: TrainingJob, prepared: Prepared, progress: Progress, store: St
     checkpoint.write(job.outputs["last"], stored.part("model"), last)
     if "handoff" in job.outputs:
         checkpoint.write(job.outputs["handoff"], stored.tensors, {"kind": "handoff", **common})
+    _publish_metrics(store, job.outputs["history"].with_name(metrics.NAME))
     records.write_text(job.outputs["history"], told)
+
+
+def _publish_metrics(store: Store, path: Path) -> None:
+    """A copy beside the history. It is no output of the rule: trainings of before would be run again for lack of it."""
+    if store.metrics_file.exists():
+        records.write_text(path, store.metrics_file.read_text(encoding="utf-8"))
 
 
 def _csv(history: tuple[Mapping[str, Any], ...]) -> str:
@@ -397,6 +420,7 @@ def _deq_plan(
     validate: Validator,
     select_from_epoch: int | None,
     penalty: Setting | None = None,
+    counts_attacked: bool = False,
 ) -> TrainingPlan:
     """What both phases share: order of the data, augmentation, optimiser, one cosine schedule."""
     start = settings["training.learning_rate"]
@@ -424,6 +448,7 @@ def _deq_plan(
         largest_loss=largest_loss(len(dataset.classes)),
         pace=Setting("training.learning_rate", start),
         penalty=penalty,
+        counts_attacked=counts_attacked,
     )
 
 

@@ -64,7 +64,13 @@ def asked_for(config: Config) -> list[str]:
         for seed in (config.seeds if value.seeded else config.seeds[:1])
         for path in files(value.name, config, model, seed)
     ]
-    return ["config.yaml", *made, *(f"{product.kind}s/{product.name}.json" for product in products), "report.html"]
+    return [
+        "config.yaml",
+        *made,
+        *(f"{product.kind}s/{product.name}.json" for product in products),
+        "report.html",
+        "results.json",
+    ]
 
 
 def _behind(wanted: set[tuple[StageName, str | None]], config: Config) -> set[tuple[StageName, str | None]]:

@@ -143,7 +143,7 @@ _EVALUATION = (*_COMPUTATION, *_FORMATS, "evaluation")
 _ANALYSIS = (*_FORMATS, "analysis", "statistics")
 _TOLD = (
     *_ANALYSIS, "reporting.absent", "reporting.cells", "reporting.conditions", "reporting.paper", "reporting.phrases",
-    "reporting.sidecar", "lazy", "workflow.library_attacks",
+    "reporting.quantities", "reporting.sidecar", "lazy", "workflow.library_attacks",
 )  # fmt: skip
 _DRAWN = ("reporting.figures", "results.history", "results.weights")
 _PRINTED = ("reporting.tables", "reporting.pages")

@@ -20,6 +20,7 @@ def test_the_generated_files_are_all_that_say_so(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(cluster_limits, "block", lambda root: "")
     pages = {path for path in tiny.ROOT.glob("docs/*.md") if "This page is generated" in path.read_text("utf-8")}
     in_part = {generate.SCHEMA, generate.SETTINGS, generate.README, generate.ARCHITECTURE, *generate.PROFILES}
+    in_part |= {generate.RESULTS_SCHEMA, generate.RECORDS, generate.TRAINING, generate.RESULTS}
     assert {path.relative_to(tiny.ROOT) for path in pages} | in_part == set(generate.generate(tiny.ROOT))
 
 

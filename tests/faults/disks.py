@@ -98,7 +98,17 @@ def _product(kind: str, number: int, known: World, folder: Path) -> list[object]
 
 def _report(known: World, folder: Path) -> list[object]:
     tree = _tree(known.folder)
-    return ["report", "--config", tree / "config.yaml", "--results", tree, "--output", folder / "report.html"]
+    return [
+        "report",
+        "--config",
+        tree / "config.yaml",
+        "--results",
+        tree,
+        "--output",
+        folder / "report.html",
+        "--numbers",
+        folder / "results.json",
+    ]
 
 
 _TABLE, _FIGURE = (".csv", ".html", ".md", ".tex", ".json"), (".png", ".pdf", ".csv", ".json")
@@ -116,7 +126,7 @@ WRITERS: Mapping[str, Job] = {
             Job("table 2", partial(_product, "table", 2), (), tuple(f"out{ending}" for ending in _TABLE)),
             Job("figure 2", partial(_product, "figure", 2), (), tuple(f"out{ending}" for ending in _FIGURE)),
             Job("figure 4", partial(_product, "figure", 4), (), tuple(f"out{ending}" for ending in _FIGURE)),
-            Job("report", _report, (), ("report.html",)),
+            Job("report", _report, (), ("report.html", "results.json")),
         )
     },
 }

@@ -274,7 +274,11 @@ def test_spread_over_seeds_stands_beside_the_first_seed(tmp_path: Path) -> None:
                if (row["row"], row["column"]) == ("TRADES baseline", "DIFF")]  # fmt: skip
     (cell,) = [cell for cell in found.table.cells if (cell.row, cell.column) == ("TRADES baseline", "DIFF")]
     assert cell.spread is not None
-    assert line["note"] == f"over seeds {cell.spread[0]:.6g} to {cell.spread[1]:.6g}"
+    values = [first["TRADES baseline", "DIFF"], second["TRADES baseline", "DIFF"]]
+    assert [float(line[name]) for name in ("seed_0", "seed_1")] == pytest.approx(values, rel=1e-5)
+    assert float(line["seeds_mean"]) == pytest.approx(np.mean(values), rel=1e-5)
+    assert float(line["seeds_deviation"]) == pytest.approx(np.std(values, ddof=1), rel=1e-5)
+    assert [line["seeds_lowest"], line["seeds_highest"]] == [f"{end:.6g}" for end in cell.spread]
     assert found.table.conditions[-2].endswith("lowest and highest value over seeds 0, 1.")
     assert found.table.conditions[-1] == "Seeds without complete records: 2."
     assert {path.split("/")[-1] for path in (one.path for one in found.origin.inputs)} >= {"seed0.json", "seed1.json"}

@@ -1,6 +1,6 @@
 """Tables 6 and 7: entropy of clean images against that of attacked ones (Eqs. (12) and (13)), on undefended DEQs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from deqpipe.analysis.reading import Files, RowQuery, Source
 from deqpipe.config import Config
 from deqpipe.reporting.cells import Block, Cell, Digits, Line, number, percent, show
 from deqpipe.reporting.paper import published
+from deqpipe.reporting.quantities import ENTROPY, SHARE, Quantity
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap, OverAttacks, Values
 from deqpipe.workflow import gridpoints, shards, vocabulary
@@ -62,14 +63,19 @@ class Measure:
     Attributes:
         table: which table it fills.
         of: differences (attacks, images) to what is averaged over images.
-        shares: whether that is 0 or 1.
+        quantity: what that is; a share is 0 or 1 for each image.
         digits: how it is printed; None: as percent.
     """
 
     table: int
     of: Callable[[Values], Values]
-    shares: bool
+    quantity: Quantity
     digits: Digits | None
+
+    @property
+    def shares(self) -> bool:
+        """Whether it is 0 or 1 for each image."""
+        return self.quantity == SHARE
 
     def cells(self, gathered: EntropyPairs, tree: Tree) -> tuple[Cell, ...]:
         """Average, minimum and maximum over attacks, for both states."""
@@ -86,18 +92,23 @@ class Measure:
         columns = [f"{name}{suffix}" for name in _STATISTICS]
         paper = [published.value(self.table, row, column) for column in columns]
         if entropies is None:
-            return tuple(Cell(row, name, paper=one, note=_RACED) for name, one in zip(columns, paper, strict=True))
+            return self._absent(row, columns, paper, why=_RACED)
         values = self.of(entropies.difference[:, :, index])
         if np.isnan(values).all(axis=1).any():
             why = "absent: an attack left no image whose entropies are finite"
-            return tuple(Cell(row, name, paper=one, note=why) for name, one in zip(columns, paper, strict=True))
+            return self._absent(row, columns, paper, why=why)
         over: OverAttacks = intervals.over_attacks(values, bootstrap, shares=self.shares)
         estimates = (over.average, over.lowest, over.highest)
-        form = percent if self.shares else number
         return tuple(
-            form(row, name, one, paper=theirs)
+            percent(row, name, one, paper=theirs, quantity=self.quantity)
+            if self.shares
+            else number(row, name, one, self.quantity, paper=theirs)
             for name, one, theirs in zip(columns, estimates, paper, strict=True)
-        )  # fmt: skip
+        )
+
+    def _absent(self, row: str, columns: Sequence[str], paper: Sequence[float | None], *, why: str) -> tuple[Cell, ...]:
+        pairs = zip(columns, paper, strict=True)
+        return tuple(Cell(row, name, paper=theirs, note=why, quantity=self.quantity) for name, theirs in pairs)
 
     def blocks(self, cells: Mapping[tuple[str, str], Cell]) -> tuple[Block, ...]:
         """As in the paper for z^[N]; below it the final state."""
@@ -125,8 +136,8 @@ def lower(difference: Values) -> Values:
     return np.where(np.isnan(difference), np.nan, difference < 0)
 
 
-P = Measure(table=6, of=lower, shares=True, digits=None)
-DELTA = Measure(table=7, of=lambda difference: difference, shares=False, digits=Digits(4, 3, 4))
+P = Measure(table=6, of=lower, quantity=SHARE, digits=None)
+DELTA = Measure(table=7, of=lambda difference: difference, quantity=ENTROPY, digits=Digits(4, 3, 4))
 
 
 def gather(tree: Tree) -> EntropyPairs:

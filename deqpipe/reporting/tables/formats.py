@@ -3,29 +3,35 @@
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
 from html import escape
 
 from deqpipe.reporting.cells import DASH, LEGEND, MINUS, Block, Cell, Line, Shown, Table
 
 
 def to_csv(table: Table) -> str:
-    """Long form: one line per cell, unrounded to six digits."""
-    names = [field.name for field in fields(Cell) if field.name != "spread"]
+    """Long form: one line per cell, unrounded to six digits; with what every seed gives, where there are several."""
+    seeds = sorted({seed for cell in table.cells if cell.over_seeds for seed, _ in cell.over_seeds.values})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["table", *names])
+    over = [*(f"seed_{seed}" for seed in seeds), *(f"seeds_{name}" for name in _OVER_SEEDS)] if seeds else []
+    writer.writerow(["table", *_OF_CELL, *over])
     for cell in table.cells:
-        noted = replace(cell, note=_note(cell))
-        writer.writerow([table.number, *(_field(getattr(noted, name)) for name in names)])
+        own = [getattr(cell, name) for name in _OF_CELL]
+        writer.writerow([table.number, *map(_field, [*own, *(_over_seeds(cell, seeds) if seeds else [])])])
     return text.getvalue()
 
 
-def _note(cell: Cell) -> str:
-    if cell.spread is None:
-        return cell.note
-    over = f"over seeds {_field(cell.spread[0])} to {_field(cell.spread[1])}"
-    return f"{cell.note}; {over}" if cell.note else over
+_OF_CELL = ("row", "column", "here", "low", "high", "n", "paper", "difference", "note")
+_OVER_SEEDS = ("mean", "deviation", "lowest", "highest")
+
+
+def _over_seeds(cell: Cell, seeds: Sequence[int]) -> list[float | None]:
+    """The value of every seed, and what they come to; nothing where the cell has not got two."""
+    over = cell.over_seeds
+    if over is None:
+        return [None] * (len(seeds) + len(_OVER_SEEDS))
+    values = dict(over.values)
+    return [*map(values.get, seeds), *(getattr(over, name) for name in _OVER_SEEDS)]
 
 
 def _field(value: str | int | float | None) -> str:

@@ -10,7 +10,7 @@ from deqpipe.analysis.evaluation import Evaluation, evaluate_all
 from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.reading import Source
 from deqpipe.config import Config, Framework
-from deqpipe.reporting import absent, conditions, phrases
+from deqpipe.reporting import absent, conditions, phrases, quantities
 from deqpipe.reporting.cells import EMPTY, Block, Cell, Line, Shown, percent, show
 from deqpipe.reporting.paper import published
 from deqpipe.statistics import intervals
@@ -166,7 +166,8 @@ def _deq(evaluation: Evaluation, tree: Tree) -> list[Cell]:
 
 def _gain(evaluation: Evaluation, baseline: Evaluation, tree: Tree) -> Cell:
     gain = intervals.minimum_difference(evaluation.right, baseline.right, tree.bootstrap)
-    return _percent(evaluation.decision.row, GAIN, gain, note=f"over {baseline.decision.row}")
+    row, words = evaluation.decision.row, f"over {baseline.decision.row}"
+    return percent(row, GAIN, gain, paper=published.value(1, row, GAIN), note=words, quantity=quantities.GAIN)
 
 
 def controlled(control: Decision) -> Decision:

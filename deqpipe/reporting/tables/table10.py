@@ -8,6 +8,7 @@ from deqpipe.analysis.speeds import Timed
 from deqpipe.config import Config
 from deqpipe.reporting.cells import EMPTY, Block, Cell, Line, Shown, by_size, number, show
 from deqpipe.reporting.paper import published
+from deqpipe.reporting.quantities import COST, SPEED
 from deqpipe.workflow import gridpoints
 from deqpipe.workflow.gridpoints import EntropySetting
 
@@ -34,9 +35,8 @@ def caption(config: Config) -> str:
 def cells(gathered: Timed, tree: Tree) -> tuple[Cell, ...]:
     """Speed without Sec. 3.2 and with every T_f and R; then what each costs."""
     plain = gathered.speeds[speeds.PLAIN]
-    first = number(
-        ANY, UNDEFENDED, speeds.estimate(plain), paper=published.value(10, ANY, UNDEFENDED), note=speeds.BRACKETS
-    )
+    theirs = published.value(10, ANY, UNDEFENDED)
+    first = number(ANY, UNDEFENDED, speeds.estimate(plain), SPEED, paper=theirs, note=speeds.BRACKETS)
     settings = _settings(tree.config)
     return (
         first,
@@ -52,7 +52,8 @@ def _settings(config: Config) -> tuple[EntropySetting, ...]:
 def _speed(setting: EntropySetting, gathered: Timed) -> Cell:
     row, column = row_name(setting.solver_steps), column_name(setting.input_steps)
     speed = gathered.speeds[setting.defence]
-    return number(row, column, speeds.estimate(speed), paper=published.value(10, row, column), note=speeds.BRACKETS)
+    theirs = published.value(10, row, column)
+    return number(row, column, speeds.estimate(speed), SPEED, paper=theirs, note=speeds.BRACKETS)
 
 
 def _cost(setting: EntropySetting, gathered: Timed) -> Cell:
@@ -60,7 +61,7 @@ def _cost(setting: EntropySetting, gathered: Timed) -> Cell:
     multiple = speeds.ratio(gathered.speeds[speeds.PLAIN], gathered.speeds[setting.defence])
     plain, theirs = published.value(10, ANY, UNDEFENDED), published.value(10, row, column)
     paper = plain / theirs if plain and theirs else None
-    return number(row, cost_name(setting.input_steps), multiple, paper=paper, note=speeds.FARTHEST)
+    return number(row, cost_name(setting.input_steps), multiple, COST, paper=paper, note=speeds.FARTHEST)
 
 
 def row_name(solver_steps: int) -> str:

@@ -9,6 +9,7 @@ from deqpipe.config import Config
 from deqpipe.reporting import absent, conditions, phrases
 from deqpipe.reporting.cells import Block, Cell, Line, Shown, percent, show
 from deqpipe.reporting.paper import published
+from deqpipe.reporting.quantities import ACCURACY, DIFFERENCE
 from deqpipe.reporting.tables.evaluated import EvaluatedModels
 from deqpipe.statistics import intervals
 from deqpipe.workflow import gridpoints, vocabulary
@@ -50,10 +51,13 @@ def _row(evaluation: Evaluation, tree: Tree) -> tuple[Cell, ...]:
         DIFF: intervals.excess(evaluation.right, ready, tree.bootstrap),
     }
     words = {FINAL: evaluation.points[ready].triple, INTER: phrases.strongest(evaluation), DIFF: ""}
+    kinds = {FINAL: ACCURACY, INTER: ACCURACY, DIFF: DIFFERENCE}
     return tuple(
-        percent(row, column, estimate, paper=published.value(2, row, column), note=words[column])
-        for column, estimate in estimates.items()
-    )
+        percent(
+            row, column, one, paper=published.value(2, row, column), note=words[column], quantity=kinds[column]
+        )
+        for column, one in estimates.items()
+    )  # fmt: skip
 
 
 def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:

@@ -14,6 +14,7 @@ from deqpipe.config import Config
 from deqpipe.reporting import conditions, phrases
 from deqpipe.reporting.cells import Block, Cell, Line, percent, show
 from deqpipe.reporting.paper import published
+from deqpipe.reporting.quantities import DIFFERENCE
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Estimate
 from deqpipe.workflow import vocabulary
@@ -104,12 +105,13 @@ def _looped(gathered: TransferredAttacks, tree: Tree, row: Decision, crafted_on:
     looped, whole = gathered.in_loop[row, crafted_on.model], gathered.blind.get((row, crafted_on.model))
     yield _minimum(row, seen, looped, tree)
     if whole is None:
-        yield from (Cell(row.row, column, note=_ABSENT) for column in (unseen, minus))
+        yield Cell(row.row, unseen, note=_ABSENT)
+        yield Cell(row.row, minus, note=_ABSENT, quantity=DIFFERENCE)
         return
     blind = whole.among(looped.points)
     yield _minimum(row, unseen, blind, tree)
     effect: Estimate = intervals.minimum_difference(looped.right, blind.right, tree.bootstrap)
-    yield percent(row.row, minus, effect)
+    yield percent(row.row, minus, effect, quantity=DIFFERENCE)
 
 
 def _minimum(row: Decision, column: str, scored: AttackAnswers, tree: Tree) -> Cell:

@@ -9,6 +9,7 @@ from deqpipe.config import Config
 from deqpipe.reporting import conditions, phrases
 from deqpipe.reporting.cells import DASH, Block, Cell, Line, Shown, percent, show
 from deqpipe.reporting.paper import published
+from deqpipe.reporting.quantities import STEPS
 from deqpipe.reporting.tables.evaluated import EvaluatedModels
 from deqpipe.statistics import intervals
 from deqpipe.workflow import gridpoints
@@ -46,7 +47,10 @@ def _pair(evaluation: Evaluation, tree: Tree, *, damping: float, state: int) -> 
     best = evaluation.points[attacks[intervals.strongest(right)]]
     steps, pgd, column = *published.table8_rows(damping), published.table8_column(state)
     return (
-        Cell(steps, column, here=float(best.steps), n=right.shape[1], paper=published.value(8, steps, column)),
+        Cell(
+            steps, column, here=float(best.steps), n=right.shape[1], paper=published.value(8, steps, column),
+            quantity=STEPS,
+        ),
         percent(
             pgd, column, intervals.minimum(right, tree.bootstrap), paper=published.value(8, pgd, column),
             note=f"strongest at {best.triple}",

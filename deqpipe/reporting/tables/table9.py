@@ -7,6 +7,7 @@ from deqpipe.analysis.decision import Decision
 from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.speeds import Timed
 from deqpipe.config import Config
+from deqpipe.reporting import quantities
 from deqpipe.reporting.cells import EMPTY, Block, Cell, Line, Shown, by_size, number, show
 from deqpipe.reporting.paper import published
 from deqpipe.workflow import vocabulary
@@ -40,11 +41,13 @@ def cells(gathered: Timed, tree: Tree) -> tuple[Cell, ...]:
 
 def _row(model: str, gathered: Timed) -> list[Cell]:
     row, speed = _METHODS[model].row, gathered.speeds[model]
-    own = [number(row, SPEED, speeds.estimate(speed), paper=published.value(9, row, SPEED), note=speeds.BRACKETS)]
+    estimate, theirs = speeds.estimate(speed), published.value(9, row, SPEED)
+    own = [number(row, SPEED, estimate, quantities.SPEED, paper=theirs, note=speeds.BRACKETS)]
     baseline = _BASELINES[vocabulary.MODELS[model].framework]
     if model != baseline:
         words, paper = f"over {_METHODS[baseline].row}; {speeds.FARTHEST}", _paper_ratio(model, baseline)
-        own.append(number(row, RATIO, speeds.ratio(speed, gathered.speeds[baseline]), paper=paper, note=words))
+        times = speeds.ratio(speed, gathered.speeds[baseline])
+        own.append(number(row, RATIO, times, quantities.SPEED_UP, paper=paper, note=words))
     return own
 
 

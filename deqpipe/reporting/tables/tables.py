@@ -11,10 +11,11 @@ from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.lazy import named
 from deqpipe.reporting import absent, conditions, pages
-from deqpipe.reporting.cells import Block, Cell, Table
+from deqpipe.reporting.cells import Block, Cell, OverSeeds, Table
 from deqpipe.reporting.sidecar import Origin, origin, read_sidecar, sidecar_text
 from deqpipe.reporting.tables import formats, screen
 from deqpipe.results import records
+from deqpipe.statistics.intervals import Answers
 from deqpipe.workflow.products import TABLES, Definition
 
 G = TypeVar("G", bound="Gathered")
@@ -139,7 +140,7 @@ def build(number: int, config: Config, results: Path) -> Written:
         return Written(nothing, origin(config, "table", ()))
     trees = available(definition, config, results)
     gathered = [maker.gather(tree) for tree in trees]
-    cells = _spread([maker.cells(one, tree) for one, tree in zip(gathered, trees, strict=True)])
+    cells = _over_seeds({tree.seed: maker.cells(one, tree) for one, tree in zip(gathered, trees, strict=True)})
     if definition.comparable and conditions.comparable(config):
         cells = tuple(_compared(cell) for cell in cells)
     table = Table(
@@ -154,26 +155,36 @@ def build(number: int, config: Config, results: Path) -> Written:
     return Written(table, origin(config, "table", [source for one in gathered for source in one.sources]))
 
 
+def answers(number: int, tree: Tree) -> dict[tuple[str, str], Answers]:
+    """What the cells of a table were counted from, by row and column; nothing for what is no accuracy.
+
+    Raises:
+        UserError: records are missing, incomplete, or of another configuration.
+    """
+    definition = TABLES[number]
+    if not definition.comparable or (definition.every_attack and absent.reason(tree.config) is not None):
+        return {}
+    maker = _maker(definition)
+    return {(cell.row, cell.column): cell.answers for cell in maker.cells(maker.gather(tree), tree)}
+
+
 def available(definition: Definition, config: Config, results: Path) -> list[Tree]:
     """The first seed, and every further one whose files are all there."""
     first, *others = (Tree(results, config, seed) for seed in config.seeds)
     return [first, *(tree for tree in others if tree.complete(definition.needs(config)))]
 
 
-def _spread(seeds: Sequence[Sequence[Cell]]) -> tuple[Cell, ...]:
-    """The cells of the first seed, each with its lowest and highest value over the seeds that have it."""
-    if len(seeds) == 1:
-        return tuple(seeds[0])
-    values: dict[tuple[str, str], list[float]] = {}
-    for cell in (cell for cells in seeds for cell in cells):
-        values.setdefault((cell.row, cell.column), []).extend([] if cell.here is None else [cell.here])
-    return tuple(_spread_of(cell, values[cell.row, cell.column]) for cell in seeds[0])
+def _over_seeds(by_seed: Mapping[int, Sequence[Cell]]) -> tuple[Cell, ...]:
+    """The cells of the first seed, each with its values over the seeds that have it."""
+    values: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for seed, cells in by_seed.items():
+        for cell in cells:
+            values.setdefault((cell.row, cell.column), []).extend([] if cell.here is None else [(seed, cell.here)])
+    return tuple(_with_seeds(cell, values[cell.row, cell.column]) for cell in next(iter(by_seed.values())))
 
 
-def _spread_of(cell: Cell, values: Sequence[float]) -> Cell:
-    if cell.here is None or len(values) < 2:
-        return cell
-    return replace(cell, spread=(min(values), max(values)))
+def _with_seeds(cell: Cell, values: Sequence[tuple[int, float]]) -> Cell:
+    return cell if cell.here is None else replace(cell, over_seeds=OverSeeds.of(tuple(values)))
 
 
 def _compared(cell: Cell) -> Cell:

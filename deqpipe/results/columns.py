@@ -1,0 +1,47 @@
+"""The columns of records: their types, and what they mean. docs/records.md is made from them. No torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+
+K = TypeVar("K", bound=type[np.generic] | type[str], covariant=True)
+
+
+@dataclass(frozen=True)
+class Column(Generic[K]):
+    """A column.
+
+    Attributes:
+        kind: type of its values.
+        meaning: what they say, with units.
+    """
+
+    kind: K
+    meaning: str
+
+
+SCALARS: Mapping[str, Column[type[np.generic] | type[str]]] = {
+    "image": Column(np.int32, "index in the split, counted from 0"),
+    "label": Column(np.int16, "the right class, counted from 0"),
+    "model": Column(str, "whose weights decide, such as `deq_trades_base`"),
+    "defence": Column(str, "the defence at test time: `plain`, `entropy` (Sec. 3.2), or a control of it"),
+    "attack": Column(str, "`clean`, `pgd`, `pgd_in_loop` (through Sec. 3.2), or an attack of AutoAttack"),
+    "crafted_on": Column(str, "whose gradients made the image; empty for clean ones"),
+    "state": Column(np.int16, "i of the surrogate of Eq. (11), counted from 1; 0: no surrogate"),
+    "steps": Column(np.int16, "K_a of the surrogate"),
+    "damping": Column(np.float32, "lambda of the surrogate"),
+    "perturbation": Column(np.float32, "largest change of a pixel, in units of the pixel range [0, 1]"),
+    "lost_gradient": Column(np.float32, "share of attack steps whose gradient was zero, or no number, in every pixel"),
+    "status": Column(np.int8, "how the solve ended: 1 converged, 2 all steps taken, 3 not finite; 0: none"),
+}
+"""One value per row."""
+PER_STATE: Mapping[str, Column[type[np.generic]]] = {
+    "predicted": Column(np.int16, "class, counted from 0; -1: the logits are not finite; -2: not computed"),
+    "margin": Column(np.float32, "logit of the label minus the largest other logit"),
+    "entropy": Column(np.float32, "of the softmax, in nats"),
+    "residual": Column(np.float32, "norm(f(z) - z) / norm(f(z)); NaN for a ResNet and the final state"),
+    "deviation": Column(np.float32, "norm(z - z_clean) / norm(z_clean); NaN for clean images and controls"),
+}
+"""One value per state z^[1] .. z^[N] and, last, for the final (unrolled) state; a ResNet has that one alone."""
