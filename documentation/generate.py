@@ -1,4 +1,4 @@
-"""Writes the generated files: schemas/config.schema.json, the paper's settings, pages of docs/, parts of other files.
+"""Writes the generated files: schemas/config.schema.json, the paper's settings, pages and pictures of docs/, parts of others.
 
 Run from the root of the repository:
 
@@ -18,9 +18,11 @@ from documentation import (
     architecture,
     cluster_limits,
     cluster_times,
+    command_line,
     configuration_page,
     differences_page,
     paper_settings,
+    readme,
     rules,
 )
 
@@ -32,6 +34,8 @@ SETTINGS = Path("deqpipe/reporting/paper/settings.py")
 ARCHITECTURE = Path("docs/architecture.md")
 PROFILES = tuple(Path(f"profiles/{name}/profile.yaml") for name in ("slurm", "pbs", "lsf", "sge"))
 TIMES = Path("docs/cluster_times.md")
+COMMANDS = Path("docs/reference/command-line.md")
+PICTURES = Path("docs")
 
 
 def generate(root: Path) -> dict[Path, str]:
@@ -40,15 +44,18 @@ def generate(root: Path) -> dict[Path, str]:
     Args:
         root: the repository.
     """
+    pictures = {**rules.pictures(rules.rule_graph(root)), "rooms.svg": architecture.rooms_picture()}
     return {
         SETTINGS: paper_settings.module(root),
         SCHEMA: json.dumps(config.json_schema(), indent=2) + "\n",
         CONFIGURATION: configuration_page.page(root),
         DIFFERENCES: differences_page.page(root),
-        README: filled(_text(root / README), {"rulegraph": rules.picture(root)}),
+        README: filled(_text(root / README), readme.blocks(root)),
         ARCHITECTURE: filled(_text(root / ARCHITECTURE), architecture.blocks(root)),
         **{profile: filled(_text(root / profile), {"limits": cluster_limits.block(root)}) for profile in PROFILES},
         TIMES: cluster_times.page(root),
+        COMMANDS: command_line.page(),
+        **{PICTURES / name: text for name, text in pictures.items()},
     }
 
 
