@@ -7,6 +7,7 @@
 # make generate writes the generated files again (schemas/, pages of docs/, pictures of graphs in docs/)
 # make site     the documentation as a site in site/, without a network
 # make pictures copies the demo's picture into docs/, and draws the tutorial's anew
+# make wheel    a wheel of the package in dist/, tried in an empty folder
 # make bench    how fast it is, against the plain way: docs/performance.md (make bench RELEASE=FOLDER: and the authors' code)
 # make bench-gpu the same on a GPU, most telling figures first; goes on where it was stopped
 # make gpu-trial the whole workflow on a GPU in six minutes, on photographs in data/ (docs/gpu.md); goes on as well
@@ -21,7 +22,7 @@ INSTALLED := $(VENV)/.installed
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all test-faults test-slurm check generate site pictures revisions bench bench-gpu gpu-trial clean
+.PHONY: demo test test-all test-faults test-slurm check generate site pictures wheel revisions bench bench-gpu gpu-trial clean
 
 demo: $(INSTALLED)
 	@$(BIN)/snakemake --logger deqpipe --configfile config/demo.yaml
@@ -56,6 +57,12 @@ generate: $(INSTALLED)
 site: $(INSTALLED)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
 	@echo "Site: $(CURDIR)/site/index.html"
+
+wheel: $(INSTALLED)
+	@rm -rf build/lib
+	@$(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-deps --wheel-dir dist .
+	@$(BIN)/python -m pytest -q tests/test_wheel.py
+	@ls dist/*.whl
 
 # After `make demo`: README and the tutorial show what it wrote.
 pictures: $(INSTALLED)

@@ -206,7 +206,7 @@ def images(
 
 def _results_of(path: Path) -> Path | None:
     """The results folder of weights that lie in one: RESULTS/models/MODEL/seedS/best.safetensors."""
-    above = path.resolve().parents
+    above = path.absolute().parents  # as named: links to weights lie where their name says
     inside = len(above) > 3 and above[2].name == "models" and (above[3] / "config.yaml").is_file()
     return above[3] if inside else None
 

@@ -11,11 +11,11 @@ HEAD = """\
 
 What `deqpipe COMMAND --help` says, on one page. This page is generated (`make generate`) from the parser itself.
 
-Most commands are steps of the workflow, which calls them (rules/); `--spec` is what such a job depends on, and `deqpipe spec` prints one.
-These are for people: `predict`, `plan`, `doctor`, `status`, `check-config`, `show-table`, `import-checkpoint`, `export-checkpoint`, `trial`.
+Most commands are steps of the workflow, which calls them (rules/); `--spec` is what such a job depends on, and
+`deqpipe spec` prints one.
 
-Exit status: 0 done; 1 a training diverged, or a check found something; 2 a mistake, told in one line; 75 saved and left early, the same
-command goes on.
+Exit status: 0 done; 1 a training diverged, or a check found something; 2 a mistake, told in one line; 75 saved and
+left early, the same command goes on.
 """
 
 

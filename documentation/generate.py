@@ -1,4 +1,4 @@
-"""Writes the generated files: schemas/config.schema.json, the paper's settings, pages and pictures of docs/, parts of others.
+"""Writes the generated files: schemas/config.schema.json, the paper's settings, and what docs/ is made of.
 
 Run from the root of the repository:
 

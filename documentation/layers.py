@@ -6,6 +6,7 @@ What Graphviz's dot does, for graphs of some dozen nodes, and so that a committe
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
+from itertools import pairwise
 from statistics import fmean
 from typing import TypeAlias
 
@@ -40,7 +41,7 @@ def layout(edges: Collection[Edge]) -> Layout:
     edges = sorted(edges)
     depth = _depths(edges)
     ways = {edge: _way(edge, depth) for edge in edges}
-    steps = [pair for way in ways.values() for pair in zip(way, way[1:], strict=False)]
+    steps = [pair for way in ways.values() for pair in pairwise(way)]
     layers = _ordered(_by_depth(ways, depth), steps)
     return Layout(layers, _placed(layers, steps), ways)
 

@@ -1,4 +1,4 @@
-"""A hook of MkDocs: files of the repository outside of docs/ that pages link to are part of the site, below repository/.
+"""A hook of MkDocs: files outside of docs/ that pages link to are part of the site, below repository/.
 
 So a link works in the repository, on a page of a code host and in a site that is read without a network.
 """

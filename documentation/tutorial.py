@@ -1,6 +1,6 @@
-"""docs/tutorial.png: what the tutorial's own lines draw of the demo's model. Run after `make demo`:
+"""docs/tutorial.png: what the tutorial's own lines draw of the demo's model.
 
-python -m documentation.tutorial
+Run after `make demo` (`make pictures` does): python -m documentation.tutorial
 """
 
 import os
@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import matplotlib
+import matplotlib.pyplot as plt
 
 from documentation.blocks import blocks
 
@@ -33,7 +34,7 @@ def run(root: Path, folder: Path) -> dict[str, object]:
                 exec(compile(block.code, str(block), "exec"), names)
     finally:
         os.chdir(before)
-        matplotlib.pyplot.close("all")
+        plt.close("all")
     return names
 
 
