@@ -13,7 +13,7 @@ def register(commands: Any) -> None:
     """Add table, figure, report and show-table."""
     _add_numbered(commands, "table", _table, "Write a table.")
     _add_numbered(commands, "figure", _figure, "Draw a figure.")
-    report = add(commands, "report", _report, "Write the report.")
+    report = add(commands, "report", _report, "Write the report, and a card beside every model.")
     add_paths(report, "config", "results", "output")
     add_expected_spec(report)
     show = add(commands, "show-table", _show_table, "Print a table that is already written.")
@@ -49,9 +49,12 @@ def _figure(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from deqpipe.reporting import cards
     from deqpipe.reporting.report import report
 
-    report.write(_config(options, "report"), options.results, options.output)
+    settings = _config(options, "report")
+    report.write(settings, options.results, options.output)
+    cards.write_all(settings, options.results)
     return 0
 
 
