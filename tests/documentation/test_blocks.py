@@ -4,8 +4,11 @@ import contextlib
 import io
 import itertools
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -184,6 +187,20 @@ def test_a_target_that_does_not_exist_is_found() -> None:
 def test_a_make_command_on_a_page_names_a_target(block: Block, words: list[str]) -> None:
     targets = [word for word in words[1:] if "=" not in word and word != ".venv/.installed" and word[0] != "-"]
     assert set(targets) <= MAKE_TARGETS
+
+
+@pytest.mark.slow  # starts Snakemake
+def test_the_workflow_is_used_from_another_one_as_its_page_says(tmp_path: Path) -> None:
+    (block,) = [block for block in of("python") if block.page == ROOT / "docs" / "module.md"]
+    (_, words) = next(found for found in every("snakemake") if found[0].page == block.page)
+    (tmp_path / "Snakefile").write_text(block.code)
+    (tmp_path / "deqpipe").symlink_to(ROOT)
+    (tmp_path / "my.yaml").write_text("statistics: {resamples: 500}\n")
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "rules", "--cores", "1", *words[1:]]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    told = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert "deqpipe_table1" in told.stdout + told.stderr
 
 
 def test_pages_hold_commands_of_every_kind() -> None:

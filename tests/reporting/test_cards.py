@@ -1,5 +1,6 @@
 """Model cards: what stands in them is what weights, early states and Table 1 say."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from deqpipe.config import Config
 from deqpipe.reporting import cards
 from deqpipe.reporting.tables import tables
 from deqpipe.results import early_states, weights
+from deqpipe.workflow.vocabulary import MODELS
 
 MODEL = "deq_trades_random_states"
 
@@ -15,8 +17,6 @@ MODEL = "deq_trades_random_states"
 @pytest.fixture(scope="module")
 def written(finished: Path, config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder with Table 1 and cards."""
-    import shutil
-
     results = Path(shutil.copytree(finished, tmp_path_factory.mktemp("cards") / "results"))
     tables.write(1, config, results, output_stem=results / "tables" / "table1")
     assert cards.write_all(config, results)
@@ -60,7 +60,7 @@ def test_a_card_has_the_rows_of_its_model_in_table_1_with_their_intervals(writte
 
 def test_a_card_of_another_seed_claims_no_numbers_of_the_first(config: Config, written: Path) -> None:
     told = weights.read(written / "models" / MODEL / "seed0" / "best.safetensors")
-    text = cards.card(cards.MODELS[MODEL], 1, config, written, told, ())
+    text = cards.card(MODELS[MODEL], 1, config, written, told, ())
     assert "Nothing has been evaluated yet" in text
     assert "| Clean |" not in text
 
