@@ -1,9 +1,13 @@
 """What catalogues and readers look for: CITATION.cff, CHANGELOG.md, the workflow catalogue's file."""
 
+import json
 import re
+import subprocess
+import sys
 import tomllib
 
 import jsonschema
+import pytest
 import yaml
 
 from deqpipe import __version__
@@ -63,6 +67,15 @@ def test_the_catalogue_finds_what_it_asks_for() -> None:
     assert usage["report"] == bool(re.search(r"^report:", rules, re.MULTILINE))
     assert (ROOT / "config" / "README.md").is_file()
     assert (ROOT / "Snakefile").is_file()
+
+
+@pytest.mark.slow  # starts Snakemake
+def test_snakemakes_lint_finds_nothing_but_that_rules_have_no_environments_of_their_own() -> None:
+    command = [sys.executable, "-m", "snakemake", "--lint", "json"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    rules = json.loads(told.stdout)["rules"]
+    titles = {lint["title"] for rule in rules for lint in rule["lints"]}
+    assert titles == {"Specify a conda environment or container for each rule."}
 
 
 def test_the_changelog_has_an_entry_of_what_is_not_released() -> None:
