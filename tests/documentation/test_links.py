@@ -1,6 +1,9 @@
 """Links of README and of all pages: to files that exist, and to headings that these have. Nothing is fetched."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,3 +85,19 @@ def test_the_readme_is_one_screen_without_a_graph_in_text() -> None:
         "has never been run",
     ):
         assert word in text
+
+
+@pytest.mark.slow  # builds it
+def test_the_site_is_built_with_every_link_and_fetches_nothing_from_elsewhere(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "--quiet", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    told = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    pages = list((tmp_path / "site").glob("**/*.html"))
+    assert len(pages) > 25
+    for page in pages:
+        text = page.read_text("utf-8")
+        assert not re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=[\"']?(?:https?:)?//[^>]*>", text), page
+    shown = (tmp_path / "site" / "reference" / "python.html").read_text("utf-8")
+    assert "deqpipe.api.load" in shown
+    assert "early_states" in shown

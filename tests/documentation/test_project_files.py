@@ -1,6 +1,5 @@
 """What catalogues and readers look for: CITATION.cff, CHANGELOG.md, the workflow catalogue's file."""
 
-import json
 import re
 import subprocess
 import sys
@@ -71,11 +70,10 @@ def test_the_catalogue_finds_what_it_asks_for() -> None:
 
 @pytest.mark.slow  # starts Snakemake
 def test_snakemakes_lint_finds_nothing_but_that_rules_have_no_environments_of_their_own() -> None:
-    command = [sys.executable, "-m", "snakemake", "--lint", "json"]
+    command = [sys.executable, "-m", "snakemake", "--lint"]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    rules = json.loads(told.stdout)["rules"]
-    titles = {lint["title"] for rule in rules for lint in rule["lints"]}
-    assert titles == {"Specify a conda environment or container for each rule."}
+    titles = re.findall(r"^    \* (.+)", told.stdout + told.stderr, re.MULTILINE)
+    assert set(titles) == {"Specify a conda environment or container for each rule.:"}
 
 
 def test_the_changelog_has_an_entry_of_what_is_not_released() -> None:
