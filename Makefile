@@ -4,7 +4,10 @@
 # make test-faults kills, signals, full disks, damaged files, odd configurations, two at once: an hour (FAULTS=--help)
 # make test-slurm the workflow on a real SLURM, installed and started here if need be: a quarter of an hour (SLURM=--help)
 # make check    format, lint, types, import contracts, generated files
-# make generate writes the generated files again (schemas/, pages of docs/, pictures in README.md and docs/architecture.md)
+# make generate writes the generated files again (schemas/, pages of docs/, pictures of graphs in docs/)
+# make site     the documentation as a site in site/, without a network
+# make pictures copies the demo's picture into docs/, and draws the tutorial's anew
+# make wheel    a wheel of the package in dist/, tried in an empty folder
 # make bench    how fast it is, against the plain way: docs/performance.md (make bench RELEASE=FOLDER: and the authors' code)
 # make bench-gpu the same on a GPU, most telling figures first; goes on where it was stopped
 # make gpu-trial the whole workflow on a GPU in six minutes, on photographs in data/ (docs/gpu.md); goes on as well
@@ -24,7 +27,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT PIP_REQUIRE_VIRTUALENV
 export PIP_USER := 0
 
-.PHONY: demo test test-all test-faults test-slurm check generate revisions bench bench-gpu gpu-trial clean
+.PHONY: demo test test-all test-faults test-slurm check generate site pictures wheel revisions bench bench-gpu gpu-trial clean
 
 demo: $(INSTALLED)
 	@$(BIN)/snakemake --logger deqpipe --configfile config/demo.yaml
@@ -54,6 +57,21 @@ check: $(INSTALLED)
 
 generate: $(INSTALLED)
 	@$(BIN)/python -m documentation.generate
+
+site: $(INSTALLED)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
+	@echo "Site: $(CURDIR)/site/index.html"
+
+wheel: $(INSTALLED)
+	@rm -rf build/lib
+	@$(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-deps --wheel-dir dist .
+	@$(BIN)/python -m pytest -q tests/test_wheel.py
+	@ls dist/*.whl
+
+# After `make demo`: README and the tutorial show what it wrote.
+pictures: $(INSTALLED)
+	@cp results/demo/overview.png docs/overview.png
+	@$(BIN)/python -m documentation.tutorial
 
 # After a change that cannot change results (a revision was not raised): records the code of every stage anew.
 revisions: $(INSTALLED)

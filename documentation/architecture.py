@@ -10,7 +10,8 @@ from pathlib import Path
 
 import grimp
 
-from documentation.diagram import Edge, flowchart
+from documentation.diagram import picture
+from documentation.layers import Edge
 
 PACKAGE = "deqpipe"
 
@@ -21,7 +22,12 @@ def blocks(root: Path) -> Mapping[str, str]:
     Args:
         root: the repository.
     """
-    return {"packages": flowchart(imports(), direction="TD"), "rooms": _sentences(root / PACKAGE)}
+    return {"rooms": _sentences(root / PACKAGE)}
+
+
+def rooms_picture() -> str:
+    """Which room imports which, as SVG."""
+    return picture(imports(), title="Which room of the code imports which")
 
 
 def imports() -> set[Edge]:

@@ -1,4 +1,4 @@
-"""Writes the generated files: schemas/config.schema.json, the paper's settings, pages of docs/, parts of other files.
+"""Writes the generated files: schemas/config.schema.json, the paper's settings, and what docs/ is made of.
 
 Run from the root of the repository:
 
@@ -19,9 +19,11 @@ from documentation import (
     cluster_limits,
     cluster_times,
     columns_page,
+    command_line,
     configuration_page,
     differences_page,
     paper_settings,
+    readme,
     rules,
 )
 
@@ -37,6 +39,8 @@ RECORDS = Path("docs/records.md")
 TRAINING = Path("docs/training.md")
 RESULTS = Path("docs/results.md")
 TIMES = Path("docs/cluster_times.md")
+COMMANDS = Path("docs/reference/command-line.md")
+PICTURES = Path("docs")
 
 
 def generate(root: Path) -> dict[Path, str]:
@@ -45,19 +49,22 @@ def generate(root: Path) -> dict[Path, str]:
     Args:
         root: the repository.
     """
+    pictures = {**rules.pictures(rules.rule_graph(root)), "rooms.svg": architecture.rooms_picture()}
     return {
         SETTINGS: paper_settings.module(root),
         SCHEMA: json.dumps(config.json_schema(), indent=2) + "\n",
         RESULTS_SCHEMA: json.dumps(numbers.json_schema(), indent=2) + "\n",
         CONFIGURATION: configuration_page.page(root),
         DIFFERENCES: differences_page.page(root),
-        README: filled(_text(root / README), {"rulegraph": rules.picture(root)}),
+        README: filled(_text(root / README), readme.blocks(root)),
         ARCHITECTURE: filled(_text(root / ARCHITECTURE), architecture.blocks(root)),
         **{profile: filled(_text(root / profile), {"limits": cluster_limits.block(root)}) for profile in PROFILES},
         RECORDS: filled(_text(root / RECORDS), columns_page.records_blocks()),
         TRAINING: filled(_text(root / TRAINING), columns_page.metrics_blocks()),
         RESULTS: filled(_text(root / RESULTS), columns_page.results_blocks()),
         TIMES: cluster_times.page(root),
+        COMMANDS: command_line.page(),
+        **{PICTURES / name: text for name, text in pictures.items()},
     }
 
 

@@ -13,7 +13,7 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from deqpipe import __version__
 from deqpipe.cli import (
@@ -35,7 +35,7 @@ from deqpipe.cli import (
 )
 from deqpipe.cli.arguments import Command
 from deqpipe.errors import DivergedError, UserError, line
-from deqpipe.machine import devices, threads
+from deqpipe.machine import devices, revision, threads
 from deqpipe.machine.stopping import EXIT_UNFINISHED, Interrupted
 from deqpipe.workflow.endings import GO_ON, PROGRAM
 
@@ -107,10 +107,20 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {line(' '.join(message.split()))}; see {self.prog} --help\n")
 
 
+class Version(argparse.Action):
+    """Says version and revision; only then is git asked."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        """Print the line and exit."""
+        of = revision.revision()
+        print(f"{PROGRAM} {__version__}" + (f" (revision {of})" if of else ""))
+        parser.exit()
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line, with one subcommand per step."""
     parser = Parser(prog=PROGRAM, description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--version", action="version", version=f"deqpipe {__version__}")
+    parser.add_argument("--version", action=Version, nargs=0, help="say version and revision, and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for group in GROUPS:
         group.register(commands)

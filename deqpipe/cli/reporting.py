@@ -22,7 +22,7 @@ def register(commands: Any) -> None:
     """Add table, figure, report and show-table."""
     _add_numbered(commands, "table", _table, "Write a table.")
     _add_numbered(commands, "figure", _figure, "Draw a figure.")
-    report = add(commands, "report", _report, "Write the report.")
+    report = add(commands, "report", _report, "Write the report, and a card beside every model.")
     add_paths(report, "config", "results", "output", "numbers")
     add_expected_spec(report)
     show = add(commands, "show-table", _show_table, "Print a table that is already written, as it fits the terminal.")
@@ -63,12 +63,13 @@ def _figure(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from deqpipe.reporting import numbers
+    from deqpipe.reporting import cards, numbers
     from deqpipe.reporting.report import report
 
     loaded = _config(options, "report")
     report.write(loaded, options.results, options.output)
     numbers.write(loaded, options.results, options.numbers)
+    cards.write_all(loaded, options.results)
     return 0
 
 

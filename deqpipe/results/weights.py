@@ -20,12 +20,14 @@ class Weights:
         epoch: after which these weights were kept, counted from 1; of an imported model as it says, if it does.
         provenance: where they come from.
         history: the digest of the training's history; None: of an imported model, which has none.
+        content: the digest of the tensors; its first sixteen digits are what records call the weights by.
     """
 
     parameters: int
     epoch: int | None
     provenance: dict[str, Any]
     history: str | None = None
+    content: str = ""
 
 
 def read(path: Path) -> Weights:
@@ -41,4 +43,4 @@ def read(path: Path) -> Weights:
     parameters = sum(math.prod(shape) for name, shape in told.shapes.items() if not name.endswith(_BUFFERS))
     provenance = checked(told.metadata.get("provenance"), path)
     with document.understood(path, as_what="weights"):
-        return Weights(parameters, told.metadata["epoch"], provenance, told.metadata.get("history"))
+        return Weights(parameters, told.metadata["epoch"], provenance, told.metadata.get("history"), told.tensors)

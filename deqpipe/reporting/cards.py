@@ -1,0 +1,190 @@
+"""Model cards: beside every trained model a page that says what it is, how it came about and what it is worth.
+
+After Mitchell et al. (2019), "Model Cards for Model Reporting". Written with the report, from what it reads too:
+headers of weights, early states, and Table 1.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from deqpipe.analysis.decision import Decision
+from deqpipe.config import Config
+from deqpipe.reporting.cells import Cell, show
+from deqpipe.reporting.tables import tables
+from deqpipe.results import early_states, records, weights
+from deqpipe.results.early_states import EarlyState
+from deqpipe.results.weights import Weights
+from deqpipe.workflow.defences import DefenceName
+from deqpipe.workflow.stages import STAGES
+from deqpipe.workflow.vocabulary import EVALUATED, MODELS, TrainedModel
+
+NAME = "README.md"
+_FRONT = """\
+---
+license: mit
+library_name: deqpipe
+tags: [adversarial-robustness]
+---
+"""
+_TRAINED = {
+    None: "pretrained on clean images, weight-tied and unrolled: the trunk that every DEQ here starts from",
+    "pgd_at": "trained adversarially by PGD-AT (Madry et al., 2018)",
+    "trades": "trained adversarially by TRADES (Zhang et al., 2019)",
+}
+
+
+def write_all(config: Config, results: Path) -> tuple[Path, ...]:
+    """Write the card of every model that is there; returns their paths.
+
+    Args:
+        config: of the run.
+        results: its folder.
+
+    Raises:
+        UserError: a file that they are made of is damaged.
+    """
+    cells = _cells_of_table1(results)
+    written = []
+    for name in EVALUATED:
+        for seed in config.seeds:
+            file = results / STAGES["train_deq"].path.format(model=name, seed=seed)
+            if file.is_file():
+                path = file.with_name(NAME)
+                of_first = cells if seed == config.seeds[0] else ()
+                records.write_text(path, card(MODELS[name], seed, config, results, weights.read(file), of_first))
+                written.append(path)
+    return tuple(written)
+
+
+def card(model: TrainedModel, seed: int, config: Config, results: Path, file: Weights, cells: tuple[Cell, ...]) -> str:
+    """The card of one model.
+
+    Args:
+        model: which.
+        seed: its repetition.
+        config: of the run.
+        results: its folder.
+        file: the header of its weights.
+        cells: of Table 1; empty where there is none of this seed.
+    """
+    parts = (
+        _head(model, seed),
+        _what(model, config, file),
+        _training(model, config, file),
+        _chosen(model, seed, config, results, file),
+        _evaluation(model, config, cells),
+        _USE.format(epsilon=f"{config.threat_model.epsilon_255:g}/255"),
+        _loading(model, seed, results),
+    )
+    return "\n".join(line for part in parts for line in ([part] if isinstance(part, str) else part)).rstrip() + "\n"
+
+
+def _head(model: TrainedModel, seed: int) -> str:
+    return f"{_FRONT}\n# {model.name}, seed {seed}\n"
+
+
+def _what(model: TrainedModel, config: Config, file: Weights) -> Iterator[str]:
+    yield "## What it is\n"
+    if model.architecture.has_states:
+        channels = "/".join(map(str, config.model.channels))
+        kind = f"A multiscale deep equilibrium model of {len(config.model.channels)} scales ({channels} channels)"
+        yield f"{kind}, whose states come from {config.solver.steps} steps of `{config.solver.name}`,"
+    else:
+        blocks = "/".join(map(str, config.resnet.layers))
+        yield f"A ResNet-{2 * sum(config.resnet.layers) + 2} ({blocks} blocks), for comparison,"
+    where = " with the loss at random intermediate states (Sec. 3.3)" if model.random_states else ""
+    yield f"{_TRAINED[model.framework]}{where}."
+    yield f"It has {file.parameters:,} parameters. Digest of its tensors: `{file.content[:16]}`.\n"
+
+
+def _training(model: TrainedModel, config: Config, file: Weights) -> Iterator[str]:
+    told = file.provenance
+    yield "## Data and training\n"
+    of = "an image folder" if config.data.source == "folder" else config.data.source
+    yield f"* Data: {of}; {config.data.validation:,} training images held out, augmentation {config.data.augment}."
+    if told["spec"].get("stage") == "import":
+        yield "* It was trained elsewhere and imported.\n"
+        return
+    if model.framework:
+        yield f"* Threat model: l-infinity, epsilon {config.threat_model.epsilon_255:g}/255 of the pixel range."
+    protocol = "the paper's text" if config.protocol == "paper" else "the authors' code"
+    yield f"* Settings where the paper and its authors' code differ: {protocol} (`protocol: {config.protocol}`)."
+    took = f"{told['seconds'] / 60:,.1f} minutes on {told['device']}"
+    yield f"* Seed {told['seed']}; {took}; torch {told['versions']['torch']}."
+    yield "* Every key that it depends on stands in the file itself (its *spec*), all keys in `config.yaml`.\n"
+
+
+def _chosen(model: TrainedModel, seed: int, config: Config, results: Path, file: Weights) -> Iterator[str]:
+    yield "## How it was chosen\n"
+    split = (
+        "the test images (as the authors' code does: this leaks)"
+        if config.selection.split == "test"
+        else "held-out images"
+    )
+    yield (
+        f"* Weights: those after epoch {file.epoch}, the best on {split}." if file.epoch else "* Weights: as imported."
+    )
+    for defence, early in _early_states(model, seed, results).items():
+        share = early.accuracy[early.state - 1]
+        name = Decision(model.name, defence).row
+        yield (
+            f"* State that decides, {name}: z^[{early.state}] of {len(early.accuracy)}, right on {share:.1%} of "
+            f"{early.n:,} images under ready-made PGD."
+        )
+    yield ""
+
+
+def _early_states(model: TrainedModel, seed: int, results: Path) -> dict[DefenceName, EarlyState]:
+    path = results / STAGES["select"].path.format(model=model.name, seed=seed)
+    deciding = model.architecture.has_states and model.framework is not None and path.is_file()
+    return early_states.read(path, model.defences)[0] if deciding else {}
+
+
+def _cells_of_table1(results: Path) -> tuple[Cell, ...]:
+    path = results / "tables" / "table1.json"
+    return tables.read(path).table.cells if path.is_file() else ()
+
+
+def _evaluation(model: TrainedModel, config: Config, cells: tuple[Cell, ...]) -> Iterator[str]:
+    yield "## Evaluation\n"
+    rows = [Decision(model.name, defence).row for defence in model.defences]
+    own = [cell for cell in cells if cell.row in rows and cell.here is not None]
+    if not own:
+        yield "Nothing has been evaluated yet, or only the first seed's models: see Table 1 of the run.\n"
+        return
+    confidence = f"{config.statistics.confidence:.0%}"
+    yield f"Accuracy in per cent of {own[0].n:,} test images, with {confidence} intervals (Table 1).\n"
+    yield "| decision | attack | here |\n| --- | --- | --- |"
+    for cell in own:
+        shown = show(cell, signed="gain" in cell.column)
+        interval = f" [{shown.interval}]" if shown.interval else ""
+        yield f"| {cell.row} | {cell.column} | {shown.value}{interval} |"
+    yield ""
+
+
+_USE = """\
+## Use and limits
+
+For research on adversarial robustness: to repeat, attack and compare. Not for decisions about people or things.
+
+* Every robust accuracy above is an upper bound: attacks that were not tried may do better, above all on decisions with
+  Sec. 3.2, which most attacks here have not seen.
+* It holds for epsilon {epsilon} in the l-infinity norm, and says nothing of other perturbations or other images.
+* One training with one seed. Another seed gives another model; intervals are of the test images alone.
+
+Licence: MIT, as deqpipe. The images have licences of their own.
+"""
+
+
+def _loading(model: TrainedModel, seed: int, results: Path) -> Iterator[str]:
+    yield "## In Python\n"
+    file = results / STAGES["train_deq"].path.format(model=model.name, seed=seed)
+    if model.architecture.has_states:
+        use = "logits = model.logits(images)  # (B, classes), of images in [0, 1]"
+        code = f'import deqpipe\n\nmodel = deqpipe.load("{file}")\n{use}'
+    else:
+        code = (
+            "from pathlib import Path\n\nimport torch\n\nfrom deqpipe.model.architecture import load_model\n\n"
+            f'model = load_model(Path("{file}"), torch.device("cpu")).model\nlogits = model(images)'
+        )
+    yield f"```python\n{code}\n```"

@@ -1,0 +1,72 @@
+"""Model cards: what stands in them is what weights, early states and Table 1 say."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from deqpipe.config import Config
+from deqpipe.reporting import cards
+from deqpipe.reporting.tables import tables
+from deqpipe.results import early_states, weights
+from deqpipe.workflow.vocabulary import MODELS
+
+MODEL = "deq_trades_random_states"
+
+
+@pytest.fixture(scope="module")
+def written(finished: Path, config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with Table 1 and cards."""
+    results = Path(shutil.copytree(finished, tmp_path_factory.mktemp("cards") / "results"))
+    tables.write(1, config, results, output_stem=results / "tables" / "table1")
+    assert cards.write_all(config, results)
+    return results
+
+
+def card(results: Path, model: str = MODEL) -> str:
+    return (results / "models" / model / "seed0" / "README.md").read_text("utf-8")
+
+
+def test_every_evaluated_model_that_is_there_gets_a_card(written: Path) -> None:
+    with_weights = {path.parent for path in written.glob("models/*/seed0/best.safetensors")}
+    assert {path.parent for path in written.glob("models/*/seed0/README.md")} <= with_weights
+    assert len(list(written.glob("models/*/seed0/README.md"))) >= 7
+
+
+def test_a_card_says_what_the_weights_say(written: Path) -> None:
+    told, text = weights.read(written / "models" / MODEL / "seed0" / "best.safetensors"), card(written)
+    assert f"{told.parameters:,} parameters" in text
+    assert told.content[:16] in text
+    assert f"after epoch {told.epoch}" in text
+    assert "TRADES" in text
+    assert "Sec. 3.3" in text
+
+
+def test_a_card_names_the_states_that_decide(written: Path) -> None:
+    chosen, _ = early_states.read(written / "select" / MODEL / "seed0.json", ("plain", "entropy"))
+    for one in chosen.values():
+        assert f"z^[{one.state}] of {len(one.accuracy)}, right on {one.accuracy[one.state - 1]:.1%}" in card(written)
+
+
+def test_a_card_has_the_rows_of_its_model_in_table_1_with_their_intervals(written: Path) -> None:
+    cells = tables.read(written / "tables" / "table1.json").table.cells
+    rows = [line.split(" | ") for line in card(written).splitlines() if line.startswith("| TRADES")]
+    assert {row[0].removeprefix("| ") for row in rows} == {"TRADES + Sec. 3.3", "TRADES + Secs. 3.2 & 3.3"}
+    (clean,) = [cell for cell in cells if (cell.row, cell.column) == ("TRADES + Sec. 3.3", "Clean")]
+    (shown,) = [row[2] for row in rows if row[:2] == ["| TRADES + Sec. 3.3", "Clean"]]
+    assert shown.startswith(f"{clean.here:.1f} [{clean.low:.0f}")
+    assert "upper bound" in card(written)
+
+
+def test_a_card_of_another_seed_claims_no_numbers_of_the_first(config: Config, written: Path) -> None:
+    told = weights.read(written / "models" / MODEL / "seed0" / "best.safetensors")
+    text = cards.card(MODELS[MODEL], 1, config, written, told, ())
+    assert "Nothing has been evaluated yet" in text
+    assert "| Clean |" not in text
+
+
+def test_a_card_of_a_network_without_states_has_no_early_state(written: Path) -> None:
+    text = card(written, "resnet18_trades")
+    assert "ResNet" in text
+    assert "State that decides" not in text
+    assert "load_model" in text
