@@ -37,8 +37,8 @@ def _of_an_overlay(errors: Sequence[ErrorDetails]) -> str | None:
         return None
     listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
     return (
-        f"{listed} are missing: this is an overlay, which names only what differs. config.yaml of the workflow's folder "
-        "holds every key and must lie underneath: name it first, and the overlay after it"
+        f"{listed} are missing: this is an overlay, which names only what differs. config.yaml of the workflow's "
+        "folder holds every key and must lie underneath: name it first, and the overlay after it"
     )
 
 
