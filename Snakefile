@@ -9,13 +9,18 @@ from snakemake.utils import min_version
 min_version("9.14")
 
 
-configfile: "config.yaml"
+include: "rules/common.smk"  # reads the configuration: what is wrong with it is told before Snakemake reads it, too
+
+
+configfile: base_file()
 
 
 report: "report/workflow.rst"
 
 
-include: "rules/common.smk"
+use_folders()
+
+
 include: "rules/data.smk"
 include: "rules/train.smk"
 include: "rules/select.smk"
@@ -82,4 +87,5 @@ rule attack_all:
         every("clean", "attack_grid", "attack_pgd", "autoattack", "attack_top", "attack_in_loop", "attack_sweep"),
 
 
+refuse_unknown_targets()
 keep_logs_of_requeued()

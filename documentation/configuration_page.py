@@ -16,12 +16,31 @@ that names only what differs, as `config/demo.yaml` does:
     snakemake --configfile my.yaml
     snakemake results/tables/table2.csv --configfile my.yaml
 
-A target stands before `--configfile`, which takes everything behind it for a config file.
+A target stands before `--configfile`, which takes everything behind it for a config file. Several files are laid over
+each other, the last on top, in one option; so a change of the demo is laid over the demo:
 
-Unknown and missing keys, wrong types and impossible values are refused when the Snakefile is read, in one line and with
-exit status 2; so is a key that stands twice. `deqpipe check-config config.yaml my.yaml` does only that, and says in one
-line what is wrong with a file that is no YAML, where Snakemake shows its own message. Nested values cannot be given
-with `--config`, which makes text of them.
+    snakemake --configfile config/demo.yaml my.yaml
+
+config.yaml lies underneath: that of the folder that Snakemake runs in, or, where there is none (`-s`, `--directory`),
+the one beside the Snakefile. Other commands are told all files, config.yaml first: `deqpipe check-config config.yaml
+my.yaml`.
+
+Unknown and missing keys, wrong types and impossible values are refused when the Snakefile is read, in one line and
+with exit status 2; so are a key that stands twice, a file that is empty, no YAML, or no UTF-8, and more test images
+than an image folder has. `check-config` does only that. Snakemake itself reads the files of `--configfile` earlier
+and would not name a broken one: the package's logger plugin, which it imports at every start, reads them before it.
+Where that plugin is not installed, Snakemake's own message is what one sees, with exit status 1. Numbers in lists and
+sections cannot be given with `--config`, which makes text of them.
+
+In paths, `~` and `$NAME` are filled in; `./x`, `x/` and `x` are one folder. Values of keys that end in `_255` are
+counted in 255ths of the pixel range (8 for 8/255): a radius of at most 0.1 is refused, and so are such steps that do
+not add up to the radius.
+
+`results/x/config.yaml` is resolved: the protocol's values stand in place of the word `protocol`. Another `protocol`
+over it is refused, as nothing would follow it: lay that over the files that the run was made from.
+
+A run whose results folder holds results of another configuration names the keys that differ, and makes what depends on
+them again in place of the old. With other images or another `model.channels`, where models are there, it is refused.
 
 Some keys choose a variant ({tags}),
 and some others belong to one variant only. An overlay that chooses another variant states the keys of that one; those

@@ -1,4 +1,4 @@
-# Shared by all rules. In: the merged config. Out: CONFIG (validated) and the names below.
+# Shared by all rules. In: the config files and settings of a run. Out: CONFIG (validated) and the names below.
 import functools
 import itertools
 import os
@@ -13,20 +13,14 @@ from deqpipe import config as configuration
 from deqpipe.cluster import check, queue, submission
 from deqpipe.errors import UserError, line
 from deqpipe.machine import faults, hardware
-from deqpipe.results import lock, records, validity
-from deqpipe.workflow import (
-    defences,
-    endings,
-    expected,
-    gridpoints,
-    launch,
-    layout,
-    products,
-    shards,
-    specs,
-    stages,
-    vocabulary,
-)
+from deqpipe.results import lock, overwriting, records, validity
+from deqpipe.workflow import command_line, defences, endings, expected, gridpoints, inputs, launch, layout, products
+from deqpipe.workflow import shards, specs, stages, targets, vocabulary
+
+
+def base_file():
+    """The config.yaml of the folder that Snakemake runs in; where there is none, the one beside the Snakefile."""
+    return "config.yaml" if os.path.exists("config.yaml") else str(Path(workflow.basedir, "config.yaml"))
 
 
 def settings_in_force():
@@ -38,23 +32,27 @@ def settings_in_force():
     asked = workflow.config_settings
     if workflow.modifier.skip_configfile:
         return configuration.fitted(config)
-    base = [Path(file) for file in workflow.configfiles if file not in asked.configfiles]  # config.yaml, if it is there
-    files = [] if asked.replace_workflow_config and asked.overwrite_config else base
-    return configuration.merge(configuration.read([*files, *asked.configfiles]), asked.config)
+    command_line.check_settings(asked.config)
+    files = [] if asked.replace_workflow_config and asked.overwrite_config else [Path(base_file())]
+    return configuration.read([*files, *asked.configfiles], over=asked.config)
+
+
+def refuse(told):
+    """End with one line."""
+    print(f"{endings.PROGRAM}: {line(told)}", file=sys.stderr)
+    sys.exit(2)
 
 
 try:
     faults.refuse_unwritable(Path(".snakemake"))
     CONFIG = configuration.parse(settings_in_force())
-    dataset = Path(CONFIG.pathvars.results, stages.STAGES["data"].path)
-    if configuration.prepared_by(dataset) != specs.build("data", CONFIG):  # the images will be read
-        configuration.check_image_folder(CONFIG)
-    else:
-        configuration.check_prepared_images(CONFIG, dataset)
-    configuration.check_imported_files(CONFIG)
+    inputs.check_inputs(CONFIG)
+    replaced = overwriting.check(CONFIG) if workflow.is_main_process else None
 except UserError as error:
-    print(f"{endings.PROGRAM}: {line(error)}", file=sys.stderr)
-    sys.exit(2)
+    refuse(error)
+
+if replaced:
+    logger.warning(replaced)
 
 ENDINGS = endings.Watch(since=time.time())
 MODELS, DEQS, FEEDFORWARD, TRUNK = vocabulary.EVALUATED, vocabulary.DEQS, vocabulary.FEEDFORWARD, vocabulary.TRUNK
@@ -139,8 +137,21 @@ def hold_results():
     try:
         lock.hold(Path(CONFIG.pathvars.results, ".workflow"))
     except UserError as error:
-        print(f"{endings.PROGRAM}: {line(error)}", file=sys.stderr)
-        sys.exit(2)
+        refuse(error)
+
+
+def use_folders():
+    """Have Snakemake write to the folders of CONFIG, in which ~ and $NAME are filled in; it has them as they stand."""
+    folders, handed_over = CONFIG.pathvars.model_dump(), workflow.modifier.skip_configfile
+    workflow.pathvars.update(type(workflow.pathvars).from_config({"pathvars": folders}, module_level=handed_over))
+
+
+def refuse_unknown_targets():
+    """Say of a target that no rule makes what was probably meant. As a module, other rules are not known yet."""
+    names = [rule.name for rule in workflow.rules]
+    asked = [] if workflow.modifier.skip_configfile else command_line.targets(sys.argv)
+    if told := targets.refusal(asked, rules=names, results=CONFIG.pathvars.results):
+        refuse(told)
 
 
 def tell_expected():

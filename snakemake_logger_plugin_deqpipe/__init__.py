@@ -19,10 +19,13 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from deqpipe.machine.stopping import EXIT_UNFINISHED
-from deqpipe.workflow import endings
+from deqpipe.workflow import command_line, endings
 from deqpipe.workflow.dry_run import TARGETS
 from deqpipe.workflow.expected import EXPECTED
 from snakemake_logger_plugin_deqpipe.dry_run import NOTHING, DryRun
+
+# Of this workflow Snakemake imports this first, and nothing else before it reads config files.
+command_line.refuse(sys.argv)
 
 # How long a job takes, roughly and relative to the others; rules that are not named here take 1.
 WEIGHTS: Mapping[str, float] = {

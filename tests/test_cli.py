@@ -173,7 +173,7 @@ def test_a_config_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "twice.yaml").write_text("seeds: [0]\nseeds: [1]")
     for wrong, message in (
         (tmp_path, "cannot be read"),
-        (tmp_path / "latin.yaml", "latin.yaml cannot be read"),
+        (tmp_path / "latin.yaml", "latin.yaml is no text in UTF-8"),
         (tmp_path / "latin.yaml" / "mine.yaml", "mine.yaml cannot be read"),
         (tmp_path / "twice.yaml", "key seeds stands twice"),
     ):

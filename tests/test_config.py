@@ -139,7 +139,16 @@ def test_unknown_and_missing_keys_are_refused_at_every_level(path: tuple[str, ..
         ({"entropy_sweep.input_steps": [1, 1]}, ["entropy_sweep.input_steps is [1, 1]", "once"]),
         ({"seeds": [1, 1]}, ["seeds is [1, 1]", "once"]),
         ({"device": "gpu"}, ["device is 'gpu'", "'cuda'"]),
-        ({"threat_model.epsilon_255": "8/255"}, ["threat_model.epsilon_255 is '8/255'", "number"]),
+        ({"threat_model.epsilon_255": "8/255"}, ["threat_model.epsilon_255 is '8/255'", "write 8 for 8/255"]),
+        ({"entropy.step_size_255": " 2 / 255. "}, ["entropy.step_size_255", "write 2 for 2 / 255."]),
+        ({"threat_model.epsilon_255": 0.03137}, ["threat_model.epsilon_255 is 0.03137", "write 8 for 8/255"]),
+        ({"attack.pgd.step_size_255": 0.00784}, ["attack.pgd.step_size_255 is 0.00784", "write 2 for 2/255"]),
+        ({"training.attack.step_size_255": 0.01}, ["training.attack.step_size_255 is 0.01", "write 2.55 for 2.55/255"]),
+        ({"selection.attack.step_size_255": 0.00392}, ["selection.attack.step_size_255", "write 1 for 1/255"]),
+        ({"entropy.step_size_255": 0.00784}, ["entropy.step_size_255 is 0.00784", "write 2 for 2/255"]),
+        ({"seeds": 1}, ["seeds is 1, but must be a list, such as [1]"]),
+        ({"evaluation.images": "048"}, ["evaluation.images is '048'", "begins with 0: write 48"]),
+        ({"evaluation.images": "0o50"}, ["evaluation.images is '0o50'", "begins with 0: write 50, or 40"]),
         ({"training.learning_rate": "1e-3"}, ["training.learning_rate is '1e-3'", "number", "1.0e-3 instead of 1e-3"]),
         ({"training.betas": [0.9, 1.0]}, ["training.betas.1 is 1.0", "less than 1"]),
         ({"pretrain.steps": 0}, ["pretrain.steps is 0", "greater than or equal to 1"]),
@@ -217,7 +226,9 @@ def test_unknown_and_missing_keys_are_refused_at_every_level(path: tuple[str, ..
         ({"pathvars.results": ".."}, ["pathvars.results is '..'", "nor one above it"]),
         ({"pathvars.state": "/"}, ["pathvars.state is '/'", "nor one above it"]),
         ({"pathvars.results": "-rf"}, ["pathvars.results is '-rf'", "must not start with -; write ./-rf"]),
-        ({"pathvars.results": "~/out"}, ["pathvars.results is '~/out'", "must not start with ~"]),
+        ({"pathvars.results": "~nobody-at-all/out"}, ["there is no user nobody-at-all", "write ./~nobody-at-all/out"]),
+        ({"pathvars.results": "a/$UNSET_HERE/x"}, ["pathvars.results is 'a/$UNSET_HERE/x': $UNSET_HERE is not set"]),
+        ({"data.root": "${UNSET_HERE}/x"}, ["data.root", "${UNSET_HERE} is not set in the environment"]),
         ({"pathvars.logs": "a\nb"}, ["pathvars.logs is 'a\\nb'", "printable characters only"]),
         ({"pathvars.logs": "a\0b"}, ["pathvars.logs is 'a\\x00b'", "printable characters only"]),
         ({"pathvars.logs": "\udcff"}, ["pathvars.logs is '\\udcff'", "printable characters only"]),
@@ -658,7 +669,7 @@ def test_files_that_cannot_be_read_are_told_in_one_line(tmp_path: Path) -> None:
         (b"a: [1", "is not YAML"),
         (b"- a", "holds a list"),
         (b"", "holds nothing"),
-        (b"a: \xff", "cannot be read"),
+        (b"a: \xff", "is no text in UTF-8, but has byte 0xff in line 1"),
         (b"a: 2026-13-45", "cannot be read"),
         (b"? [1]\n: 2", "is not YAML"),
         (b"a: 1\nb: {c: 1, d: 2, c: 3}", "key c stands twice"),
@@ -670,8 +681,8 @@ def test_files_that_cannot_be_read_are_told_in_one_line(tmp_path: Path) -> None:
         (b"a: " + b"9" * 5001, "has a number of 5001 digits in line 1: 99999999999999999999..."),
         (b"a: 0x" + b"f" * 5000, "has a number of 5002 digits"),
         (b"\ta: 1", "is not YAML"),
-        ("a: é".encode("latin-1"), "cannot be read"),
-        ("a: 1".encode("utf-16"), "cannot be read"),
+        ("a: é".encode("latin-1"), "is no text in UTF-8"),
+        ("a: 1".encode("utf-16"), "but in UTF-16: save it as UTF-8"),
         (b"a: " + b"[" * 100_000, "is nested too deeply, or within itself"),
         (b"a: &a [*a]", "is nested too deeply, or within itself"),
         (b"#" * 1_000_001, "has more than 1,000,000 characters"),
@@ -828,3 +839,74 @@ def test_groups_may_be_odd_where_half_of_them_rounded_down_fit() -> None:
     """As in the authors' code."""
     model = {**DEFAULTS["model"], "groups": 3, "channels": [30, 60, 90, 120]}
     assert config.parse({**DEFAULTS, "model": model}).model.groups == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"threat_model.epsilon_255": 0.5}, "the smallest radius that is published"),
+        ({"threat_model.epsilon_255": 0}, "no attack"),
+        ({"attack.pgd.step_size_255": 0.02, "attack.pgd.steps": 1000}, "small steps that reach the radius"),
+        ({"entropy.step_size_255": 0.01, "entropy.step": "raw"}, "a gradient's own scale"),
+        ({"entropy.step_size_255": 0.01, "entropy.input_steps": 0}, "no steps"),
+    ],
+)
+def test_small_radii_and_steps_that_are_meant_are_taken(settings: Mapping[str, object], key: str) -> None:
+    config.parse(overlaid(settings))
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("./out", "out"), ("out/", "out"), (".//out/./x//", "out/x"), ("out/../x", "out/../x"), ("./-rf", "./-rf"),
+        ("./~/x", "./~/x"), ("log ~", "log ~"), ("~/out", "/home/of/mine/out"), ("$WHERE/x", "/scratch/x"),
+        ("${WHERE}/x/", "/scratch/x"), ("5$", "5$"),
+    ],
+)  # fmt: skip
+def test_a_folder_has_one_name_however_it_is_written(written: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/of/mine")
+    monkeypatch.setenv("WHERE", "/scratch")
+    parsed = config.parse(overlaid({"pathvars.state": written, "data.root": written}))
+    assert parsed.data.source == "cifar10"
+    assert (parsed.pathvars.state, parsed.data.root) == (meant, meant)
+    assert config.parse(parsed.model_dump(mode="json")) == parsed
+
+
+def test_the_protocol_of_a_resolved_configuration_cannot_be_changed(tmp_path: Path) -> None:
+    resolved, release = tmp_path / "resolved.yaml", tmp_path / "release.yaml"
+    resolved.write_text(json.dumps(config.parse(DEFAULTS).model_dump(mode="json")))
+    release.write_text("protocol: release")
+    words = f"protocol is release, but {resolved} is resolved: it holds the values of protocol paper"
+    for files in ([resolved, release], [ROOT / "config.yaml", resolved, release]):
+        assert words in told(partial(config.load, files))
+    assert words in told(lambda: config.load([resolved], protocol="release"))
+    assert words in told(lambda: config.read([resolved], over={"protocol": "release"}))
+    assert config.load([resolved], protocol="paper") == config.load([resolved])
+    whole = [ROOT / "config.yaml", ROOT / "config" / "demo.yaml"]
+    assert config.load([*whole, release]) == config.load(whole, protocol="release")
+
+
+def test_an_overlay_alone_says_what_must_lie_underneath() -> None:
+    message = told(lambda: config.load([ROOT / "config" / "demo.yaml"]))
+    assert "protocol, seeds, device and " in message
+    assert "an overlay, which names only what differs. config.yaml of the workflow's folder" in message
+    lacking = {key: value for key, value in DEFAULTS.items() if key != "gpu_request"}
+    assert told(lambda: config.parse(lacking)) == "config: gpu_request is missing"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"a: 1\na: 2\n", "is not YAML: key a stands twice in line 2, column 1"),
+        (b"data:\n\tvalidation: 90\n", "is not YAML: there is a tab in line 2, where YAML takes spaces only"),
+        (b"# good\n# caf\xe9\n", "is no text in UTF-8, but has byte 0xe9 in line 2: save it as UTF-8"),
+        ("a: 1".encode("utf-16"), "is no text in UTF-8, but in UTF-16: save it as UTF-8"),
+        (b"# nothing yet\n", "holds nothing, but must hold keys and values"),
+        (b"- a\n", "holds a list, but must hold keys and values"),
+        (b"a: 0100\n", "has 0100 in line 1, which is read as 64: write 64, or 100 if that is meant"),
+    ],
+)
+def test_a_file_that_is_no_overlay_is_told_by_its_name(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    assert told(lambda: config.load([path])) == f"config file {path} {words}"

@@ -8,7 +8,7 @@ import yaml
 
 from deqpipe import config
 from deqpipe.cli.arguments import add, add_paths, json_object
-from deqpipe.workflow import specs, vocabulary
+from deqpipe.workflow import inputs, specs, vocabulary
 from deqpipe.workflow.defences import DECIDING
 from deqpipe.workflow.stages import STAGES
 
@@ -29,7 +29,7 @@ def register(commands: Any) -> None:
 
 
 def _check_config(options: argparse.Namespace) -> int:
-    config.load(options.files)
+    inputs.check_inputs(config.load(options.files))
     print(f"{', '.join(map(str, options.files))}: valid")
     return 0
 

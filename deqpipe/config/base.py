@@ -38,6 +38,8 @@ Damping = Annotated[float, Field(ge=1e-4, le=1)]
 Pixels255 = Annotated[float, Field(ge=0, le=255)]
 StepSize255 = Annotated[float, Field(ge=1e-6, le=255)]
 """Of an attack or a descent, which a step of 0 would not move."""
+IN_255THS = "_255"
+"""How the name of a key ends whose value is counted in 255ths of the pixel range."""
 
 
 class Section(BaseModel):

@@ -16,6 +16,9 @@ _MOST_POINTS = 10_000
 """Of the grid of Eq. (11), which has 144 in the paper."""
 _MOST_SETTINGS = 100
 """Of Table 5, which has 24 with its controls: a file of records tells 127 words of a column apart."""
+_FRACTION = 0.1
+"""A radius or step of at most so many 255ths was meant in units of the pixel range: published radii begin at half of a
+255th, and in units of the pixel range they end at a tenth for colour images (8/255 is 0.031)."""
 _MOST_JOBS = 5_000
 """Of one kind and one model: Snakemake takes minutes to plan so many."""
 
@@ -32,6 +35,7 @@ def check(config: Config) -> None:
     _check_imported(config)
     check_model(config.model)
     _check_lists(config)
+    _check_255ths(config)
     _check_numbers(config)
     _check_states(config)
     check_schedule(config)
@@ -68,6 +72,34 @@ def _check_lists(config: Config) -> None:
     milestones = config.resnet.training.milestones
     if any(later <= earlier for earlier, later in pairwise(milestones)):
         raise UserError(f"config: resnet.training.milestones is {list(milestones)}, but must ascend")
+
+
+def _check_255ths(config: Config) -> None:
+    """Refuse a radius in units of the pixel range, and steps in them, by which an attack stays far from its radius.
+
+    Small steps are an experiment of their own where there are enough of them to get there.
+    """
+    radius, entropy, pgd = config.threat_model.epsilon_255, config.entropy, config.attack.pgd
+    if radius:
+        _check_unit("threat_model.epsilon_255", radius)
+    steps = [
+        ("training.attack", config.training.attack.step_size_255, config.training.attack.steps),
+        ("selection.attack", config.selection.attack.step_size_255, config.selection.attack.steps),
+        ("attack.pgd", pgd.step_size_255, pgd.steps),
+    ]
+    if entropy.step == "sign" and entropy.input_steps:  # a raw gradient has a scale of its own
+        steps.append(("entropy", entropy.step_size_255, entropy.input_steps))
+    for section, size, count in steps:
+        if size * count < radius:
+            _check_unit(f"{section}.step_size_255", size)
+
+
+def _check_unit(key: str, value: float) -> None:
+    if value <= _FRACTION:
+        raise UserError(
+            f"config: {key} is {value:g}, but is counted in 255ths of the pixel range: "
+            f"write {value * 255:.3g} for {value * 255:.3g}/255, which is {value:g}"
+        )
 
 
 def _check_damping(damping: Sequence[float]) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from deqpipe.config.base import Count, Section
+from deqpipe.config.paths import PathName
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Cifar10Config(AnyDataConfig):
     """CIFAR-10 (downloaded)."""
 
     source: Literal["cifar10"]
-    root: str
+    root: PathName
     """Where it is downloaded to."""
 
 
@@ -69,7 +70,7 @@ class ImageFolderConfig(AnyDataConfig):
     """Images of one's own."""
 
     source: Literal["folder"]
-    root: str
+    root: PathName
     """Folder that holds train/<class>/* and test/<class>/*: images of one size, at most 2048x2048 pixels (BMP, GIF,
     JPEG, PNG, PPM, TIFF or WebP). They are read once: after a change within the same
     folder, delete the folder `data` in pathvars.results to have them read again, or give another root."""

@@ -11,7 +11,7 @@ from deqpipe.config.data import DataConfig
 from deqpipe.config.defence import EntropyConfig, EntropySweepConfig
 from deqpipe.config.evaluation import EvaluationConfig, FiguresConfig, StatisticsConfig, TimingConfig
 from deqpipe.config.model import ModelConfig, ResNetConfig
-from deqpipe.config.paths import PathVars
+from deqpipe.config.paths import PathName, PathVars
 from deqpipe.config.solver import SolverConfig, couples_images
 from deqpipe.config.training import (
     EarlyStateConfig,
@@ -44,7 +44,7 @@ class Config(Section):
     graphs: Switch
     """Whether attack steps are captured in CUDA graphs and replayed; auto: on CUDA, after the same comparison."""
     pathvars: PathVars
-    imported: dict[DeqName, str]
+    imported: dict[DeqName, PathName]
     """DEQs that are taken from a file instead of being trained: name of the model, and the file that `deqpipe
     import-checkpoint --model` wrote."""
     data: DataConfig

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from deqpipe.config.checks import check
 from deqpipe.config.experiment import Config
 from deqpipe.config.old_keys import refuse_old_keys
-from deqpipe.config.protocols import resolve_protocol
+from deqpipe.config.protocols import is_resolved, resolve_protocol
 from deqpipe.config.reader import read_yaml
 from deqpipe.config.refusals import one_line
 from deqpipe.config.variants import merge, refuse_lookalikes
@@ -26,23 +26,45 @@ def load(paths: Sequence[Path], *, protocol: str | None = None) -> Config:
     Raises:
         UserError: a file is missing or no YAML mapping, or the result is not a valid configuration.
     """
-    merged = read(paths)
-    return parse(merged if protocol is None else merged | {"protocol": protocol})
+    return parse(read(paths, over={} if protocol is None else {"protocol": protocol}))
 
 
-def read(paths: Sequence[Path]) -> dict[str, Any]:
-    """What stands in YAML files, later ones laid over earlier ones; nothing is checked.
+def read(paths: Sequence[Path], *, over: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What stands in YAML files, later ones laid over earlier ones; of its values nothing is checked.
+
+    Args:
+        paths: the files.
+        over: what is laid over all of them, by the command line.
 
     Raises:
-        UserError: a file is missing or no YAML mapping.
+        UserError: a file is missing or no YAML mapping, or the protocol is changed of values that were resolved.
     """
     merged: dict[str, Any] = {}
+    resolved: tuple[Path, object] | None = None
     for path in paths:
+        layer = read_yaml(path)
+        if resolved is not None:
+            _refuse_other_protocol(layer, *resolved)
         try:
-            merged = merge(merged, read_yaml(path))
+            merged = merge(merged, layer)
         except RecursionError:
             raise UserError(f"config file {path} is nested too deeply, or within itself") from None
-    return merged
+        if is_resolved(layer):
+            resolved = path, layer["protocol"]
+    if resolved is not None and over:
+        _refuse_other_protocol(over, *resolved)
+    return merge(merged, over) if over else merged
+
+
+def _refuse_other_protocol(layer: Mapping[str, Any], path: Path, protocol: object) -> None:
+    """Refuse a protocol that nothing would follow: which of the values are the former's is not known any more."""
+    asked = layer.get("protocol", protocol)
+    if asked != protocol:
+        raise UserError(
+            f"config: protocol is {asked}, but {path} is resolved: it holds the values of protocol {protocol}, and "
+            f"none that would change. Lay protocol: {asked} over the files that it was made from, such as config.yaml "
+            "and your own"
+        )
 
 
 def parse(raw: Mapping[str, Any]) -> Config:

@@ -1,8 +1,12 @@
 """Where the workflow writes and reads: names that commands, Snakemake and file systems take as they are meant."""
 
 import os
+import re
 from itertools import permutations
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from deqpipe.config.base import Section
 from deqpipe.errors import UserError
@@ -16,14 +20,39 @@ IN_RESULTS = {
 """What the workflow writes in pathvars.results."""
 
 
+def expanded(path: str) -> str:
+    """A path as it is used: `~`, `~user`, `$NAME` and `${NAME}` filled in, and one spelling for `x`, `./x` and `x/`.
+
+    `..` stays: what it leads to depends on symbolic links.
+
+    Raises:
+        ValueError: the environment has no such variable, or the machine no such user.
+    """
+    if not path.strip():
+        return path  # no path at all, which is for others to refuse
+    filled = os.path.expandvars(path)
+    if unset := re.search(r"\$(\w+|\{[^}]*\})", filled):
+        raise ValueError(f"{unset[0]} is not set in the environment of this machine")
+    home = os.path.expanduser(filled)
+    if home.startswith("~"):
+        raise ValueError(f"there is no user {home.split('/')[0][1:]}; write ./{path} if a folder of this name is meant")
+    plain = str(PurePath(home))
+    meant = plain.startswith(("-", "~")) and not home.startswith("-")
+    return f"./{plain}" if meant else plain  # without ./ it is an option, or a home, to others
+
+
+PathName = Annotated[str, AfterValidator(expanded)]
+"""The name of a file or folder; relative ones are taken from the folder that Snakemake runs in."""
+
+
 class PathVars(Section):
     """Where the workflow writes (Snakemake's path variables). Logs and state may lie in results, beside its content."""
 
-    results: str
+    results: PathName
     """Folder of everything that is kept: models, records, tables, figures, report."""
-    logs: str
+    logs: PathName
     """Folder of one log and one benchmark file per job."""
-    state: str
+    state: PathName
     """Folder of what makes jobs resumable: training states and finished attack points."""
 
 
@@ -37,14 +66,13 @@ def check_path(key: str, path: str, *, kind: str = "a folder", forbidden: str = 
         forbidden: characters that it must not hold.
 
     Raises:
-        UserError: empty, longer than file systems allow, with control characters, an option to a command or, with ~,
-            to be expanded by a shell that never sees it.
+        UserError: empty, longer than file systems allow, with control characters, or an option to a command.
     """
     if not path.strip() or set(path) & set(forbidden):
         without = f", without any of {forbidden}" if forbidden else ""
         raise UserError(f"config: {key} is {path!r}, but must name {kind}{without}")
-    if path.startswith(("-", "~")):
-        raise UserError(f"config: {key} is {path!r}, but must not start with {path[0]}; write ./{path} if it is meant")
+    if path.startswith("-"):
+        raise UserError(f"config: {key} is {path!r}, but must not start with -; write ./{path} if it is meant")
     if not path.isprintable():
         raise UserError(f"config: {key} is {path!r}, but must have printable characters only")
     try:

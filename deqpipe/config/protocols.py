@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from deqpipe.config.base import DEFAULT_BATCH
+from deqpipe.config.base import DEFAULT_BATCH, value_at
 from deqpipe.errors import UserError
 
 # `key: protocol` in a config file takes the value that stands here: every place where the paper's text and its authors'
@@ -74,6 +74,17 @@ def resolve_protocol(raw: Mapping[str, Any]) -> dict[str, Any]:
         *sections, last = key.split(".")
         resolved = _replace_sentinel(resolved, sections, last, value)
     return resolved
+
+
+def is_resolved(raw: Mapping[str, Any]) -> bool:
+    """Whether settings were written with their protocol's values in place of the word `protocol`.
+
+    It takes the name of the protocol and a value for most of its keys: an older version may have had fewer keys, and an
+    overlay states a few.
+    """
+    values = [value_at(raw, key) for key in PROTOCOLS["paper"]]
+    stated = [value for value in values if value is not None]
+    return "protocol" in raw and "protocol" not in stated and len(stated) > len(values) // 2
 
 
 def _replace_sentinel(node: dict[str, Any], sections: list[str], key: str, value: object) -> dict[str, Any]:

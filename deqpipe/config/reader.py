@@ -25,6 +25,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: the file cannot be read, is no YAML, or holds something else than keys and values, a number that
             YAML reads as another one than it looks like, or far more than any configuration.
     """
+    text = ""
     try:
         text = _text(path)
         value = _json(text) if text.lstrip().startswith("{") else _yaml(text)
@@ -33,8 +34,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except _MisreadError as error:
         raise UserError(f"config file {path} {error}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from None
-    except (OSError, ValueError) as error:  # a folder, no permission; not UTF-8, the 32nd of a month
+        raise UserError(f"config file {path} is not YAML: {_words(error, text)}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"config file {path} is no text in UTF-8{_coded(error)}: save it as UTF-8") from None
+    except (OSError, ValueError) as error:  # a folder, no permission; the 32nd of a month
         raise UserError(f"config file {path} cannot be read: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise UserError(f"config file {path} {_TOO_DEEP}") from None
@@ -44,6 +47,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if "__use_yte__" in value:
         raise UserError(f"config file {path} has __use_yte__, but must be plain YAML: templates are not filled here")
     return value
+
+
+def _words(error: yaml.YAMLError, text: str) -> str:
+    """What YAML says, on one line and of this file; a tab, which cannot be seen, is called by its name."""
+    mark = getattr(error, "problem_mark", None)
+    at = (text.split("\n")[mark.line : mark.line + 1] or [""])[0] if mark else ""
+    if mark and at[mark.column : mark.column + 1] == "\t":
+        return f"there is a tab in line {mark.line + 1}, where YAML takes spaces only"
+    return " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
+
+
+def _coded(error: UnicodeDecodeError) -> str:
+    """In which encoding a file is instead, as far as its first bytes tell, and where it shows."""
+    if error.object.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return ", but in UTF-16"
+    return f", but has byte 0x{error.object[error.start]:02x} in line {error.object.count(10, 0, error.start) + 1}"
 
 
 def _json(text: str) -> Any:
@@ -114,8 +133,8 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _checked_number)
 
 
 def _text(path: Path) -> str:
-    with path.open(encoding="utf-8") as file:
-        text = file.read(_MOST_CHARACTERS + 1)  # a device has no end
+    with path.open("rb") as file:
+        text = file.read(4 * _MOST_CHARACTERS + 1).decode()  # of at most four bytes each; a device has no end
     if len(text) > _MOST_CHARACTERS:
         raise _MisreadError(f"has more than {_MOST_CHARACTERS:,} characters")
     return text

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from deqpipe.config.base import Section
+from deqpipe.config.base import IN_255THS, Section
 from deqpipe.config.experiment import Config
 from deqpipe.config.variants import Variants, all_variants, shown, variants_of
 
@@ -22,9 +23,23 @@ _SHORT.maxlevel = 3  # a file of ten lines of YAML can hold a list of lists of a
 def one_line(error: ValidationError) -> str:
     """The first wrong key, its value and what was allowed; and how many more are wrong."""
     errors = error.errors()
+    if overlay := _of_an_overlay(errors):
+        return f"config: {overlay}"
     places = dict.fromkeys(_place(one["loc"]).key for one in errors)
     more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
     return f"config: {_refusal(errors[0])}{more}"
+
+
+def _of_an_overlay(errors: Sequence[ErrorDetails]) -> str | None:
+    """What to say of settings that name only what differs, with nothing underneath."""
+    missing = [str(one["loc"][0]) for one in errors if one["type"] == "missing" and len(one["loc"]) == 1]
+    if len(missing) < 2:
+        return None
+    listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+    return (
+        f"{listed} are missing: this is an overlay, which names only what differs. config.yaml of the workflow's "
+        "folder holds every key and must lie underneath: name it first, and the overlay after it"
+    )
 
 
 @dataclass(frozen=True)
@@ -95,7 +110,17 @@ def _refusal(error: ErrorDetails) -> str:
             return f"{place.key} is {_SHORT.repr(value)}, but must hold keys and values"
         case "invalid_key":
             return f"{place.key} has a key that is no text"
-    return f"{place.key} is {_SHORT.repr(value)}: {error['msg'].lower()}{_number_hint(value)}"
+        case "tuple_type":
+            return f"{place.key} is {_SHORT.repr(value)}, but must be a list{_listed(value)}"
+        case "value_error":
+            return f"{place.key} is {_SHORT.repr(value)}: {error['ctx']['error']}"
+    hint = _pixel_hint(place, value) or _number_hint(value)
+    return f"{place.key} is {_SHORT.repr(value)}: {error['msg'].lower()}{hint}"
+
+
+def _listed(value: object) -> str:
+    """How a single value is written as a list."""
+    return "" if value is None or isinstance(value, dict) else f", such as [{shown(value)}]"
 
 
 def _tags(variants: Variants) -> str:
@@ -129,8 +154,19 @@ def _closest(place: _Place) -> str:
     return f"; did you mean {close[0]}?" if close else f"; allowed here: {', '.join(names)}"
 
 
+def _pixel_hint(place: _Place, value: object) -> str:
+    """How a fraction of the pixel range is written where 255ths are counted."""
+    fraction = re.fullmatch(r"\s*([\d.]+)\s*/\s*255(?:\.0*)?\s*", value) if isinstance(value, str) else None
+    if fraction is None or not place.key.endswith(IN_255THS):
+        return ""
+    return f"; it is counted in 255ths of the pixel range: write {fraction[1]} for {fraction[0].strip()}"
+
+
 def _number_hint(value: object) -> str:
-    """What is wrong with a number that YAML takes for text, such as 1e-3."""
+    """What is wrong with a number that YAML takes for text, such as 1e-3 or 048."""
+    if isinstance(value, str) and (octal := re.fullmatch(r"(0o?)0*([1-9]\d*)", value)):
+        ways = [str(int(octal[2], 8))] if octal[1] == "0o" and not set("89") & set(octal[2]) else []
+        return f"; this is text, as it begins with 0: write {', or '.join([octal[2], *ways])}"
     try:
         text = isinstance(value, str) and math.isfinite(float(value))
     except ValueError:

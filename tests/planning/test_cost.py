@@ -242,7 +242,7 @@ POINT = GridPoint(0.5, 4, 2)
 SMALL: dict[str, Any] = {
     "attack": {"grid": {"states": [4], "steps": [2], "damping": [0.5]}},
     "autoattack": {"iterations": 2, "targets": 2, "queries": 3, "batch_size": 5, "square_images": 8, "top_points": 2},
-    "threat_model": {"epsilon_255": 1e-4},
+    "threat_model": {"epsilon_255": 0.11},
 }
 """One point, and a ball so small that nothing in it turns an image."""
 

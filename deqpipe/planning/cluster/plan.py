@@ -46,7 +46,7 @@ def plan_profile(path: Path, configfiles: Sequence[Path], *, speed: SpeedName) -
     read = profile.read(path)
     overlays = [*configfiles] or [*read.configfiles]
     files = estimate.config_files(overlays)
-    config = configuration.parse(configuration.merge(configuration.read(files), read.config))
+    config = configuration.parse(configuration.read(files, over=read.config))
     jobs = dry_run.jobs(overlays, cores=1, everything=True, profile=read.path)
     if set(read.rules) - {job.rule for job in jobs}:
         profile.refuse_unknown(read, dry_run.rules())
