@@ -7,7 +7,7 @@ from deqpipe.machine import streams
 from snakemake.logging import logger
 from snakemake.utils import min_version
 
-min_version("9.14")
+min_version("9.19")  # older ones do not read profile.yaml
 
 # What only prints ends in silence when its reader leaves (`| head`); a run outlives whoever looks at it.
 streams.degrade()

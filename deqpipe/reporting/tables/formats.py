@@ -8,7 +8,6 @@ from html import escape
 
 from deqpipe.reporting.cells import DASH, LEGEND, MINUS, Block, Cell, Line, Shown, Table, no_formula
 
-
 _SIGNS = re.compile(r"[\\*`<$|]|(?<!\w)_|_(?!\w)")  # an underscore within a word, such as K_a, is none
 
 
