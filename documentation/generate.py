@@ -23,6 +23,7 @@ from documentation import (
     differences_page,
     paper_settings,
     rules,
+    versions_page,
 )
 
 SCHEMA = Path("schemas/config.schema.json")
@@ -37,6 +38,7 @@ RECORDS = Path("docs/records.md")
 TRAINING = Path("docs/training.md")
 RESULTS = Path("docs/results.md")
 TIMES = Path("docs/cluster_times.md")
+VERSIONS = Path("docs/versions.md")
 
 
 def generate(root: Path) -> dict[Path, str]:
@@ -58,6 +60,7 @@ def generate(root: Path) -> dict[Path, str]:
         TRAINING: filled(_text(root / TRAINING), columns_page.metrics_blocks()),
         RESULTS: filled(_text(root / RESULTS), columns_page.results_blocks()),
         TIMES: cluster_times.page(root),
+        VERSIONS: versions_page.page(root),
     }
 
 

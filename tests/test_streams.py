@@ -100,8 +100,11 @@ except BrokenPipeError:
 def test_a_process_that_prints_ends_in_silence_with_its_reader(how: str, closed: str, status: int) -> None:
     other = {"stdout": "stderr", "stderr": "stdout"}[closed]
     code = PRINTING.format(how=how, first=closed, then=closed, other=other)
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen([sys.executable, "-c", code], text=True, cwd=workflow_files.ROOT, **pipes) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=workflow_files.ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
         pipe, kept = getattr(process, closed), getattr(process, other)
         assert pipe.readline() == "a line\n"
         pipe.close()

@@ -56,6 +56,7 @@ def _is_deep(image: Image.Image) -> bool:
     """Whether Pillow cuts bits off, which its mode does not say of colour: the arguments of its decoder do."""
     if image.mode.startswith(("I", "F")):
         return True
-    arguments = [one for tile in image.tile for one in (tile[3] if isinstance(tile[3], tuple) else (tile[3],))]
+    tiles = getattr(image, "tile", ())  # of an image of a file: (decoder, box, offset, arguments)
+    arguments = [one for tile in tiles for one in (tile[3] if isinstance(tile[3], tuple) else (tile[3],))]
     deep = any(isinstance(one, str) and ";16" in one for one in arguments)
     return deep or (image.format == "PPM" and any(isinstance(one, int) and one > _DEEP for one in arguments))

@@ -74,7 +74,8 @@ def style() -> Iterator[None]:
     Not by `matplotlib.style`, which reads the styles of the user, and fails on one that is damaged.
     """
     defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if key not in _OF_WINDOWS}
-    with matplotlib.rc_context({**defaults, **_STYLE}):
+    ours: Any = {**defaults, **_STYLE}  # keys are of a closed set by their types
+    with matplotlib.rc_context(ours):
         yield
 
 
