@@ -3,6 +3,7 @@
 # make test-all all tests
 # make test-faults kills, signals, full disks, damaged files, odd configurations, two at once: an hour (FAULTS=--help)
 # make test-slurm the workflow on a real SLURM, installed and started here if need be: a quarter of an hour (SLURM=--help)
+# make test-versions the oldest and newest libraries that pyproject.toml allows, in environments of their own: docs/versions.md
 # make check    format, lint, types, import contracts, generated files
 # make generate writes the generated files again (schemas/, pages of docs/, pictures of graphs in docs/)
 # make site     the documentation as a site in site/, without a network
@@ -21,13 +22,14 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 export OMP_NUM_THREADS ?= 1
+export MPLBACKEND := agg
 
 # What other work has set for Python and pip is not meant for this environment: foreign packages would come before its
 # own, and pip would install elsewhere (PIP_USER=0 overrides a pip.conf as well).
 unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT PIP_REQUIRE_VIRTUALENV
 export PIP_USER := 0
 
-.PHONY: demo test test-all test-faults test-slurm check generate site pictures wheel revisions bench bench-gpu gpu-trial clean
+.PHONY: demo test test-all test-faults test-slurm test-versions check generate site pictures wheel revisions bench bench-gpu gpu-trial clean
 
 demo: $(INSTALLED)
 	@$(BIN)/snakemake --logger deqpipe --configfile config/demo.yaml
@@ -46,6 +48,11 @@ test-faults: $(INSTALLED)
 # Such as SLURM="--case cancelled --accounting".
 test-slurm: $(INSTALLED)
 	@$(BIN)/python -m tests.slurm $(SLURM)
+
+# Such as VERSIONS="--oldest python3.11 --newest python3.13", or VERSIONS=oldest.
+test-versions: $(INSTALLED)
+	@$(BIN)/python -m tests.versions $(VERSIONS)
+	@$(BIN)/python -m documentation.generate
 
 check: $(INSTALLED)
 	@$(BIN)/ruff format --check --quiet .

@@ -3,10 +3,18 @@
 #     snakemake --configfile config/demo.yaml          minutes on a CPU
 #     snakemake results/tables/table2.csv              one target, and only what it needs
 #     snakemake --list                                 all rules
+from deqpipe.machine import streams
 from snakemake.logging import logger
 from snakemake.utils import min_version
 
-min_version("9.14")
+min_version("9.19")  # older ones do not read profile.yaml
+
+# What only prints ends in silence when its reader leaves (`| head`); a run outlives whoever looks at it.
+streams.degrade()
+if workflow.is_main_process and workflow.output_settings.dryrun:
+    streams.leave_with_reader()
+elif workflow.is_main_process:
+    streams.leave_with_reader_of_output()
 
 
 include: "rules/common.smk"  # reads the configuration: what is wrong with it is told before Snakemake reads it, too

@@ -269,7 +269,7 @@ def _watched(side: Side, device: torch.device) -> tuple[float, Shown]:
         return torch.nan, side.run(0)
     _give_back()
     before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
+    Path("/proc/self/clear_refs").write_text(_RESET_PEAK, encoding="utf-8")
     found = side.run(0)
     return float(_status("VmHWM") - before), found
 
@@ -277,7 +277,7 @@ def _watched(side: Side, device: torch.device) -> tuple[float, Shown]:
 def _can_reset() -> bool:
     """Whether this system tells how much memory a process had at most since some moment."""
     try:
-        Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
+        Path("/proc/self/clear_refs").write_text(_RESET_PEAK, encoding="utf-8")
     except OSError:
         return False
     return True
@@ -285,7 +285,7 @@ def _can_reset() -> bool:
 
 def _status(name: str) -> int:
     """A line of the process's status, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     (line,) = [line for line in lines if line.startswith(f"{name}:")]
     return 1024 * int(line.split()[1])
 

@@ -136,7 +136,7 @@ def described(where: torch.device) -> str:
     """A device, with the name of the processor where it is one."""
     if where.type == "cuda":
         return device.describe(where)
-    lines = CPU_NAMES.read_text().splitlines() if CPU_NAMES.exists() else []
+    lines = CPU_NAMES.read_text(encoding="utf-8").splitlines() if CPU_NAMES.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{names[0] if names else 'CPU'}, {cores} cores"

@@ -25,6 +25,7 @@ from documentation import (
     paper_settings,
     readme,
     rules,
+    versions_page,
 )
 
 SCHEMA = Path("schemas/config.schema.json")
@@ -39,6 +40,7 @@ RECORDS = Path("docs/records.md")
 TRAINING = Path("docs/training.md")
 RESULTS = Path("docs/results.md")
 TIMES = Path("docs/cluster_times.md")
+VERSIONS = Path("docs/versions.md")
 COMMANDS = Path("docs/reference/command-line.md")
 PICTURES = Path("docs")
 
@@ -63,6 +65,7 @@ def generate(root: Path) -> dict[Path, str]:
         TRAINING: filled(_text(root / TRAINING), columns_page.metrics_blocks()),
         RESULTS: filled(_text(root / RESULTS), columns_page.results_blocks()),
         TIMES: cluster_times.page(root),
+        VERSIONS: versions_page.page(root),
         COMMANDS: command_line.page(),
         **{PICTURES / name: text for name, text in pictures.items()},
     }

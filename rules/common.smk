@@ -43,7 +43,21 @@ def refuse(told):
     sys.exit(2)
 
 
+def refuse_prefix():
+    """Refuse `prefix:` and `replace_prefix:` of a module: what commands and jobs read lies at the paths of the config.
+
+    Raises:
+        UserError: says what to write instead.
+    """
+    modifier = workflow.modifier.path_modifier
+    if modifier.prefix or modifier.modifies_prefixes:
+        prefix = modifier.prefix or "FOLDER/"
+        keys = ", ".join(f"{key}: {prefix}{key}" for key in ("results", "logs", "state"))
+        raise UserError(f"a module of this workflow takes no prefix; write pathvars: {{{keys}}} in its config instead")
+
+
 try:
+    refuse_prefix()
     faults.refuse_unwritable(Path(".snakemake"))
     CONFIG = configuration.parse(settings_in_force())
     inputs.check_inputs(CONFIG)

@@ -18,6 +18,7 @@ from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
+from deqpipe.machine import faults, streams
 from deqpipe.machine.stopping import EXIT_UNFINISHED
 from deqpipe.workflow import command_line, endings
 from deqpipe.workflow.dry_run import TARGETS
@@ -173,6 +174,7 @@ class LogHandler(LogHandlerBase):
 
     def __post_init__(self) -> None:
         """Draw nothing before a run starts."""
+        streams.degrade()
         self.stream = sys.stdout if self.common_settings.stdout else sys.stderr
         self.moving = self.stream.isatty()
         self.began = time.time()
@@ -234,16 +236,22 @@ class LogHandler(LogHandlerBase):
 
     def _draw(self) -> None:
         columns = shutil.get_terminal_size().columns
-        self.stream.write("\r\x1b[K" + self.progress.line(now=time.monotonic(), columns=columns))
-        self.stream.flush()
+        self._write("\r\x1b[K" + self.progress.line(now=time.monotonic(), columns=columns))
 
     def _print(self, text: str) -> None:
         self.said = True
         drawn = self.moving and not self.stopped.is_set()
-        self.stream.write(("\r\x1b[K" if drawn else "") + text + "\n")
-        self.stream.flush()
+        self._write(("\r\x1b[K" if drawn else "") + text + "\n")
         if drawn:
             self._draw()
+
+    def _write(self, text: str) -> None:
+        """Print, if it can be printed: who looked at a run may leave, or their disk be full; the run goes on."""
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except OSError:
+            faults.silence(self.stream)
 
     def close(self) -> None:
         """Leave the last state of the bar on the screen; of a dry run, what it would do."""
@@ -256,8 +264,7 @@ class LogHandler(LogHandlerBase):
             self.stopped.set()
             if self.moving:
                 self._draw()
-                self.stream.write("\n")
-                self.stream.flush()
+                self._write("\n")
         super().close()
 
     @property

@@ -4,7 +4,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from deqpipe.machine import environment
 from tests import tiny
+
+environment.shield()  # before matplotlib: a terminal of a notebook names a backend that only the notebook has
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -35,7 +35,7 @@ from deqpipe.cli import (
 )
 from deqpipe.cli.arguments import Command
 from deqpipe.errors import DivergedError, UserError, line
-from deqpipe.machine import devices, revision, threads
+from deqpipe.machine import devices, environment, revision, streams, threads
 from deqpipe.machine.stopping import EXIT_UNFINISHED, Interrupted
 from deqpipe.workflow.endings import GO_ON, PROGRAM
 
@@ -54,6 +54,8 @@ _RESERVE = 2**24
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status."""
+    streams.degrade()
+    environment.shield()
     try:
         options = build_parser().parse_args(arguments)
     except SystemExit as leaving:  # after --help, or a mistake

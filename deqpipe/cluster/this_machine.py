@@ -94,7 +94,7 @@ def _quota() -> float | None:
 
 
 def _memory() -> Check:
-    has = re.search(r"MemTotal:\s+(\d+) kB", "\n".join(Path("/proc/meminfo").read_text().splitlines()))
+    has = re.search(r"MemTotal:\s+(\d+) kB", "\n".join(Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()))
     total = 1024 * int(has[1]) if has else 0
     limits = [int(text[0]) for name in ("memory.max", "memory/memory.limit_in_bytes")
               if (text := _read(_CGROUPS / name)) and text[0].isdigit()]  # fmt: skip
@@ -107,7 +107,7 @@ def _memory() -> Check:
 
 def _read(path: Path) -> list[str]:
     with suppress(OSError):
-        return path.read_text().split()
+        return path.read_text(encoding="utf-8").split()
     return []
 
 

@@ -134,5 +134,5 @@ def _found(state: str, status: int, mark: Path, *, node: str, waited: float) -> 
 def _last_lines(mark: Path) -> str:
     """What the job wrote behind the name of its node."""
     with suppress(OSError):
-        return " ".join(mark.read_text(errors="replace").split("\n")[1:]).strip()[-200:]
+        return " ".join(mark.read_text(encoding="utf-8", errors="replace").split("\n")[1:]).strip()[-200:]
     return ""

@@ -72,8 +72,10 @@ class ImageFolderConfig(AnyDataConfig):
     source: Literal["folder"]
     root: PathName
     """Folder that holds train/<class>/* and test/<class>/*: images of one size, at most 2048x2048 pixels (BMP, GIF,
-    JPEG, PNG, PPM, TIFF or WebP). They are read once: after a change within the same
-    folder, delete the folder `data` in pathvars.results to have them read again, or give another root."""
+    JPEG, PNG, PPM, TIFF or WebP), 8-bit colour, grey or palette. No pixel is changed: more bits, CMYK and other
+    colours, transparent pixels, several frames and an EXIF rotation are refused. They are read once: after a change
+    within the same folder, delete the folder `data` in pathvars.results to have them read again, or give another
+    root."""
 
 
 DataConfig: TypeAlias = Annotated[DigitsConfig | Cifar10Config | ImageFolderConfig, Field(discriminator="source")]

@@ -15,7 +15,7 @@ _FORBIDDEN = "{}<>"  # Snakemake would put something in their place
 _OWN = {".git", ".snakemake"}  # folders of other programs
 IN_RESULTS = {
     "config.yaml", "data", "models", "select", "attacks", "strongest", "race", "timing", "tables", "figures",
-    "report.html",
+    "report.html", "overview.png", "overview.svg", "results.json",
 }  # fmt: skip
 """What the workflow writes in pathvars.results."""
 

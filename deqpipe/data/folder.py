@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from deqpipe.data import decoding
 from deqpipe.data.dataset import Split
 from deqpipe.data.opening import opened
 from deqpipe.errors import UserError
@@ -20,7 +21,6 @@ from deqpipe.machine import faults
 _LAYOUT = "it must hold train/<class>/* and test/<class>/*"
 _CHUNK = 10_000  # images between two lines of progress
 _MOST_CLASSES = 32_767  # records keep them in 16 bits
-_DEEP_MODES = ("I", "F")  # first letters of Pillow's modes of more than 8 bits, which its conversion to RGB cuts off
 _logger = logging.getLogger(__name__)
 
 _Decoded = UInt8[np.ndarray, "height width 3"]
@@ -36,8 +36,8 @@ def read_folder(root: Path) -> tuple[Split, Split, tuple[str, ...]]:
 
     Raises:
         UserError: a folder is missing, empty or cannot be read, test/ has a class that train/ does not have, there are
-            too few or too many classes, or an image cannot be read (see `opened`), has more than 8 bits a channel, or
-            has another size than the first.
+            too few or too many classes, or an image cannot be read (see `opened`), cannot be taken as it is (see
+            `decoding`), or has another size than the first.
     """
     if not root.is_dir():
         raise UserError(f"image folder {root} does not exist: {_LAYOUT}")
@@ -109,9 +109,7 @@ def _decode(path: Path, *, size: tuple[int, int], like: Path) -> _Decoded:
     with opened(path) as image:
         if image.size != size:
             raise UserError(f"image {path} is {_text(image.size)}, but {like} is {_text(size)}")
-        if image.mode.startswith(_DEEP_MODES):
-            raise UserError(f"image {path} has Pillow's mode {image.mode}, but must have 8 bits a channel")
-        return np.asarray(image.convert("RGB"))
+        return decoding.rgb(image, path)
 
 
 def _text(size: tuple[int, int]) -> str:

@@ -150,7 +150,7 @@ def is_at_the_limit() -> bool:
     if allowed is None:
         return False
     with suppress(OSError):  # where there is no /proc
-        peak = re.search(r"VmPeak:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        peak = re.search(r"VmPeak:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
         return peak is not None and 1024 * int(peak[1]) + _LEEWAY >= allowed
     return False
 

@@ -10,6 +10,12 @@ from deqpipe.reporting.quantities import ACCURACY, Quantity
 from deqpipe.statistics.intervals import Estimate, Term
 
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def no_formula(text: str) -> str:
+    """A text of a csv, with an apostrophe before what spreadsheets would compute: classes may be called =1+1."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 @dataclass(frozen=True)

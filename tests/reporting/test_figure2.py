@@ -13,7 +13,7 @@ import pytest
 from deqpipe.analysis.layout import Tree
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.reporting.figures import described, figures
+from deqpipe.reporting.figures import described, figures, plotting
 from deqpipe.results import records
 from deqpipe.workflow import gridpoints
 from deqpipe.workflow.stages import StageName
@@ -189,3 +189,21 @@ def test_the_picture_changes_with_the_image_and_colour_images_are_drawn(results:
     draw(config, results, results / "two")
     assert (results / "one/figure2.png").read_bytes() != (results / "two/figure2.png").read_bytes()
     assert (results / "one/figure2.csv").read_bytes() == (results / "two/figure2.csv").read_bytes()
+
+
+def test_names_of_classes_are_drawn_as_they_are_or_by_number(results: Path, config: Config) -> None:
+    names = ["$x^{$", "a\\_$b$", "=1+1", *(f"\u732b{number}" for number in range(20))]
+    for shift in (0, 3):  # all drawable or not, as the font has the characters
+        label = int(np.load(Tree(results, config, 0).example(MODEL))["label"])
+        classes = [names[(number - label + shift) % len(names)] for number in range(len(names))]
+        replace(results, config, classes=np.array(classes))
+        draw(config, results, results)
+        caption = described.read(results / "figure2.json").caption
+        assert (f"class {label} is {classes[label]}" in caption) == (shift == 3)
+
+
+def test_a_formula_begins_with_no_name() -> None:
+    assert plotting.plain("$x_\\", "class 3") == r"\$x_" + "\\"
+    assert plotting.plain("caf\xe9", "class 3") == "caf\xe9"
+    assert plotting.plain("\u732b", "class 3") == "class 3"
+    assert plotting.plain("two\nlines", "class 3") == "class 3"

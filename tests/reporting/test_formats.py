@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -80,7 +81,7 @@ def test_markdown_columns_are_aligned_and_repeated_labels_left_out() -> None:
 
 def test_latex_escapes_text_and_closes_what_it_opens() -> None:
     text = formats.to_latex(table(Line(("PGD-AT", NASTY), (plain(f"{MINUS}1"),)), Line(("TRADES", "x"), (plain(),))))
-    assert r"a\_b \& 50 \% <i>\$x\$</i> & $-$1 \\" in text
+    assert r"a\_b \& 50 \% \textless{}i\textgreater{}\$x\$\textless{}/i\textgreater{} & $-$1 \\" in text
     for name in ("table*", "tabular"):
         assert text.count(rf"\begin{{{name}}}") == text.count(rf"\end{{{name}}}") == 1
     assert text.count(r"\midrule") == 2
@@ -123,3 +124,10 @@ def test_html_is_nested_and_escaped_with_one_heading_row_per_group() -> None:
 def test_how_to_read_a_cell_is_said_where_cells_have_parts() -> None:
     assert LEGEND not in formats.to_markdown(table(Line(("a", "b"), (plain(),))))
     assert LEGEND in formats.to_markdown(table(Line(("a", "b"), (Shown("1", interval="0 to 2"),))))
+
+
+def test_names_of_folders_are_no_signs_of_markdown_and_no_formulas_of_spreadsheets() -> None:
+    named = replace(table(Line(("PGD-AT", ""), (plain(),))), caption="Of the image folder *a*_b_`c`<d>$e$|K_a.")
+    assert r"Of the image folder \*a\*\_b\_\`c\`\<d>\$e\$\|K_a." in formats.to_markdown(named)
+    assert formats._field("=1+1") == "'=1+1"
+    assert formats._field(-1.5) == "-1.5"

@@ -79,7 +79,7 @@ def _measured(config: Config, files: Sequence[Path], over: Mapping[str, Any]) ->
     """This machine's speed; it may have no GPU, though its profile has jobs compute on one elsewhere."""
     with tempfile.TemporaryDirectory() as folder:
         last = Path(folder, "config_of_profile.yaml")
-        last.write_text(json.dumps(over))
+        last.write_text(json.dumps(over), encoding="utf-8")
         device: estimate.Device = "cpu" if config.device == "cpu" else "auto"
         return estimate.measure([*files, last], cores=os.cpu_count() or 1, device=device)
 

@@ -113,7 +113,20 @@ class _Shown:
 
     def seen(self, which: int) -> str:
         """The class at the early state."""
-        return self.name(self.predicted[which][self.state - 1])
+        return self.name(self.decided(which))
+
+    def decided(self, which: int) -> int:
+        """The same by its number."""
+        return self.predicted[which][self.state - 1]
+
+    def drawn(self, label: int) -> str:
+        """A class in the picture, whose font lacks the characters of some names."""
+        return plotting.plain(self.name(label), f"class {label}")
+
+    def undrawn(self) -> tuple[str, ...]:
+        """Names in the picture that are drawn as a number, each with it."""
+        labels = dict.fromkeys((self.example.label, self.decided(0), self.decided(1)))
+        return tuple(f"class {one} is {self.name(one)}" for one in labels if plotting.plain(self.name(one), "") == "")
 
 
 def draw(tree: Tree) -> Drawing:
@@ -222,16 +235,16 @@ def _plot_example(part: SubFigure, shown: _Shown) -> None:
     largest = float(np.abs(change).max())
     amplified = 0.5 + (0.5 * change / largest if largest else 0 * change)
     pictures = (
-        (pictured.clean, f"clean:\nseen as {shown.seen(0)}"),
-        (pictured.attacked, f"attacked:\nseen as {shown.seen(1)}"),
+        (pictured.clean, f"clean:\nseen as {shown.drawn(shown.decided(0))}"),
+        (pictured.attacked, f"attacked:\nseen as {shown.drawn(shown.decided(1))}"),
         (amplified, f"difference,\n{0.5 / largest:.3g} times, grey: none" if largest else "difference:\nnone"),
     )
     for column, (image, words) in enumerate(pictures):
         _plot_image(part.add_subplot(grid[0, column]), image, words)
     _plot_along(part.add_subplot(grid[1, :]), shown)
-    plotting.headline(
-        part, "c", f"Test image {pictured.image} (counted from 0; class {shown.name(pictured.label)}) along the states"
-    )
+    drawn = shown.drawn(pictured.label)
+    named = drawn if drawn == f"class {pictured.label}" else f"class {drawn}"
+    plotting.headline(part, "c", f"Test image {pictured.image} (counted from 0; {named}) along the states")
 
 
 def _plot_image(axes: Axes, image: np.ndarray, words: str) -> None:
@@ -328,6 +341,7 @@ def _caption(tree: Tree, shown: _Shown) -> str:
         f"(counted from 0), "
         f"{what}: its prediction entropy along the states; filled markers: its class is right there. The dotted line "
         f"is the early state, {shown.state}, which decides."
+        + "".join(f" The font of the picture lacks the name of a class: {words}." for words in shown.undrawn())
     )
 
 

@@ -10,6 +10,7 @@ from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.lazy import named
 from deqpipe.reporting import absent, conditions
+from deqpipe.reporting.cells import no_formula
 from deqpipe.reporting.figures import plotting
 from deqpipe.reporting.figures.described import Described
 from deqpipe.reporting.figures.plotting import Drawing
@@ -80,5 +81,11 @@ def _csv(drawing: Drawing) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(drawing.columns)
-    writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in drawing.rows)
+    writer.writerows([_field(value) for value in row] for row in drawing.rows)
     return text.getvalue()
+
+
+def _field(value: str | float | int | bool | None) -> str | int | None:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return no_formula(value) if isinstance(value, str) else value

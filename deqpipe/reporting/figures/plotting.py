@@ -1,5 +1,6 @@
 """How figures look, and how they are saved so that equal data give equal files."""
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -7,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.style
+import matplotlib
+from matplotlib import font_manager, ft2font
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
@@ -20,12 +22,14 @@ from deqpipe.results import records
 BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
 GREY = "#555555"
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+_OF_WINDOWS = ("backend", "backend_fallback", "interactive", "toolbar")  # we open none; others in this process may
 _PDF_METADATA = ("CreationDate", "Producer", "Creator")  # what matplotlib would fill in, and what changes by itself
 MARKERS = ("o", "s", "^", "D", "v", "P")
 _WIDTH = 5.2  # inches: text of 9 points is still read where the figure is as wide as a phone
 
+_FONT = "DejaVu Sans"  # comes with matplotlib: figures are the same everywhere
 _STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",
+    "font.family": _FONT,
     "font.size": 9,
     "axes.labelsize": 9,
     "legend.fontsize": 8.5,
@@ -65,9 +69,32 @@ class Drawing:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Our settings, whatever the user's matplotlibrc says."""
-    with matplotlib.style.context(_STYLE, after_reset=True):
+    """Our settings, whatever the user's matplotlibrc says.
+
+    Not by `matplotlib.style`, which reads the styles of the user, and fails on one that is damaged.
+    """
+    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if key not in _OF_WINDOWS}
+    ours: Any = {**defaults, **_STYLE}  # keys are of a closed set by their types
+    with matplotlib.rc_context(ours):
         yield
+
+
+def plain(text: str, otherwise: str) -> str:
+    r"""A name for matplotlib: a dollar in it starts no formula.
+
+    Args:
+        text: the name, as somebody gave it.
+        otherwise: what to draw where the font lacks a character of it.
+    """
+    drawable = all(one in _characters() for one in text)
+    return text.replace("$", r"\$") if drawable else otherwise
+
+
+@functools.cache
+def _characters() -> frozenset[str]:
+    """What the font can draw."""
+    font = ft2font.FT2Font(font_manager.findfont(_FONT))
+    return frozenset(map(chr, font.get_charmap()))
 
 
 def new(height: float = 3.4) -> tuple[Figure, Axes]:

@@ -2,10 +2,13 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable, Sequence
 from html import escape
 
-from deqpipe.reporting.cells import DASH, LEGEND, MINUS, Block, Cell, Line, Shown, Table
+from deqpipe.reporting.cells import DASH, LEGEND, MINUS, Block, Cell, Line, Shown, Table, no_formula
+
+_SIGNS = re.compile(r"[\\*`<$|]|(?<!\w)_|_(?!\w)")  # an underscore within a word, such as K_a, is none
 
 
 def to_csv(table: Table) -> str:
@@ -37,17 +40,22 @@ def _over_seeds(cell: Cell, seeds: Sequence[int]) -> list[float | None]:
 def _field(value: str | int | float | None) -> str:
     if value is None:
         return ""
-    return f"{value + 0.0:.6g}" if isinstance(value, float) else str(value)
+    return f"{value + 0.0:.6g}" if isinstance(value, float) else no_formula(str(value))
 
 
 def to_markdown(table: Table) -> str:
     """Headline, caption, blocks with aligned columns, notes."""
-    parts = [f"**Table {table.number}. {table.title}** {_caption(table)}"]
+    parts = [f"**Table {table.number}. {table.title}** {_literal(_caption(table))}"]
     parts += [
         _aligned([*block.stub, *block.columns], _body(block, _markdown), len(block.stub)) for block in table.blocks
     ]
-    parts += ["\n".join(f"- {note}" for note in (*table.notes, *table.conditions))]
+    parts += ["\n".join(f"- {_literal(note)}" for note in (*table.notes, *table.conditions))]
     return "\n\n".join(parts) + "\n"
+
+
+def _literal(text: str) -> str:
+    """Words in which the names of folders stand: what Markdown would take for its own signs is escaped."""
+    return _SIGNS.sub(r"\\\g<0>", text)
 
 
 def _caption(table: Table) -> str:
@@ -128,6 +136,7 @@ def _latex(shown: Shown) -> str:
 
 _TEX = {
     "\\": r"\textbackslash{}", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "_": r"\_", "{": r"\{", "}": r"\}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", MINUS: "$-$", DASH: "--", "Δ": r"$\Delta$",
 }  # fmt: skip
 

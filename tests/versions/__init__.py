@@ -1,0 +1,1 @@
+"""The oldest and the newest libraries that pyproject.toml allows, tried."""
