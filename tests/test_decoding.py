@@ -99,7 +99,7 @@ DEEP = [bytes(30)] * 6
         ("a colour.png", COLOUR, {"transparency": tuple(int(one) for one in PIXELS[0, 0])}, "transparent pixels"),
         ("alpha.webp", with_alpha(COLOUR, 100), {"lossless": True}, "transparent pixels"),
         ("print.jpg", COLOUR.convert("CMYK"), {}, "Pillow's mode CMYK, but must be colour (RGB), grey or of a palette"),
-        ("lab.tiff", COLOUR.convert("YCbCr"), {}, "Pillow's mode YCbCr, but must be"),
+        ("lab.tiff", Image.merge("LAB", COLOUR.split()), {}, "Pillow's mode LAB, but must be"),
         ("moving.gif", PALETTE, FRAMES, "2 frames, but must have one: save the one that is meant"),
         ("moving.png", COLOUR, FRAMES, "2 frames"),
         ("pages.tiff", COLOUR, FRAMES, "2 frames"),
