@@ -102,8 +102,12 @@ class Model:
     def accuracy(
         self, images: Images, labels: Labels, *, state: WhichState = FINAL, defence: DefenceName = "plain"
     ) -> float:
-        """The share of images that are classified right; arguments as for `logits`."""
-        right = self.logits(images, state=state, defence=defence).argmax(1) == labels.to(self.device)
+        """The share of images that are classified right; arguments as for `logits`.
+
+        As in the workflow, logits that are not finite are wrong, whatever their largest is.
+        """
+        logits = self.logits(images, state=state, defence=defence)
+        right = (logits.argmax(1) == labels.to(self.device)) & logits.isfinite().all(1)
         return float(right.double().mean())
 
     def attack(

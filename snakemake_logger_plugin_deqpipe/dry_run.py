@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from deqpipe.workflow.dry_run import TARGETS
 from deqpipe.workflow.expected import MARK
 
+_NARROWEST = 40
+"""Columns that are written to on any terminal."""
+
 OTHER_SPEC = "made by another configuration (`deqpipe status` with its files says what differs)"
 UPSTREAM = "made of what runs before them"
 NOTHING = "Nothing would run: all that is asked for is there, and valid."
@@ -38,12 +41,12 @@ class DryRun:
         """How many jobs would run, and per reason which, folded; empty: none."""
         if not self.reasons:
             return ""
-        total = sum(rules.total() for rules in self.reasons.values())
+        total, wide = sum(rules.total() for rules in self.reasons.values()), max(columns, _NARROWEST)
         order = [*WORDS.values(), *self.reasons]
         said = [f"{total} {'job' if total == 1 else 'jobs'} would run:"]
         for reason in sorted(self.reasons, key=order.index):
             rules = ", ".join(_rules(self.reasons[reason]))
-            said += textwrap.wrap(f"{reason}: {rules}", columns - 2, initial_indent="- ", subsequent_indent="  ",
+            said += textwrap.wrap(f"{reason}: {rules}", wide - 2, initial_indent="- ", subsequent_indent="  ",
                                   break_on_hyphens=False)  # fmt: skip
         return "\n".join(
             [*said, "This was a dry run: nothing has been computed. How long it would take: deqpipe plan."]

@@ -81,6 +81,14 @@ def test_logits_of_a_state_are_those_along_the_dynamics(model: Any, trained: tin
         model.logits(x, state=5)
 
 
+def test_logits_that_are_not_finite_are_wrong(
+    model: Any, trained: tiny.Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, _ = deqpipe.images(trained.data, count=5)
+    monkeypatch.setattr(type(model), "logits", lambda *_, **__: torch.full((5, 3), torch.nan))
+    assert model.accuracy(x, torch.zeros(5, dtype=torch.int64)) == 0
+
+
 def test_what_is_no_deq_or_not_there_is_refused_in_a_line(trained: tiny.Trained) -> None:
     with pytest.raises(UserError, match="a network without states"):
         deqpipe.load(trained.file("resnet18_pgd_at"))

@@ -9,7 +9,10 @@ from deqpipe.config import Config, read_yaml
 from deqpipe.errors import UserError
 from deqpipe.workflow import specs
 
-_ANOTHER = ("data.source", "data.root", "model.channels")
+_ANOTHER = (
+    "data.source", "data.root", "model.channels", "model.head_channels", "model.final_channels", "model.groups",
+    "model.expansion",
+)  # fmt: skip
 """Keys of which another value is another experiment: nothing that was trained under the former one is of any use."""
 _NAMED = 6
 """Keys that are named."""

@@ -130,13 +130,13 @@ def _is_ours(arguments: Sequence[str]) -> bool:
 
 
 def _values(arguments: Sequence[str], *options: str) -> list[str]:
-    """The words behind an option, up to the next one."""
+    """The words behind an option, up to the next one; an option with `=` has the text behind that and no more."""
     values, within = list[str](), False
     for word in arguments:
         name, equals, value = word.partition("=")
         if word.startswith("-"):
-            within = name in options
-            values += [value] if within and equals else []
+            within = name in options and not equals
+            values += [value] if name in options and equals else []
         elif within:
             values.append(word)
     return values

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
+import pandas as pd
 import pytest
 import yaml
 
@@ -53,6 +54,11 @@ def demo(trained: tiny.Trained, tmp_path_factory: pytest.TempPathFactory) -> Pat
     (results / "config.yaml").write_text(yaml.safe_dump(tiny.settings().model_dump(mode="json")))
     chosen = EarlyState(2, (0.1, 0.5, 0.4, 0.3), 0.3, tiny.VALIDATION)
     early_states.write(results / "select" / MODEL / "seed0.json", {"plain": chosen, "entropy": chosen}, {"spec": {}})
+    clean = pd.DataFrame({"defence": ["plain"], "predicted": [[1, 2]], "label": [1]})
+    (results / "attacks" / "clean" / "deq_trades_base").mkdir(parents=True)
+    clean.to_parquet(results / "attacks" / "clean" / "deq_trades_base" / "seed0.parquet")
+    cell = {"table": 1, "column": "PGD", "row": "a", "value": 50.0, "unit": "%", "interval": None, "paper": None}
+    (results / "results.json").write_text(json.dumps({"cells": [cell]}))
     (results / "tables").mkdir()
     (results / "tables" / "table1.csv").write_text("table,row,column,here\n1,a,PGD,50\n")
     return folder
@@ -120,7 +126,7 @@ def commands(block: Block) -> Iterator[list[str]]:
     text = re.sub(r"\\\n\s*", " ", block.code)
     for line in text.splitlines():
         plain = line.strip().removeprefix("$ ")
-        for part in re.split(r"\s&&\s|\s\|\s", plain):
+        for part in re.split(r"\s&&\s|\s\|\s|\s>\s.*", plain):
             with contextlib.suppress(ValueError):  # prose with an apostrophe
                 words = shlex.split(re.sub(r'"\$\(deqpipe (.*?)\)"', "SPEC", part), comments=True)
                 if words:

@@ -55,10 +55,11 @@ def test_of_many_changed_keys_some_are_named(results: Path) -> None:
 OTHERS = [
     {"data": {"source": "cifar10", "root": "data", "validation": 100, "augment": "none"}},
     {"model": {"channels": [8, 24]}},
+    {"model": {"expansion": 3}},
 ]
 
 
-@pytest.mark.parametrize("other", OTHERS, ids=["images", "architecture"])
+@pytest.mark.parametrize("other", OTHERS, ids=["images", "scales", "expansion"])
 def test_another_experiment_is_refused_where_models_would_be_lost(results: Path, other: Mapping[str, object]) -> None:
     with pytest.raises(UserError, match=r"holds models of another experiment .*: give this one a folder of its own"):
         overwriting.check(demo(results, other))

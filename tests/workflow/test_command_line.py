@@ -62,6 +62,7 @@ def test_a_broken_config_file_is_told_by_its_name(folder: Path, content: str) ->
     [
         (), ("table1", *DEMO), (*DEMO, "config.yaml", "-n", "table1"), ("--config", "device=cpu", "seeds=1"),
         ("--target-jobs", "pretrain:seed=0", "--configfiles", "gone.yaml"), ("--mode", "subprocess", "--config", "x"),
+        ("--configfile=config/demo.yaml", "results/demo/data/dataset.safetensors"), ("--config=seeds=1", "table1"),
     ],
 )  # fmt: skip
 def test_what_can_be_meant_is_left_to_snakemake(folder: Path, arguments: tuple[str, ...]) -> None:
