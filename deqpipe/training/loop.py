@@ -379,7 +379,12 @@ def _told(
     meter: Meter,
     validation: Validation | None = None,
 ) -> Progress:
-    """The progress, once what was `counted` since its mark is a line of metrics.jsonl."""
+    """The progress, once what was `counted` since its mark is a line of metrics.jsonl; no images make no line.
+
+    There are none where a state of a version without metrics awaited its validation: its epoch began no line here.
+    """
+    if counted.mark is not None and counted.seen == counted.mark.seen:
+        return replace(progress, mark=progress.here)
     metrics.append(store.metrics_file, _interval(plan, counted, meter, validation))
     return replace(progress, mark=progress.here)
 

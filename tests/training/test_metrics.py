@@ -76,15 +76,35 @@ def test_what_a_killed_training_wrote_behind_its_saved_step_is_cut_off(tmp_path:
     assert lines(tmp_path / "parts") == whole
 
 
-def test_a_state_of_a_version_without_metrics_goes_on_and_begins_them(tmp_path: Path) -> None:
-    todo = plan(Recording(), accuracies=[0.2, 0.4])
-    run(todo, tmp_path, steps=1, read_every=2)
-    file = Store(tmp_path, {}).state_file
+def without_metrics(folder: Path) -> None:
+    """Make a saved state one of a version that wrote no metrics."""
+    file = Store(folder, {}).state_file
     stored = checkpoint.read(file)
     old = {name: value for name, value in stored.metadata["progress"].items() if name != "mark"}
     checkpoint.write(file, stored.tensors, {**stored.metadata, "progress": old})
+    (folder / metrics.NAME).unlink(missing_ok=True)
+
+
+def test_a_state_of_a_version_without_metrics_goes_on_and_begins_them(tmp_path: Path) -> None:
+    todo = plan(Recording(), accuracies=[0.2, 0.4])
+    run(todo, tmp_path, steps=1, read_every=2)
+    without_metrics(tmp_path)
     run(todo, tmp_path, read_every=2)
     assert [(one.step, one.steps) for one in lines(tmp_path)] == [(2, 1), (3, 1), (4, 1), (6, 2)]
+
+
+@pytest.mark.parametrize(("steps", "told"), [(3, [(4, 1), (6, 2)]), (7, [])])
+def test_a_state_without_metrics_that_awaits_its_validation_goes_on(
+    tmp_path: Path, steps: int, told: list[tuple[int, int]]
+) -> None:
+    """Of an epoch whose steps were all taken before, there is no line: it would be of no images."""
+    todo = plan(Recording(), accuracies=[0.2, 0.4])
+    run(todo, tmp_path, steps=steps, read_every=2)
+    without_metrics(tmp_path)
+    _, progress = run(todo, tmp_path, read_every=2)
+    assert progress.is_complete(todo)
+    found = lines(tmp_path) if (tmp_path / metrics.NAME).exists() else []
+    assert [(one.step, one.steps) for one in found] == told
 
 
 def test_attacked_training_images_are_counted_as_robust(tmp_path: Path) -> None:
