@@ -154,6 +154,11 @@ def paired_difference(first: Answers, second: Answers, bootstrap: Bootstrap) -> 
     return replace(resampled, answers=terms)
 
 
+def total(answers: Answers) -> float:
+    """The number that was counted from answers."""
+    return float(sum(term.sign * _checked(term.correct).mean(axis=1, dtype=np.float64).min() for term in answers))
+
+
 def independent_difference(first: Estimate, second: Estimate) -> Estimate:
     """A number minus another one of other images, from their values and intervals alone.
 

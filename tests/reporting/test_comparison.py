@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def test_cells_of_the_same_images_are_paired_and_the_difference_is_sure(paired: 
     by_hand = intervals.minimum_difference(MORE[None], HALF[None], Bootstrap(2000, 0.95, 0))
     assert one.way == "paired"
     assert one.difference == pytest.approx(15.0)
-    expected = intervals.minimum_difference(MORE[None], HALF[None], cells._bootstrap(paired[0]))
+    expected = intervals.minimum_difference(MORE[None], HALF[None], cells._bootstrap(*paired))
     assert (one.low, one.high) == pytest.approx((100 * expected.low, 100 * expected.high))
     assert 0 < by_hand.low < 0.15 < by_hand.high
     assert one.beyond_chance
@@ -99,6 +100,65 @@ def test_other_images_are_not_paired_and_it_is_said(paired: tuple[Side, Side]) -
     assert compared.paired.startswith(
         "unpaired: not the same images (48 of data set dddddddd and 48 of data set eee"
     ) or ("of data set dddddddd" in compared.paired)
+
+
+def test_answers_of_another_number_of_images_are_not_paired(
+    paired: tuple[Side, Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Square had half the images in one run: the cell is the same share of fewer answers."""
+    fewer = {"a": HALF, "b": MORE[:20]}
+    monkeypatch.setattr(
+        Side, "answers", lambda self, table, seed: {("TRADES baseline", "PGD"): (Term(fewer[self.told][None]),)}
+    )
+    second = replace(paired[1], numbers=paired[1].numbers.model_copy(update={"cells": (cell("PGD", MORE[:20]),)}))
+    compared = cells.compare(paired[0], second)
+    assert [(one.way, one.why) for one in compared.cells] == [("unpaired", (cells.OTHER_IMAGES,))]
+    assert f"1 cell is {cells.OTHER_IMAGES}." in printed.sentences(compared)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_records_that_do_not_give_the_number_of_the_table_are_not_paired(paired: tuple[Side, Side], side: int) -> None:
+    sides_of = list(paired)
+    told = sides_of[side].numbers.model_copy(update={"cells": (cell("PGD", np.roll(HALF, 1) & MORE),)})
+    sides_of[side] = replace(sides_of[side], numbers=told)
+    compared = cells.compare(*sides_of)
+    assert [(one.way, one.why) for one in compared.cells] == [("unpaired", (cells.OTHER_NUMBERS,))]
+    assert f"1 cell is {cells.OTHER_NUMBERS}." in printed.sentences(compared)
+
+
+def of_level(side: Side, level: float) -> Side:
+    """The same run, made with another confidence."""
+    told, values = side.numbers, {**side.numbers.config}
+    values["statistics"] = {**values["statistics"], "confidence": level}
+    own = tuple(
+        one.model_copy(update={"interval": one.interval and one.interval.model_copy(update={"level": level})})
+        for one in told.cells
+    )
+    return replace(side, numbers=told.model_copy(update={"config": values, "cells": own}))
+
+
+def test_intervals_of_two_levels_are_not_mixed_whichever_run_comes_first(config: Config) -> None:
+    first, second = run(config, cell("PGD", HALF)), of_level(run(config, cell("PGD", MORE), told="b"), 0.8)
+    for compared in (cells.compare(first, second), cells.compare(second, first)):
+        (one,) = compared.cells
+        assert (one.way, one.low, one.why, compared.level) == ("none", None, (cells.OTHER_LEVEL,), 0.95)
+        assert f"1 cell is {cells.OTHER_LEVEL}." in printed.sentences(compared)
+
+
+def test_a_paired_interval_is_mirrored_when_the_runs_change_places(paired: tuple[Side, Side]) -> None:
+    first, second = paired[0], of_level(paired[1], 0.8)
+    (one,), (other,) = cells.compare(first, second).cells, cells.compare(second, first).cells
+    assert one.way == other.way == "paired"
+    assert one.low is not None
+    assert one.high is not None
+    assert (other.low, other.high) == pytest.approx((-one.high, -one.low))
+
+
+def test_every_number_of_seeds_is_told(config: Config) -> None:
+    three, two = {"0": 50.0, "1": 52.0, "2": 51.0}, {"0": 60.0, "1": 66.0}
+    one = run(config, cell("PGD", HALF, seeds=three), cell("clean", HALF, seeds=two))
+    other = run(config, cell("PGD", HALF, seeds=two), cell("clean", HALF, seeds=two), told="b")
+    assert "several seeds (3 and 2, or 2 and 2): of 2 means" in " ".join(printed.sentences(cells.compare(one, other)))
 
 
 def test_a_results_file_alone_is_compared_by_its_intervals(config: Config) -> None:

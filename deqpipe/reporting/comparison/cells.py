@@ -47,6 +47,7 @@ class Compared:
         way: how the interval was made.
         difference, low, high: None where there is none.
         over_seeds: the same over seeds, where both runs have several.
+        why: it was not paired although there are records of it, or has no interval although both cells have one.
     """
 
     first: Number | None
@@ -56,6 +57,7 @@ class Compared:
     low: float | None = None
     high: float | None = None
     over_seeds: OverSeeds | None = None
+    why: tuple[str, ...] = ()
 
     @property
     def cell(self) -> Number:
@@ -108,7 +110,7 @@ class Comparison:
 def compare(first: Side, second: Side) -> Comparison:
     """Two runs side by side."""
     behind, words = _answers(first, second)
-    bootstrap = _bootstrap(first)
+    bootstrap = _bootstrap(first, second)
     pairs = _pairs(first.numbers.cells, second.numbers.cells)
     return Comparison(
         names=(first.told, second.told),
@@ -119,11 +121,13 @@ def compare(first: Side, second: Side) -> Comparison:
     )
 
 
-def _bootstrap(side: Side) -> Bootstrap:
-    """How the first run's own intervals were made."""
-    told = side.numbers.config.get("statistics", {})
+def _bootstrap(*sides: Side) -> Bootstrap:
+    """How the runs' own intervals were made; where they differ, whichever run comes first, the more cautious way."""
+    told = [side.numbers.config.get("statistics", {}) for side in sides]
     return Bootstrap(
-        resamples=told.get("resamples", 2000), confidence=told.get("confidence", 0.95), seed=side.numbers.seeds[0]
+        resamples=max(one.get("resamples", 2000) for one in told),
+        confidence=max(one.get("confidence", 0.95) for one in told),
+        seed=min(side.numbers.seeds[0] for side in sides),
     )
 
 
@@ -177,14 +181,43 @@ def _compared(first: Number | None, second: Number | None, behind: _Behind, boot
     if first is None or second is None or first.value is None or second.value is None or first.unit != second.unit:
         return alone
     told = replace(alone, difference=second.value - first.value, over_seeds=_over_seeds(first, second, bootstrap))
-    if answers := behind.get((first.table, (first.row, first.column))):
-        one = intervals.paired_difference(answers[1], answers[0], bootstrap)
-        return replace(told, way="paired", low=100 * one.low, high=100 * one.high)
+    answers = behind.get((first.table, (first.row, first.column)))
+    if answers is None:
+        return _unpaired(told, first, second, level=bootstrap.confidence)
+    if why := _unfit(answers, (first.value, second.value)):
+        return _unpaired(replace(told, why=(why,)), first, second, level=bootstrap.confidence)
+    one = intervals.paired_difference(answers[1], answers[0], bootstrap)
+    return replace(told, way="paired", low=100 * one.low, high=100 * one.high)
+
+
+OTHER_NUMBERS = "not paired: results.json and the records behind it do not give the same number"
+OTHER_IMAGES = "not paired: one number of images is behind A and another behind B, or behind parts of them"
+OTHER_LEVEL = "without an interval: those of A and B are not both of this level"
+
+
+def _unfit(answers: tuple[Answers, Answers], values: tuple[float, float]) -> str | None:
+    """Why answers say nothing of the difference of two cells, in percent; None where they do."""
+    counted = (100 * intervals.total(one) for one in answers)
+    if any(abs(one - value) > _ROUNDING for one, value in zip(counted, values, strict=True)):
+        return OTHER_NUMBERS
+    images = {term.correct.shape[1] for one in answers for term in one}
+    return OTHER_IMAGES if len(images) > 1 else None
+
+
+def _unpaired(told: Compared, first: Number, second: Number, *, level: float) -> Compared:
+    """With the interval that follows from those of the cells, if these are of the level that is asked for."""
     here, there = _estimate(first), _estimate(second)
     if here is None or there is None:
         return told
+    if not _is_of(first, level) or not _is_of(second, level):
+        return replace(told, why=(*told.why, OTHER_LEVEL))
     one = intervals.independent_difference(there, here)
     return replace(told, way="unpaired", low=one.low, high=one.high)
+
+
+def _is_of(cell: Number, level: float) -> bool:
+    assert cell.interval is not None
+    return cell.interval.level is not None and abs(cell.interval.level - level) < _NOTHING
 
 
 def _estimate(cell: Number) -> Estimate | None:
@@ -210,3 +243,5 @@ def _excludes_zero(low: float | None, high: float | None) -> bool:
 
 _NOTHING = 1e-9
 """A hundredth of a millionth of a point: what rounding leaves of 0."""
+_ROUNDING = 1e-6
+"""In percent: what the same count may differ by after it was written; one image in a million is a hundred times it."""

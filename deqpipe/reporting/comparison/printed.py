@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
@@ -34,7 +35,14 @@ def sentences(comparison: Comparison) -> tuple[str, ...]:
         *_over_seeds(comparison),
         f"Intervals of {100 * comparison.level:g} % are {comparison.paired}. They say what other test images could "
         "change; that another training would give other numbers is not in them.",
+        *_exceptions(comparison),
     )
+
+
+def _exceptions(comparison: Comparison) -> Iterator[str]:
+    """How many cells do not have the interval that they could have, by why."""
+    for why, number in Counter(why for one in comparison.cells for why in one.why).items():
+        yield f"{number} {'cell is' if number == 1 else 'cells are'} {why}."
 
 
 def _settings(comparison: Comparison) -> str:
@@ -77,8 +85,9 @@ def _over_seeds(comparison: Comparison) -> tuple[str, ...]:
     if not several:
         return ()
     beyond = sum(one.beyond_chance for one in several)
+    numbers = ", or ".join(f"{here} and {there}" for here, there in dict.fromkeys(one.seeds for one in several))
     return (
-        f"Both have several seeds ({several[0].seeds[0]} and {several[0].seeds[1]}): of {len(several)} means over "
+        f"Both have several seeds ({numbers}): of {len(several)} means over "
         f"seeds {_how_many(beyond)} by more than seeds do (Welch's t). Cells below are of the first seed; --csv and "
         "--json have the means.",
     )
