@@ -5,13 +5,20 @@ it goes on: it writes it again. So every step is in exactly one line, however of
 """
 
 import json
+import logging
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from deqpipe.errors import UserError
 from deqpipe.machine import faults
+from deqpipe.results import records
+from deqpipe.workflow import vocabulary
+
+_logger = logging.getLogger(__name__)
 
 NAME = "metrics.jsonl"
 COLUMNS: Mapping[str, str] = {
@@ -75,6 +82,8 @@ def append(path: Path, interval: Interval) -> None:
 def cut_back(path: Path, *, after: int) -> None:
     """Take off the lines behind a step, and one that was not written whole.
 
+    Other lines that cannot be read go as well; what the file was then lies beside it, and the log says so.
+
     Args:
         path: of the file, which need not be there.
         after: the step that a training goes on from.
@@ -84,22 +93,23 @@ def cut_back(path: Path, *, after: int) -> None:
     """
     if not path.exists():
         return
-    with faults.written(path), path.open("r+b") as file:
-        kept = 0
-        for line in file:
-            if not _is_whole(line) or json.loads(line)["step"] > after:
-                break
-            kept += len(line)
-        file.truncate(kept)
+    with faults.written(path):
+        lines = path.read_bytes().splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()
+        parsed = [(line, _parsed(line)) for line in lines]
+        if damaged := sum(interval is None for _, interval in parsed):
+            _keep_damaged(path, damaged)
+        kept = b"".join(line for line, interval in parsed if interval is not None and interval.step <= after)
+        records.write_text(path, kept.decode())
 
 
-def _is_whole(line: bytes) -> bool:
-    if not line.endswith(b"\n"):
-        return False
-    try:
-        return isinstance(json.loads(line).get("step"), int)
-    except (ValueError, AttributeError):
-        return False
+def _keep_damaged(path: Path, lines: int) -> None:
+    aside = path.with_name(f"{path.name}.damaged")
+    shutil.copyfile(path, aside)
+    _logger.warning(
+        "%s has %d damaged line(s), which are left out from now on; %s is as it was", path, lines, aside.name
+    )
 
 
 def read(path: Path) -> tuple[Interval, ...]:
@@ -109,19 +119,40 @@ def read(path: Path) -> tuple[Interval, ...]:
         UserError: the file is missing, cannot be read, or holds something else.
     """
     try:
-        content = path.read_bytes()
+        lines = path.read_bytes().splitlines(keepends=True)
     except OSError as error:
         raise UserError(f"metrics {path} cannot be read: {faults.words(error, path)}") from None
-    return tuple(_parsed(content, path))
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    return tuple(_checked(line, f"metrics {path} are damaged in line {n}") for n, line in enumerate(lines, start=1))
 
 
-def _parsed(content: bytes, path: Path) -> Iterator[Interval]:
-    names = {field.name for field in fields(Interval)}
-    for number, line in enumerate(content.splitlines(keepends=True), start=1):
-        if not line.endswith(b"\n"):
-            return
-        try:
-            told = json.loads(line)
-            yield Interval(**{name: told[name] for name in names})
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"metrics {path} are damaged in line {number}: it is no line of a training") from None
+def _checked(line: bytes, where: str) -> Interval:
+    interval = _parsed(line)
+    if interval is None:
+        raise UserError(f"{where}: it is no line of a training")
+    if interval.model not in vocabulary.MODELS:
+        raise UserError(f"{where}: there is no model {interval.model!r}")
+    return interval
+
+
+def _parsed(line: bytes) -> Interval | None:
+    """None: it is no line of a training."""
+    try:
+        told = json.loads(line.decode())
+        values = {name: told[name] for name in _KINDS}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return Interval(**values) if all(_is_a(kind, values[name]) for name, kind in _KINDS.items()) else None
+
+
+_KINDS: Mapping[str, object] = {field.name: field.type for field in fields(Interval)}
+
+
+def _is_a(kind: object, value: object) -> bool:
+    """Whether a value of JSON may stand where this type is annotated; what is not finite may nowhere."""
+    if kind in (str, int):
+        return type(value) is kind
+    if value is None:
+        return kind == float | None
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # type: ignore[arg-type]

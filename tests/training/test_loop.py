@@ -23,6 +23,7 @@ from deqpipe.machine.stopping import StopRequest
 from deqpipe.results import checkpoint
 from deqpipe.training.forward import Draws
 from deqpipe.training.loop import Progress, Setting, Store, TrainingPlan, Validation, cosine, multistep, train
+from deqpipe.training.meter import Meter
 from deqpipe.training.objectives import Batch, Loss
 from deqpipe.training.tally import Tally, largest_loss
 
@@ -119,7 +120,8 @@ def run(
     model = model or Linear()
     store = Store(folder, {"stage": "test"}, interval=interval, read_every=read_every)
     folder.mkdir(exist_ok=True)
-    return model, train(todo, model, todo.optimizer(model), store=store, stop=StopAfter(steps))
+    meter = Meter(model="deq_trades_base")
+    return model, train(todo, model, todo.optimizer(model), store=store, stop=StopAfter(steps), meter=meter)
 
 
 def equal(left: nn.Module, right: nn.Module) -> bool:

@@ -1,6 +1,7 @@
 """metrics.jsonl: every step in exactly one line, whatever happens to a training on its way."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,31 @@ def test_a_line_under_way_is_not_read_and_a_spoiled_one_is_refused(tmp_path: Pat
         metrics.read(file)
 
 
+def test_a_damaged_line_costs_no_other_one_and_is_kept_beside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = straight(tmp_path)
+    file = tmp_path / metrics.NAME
+    first, second, *others = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(damaged := b"".join([first, b"\xff" + second[3:], *others, b'{"model": "']))
+    metrics.cut_back(file, after=4)
+    assert lines(tmp_path) == [whole[0], whole[2]]
+    assert (tmp_path / f"{metrics.NAME}.damaged").read_bytes() == damaged
+    assert "has 1 damaged line(s)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("loss", '"x"'), ("loss", "NaN"), ("loss", "null"), ("step", "true"), ("step", "1.5"),
+     ("elapsed", "1" + 400 * "0"), ("validation_clean_accuracy", "[]"), ("model", "7"), ("model", '"../../victim"')],
+)  # fmt: skip
+def test_a_line_with_another_kind_of_value_is_refused(tmp_path: Path, name: str, value: str) -> None:
+    (told, *_) = straight(tmp_path)
+    file = tmp_path / metrics.NAME
+    line = json.dumps({**asdict(told), name: "HERE"}).replace('"HERE"', value)
+    file.write_text(f"{line}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"damaged in line 1: (it is no line of a training|there is no model)"):
+        metrics.read(file)
+
+
 def test_flops_of_f_are_those_of_a_real_evaluation() -> None:
     described = {"type": "deq", "model": tiny.settings().model.model_dump(mode="json"), "image_shape": [1, 8, 8],
                  "classes": [str(n) for n in range(10)]}  # fmt: skip
@@ -182,7 +208,7 @@ def test_watch_says_where_every_training_is(tmp_path: Path, capsys: pytest.Captu
     straight_in.mkdir(parents=True)
     straight(straight_in)
     assert tiny.run("watch", folder) == 0
-    assert capsys.readouterr().out.startswith("/seed0: step 6, epoch 2, loss ")
+    assert capsys.readouterr().out.startswith("deq_trades_base/seed0: step 6, epoch 2, loss ")
     assert tiny.run("watch", tmp_path / "state" / "train_deq" / metrics.NAME) == 0
     (tmp_path / "empty").mkdir()
     capsys.readouterr()
