@@ -1,7 +1,9 @@
 """Trainings watched while they run."""
 
 import argparse
-from collections.abc import Iterator
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,21 +25,51 @@ def register(commands: Any) -> None:
 
 
 def _watch(options: argparse.Namespace) -> int:
-    from deqpipe.results import metrics
-
-    runs: dict[str, tuple[Interval, ...]] = {}
-    for path in _files(options.places):
-        lines = metrics.read(path)
-        name = f"{lines[-1].model}/seed{lines[-1].seed}" if lines else ""
-        if lines and (name not in runs or lines[-1].step >= runs[name][-1].step):
-            runs[name] = lines
-    for name in sorted(runs):
-        print(_line(name, runs[name]))
+    runs = _runs(options.places)
+    shared = Counter(map(_name, runs.values()))
+    for folder, lines in sorted(runs.items(), key=lambda run: (_name(run[1]), run[0])):
+        print(_line(_name(lines) if shared[_name(lines)] == 1 else f"{_name(lines)} in {folder}", lines))
     if options.tensorboard is not None:
         from deqpipe.training import board
 
-        board.export({name: runs[name] for name in sorted(runs)}, options.tensorboard)
+        board.export(_curves(runs, shared), options.tensorboard)
     return 0
+
+
+def _runs(places: list[Path]) -> "dict[Path, tuple[Interval, ...]]":
+    """The lines of every training by its folder: a state and its own published copy are one."""
+    from deqpipe.results import metrics
+
+    runs: dict[Path, tuple[Interval, ...]] = {}
+    for path in _files(places):
+        lines = metrics.read(path)
+        same = next((folder for folder, others in runs.items() if _is_copy(lines, others)), path.parent)
+        if lines:
+            runs[same] = max(lines, runs.get(same, ()), key=len)
+    return runs
+
+
+def _is_copy(one: "tuple[Interval, ...]", other: "tuple[Interval, ...]") -> bool:
+    """Whether one goes on where the other ends: times of training differ from any other training's."""
+    both = min(len(one), len(other))
+    return one[:both] == other[:both]
+
+
+def _name(lines: "tuple[Interval, ...]") -> str:
+    return f"{lines[-1].model}/seed{lines[-1].seed}"
+
+
+def _curves(
+    runs: "Mapping[Path, tuple[Interval, ...]]", shared: Mapping[str, int]
+) -> "dict[str, tuple[Interval, ...]]":
+    """By names that are folders below one; what share a name are told apart by where they lie."""
+    above = Path(os.path.commonpath([folder.resolve() for folder in runs])) if runs else Path()
+    return {
+        _name(lines)
+        if shared[_name(lines)] == 1
+        else f"{_name(lines)}-{'-'.join(folder.resolve().relative_to(above).parts)}": lines
+        for folder, lines in runs.items()
+    }
 
 
 def _files(places: list[Path]) -> Iterator[Path]:

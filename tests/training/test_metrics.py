@@ -214,3 +214,22 @@ def test_watch_says_where_every_training_is(tmp_path: Path, capsys: pytest.Captu
     capsys.readouterr()
     assert tiny.run("watch", tmp_path / "empty") == 2
     assert "holds no metrics.jsonl" in capsys.readouterr().err
+
+
+def test_watch_hides_no_training_and_joins_a_state_with_its_copy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two experiments with the same model and seed, of which one is published."""
+    (tmp_path / "state").mkdir()
+    for experiment in ("a", "b"):
+        straight(tmp_path / "state" / experiment)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / metrics.NAME).write_bytes((tmp_path / "state" / "a" / metrics.NAME).read_bytes())
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(board, "export", lambda runs, folder: drawn.update(runs))
+    assert tiny.run("watch", tmp_path / "state", tmp_path / "results", "--tensorboard", tmp_path / "board") == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in told] == [
+        f"deq_trades_base/seed0 in {tmp_path / 'state' / experiment}" for experiment in ("a", "b")
+    ]
+    assert list(drawn) == ["deq_trades_base/seed0-a", "deq_trades_base/seed0-b"]
