@@ -1,6 +1,5 @@
 """Tables on a terminal."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deqpipe.errors import DamagedFileError
+from deqpipe.errors import DamagedFileError, UserError
 from deqpipe.reporting import closing
 from deqpipe.reporting.cells import DASH, EMPTY, Block, Cell, Line, Shown, Table
 from deqpipe.reporting.tables import screen
 from deqpipe.reporting.tables.screen import Screen
+from deqpipe.results import numbers
+from deqpipe.results.numbers import Made, Numbers, Origin
 
 NAMES = ("Clean", "PGD", "AA", "PGD gain")
 FULL = Shown("54.2", f"41{DASH}68", "49.45")
@@ -100,15 +101,39 @@ def test_no_line_is_longer_than_the_terminal_is_wide(columns: int, methods: list
         assert max(map(len, text.splitlines())) <= max(columns, widest)
 
 
+def results(folder: Path) -> Path:
+    """A results.json with four sentences and no cells."""
+    made = Made(versions={}, code=(), devices=(), seconds=0.0, evaluations={})
+    told = ("One.", "Two.", "Three.", "Four.")
+    origin = Origin(config="", spec="", revision=1)
+    file = folder / numbers.NAME
+    numbers.write(file, Numbers(summary=told, seeds=(0,), tables=(), cells=(), config={}, made=made, origin=origin))
+    return file
+
+
 def test_a_run_ends_with_three_sentences_and_the_path_of_the_report(tmp_path: Path) -> None:
     assert closing.lines(tmp_path, columns=80) == []
-    (tmp_path / "results.json").write_text(json.dumps({"summary": ["One.", "Two.", "Three.", "Four."]}))
+    results(tmp_path)
     (tmp_path / "report.html").touch()
     assert closing.lines(tmp_path, columns=80) == ["- One.", "- Two.", "- Three.", f"Report: {tmp_path}/report.html"]
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"summary": "One."}', '{"summary": [1]}'])
-def test_a_summary_that_is_none_is_damaged(tmp_path: Path, content: str) -> None:
-    (tmp_path / "results.json").write_text(content)
+@pytest.mark.parametrize("content", ["", "[]", '{"summary": ["One."]}'])
+def test_a_results_file_that_is_none_has_no_sentences(tmp_path: Path, content: str) -> None:
+    (tmp_path / numbers.NAME).write_text(content)
+    with pytest.raises(UserError, match=r"results\.json"):
+        closing.lines(tmp_path, columns=80)
+
+
+def test_a_sentence_that_changed_after_it_was_written_is_not_said(tmp_path: Path) -> None:
+    file = results(tmp_path)
+    file.write_text(file.read_text().replace("One.", "Two."))
     with pytest.raises(DamagedFileError, match=r"results\.json is damaged"):
+        closing.lines(tmp_path, columns=80)
+
+
+def test_sentences_of_another_version_are_not_said(tmp_path: Path) -> None:
+    file = results(tmp_path)
+    file.write_text(file.read_text().replace('"1.0"', '"2.0"'))
+    with pytest.raises(UserError, match=r"has schema_version '2.0', but this deqpipe reads 1.0"):
         closing.lines(tmp_path, columns=80)
