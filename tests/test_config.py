@@ -911,3 +911,11 @@ def test_a_file_that_is_no_overlay_is_told_by_its_name(tmp_path: Path, content: 
     path = tmp_path / "mine.yaml"
     path.write_bytes(content)
     assert told(lambda: config.load([path])) == f"config file {path} {words}"
+
+
+def test_leaves_are_dotted_and_a_mapping_within_sections_is_a_value() -> None:
+    assert list(config.leaves({"a": {"b": 1, "c": {}}, "d": [2]})) == [("a.b", 1), ("a.c", {}), ("d", [2])]
+    parsed = config.parse(DEFAULTS)
+    leaves = dict(config.leaves(parsed))
+    assert leaves["statistics.confidence"] == parsed.statistics.confidence
+    assert leaves["imported"] == parsed.imported

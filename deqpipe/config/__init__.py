@@ -44,6 +44,7 @@ from deqpipe.config.defence import EntropyConfig, EntropySweepConfig
 from deqpipe.config.evaluation import EvaluationConfig, FiguresConfig, StatisticsConfig, TimingConfig
 from deqpipe.config.experiment import Config
 from deqpipe.config.files import load, parse, read
+from deqpipe.config.flat import leaves
 from deqpipe.config.inputs import check_image_folder, check_imported_files, check_prepared_images, prepared_by
 from deqpipe.config.model import MOST_BLOCKS, FeedforwardConfig, FeedforwardTrainingConfig, ModelConfig, ResNetConfig
 from deqpipe.config.paths import PathVars
@@ -146,6 +147,7 @@ __all__ = [
     "couples_images",
     "fitted",
     "json_schema",
+    "leaves",
     "load",
     "merge",
     "parse",

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from deqpipe.config import KNOWN_IMAGES, PROTOCOLS, Config, Section
+from deqpipe.config import KNOWN_IMAGES, PROTOCOLS, Config, leaves
 from deqpipe.reporting.paper import experiment
 from deqpipe.reporting.paper.settings import SETTINGS
 from deqpipe.workflow import gridpoints, shards, vocabulary
@@ -59,18 +59,9 @@ def comparable(config: Config) -> bool:
 
 def settings(config: Config) -> Iterator[tuple[str, object]]:
     """Every setting that a number may depend on, by dotted key."""
-    for key, value in _leaves(config, ""):
+    for key, value in leaves(config):
         if not any(key == inert or key.startswith(f"{inert}.") for inert in _INERT):
             yield key, value
-
-
-def _leaves(section: Section, prefix: str) -> Iterator[tuple[str, object]]:
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        if isinstance(value, Section):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def data(config: Config) -> str:

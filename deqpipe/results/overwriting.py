@@ -1,11 +1,10 @@
 """Results of another configuration in the folder that a run would write to. No torch."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from deqpipe.config import Config, read_yaml
+from deqpipe.config import Config, leaves, read_yaml
 from deqpipe.errors import UserError
 from deqpipe.workflow import specs
 
@@ -52,21 +51,12 @@ def differences(config: Config) -> Mapping[str, str]:
     Keys that an older version did not have, or had more, are no difference. Whether that file is valid is no matter.
     """
     try:
-        before = dict(_flat(read_yaml(Path(config.pathvars.results, "config.yaml"))))
+        before = dict(leaves(read_yaml(Path(config.pathvars.results, "config.yaml"))))
     except UserError:
         return {}
-    now = dict(_flat(specs.conditions(config)))
+    now = dict(leaves(specs.conditions(config)))
     return {
         key: f"{key} {json.dumps(before[key])} there, {json.dumps(value)} now"
         for key, value in now.items()
         if key in before and before[key] != value
     }
-
-
-def _flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and their values."""
-    for key, value in section.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -231,3 +231,11 @@ def test_settings_are_named_by_their_keys_and_places_are_no_setting() -> None:
     assert [(one.key, one.first, one.second) for one in settings.differences(first, second)] == [
         ("a.c", "[1, 2]", "[1, 3]"), ("only", "true", "-"),
     ]  # fmt: skip
+
+
+def test_settings_that_are_written_alike_differ_all_the_same() -> None:
+    first = {"rate": 0.12345678, "root": "1", "name": "-", "on": None}
+    second = {"rate": 0.12345679, "root": 1, "on": None}
+    assert [(one.key, one.first, one.second) for one in settings.differences(first, second)] == [
+        ("rate", "0.12345678", "0.12345679"), ("root", '"1"', "1"), ("name", '"-"', "-"),
+    ]  # fmt: skip

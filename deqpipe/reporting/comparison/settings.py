@@ -1,8 +1,11 @@
 """In which settings two runs differ."""
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from deqpipe.config import leaves
 
 _ABSENT = "-"
 _PLACES = "pathvars."
@@ -20,27 +23,14 @@ class Setting:
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[Setting, ...]:
     """The settings that differ between two resolved configurations; of a key that one lacks, a dash."""
-    one, other = dict(_leaves(first, "")), dict(_leaves(second, ""))
+    one, other = dict(leaves(first)), dict(leaves(second))
     keys = [key for key in dict.fromkeys((*one, *other)) if not key.startswith(_PLACES)]
     return tuple(
-        Setting(key, one.get(key, _ABSENT), other.get(key, _ABSENT)) for key in keys if one.get(key) != other.get(key)
+        Setting(key, _written(one, key), _written(other, key))
+        for key in keys
+        if key not in one or key not in other or one[key] != other[key]
     )
 
 
-def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", _written(value)
-
-
-def _written(value: object) -> str:
-    """A value as it stands in a config file."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_written, value))}]"
-    if isinstance(value, Mapping):
-        return "{}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _written(values: Mapping[str, Any], key: str) -> str:
+    return json.dumps(values[key], ensure_ascii=False) if key in values else _ABSENT
