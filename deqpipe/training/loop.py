@@ -329,12 +329,8 @@ def train(
         DivergedError: a step, the weights after it or all that they predict are of no use; names the step, the last
             good state and what to change.
     """
-    progress = store.load(model, optimizer) or Progress(step=plan.first_step)
-    if progress.step > plan.first_step:
-        _logger.info("continuing at step %d of %d", progress.step, plan.last_step)
-    progress = _lines_taken_up(progress, store)
-    device = next(model.parameters()).device
-    feed = plan.feed(device)
+    trained, device = (model, optimizer), next(model.parameters()).device
+    progress, feed = _taken_up(plan, trained, store), plan.feed(device)
     tally = Tally.start(device, loss_sum=progress.loss_sum, correct=progress.correct)
     saved_at, unsaved = time.monotonic(), False
     while not progress.is_complete(plan) and not stop.should_stop():
@@ -351,24 +347,44 @@ def train(
         if closing:
             progress, tally = _end_epoch(plan, model, progress, validation, store), Tally.start(device)
             progress = _told(plan, progress, before, store, meter, validation)
-        elif overdue or progress.awaits_validation(plan) or progress.step % store.read_every == 0:
-            progress = _read_back(plan, (model, optimizer), progress, tally, store)
-            if progress.step % store.read_every == 0 and not progress.awaits_validation(plan):
-                progress = _told(plan, progress, progress, store, meter)
+        elif overdue or progress.awaits_validation(plan) or _is_read(progress, store):
+            progress = _looked_at(plan, trained, (progress, tally), store, meter)
         if closing or (overdue and not progress.awaits_validation(plan)):
             store.save(model, optimizer, progress)
             saved_at, unsaved = time.monotonic(), False
     if unsaved:
-        progress = _read_back(plan, (model, optimizer), progress, tally, store)
+        progress = _read_back(plan, trained, progress, tally, store)
         store.save(model, optimizer, progress)
     return progress
 
 
-def _lines_taken_up(progress: Progress, store: Store) -> Progress:
-    """Metrics end where the run goes on; one of a version without them begins here."""
+def _taken_up(plan: TrainingPlan, trained: tuple[nn.Module, Optimizer], store: Store) -> Progress:
+    """Where the run goes on, and metrics end; those of a state of a version without them begin here."""
+    progress = store.load(*trained) or Progress(step=plan.first_step)
+    if progress.step > plan.first_step:
+        _logger.info("continuing at step %d of %d", progress.step, plan.last_step)
     mark = progress.mark or progress.here
     metrics.cut_back(store.metrics_file, after=mark.step)
     return replace(progress, mark=mark)
+
+
+def _is_read(progress: Progress, store: Store) -> bool:
+    """Whether it is one of the steps after which the host looks at the device."""
+    return progress.step % store.read_every == 0
+
+
+def _looked_at(
+    plan: TrainingPlan,
+    trained: tuple[nn.Module, Optimizer],
+    so_far: tuple[Progress, Tally],
+    store: Store,
+    meter: Meter,
+) -> Progress:
+    """The progress with the sums that the device has; the last ones of an epoch are told with its validation."""
+    progress = _read_back(plan, trained, *so_far, store)
+    if _is_read(progress, store) and not progress.awaits_validation(plan):
+        return _told(plan, progress, progress, store, meter)
+    return progress
 
 
 def _told(

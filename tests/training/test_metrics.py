@@ -185,6 +185,16 @@ def test_an_unknown_gpu_has_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     assert meter.peak(torch.device("cuda"), "bf16") is None
 
 
+@pytest.mark.parametrize(
+    ("name", "fp32"),
+    [("A100-SXM4-80GB", 19.5e12), ("GeForce RTX 3090", 35.6e12), ("NVIDIA GeForce RTX 4090", 82.6e12),
+     ("NVIDIA Tesla V100-PCIE-32GB", 14e12), ("NVIDIA H100 NVL", 60e12)],
+)  # fmt: skip
+def test_a_gpu_is_known_with_and_without_its_maker(monkeypatch: pytest.MonkeyPatch, name: str, fp32: float) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert meter.peak(torch.device("cuda"), "fp32") == fp32
+
+
 def test_curves_carry_step_and_training_time_and_leave_out_what_is_not_known() -> None:
     drawn: list[tuple[str, float, int, float]] = []
 
