@@ -21,8 +21,7 @@ from deqpipe.workflow.vocabulary import EVALUATED, MODELS, TrainedModel
 NAME = "README.md"
 _FRONT = """\
 ---
-license: mit
-library_name: deqpipe
+{licence}library_name: deqpipe
 tags: [adversarial-robustness]
 ---
 """
@@ -68,19 +67,29 @@ def card(model: TrainedModel, seed: int, config: Config, results: Path, file: We
         cells: of Table 1; empty where there is none of this seed.
     """
     parts = (
-        _head(model, seed),
+        _head(model, seed, file),
         _what(model, config, file),
         _training(model, config, file),
         _chosen(model, seed, config, results, file),
         _evaluation(model, config, cells),
-        _USE.format(epsilon=f"{config.threat_model.epsilon_255:g}/255"),
+        _USE.format(epsilon=f"{config.threat_model.epsilon_255:g}/255", licence=_licence(file)),
         _loading(model, seed, results),
     )
     return "\n".join(line for part in parts for line in ([part] if isinstance(part, str) else part)).rstrip() + "\n"
 
 
-def _head(model: TrainedModel, seed: int) -> str:
-    return f"{_FRONT}\n# {model.name}, seed {seed}\n"
+def _head(model: TrainedModel, seed: int, file: Weights) -> str:
+    front = _FRONT.format(licence="" if _imported(file) else "license: mit\n")
+    return f"{front}\n# {model.name}, seed {seed}\n"
+
+
+def _imported(file: Weights) -> bool:
+    return bool(file.provenance["spec"].get("stage") == "import")
+
+
+def _licence(file: Weights) -> str:
+    """Weights that others trained are under the terms of those."""
+    return "that of its origin" if _imported(file) else "MIT, as deqpipe"
 
 
 def _what(model: TrainedModel, config: Config, file: Weights) -> Iterator[str]:
@@ -102,7 +111,7 @@ def _training(model: TrainedModel, config: Config, file: Weights) -> Iterator[st
     yield "## Data and training\n"
     of = "an image folder" if config.data.source == "folder" else config.data.source
     yield f"* Data: {of}; {config.data.validation:,} training images held out, augmentation {config.data.augment}."
-    if told["spec"].get("stage") == "import":
+    if _imported(file):
         yield "* It was trained elsewhere and imported.\n"
         return
     if model.framework:
@@ -116,14 +125,7 @@ def _training(model: TrainedModel, config: Config, file: Weights) -> Iterator[st
 
 def _chosen(model: TrainedModel, seed: int, config: Config, results: Path, file: Weights) -> Iterator[str]:
     yield "## How it was chosen\n"
-    split = (
-        "the test images (as the authors' code does: this leaks)"
-        if config.selection.split == "test"
-        else "held-out images"
-    )
-    yield (
-        f"* Weights: those after epoch {file.epoch}, the best on {split}." if file.epoch else "* Weights: as imported."
-    )
+    yield f"* Weights: {_kept(model, config, file)}."
     for defence, early in _early_states(model, seed, results).items():
         share = early.accuracy[early.state - 1]
         name = Decision(model.name, defence).row
@@ -132,6 +134,17 @@ def _chosen(model: TrainedModel, seed: int, config: Config, results: Path, file:
             f"{early.n:,} images under ready-made PGD."
         )
     yield ""
+
+
+def _kept(model: TrainedModel, config: Config, file: Weights) -> str:
+    """Why these weights: pretraining keeps the last epoch's, training those that were right most often."""
+    if _imported(file) or not file.epoch:
+        return f"as imported, after epoch {file.epoch} by their own account" if file.epoch else "as imported"
+    if model.framework is None:
+        return f"those of its last epoch, {file.epoch}"
+    leaks = config.selection.split == "test"
+    split = "the test images (as the authors' code does: this leaks)" if leaks else "held-out images"
+    return f"those after epoch {file.epoch}, the best on {split}"
 
 
 def _early_states(model: TrainedModel, seed: int, results: Path) -> dict[DefenceName, EarlyState]:
@@ -172,7 +185,7 @@ For research on adversarial robustness: to repeat, attack and compare. Not for d
 * It holds for epsilon {epsilon} in the l-infinity norm, and says nothing of other perturbations or other images.
 * One training with one seed. Another seed gives another model; intervals are of the test images alone.
 
-Licence: MIT, as deqpipe. The images have licences of their own.
+Licence: {licence}. The images have licences of their own.
 """
 
 

@@ -1,6 +1,7 @@
 """Model cards: what stands in them is what weights, early states and Table 1 say."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,22 @@ def test_a_card_of_a_network_without_states_has_no_early_state(written: Path) ->
     assert "ResNet" in text
     assert "State that decides" not in text
     assert "load_model" in text
+
+
+def test_imported_weights_are_under_the_licence_of_their_origin(config: Config, written: Path) -> None:
+    told = weights.read(written / "models" / MODEL / "seed0" / "best.safetensors")
+    theirs = replace(told, provenance=told.provenance | {"spec": {"stage": "import"}})
+    assert "license: mit" in card(written)
+    text = cards.card(MODELS[MODEL], 0, config, written, theirs, ())
+    assert "license:" not in text
+    assert "MIT" not in text
+    assert "Licence: that of its origin." in text
+    assert f"as imported, after epoch {told.epoch} by their own account" in text
+
+
+def test_a_trunk_has_the_weights_of_its_last_epoch_and_not_the_best_ones(config: Config, written: Path) -> None:
+    told = weights.read(written / "models" / MODEL / "seed0" / "best.safetensors")
+    text = cards.card(MODELS["deq_pretrain"], 0, config, written, told, ())
+    assert f"* Weights: those of its last epoch, {told.epoch}." in text
+    assert "the best on held-out images" not in text
+    assert "the best on held-out images" in card(written)
