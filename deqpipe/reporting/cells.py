@@ -78,6 +78,14 @@ class Cell:
         """Lowest and highest value over seeds, where there are several."""
         return None if self.over_seeds is None else (self.over_seeds.lowest, self.over_seeds.highest)
 
+    @property
+    def extent(self) -> tuple[float, float] | None:
+        """The interval, which is of the first seed, widened to the values of all seeds; None where there is none."""
+        if self.low is None or self.high is None:
+            return None
+        ends = (self.low, self.high, *(self.spread or ()))
+        return min(ends), max(ends)
+
 
 @dataclass(frozen=True)
 class Shown:

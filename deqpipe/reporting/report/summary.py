@@ -31,9 +31,9 @@ class Comparison:
 
     @property
     def outcome(self) -> Outcome:
-        """What the interval leaves of it: the sign that it excludes the opposite of, or nothing."""
-        low, high = self.gain.low, self.gain.high
-        return "helps" if low is not None and low > 0 else "hurts" if high is not None and high < 0 else "is open for"
+        """What the interval and all seeds leave of it: the sign that they exclude the opposite of, or nothing."""
+        ends = self.gain.extent
+        return "is open for" if ends is None else "helps" if ends[0] > 0 else "hurts" if ends[1] < 0 else "is open for"
 
 
 def sentences(written: Mapping[int, Table], config: Config) -> tuple[str, ...]:
@@ -164,7 +164,7 @@ def _through_the_defence(cells: Cells) -> str:
     known = {row: cell for row, cell in effects.items() if cell is not None and cell.here is not None}
     if not known:
         return ""
-    lower = [row for row, cell in known.items() if cell.high is not None and cell.high < 0]
+    lower = [row for row, cell in known.items() if cell.extent and cell.extent[1] < 0]
     verdict = (
         f"stronger than blind ones for {' and '.join(lower)}, so blind numbers flatter Sec. 3.2"
         if lower
@@ -184,12 +184,12 @@ def _attacks(cells: Cells, config: Config) -> str:
     if not found:
         return ""
     differences = sorted(cell.here or 0.0 for cell in found.values())
-    shown = [row for row, cell in found.items() if (cell.low or 0.0) > 0]
+    shown = [row for row, cell in found.items() if cell.extent and cell.extent[0] > 0]
     named = f" ({'; '.join(shown)})" if 0 < len(shown) < len(found) else ""
     return (
         f"Attacks on intermediate states: they leave {differences[0]:.1f} to {differences[-1]:.1f} points less than "
-        f"the ready-made attack on the final state; for {len(shown)} of {len(found)} decisions the interval excludes "
-        f"0{named}."
+        "the ready-made attack on the final state (a minimum over attacks of which that is one, so never above it); "
+        f"for {len(shown)} of {len(found)} decisions the interval excludes 0{named}."
     )
 
 
