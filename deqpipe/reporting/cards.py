@@ -4,6 +4,8 @@ After Mitchell et al. (2019), "Model Cards for Model Reporting". Written with th
 headers of weights, early states, and Table 1.
 """
 
+import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,9 +20,15 @@ from deqpipe.workflow.defences import DefenceName
 from deqpipe.workflow.stages import STAGES
 from deqpipe.workflow.vocabulary import EVALUATED, MODELS, TrainedModel
 
+_logger = logging.getLogger(__name__)
+
 NAME = "README.md"
+MARK = "# Written by deqpipe with every report; without this line it is left alone."
+_EARLIER = "---\nlicense: mit\nlibrary_name: deqpipe\ntags: [adversarial-robustness]\n---\n\n# "
+"""Cards that were written before they had the mark began so."""
 _FRONT = """\
 ---
+{mark}
 {licence}library_name: deqpipe
 tags: [adversarial-robustness]
 ---
@@ -33,7 +41,7 @@ _TRAINED = {
 
 
 def write_all(config: Config, results: Path) -> tuple[Path, ...]:
-    """Write the card of every model that is there; returns their paths.
+    """Write the card of every model that is there; returns their paths. A page that users wrote stays.
 
     Args:
         config: of the run.
@@ -47,12 +55,24 @@ def write_all(config: Config, results: Path) -> tuple[Path, ...]:
     for name in EVALUATED:
         for seed in config.seeds:
             file = results / STAGES["train_deq"].path.format(model=name, seed=seed)
-            if file.is_file():
-                path = file.with_name(NAME)
+            path = file.with_name(NAME)
+            if file.is_file() and _may_write(path):
                 of_first = cells if seed == config.seeds[0] else ()
                 records.write_text(path, card(MODELS[name], seed, config, results, weights.read(file), of_first))
                 written.append(path)
     return tuple(written)
+
+
+def _may_write(path: Path) -> bool:
+    """Whether there is no page yet, or one of ours."""
+    try:
+        text = path.read_text("utf-8", errors="replace")
+    except FileNotFoundError:
+        return True
+    ours = MARK in text.splitlines() or text.startswith(_EARLIER)
+    if not ours:
+        _logger.warning("%s was not written by deqpipe: it is left as it is, and its model gets no card", path)
+    return ours
 
 
 def card(model: TrainedModel, seed: int, config: Config, results: Path, file: Weights, cells: tuple[Cell, ...]) -> str:
@@ -79,7 +99,7 @@ def card(model: TrainedModel, seed: int, config: Config, results: Path, file: We
 
 
 def _head(model: TrainedModel, seed: int, file: Weights) -> str:
-    front = _FRONT.format(licence="" if _imported(file) else "license: mit\n")
+    front = _FRONT.format(mark=MARK, licence="" if _imported(file) else "license: mit\n")
     return f"{front}\n# {model.name}, seed {seed}\n"
 
 
@@ -165,7 +185,7 @@ def _evaluation(model: TrainedModel, config: Config, cells: tuple[Cell, ...]) ->
     if not own:
         yield "Nothing has been evaluated yet, or only the first seed's models: see Table 1 of the run.\n"
         return
-    confidence = f"{config.statistics.confidence:.0%}"
+    confidence = f"{100 * config.statistics.confidence:g}%"
     yield f"Accuracy in per cent of {own[0].n:,} test images, with {confidence} intervals (Table 1).\n"
     yield "| decision | attack | here |\n| --- | --- | --- |"
     for cell in own:
@@ -191,13 +211,21 @@ Licence: {licence}. The images have licences of their own.
 
 def _loading(model: TrainedModel, seed: int, results: Path) -> Iterator[str]:
     yield "## In Python\n"
-    file = results / STAGES["train_deq"].path.format(model=model.name, seed=seed)
+    named, comment = _named(results / STAGES["train_deq"].path.format(model=model.name, seed=seed))
     if model.architecture.has_states:
         use = "logits = model.logits(images)  # (B, classes), of images in [0, 1]"
-        code = f'import deqpipe\n\nmodel = deqpipe.load("{file}")\n{use}'
+        code = f"import deqpipe\n\n{comment}model = deqpipe.load({named})\n{use}"
     else:
         code = (
             "from pathlib import Path\n\nimport torch\n\nfrom deqpipe.model.architecture import load_model\n\n"
-            f'model = load_model(Path("{file}"), torch.device("cpu")).model\nlogits = model(images)'
+            f'{comment}model = load_model(Path({named}), torch.device("cpu")).model\nlogits = model(images)'
         )
     yield f"```python\n{code}\n```"
+
+
+def _named(file: Path) -> tuple[str, str]:
+    """A file in Python, from the folder where the workflow runs, and a comment: a card names no place of a machine."""
+    place, here = Path(os.path.abspath(file)), Path.cwd()
+    if place.is_relative_to(here):
+        return repr(str(place.relative_to(here))), ""
+    return repr(file.name), "# The file that lies beside this card.\n"
