@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from deqpipe.machine import relocation
+
 ROOT = Path(__file__).parents[1]
 
 # Stands in for Python: answers the questions that the Makefile asks, and notes what it is asked to do.
@@ -142,6 +144,20 @@ def test_a_moved_environment_works_again_wherever_it_goes(installed: Path) -> No
         last = last.rename(last.parent / name)
         assert make(last, ".venv/.installed").returncode == 0
         assert ran(last) == f"{last}/deqpipe/__init__.py"
+
+
+def test_a_repaired_environment_still_names_its_python_where_both_lay_in_one_folder(installed: Path) -> None:
+    record = installed / ".venv" / "pyvenv.cfg"
+    versions = f"{installed}/.pyenv/versions"  # the project was the home folder; its Python stayed there
+    kept = [f"home = {versions}/bin", f"executable = {versions}/bin/python3", f"base-prefix = {versions}"]
+    made = f"command = {versions}/bin/python3 -m venv"
+    record.write_text("\n".join([*kept, f"{made} {installed}/.venv", ""]))
+    moved = installed.parent / "moved"
+    shutil.copytree(installed, moved, symlinks=True)
+    relocation.relocate(moved / ".venv")
+    assert (moved / ".venv" / "pyvenv.cfg").read_text().splitlines() == [*kept, f"{made} {moved}/.venv"]
+    (packages,) = moved.glob(".venv/lib/python*/site-packages")
+    assert (packages / "deqpipe.pth").read_text() == f"{moved}\n"
 
 
 def test_an_environment_that_is_a_link_is_left_to_those_who_work_there(installed: Path) -> None:
