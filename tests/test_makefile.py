@@ -180,6 +180,20 @@ def test_an_environment_whose_python_is_gone_is_made_anew(installed: Path) -> No
     assert done.stdout.splitlines()[1].startswith("Installing into .venv")
 
 
+def test_an_environment_whose_python_does_not_answer_is_left(installed: Path) -> None:
+    """A mount that hangs, or too little memory, is no reason to install several GB anew."""
+    moved = installed.rename(installed.parent / "moved")
+    python_there = moved / ".venv" / "bin" / "python"
+    python_there.unlink()
+    python_there.write_text("#!/bin/sh\nexit 1\n")
+    python_there.chmod(0o755)
+    done = make(moved, python(moved), ".venv/.installed")
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("make: ")]
+    assert line.startswith(".venv/bin/python is there, but does not run: ")
+    assert (moved / ".venv" / "bin" / "deqpipe").exists()
+
+
 def test_all_requirements_are_pinned_and_come_from_the_index() -> None:
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     pins = [line for line in lines if not line.startswith("#")]
