@@ -2,7 +2,9 @@
 
 import math
 import statistics
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from pydantic import InstanceOf
 
@@ -132,6 +134,15 @@ class Table:
     cells: tuple[Cell, ...]
     notes: tuple[str, ...]
     conditions: tuple[str, ...]
+
+
+Cells: TypeAlias = Mapping[tuple[str, str], Cell]
+"""Of one table, by row and column."""
+
+
+def by_name(cells: Iterable[Cell]) -> Cells:
+    """Cells of one table by row and column."""
+    return {(cell.row, cell.column): cell for cell in cells}
 
 
 EMPTY = Shown(DASH)

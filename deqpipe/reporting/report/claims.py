@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 from deqpipe.analysis.decision import Decision, paper_decisions
 from deqpipe.config import Config
-from deqpipe.reporting.cells import Cell
+from deqpipe.reporting.cells import Cell, Cells, by_name
 from deqpipe.reporting.paper import published
 from deqpipe.reporting.tables import table1
 from deqpipe.workflow import vocabulary
@@ -20,8 +20,6 @@ from deqpipe.workflow import vocabulary
 Verdict: TypeAlias = Literal["shown", "contradicted", "open", "not comparable"]
 Sign: TypeAlias = Literal[-1, 0, 1]
 """Of one comparison: it shows the claim (1), the opposite (-1), or neither."""
-Cells: TypeAlias = Mapping[tuple[str, str], Cell]
-"""Of one table, by row and column."""
 Rows: TypeAlias = Sequence[Mapping[str, str]]
 """Of one figure's csv."""
 
@@ -420,10 +418,9 @@ OF_FIGURES: Mapping[int, Mapping[str, Graphic]] = {
 
 def overview(tables: Mapping[int, Iterable[Cell]], figures: Mapping[int, Rows], config: Config) -> tuple[Claim, ...]:
     """One line per claim, by table and figure; the figures' rows are those of their csv, none where one is absent."""
-    by_name = {number: {(cell.row, cell.column): cell for cell in cells} for number, cells in tables.items()}
     said = [
-        judge(f"Table {number}", claim(cells, config))
-        for number, cells in by_name.items()
+        judge(f"Table {number}", claim(by_name(cells), config))
+        for number, cells in tables.items()
         if (claim := OF_TABLES.get(number))  # a table that the paper does not have claims nothing
     ]
     graphics = [

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from deqpipe.analysis.decision import Decision, paper_decisions
 from deqpipe.config import Config
 from deqpipe.reporting import conditions
-from deqpipe.reporting.cells import Cell, Table, show
+from deqpipe.reporting.cells import Cell, Cells, Table, by_name, show
 from deqpipe.reporting.report.claims import above
-from deqpipe.reporting.report.summary import Cells, by_name
+from deqpipe.reporting.report.summary import value
 from deqpipe.reporting.tables import table1
 from deqpipe.reporting.tables.table1 import ALL, CLEAN, PGD, TRUNK
 from deqpipe.workflow import vocabulary
@@ -22,8 +22,8 @@ def sentences(written: Mapping[int, Table], config: Config) -> tuple[str, ...]:
     Raises:
         KeyError: Table 1 is not among the tables.
     """
-    robustness = by_name(written[1])
-    tables = {number: by_name(table) for number, table in written.items()}
+    robustness = by_name(written[1].cells)
+    tables = {number: by_name(table.cells) for number, table in written.items()}
     said = (
         _clean(robustness, config),
         _autoattack(robustness, config),
@@ -144,5 +144,4 @@ def _network(decision: Decision, cells: Cells) -> str:
 
 
 def _value(cell: Cell, config: Config) -> str:
-    shown = show(cell)
-    return f"{shown.value} % ({100 * config.statistics.confidence:g} % interval {shown.interval})"
+    return value(cell, confidence=config.statistics.confidence)
