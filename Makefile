@@ -103,7 +103,8 @@ clean:
 	@rm -rf $(VENV) results/demo logs/demo state/demo
 
 # The stamp says where the environment was made, and of which pins. One that came here with its folder, moved or copied,
-# names another place: it is repaired, in a moment and without network.
+# names another place: it is repaired, in a moment and without network. It is removed only if its Python does not exist:
+# one that cannot be read or started now (a stale mount, too little memory) may be there again in a moment.
 PINS = cat requirements.txt pyproject.toml | cksum
 COMES_FROM := $(shell sed -n 1p $(INSTALLED) 2>/dev/null)
 
@@ -116,8 +117,10 @@ endif
 ifdef FOREIGN
 .PHONY: $(INSTALLED)
 $(INSTALLED):
-	@if ! $(BIN)/python -c '' 2>/dev/null; then \
+	@if LC_ALL=C head -c 1 $(BIN)/python 2>&1 >/dev/null | grep -q 'No such file'; then \
 	  echo "The Python that $(VENV) was made of is gone: it is made anew."; rm -rf $(VENV); \
+	elif ! $(BIN)/python -c '' 2>/dev/null; then \
+	  echo "$(BIN)/python is there, but does not run: try again, or remove $(VENV), and make installs another" >&2; exit 2; \
 	else \
 	  $(BIN)/python -I deqpipe/machine/relocation.py $(VENV) || exit; \
 	  pins=$$($(PINS)); known=$$(sed -n 2p $@); cp -p $@ $@.before; \

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from deqpipe.machine import relocation
+
 ROOT = Path(__file__).parents[1]
 
 # Stands in for Python: answers the questions that the Makefile asks, and notes what it is asked to do.
@@ -144,6 +146,20 @@ def test_a_moved_environment_works_again_wherever_it_goes(installed: Path) -> No
         assert ran(last) == f"{last}/deqpipe/__init__.py"
 
 
+def test_a_repaired_environment_still_names_its_python_where_both_lay_in_one_folder(installed: Path) -> None:
+    record = installed / ".venv" / "pyvenv.cfg"
+    versions = f"{installed}/.pyenv/versions"  # the project was the home folder; its Python stayed there
+    kept = [f"home = {versions}/bin", f"executable = {versions}/bin/python3", f"base-prefix = {versions}"]
+    made = f"command = {versions}/bin/python3 -m venv"
+    record.write_text("\n".join([*kept, f"{made} {installed}/.venv", ""]))
+    moved = installed.parent / "moved"
+    shutil.copytree(installed, moved, symlinks=True)
+    relocation.relocate(moved / ".venv")
+    assert (moved / ".venv" / "pyvenv.cfg").read_text().splitlines() == [*kept, f"{made} {moved}/.venv"]
+    (packages,) = moved.glob(".venv/lib/python*/site-packages")
+    assert (packages / "deqpipe.pth").read_text() == f"{moved}\n"
+
+
 def test_an_environment_that_is_a_link_is_left_to_those_who_work_there(installed: Path) -> None:
     other = installed.parent / "other"
     shutil.copytree(installed, other, ignore=shutil.ignore_patterns(".venv"))
@@ -162,6 +178,20 @@ def test_an_environment_whose_python_is_gone_is_made_anew(installed: Path) -> No
     done = make(moved, python(moved), ".venv/.installed")
     assert done.stdout.splitlines()[0] == "The Python that .venv was made of is gone: it is made anew."
     assert done.stdout.splitlines()[1].startswith("Installing into .venv")
+
+
+def test_an_environment_whose_python_does_not_answer_is_left(installed: Path) -> None:
+    """A mount that hangs, or too little memory, is no reason to install several GB anew."""
+    moved = installed.rename(installed.parent / "moved")
+    python_there = moved / ".venv" / "bin" / "python"
+    python_there.unlink()
+    python_there.write_text("#!/bin/sh\nexit 1\n")
+    python_there.chmod(0o755)
+    done = make(moved, python(moved), ".venv/.installed")
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("make: ")]
+    assert line.startswith(".venv/bin/python is there, but does not run: ")
+    assert (moved / ".venv" / "bin" / "deqpipe").exists()
 
 
 def test_all_requirements_are_pinned_and_come_from_the_index() -> None:

@@ -42,27 +42,32 @@ def relocate(environment: Path) -> Path | None:
     if old == here:
         return None
     for path in _texts(here):
-        _rewrite(path, old, here)
+        _rewrite(path, old, here, (old.parent, here.parent))
+    _rewrite(here / "pyvenv.cfg", old, here, (old, here))
     return old.parent
 
 
 def _texts(environment: Path) -> Iterator[Path]:
-    """The files that may name the place; its own record last, so that what was interrupted begins again."""
+    """The files that may name the place, besides its own record.
+
+    The record is rewritten last, so that what was interrupted begins again, and only where it names the environment:
+    the Python that it was made of may lie in the project's old folder as well, and has not moved.
+    """
     yield from sorted(path for path in (environment / "bin").iterdir() if path.is_file() and not path.is_symlink())
     for packages in environment.glob("lib/python*/site-packages"):
         yield from packages.glob("*.pth")
         yield from packages.glob("__editable__*.py")
         yield from packages.glob("*.dist-info/direct_url.json")
-    yield environment / "pyvenv.cfg"
 
 
-def _rewrite(path: Path, old: Path, new: Path) -> None:
+def _rewrite(path: Path, old: Path, new: Path, folders: tuple[Path, Path]) -> None:
+    """Replace one of two folders by the other in a file, of an environment that was in one place and is in another."""
     try:
         before = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:  # a program
         return
     after = _first_line(before, old, new)
-    for was, now in ((str(old.parent), str(new.parent)), (quote(str(old.parent)), quote(str(new.parent)))):
+    for was, now in (map(str, folders), (quote(str(folder)) for folder in folders)):
         after = re.sub(_named(was, unless=now), now.replace("\\", r"\\"), after)
     if after != before:
         _replace(path, after)

@@ -4,6 +4,8 @@ After Mitchell et al. (2019), "Model Cards for Model Reporting". Written with th
 headers of weights, early states, and Table 1.
 """
 
+import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,11 +20,16 @@ from deqpipe.workflow.defences import DefenceName
 from deqpipe.workflow.stages import STAGES
 from deqpipe.workflow.vocabulary import EVALUATED, MODELS, TrainedModel
 
+_logger = logging.getLogger(__name__)
+
 NAME = "README.md"
+MARK = "# Written by deqpipe with every report; without this line it is left alone."
+_EARLIER = "---\nlicense: mit\nlibrary_name: deqpipe\ntags: [adversarial-robustness]\n---\n\n# "
+"""Cards that were written before they had the mark began so."""
 _FRONT = """\
 ---
-license: mit
-library_name: deqpipe
+{mark}
+{licence}library_name: deqpipe
 tags: [adversarial-robustness]
 ---
 """
@@ -34,7 +41,7 @@ _TRAINED = {
 
 
 def write_all(config: Config, results: Path) -> tuple[Path, ...]:
-    """Write the card of every model that is there; returns their paths.
+    """Write the card of every model that is there; returns their paths. A page that users wrote stays.
 
     Args:
         config: of the run.
@@ -48,12 +55,24 @@ def write_all(config: Config, results: Path) -> tuple[Path, ...]:
     for name in EVALUATED:
         for seed in config.seeds:
             file = results / STAGES["train_deq"].path.format(model=name, seed=seed)
-            if file.is_file():
-                path = file.with_name(NAME)
+            path = file.with_name(NAME)
+            if file.is_file() and _may_write(path):
                 of_first = cells if seed == config.seeds[0] else ()
                 records.write_text(path, card(MODELS[name], seed, config, results, weights.read(file), of_first))
                 written.append(path)
     return tuple(written)
+
+
+def _may_write(path: Path) -> bool:
+    """Whether there is no page yet, or one of ours."""
+    try:
+        text = path.read_text("utf-8", errors="replace")
+    except FileNotFoundError:
+        return True
+    ours = MARK in text.splitlines() or text.startswith(_EARLIER)
+    if not ours:
+        _logger.warning("%s was not written by deqpipe: it is left as it is, and its model gets no card", path)
+    return ours
 
 
 def card(model: TrainedModel, seed: int, config: Config, results: Path, file: Weights, cells: tuple[Cell, ...]) -> str:
@@ -68,19 +87,29 @@ def card(model: TrainedModel, seed: int, config: Config, results: Path, file: We
         cells: of Table 1; empty where there is none of this seed.
     """
     parts = (
-        _head(model, seed),
+        _head(model, seed, file),
         _what(model, config, file),
         _training(model, config, file),
         _chosen(model, seed, config, results, file),
         _evaluation(model, config, cells),
-        _USE.format(epsilon=f"{config.threat_model.epsilon_255:g}/255"),
+        _USE.format(epsilon=f"{config.threat_model.epsilon_255:g}/255", licence=_licence(file)),
         _loading(model, seed, results),
     )
     return "\n".join(line for part in parts for line in ([part] if isinstance(part, str) else part)).rstrip() + "\n"
 
 
-def _head(model: TrainedModel, seed: int) -> str:
-    return f"{_FRONT}\n# {model.name}, seed {seed}\n"
+def _head(model: TrainedModel, seed: int, file: Weights) -> str:
+    front = _FRONT.format(mark=MARK, licence="" if _imported(file) else "license: mit\n")
+    return f"{front}\n# {model.name}, seed {seed}\n"
+
+
+def _imported(file: Weights) -> bool:
+    return bool(file.provenance["spec"].get("stage") == "import")
+
+
+def _licence(file: Weights) -> str:
+    """Weights that others trained are under the terms of those."""
+    return "that of its origin" if _imported(file) else "MIT, as deqpipe"
 
 
 def _what(model: TrainedModel, config: Config, file: Weights) -> Iterator[str]:
@@ -102,7 +131,7 @@ def _training(model: TrainedModel, config: Config, file: Weights) -> Iterator[st
     yield "## Data and training\n"
     of = "an image folder" if config.data.source == "folder" else config.data.source
     yield f"* Data: {of}; {config.data.validation:,} training images held out, augmentation {config.data.augment}."
-    if told["spec"].get("stage") == "import":
+    if _imported(file):
         yield "* It was trained elsewhere and imported.\n"
         return
     if model.framework:
@@ -116,14 +145,7 @@ def _training(model: TrainedModel, config: Config, file: Weights) -> Iterator[st
 
 def _chosen(model: TrainedModel, seed: int, config: Config, results: Path, file: Weights) -> Iterator[str]:
     yield "## How it was chosen\n"
-    split = (
-        "the test images (as the authors' code does: this leaks)"
-        if config.selection.split == "test"
-        else "held-out images"
-    )
-    yield (
-        f"* Weights: those after epoch {file.epoch}, the best on {split}." if file.epoch else "* Weights: as imported."
-    )
+    yield f"* Weights: {_kept(model, config, file)}."
     for defence, early in _early_states(model, seed, results).items():
         share = early.accuracy[early.state - 1]
         name = Decision(model.name, defence).row
@@ -132,6 +154,17 @@ def _chosen(model: TrainedModel, seed: int, config: Config, results: Path, file:
             f"{early.n:,} images under ready-made PGD."
         )
     yield ""
+
+
+def _kept(model: TrainedModel, config: Config, file: Weights) -> str:
+    """Why these weights: pretraining keeps the last epoch's, training those that were right most often."""
+    if _imported(file) or not file.epoch:
+        return f"as imported, after epoch {file.epoch} by their own account" if file.epoch else "as imported"
+    if model.framework is None:
+        return f"those of its last epoch, {file.epoch}"
+    leaks = config.selection.split == "test"
+    split = "the test images (as the authors' code does: this leaks)" if leaks else "held-out images"
+    return f"those after epoch {file.epoch}, the best on {split}"
 
 
 def _early_states(model: TrainedModel, seed: int, results: Path) -> dict[DefenceName, EarlyState]:
@@ -152,7 +185,7 @@ def _evaluation(model: TrainedModel, config: Config, cells: tuple[Cell, ...]) ->
     if not own:
         yield "Nothing has been evaluated yet, or only the first seed's models: see Table 1 of the run.\n"
         return
-    confidence = f"{config.statistics.confidence:.0%}"
+    confidence = f"{100 * config.statistics.confidence:g}%"
     yield f"Accuracy in per cent of {own[0].n:,} test images, with {confidence} intervals (Table 1).\n"
     yield "| decision | attack | here |\n| --- | --- | --- |"
     for cell in own:
@@ -172,19 +205,27 @@ For research on adversarial robustness: to repeat, attack and compare. Not for d
 * It holds for epsilon {epsilon} in the l-infinity norm, and says nothing of other perturbations or other images.
 * One training with one seed. Another seed gives another model; intervals are of the test images alone.
 
-Licence: MIT, as deqpipe. The images have licences of their own.
+Licence: {licence}. The images have licences of their own.
 """
 
 
 def _loading(model: TrainedModel, seed: int, results: Path) -> Iterator[str]:
     yield "## In Python\n"
-    file = results / STAGES["train_deq"].path.format(model=model.name, seed=seed)
+    named, comment = _named(results / STAGES["train_deq"].path.format(model=model.name, seed=seed))
     if model.architecture.has_states:
         use = "logits = model.logits(images)  # (B, classes), of images in [0, 1]"
-        code = f'import deqpipe\n\nmodel = deqpipe.load("{file}")\n{use}'
+        code = f"import deqpipe\n\n{comment}model = deqpipe.load({named})\n{use}"
     else:
         code = (
             "from pathlib import Path\n\nimport torch\n\nfrom deqpipe.model.architecture import load_model\n\n"
-            f'model = load_model(Path("{file}"), torch.device("cpu")).model\nlogits = model(images)'
+            f'{comment}model = load_model(Path({named}), torch.device("cpu")).model\nlogits = model(images)'
         )
     yield f"```python\n{code}\n```"
+
+
+def _named(file: Path) -> tuple[str, str]:
+    """A file in Python, from the folder where the workflow runs, and a comment: a card names no place of a machine."""
+    place, here = Path(os.path.abspath(file)), Path.cwd()
+    if place.is_relative_to(here):
+        return repr(str(place.relative_to(here))), ""
+    return repr(file.name), "# The file that lies beside this card.\n"

@@ -2,7 +2,9 @@
 
 import math
 import statistics
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from pydantic import InstanceOf
 
@@ -78,6 +80,14 @@ class Cell:
         """Lowest and highest value over seeds, where there are several."""
         return None if self.over_seeds is None else (self.over_seeds.lowest, self.over_seeds.highest)
 
+    @property
+    def extent(self) -> tuple[float, float] | None:
+        """The interval, which is of the first seed, widened to the values of all seeds; None where there is none."""
+        if self.low is None or self.high is None:
+            return None
+        ends = (self.low, self.high, *(self.spread or ()))
+        return min(ends), max(ends)
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -124,6 +134,15 @@ class Table:
     cells: tuple[Cell, ...]
     notes: tuple[str, ...]
     conditions: tuple[str, ...]
+
+
+Cells: TypeAlias = Mapping[tuple[str, str], Cell]
+"""Of one table, by row and column."""
+
+
+def by_name(cells: Iterable[Cell]) -> Cells:
+    """Cells of one table by row and column."""
+    return {(cell.row, cell.column): cell for cell in cells}
 
 
 EMPTY = Shown(DASH)

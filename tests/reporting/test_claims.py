@@ -4,7 +4,7 @@ import pytest
 
 from deqpipe.analysis.decision import paper_decisions
 from deqpipe.config import Config
-from deqpipe.reporting.cells import Cell
+from deqpipe.reporting.cells import Cell, OverSeeds
 from deqpipe.reporting.report import claims
 from deqpipe.reporting.report.claims import Claim, Sign
 from tests.reporting import fabricate
@@ -78,6 +78,22 @@ def test_a_bound_must_lie_outside_the_interval() -> None:
     assert [claims.below(cell(*ends), 0.0) for ends in ((-2.0, -1.0), (1.0, 2.0), (-1.0, 0.0))] == [1, -1, 0]
 
 
+def over(*values: float) -> Cell:
+    """A number with a narrow interval about its first seed, which comes first of several."""
+    return Cell("", "", values[0], values[0] - 1, values[0] + 1, over_seeds=OverSeeds.of(tuple(enumerate(values))))
+
+
+def test_a_bound_must_lie_outside_the_values_of_all_seeds() -> None:
+    assert [claims.beyond(over(2.0, other), 0.0) for other in (3.0, -4.0)] == [1, 0]
+    assert [claims.below(over(-2.0, other), 0.0) for other in (-3.0, 4.0)] == [1, 0]
+
+
+def test_one_number_is_above_another_only_if_it_is_for_every_seed() -> None:
+    low = over(50.0, 60.0)
+    assert [claims.above(over(55.0, other), low) for other in (61.0, 59.0)] == [1, 0]
+    assert [claims.above(low, over(55.0, other)) for other in (61.0, 59.0)] == [-1, 0]
+
+
 def overview(number: int, cells: dict[tuple[str, str], tuple[float, float]], config: Config) -> Claim:
     made = [Cell(row, column, low, low, high) for (row, column), (low, high) in cells.items()]
     (claim,) = claims.overview({number: made}, {}, config)
@@ -107,7 +123,13 @@ SHOWING: dict[int, dict[tuple[str, str], tuple[float, float]]] = {
 
 @pytest.mark.parametrize("number", SHOWING)
 def test_numbers_that_say_what_the_paper_says_show_its_claim(number: int, config: Config) -> None:
-    assert overview(number, SHOWING[number], config).verdict == "shown"
+    assert overview(number, SHOWING[number], config).verdict == ("open" if number == 2 else "shown")
+
+
+def test_what_could_not_come_out_otherwise_is_open_and_says_why(config: Config) -> None:
+    claim = overview(2, SHOWING[2], config)
+    assert claim.here == "8 of 8 show it. The opposite cannot come out."
+    assert "At most open: INTER is a minimum" in claim.compared
 
 
 @pytest.mark.parametrize("number", SHOWING)

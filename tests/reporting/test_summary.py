@@ -9,7 +9,7 @@ import pytest
 
 from deqpipe.analysis.decision import controls, paper_decisions
 from deqpipe.config import Config
-from deqpipe.reporting.cells import MINUS, Cell, Table
+from deqpipe.reporting.cells import MINUS, Cell, OverSeeds, Table
 from deqpipe.reporting.report import further, summary
 from deqpipe.reporting.report.remarks import told
 from tests.reporting import fabricate
@@ -81,9 +81,20 @@ def test_the_first_sentence_says_whether_section_3_3_helps_and_no_more_than_its_
 
 
 def test_several_seeds_stand_beside_the_interval(config: Config) -> None:
-    first, *_ = said(config, spread=(1.0, 3.0))
+    first, *_ = said(config, over_seeds=OverSeeds.of(((0, 1.0), (1, 3.0))))
     assert "seeds +1.0 to +3.0)" in first
     assert "one training each" not in first
+
+
+@pytest.mark.parametrize(
+    ("others", "outcome"), [((1.0, 3.0), "helps"), ((-4.0, -3.0), "is open for"), ((0.0, 3.0), "is open for")]
+)
+def test_a_gain_helps_only_if_all_seeds_say_so(others: tuple[float, float], outcome: str) -> None:
+    seeds = OverSeeds.of(tuple(enumerate((2.0, *others))))
+    assert summary.Comparison("TRADES", Cell("", "", 2.0, 0.5, 3.5, over_seeds=seeds)).outcome == outcome
+    lost = OverSeeds.of(tuple(enumerate((-2.0, *(-value for value in others)))))
+    worse = summary.Comparison("TRADES", Cell("", "", -2.0, -3.5, -0.5, over_seeds=lost))
+    assert worse.outcome == outcome.replace("helps", "hurts")
 
 
 def test_a_gain_of_section_3_2_stands_beside_its_own_control(config: Config) -> None:
@@ -138,6 +149,7 @@ def test_decisions_for_which_intermediate_states_help_are_named(config: Config) 
     second = table(2, {(row, "DIFF"): (10.0, 5.0 if row == BEST else 0.0, 15.0) for row in rows})
     (found,) = summary.sentences({2: second}, config)
     assert f"for 1 of 8 decisions the interval excludes 0 ({BEST})." in found
+    assert "a minimum over attacks of which that is one, so never above it" in found
 
 
 def test_more_is_said_below_of_restarts_and_price() -> None:

@@ -1,7 +1,7 @@
 """The picture at the top: every decision of Table 1, clean and under attack, with intervals and the paper's numbers."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from deqpipe.analysis.decision import Decision, all_decisions
 from deqpipe.config import Config
 from deqpipe.reporting import conditions
-from deqpipe.reporting.cells import Cell, Table, show
+from deqpipe.reporting.cells import Cells, Table, by_name, show
 from deqpipe.reporting.figures import plotting
 from deqpipe.reporting.tables.table1 import AA, ALL_PER_IMAGE, CLEAN, PGD
 from deqpipe.results import records
@@ -22,7 +22,6 @@ from deqpipe.workflow.defences import ENTROPY, ZERO_STEPS
 
 NAME = "overview"
 ENDINGS = (".png", ".svg")
-Cells = Mapping[tuple[str, str], Cell]
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Overview:
 
 def write(table: Table, config: Config, stem: Path) -> Overview:
     """Write the picture of Table 1 as png and svg; its words."""
-    cells = {(cell.row, cell.column): cell for cell in table.cells}
+    cells = by_name(table.cells)
     with plotting.style():
         figure = draw(cells, config, LIGHT)
         with records.atomic(stem.with_suffix(".png")) as temporary:

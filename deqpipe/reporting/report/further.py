@@ -5,12 +5,15 @@ from collections.abc import Mapping, Sequence
 from deqpipe.analysis.decision import Decision, paper_decisions
 from deqpipe.config import Config
 from deqpipe.reporting import conditions
-from deqpipe.reporting.cells import Cell, Table, show
-from deqpipe.reporting.report.summary import Cells, by_name
+from deqpipe.reporting.cells import Cell, Cells, Table, by_name, show
+from deqpipe.reporting.report.claims import above
+from deqpipe.reporting.report.summary import value
 from deqpipe.reporting.tables import table1
 from deqpipe.reporting.tables.table1 import ALL, CLEAN, PGD, TRUNK
 from deqpipe.workflow import vocabulary
 from deqpipe.workflow.defences import DefenceName
+
+_WORSE = "Its restarts alone do better than the whole defence."
 
 
 def sentences(written: Mapping[int, Table], config: Config) -> tuple[str, ...]:
@@ -19,8 +22,8 @@ def sentences(written: Mapping[int, Table], config: Config) -> tuple[str, ...]:
     Raises:
         KeyError: Table 1 is not among the tables.
     """
-    robustness = by_name(written[1])
-    tables = {number: by_name(table) for number, table in written.items()}
+    robustness = by_name(written[1].cells)
+    tables = {number: by_name(table.cells) for number, table in written.items()}
     said = (
         _clean(robustness, config),
         _autoattack(robustness, config),
@@ -77,13 +80,15 @@ def _restarts(cells: Cells, robustness: Cells, config: Config) -> str:
 
 
 def _against(full: Cell, restart: Cell) -> str:
-    if full.low is None or full.high is None or restart.low is None or restart.high is None:
+    sign = above(full, restart)
+    if sign is None:
         return ""
-    if full.low > restart.high:
-        return "The defence lies above its restarts alone."
-    if full.high < restart.low:
-        return "Its restarts alone do better than the whole defence."
-    return "The intervals of the defence and of its restarts alone overlap: what the descent adds to them is open."
+    if sign:
+        return "The defence lies above its restarts alone." if sign > 0 else _WORSE
+    return (
+        "The intervals of the defence and of its restarts alone overlap, or seeds differ: what the descent adds to "
+        "them is open."
+    )
 
 
 def _cost(cells: Cells, config: Config) -> str:
@@ -139,5 +144,4 @@ def _network(decision: Decision, cells: Cells) -> str:
 
 
 def _value(cell: Cell, config: Config) -> str:
-    shown = show(cell)
-    return f"{shown.value} % ({100 * config.statistics.confidence:g} % interval {shown.interval})"
+    return value(cell, confidence=config.statistics.confidence)

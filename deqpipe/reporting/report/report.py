@@ -206,7 +206,7 @@ def _first(table: Table, config: Config, stem: Path) -> First:
     """Draw the picture of Table 1, and hold it for both kinds of screens."""
     words = overview.write(table, config, stem)
     picture, drawing = (_file(stem.with_suffix(ending)) for ending in overview.ENDINGS)
-    dark = overview.svg({(cell.row, cell.column): cell for cell in table.cells}, config, overview.DARK)
+    dark = overview.svg(cells.by_name(table.cells), config, overview.DARK)
     return First(words, drawing.address, _address("svg", dark.encode()), (picture, drawing))
 
 

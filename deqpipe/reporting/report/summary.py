@@ -10,15 +10,13 @@ from typing import Literal, TypeAlias
 
 from deqpipe.analysis.decision import Decision, controls, paper_decisions
 from deqpipe.config import Config
-from deqpipe.reporting.cells import Cell, Table, show
+from deqpipe.reporting.cells import Cell, Cells, Table, by_name, show
 from deqpipe.reporting.tables import table1
 from deqpipe.reporting.tables.table1 import ALL_PER_IMAGE, GAIN, OVER_CONTROL, PER_IMAGE, PGD
 from deqpipe.reporting.tables.table2 import DIFF
 from deqpipe.workflow import gridpoints
 from deqpipe.workflow.defences import ENTROPY, PLAIN, ZERO_STEPS
 
-Cells: TypeAlias = Mapping[tuple[str, str], Cell]
-"""Of one table, by row and column."""
 Outcome: TypeAlias = Literal["helps", "hurts", "is open for"]
 
 
@@ -31,9 +29,9 @@ class Comparison:
 
     @property
     def outcome(self) -> Outcome:
-        """What the interval leaves of it: the sign that it excludes the opposite of, or nothing."""
-        low, high = self.gain.low, self.gain.high
-        return "helps" if low is not None and low > 0 else "hurts" if high is not None and high < 0 else "is open for"
+        """What the interval and all seeds leave of it: the sign that they exclude the opposite of, or nothing."""
+        ends = self.gain.extent
+        return "is open for" if ends is None else "helps" if ends[0] > 0 else "hurts" if ends[1] < 0 else "is open for"
 
 
 def sentences(written: Mapping[int, Table], config: Config) -> tuple[str, ...]:
@@ -43,7 +41,9 @@ def sentences(written: Mapping[int, Table], config: Config) -> tuple[str, ...]:
         written: the tables that there are, by number; none of them is needed.
         config: that they were made with.
     """
-    robustness, attacks, transfers = (by_name(written[number]) if number in written else {} for number in (1, 2, 3))
+    robustness, attacks, transfers = (
+        by_name(written[number].cells) if number in written else {} for number in (1, 2, 3)
+    )
     said = (
         _random_states(robustness, config),
         _entropy_reduction(robustness, config),
@@ -52,11 +52,6 @@ def sentences(written: Mapping[int, Table], config: Config) -> tuple[str, ...]:
         _attacks(attacks, config),
     )
     return tuple(sentence for sentence in said if sentence)
-
-
-def by_name(table: Table) -> Cells:
-    """The cells of a table by row and column."""
-    return {(cell.row, cell.column): cell for cell in table.cells}
 
 
 def _random_states(cells: Cells, config: Config) -> str:
@@ -130,7 +125,7 @@ def _most_robust(cells: Cells, config: Config) -> str:
         return ""
     best = table1.most_robust(cells)
     return (
-        f"Most robust here: {best.row}, right on {_value(cells[best.row, PGD])} of {config.evaluation.images:,} test "
+        f"Most robust here: {best.row}, right on {value(cells[best.row, PGD])} of {config.evaluation.images:,} test "
         f"images under the strongest of {len(gridpoints.grid_points(config))} attacks{_beside(best, cells)}"
         f"{_per_image(best, cells)}; it was picked on these images, which flatters it a little."
     )
@@ -141,11 +136,11 @@ def _beside(best: Decision, cells: Cells) -> str:
     control = replace(best, defence=ZERO_STEPS.name)
     alone = cells.get((control.row, PGD))
     if best.defence == ENTROPY.name and alone is not None and alone.here is not None:
-        return f", its own control without descent (R = 0) on {_value(alone)}"
+        return f", its own control without descent (R = 0) on {value(alone)}"
     baseline = cells.get((f"{best.framework} baseline", PGD))
     if best.method == "baseline":
         return ", adversarial training alone"
-    return "" if baseline is None or baseline.here is None else f", {best.framework} baseline on {_value(baseline)}"
+    return "" if baseline is None or baseline.here is None else f", {best.framework} baseline on {value(baseline)}"
 
 
 def _per_image(best: Decision, cells: Cells) -> str:
@@ -153,7 +148,7 @@ def _per_image(best: Decision, cells: Cells) -> str:
     for column, what in ((ALL_PER_IMAGE, "the grid and AutoAttack"), (PER_IMAGE, "the grid")):
         cell = cells.get((best.row, column))
         if cell is not None and cell.here is not None:
-            return f"; image by image it withstands every attack of {what} on {_value(cell)}"
+            return f"; image by image it withstands every attack of {what} on {value(cell)}"
     return ""
 
 
@@ -164,7 +159,7 @@ def _through_the_defence(cells: Cells) -> str:
     known = {row: cell for row, cell in effects.items() if cell is not None and cell.here is not None}
     if not known:
         return ""
-    lower = [row for row, cell in known.items() if cell.high is not None and cell.high < 0]
+    lower = [row for row, cell in known.items() if cell.extent and cell.extent[1] < 0]
     verdict = (
         f"stronger than blind ones for {' and '.join(lower)}, so blind numbers flatter Sec. 3.2"
         if lower
@@ -184,18 +179,20 @@ def _attacks(cells: Cells, config: Config) -> str:
     if not found:
         return ""
     differences = sorted(cell.here or 0.0 for cell in found.values())
-    shown = [row for row, cell in found.items() if (cell.low or 0.0) > 0]
+    shown = [row for row, cell in found.items() if cell.extent and cell.extent[0] > 0]
     named = f" ({'; '.join(shown)})" if 0 < len(shown) < len(found) else ""
     return (
         f"Attacks on intermediate states: they leave {differences[0]:.1f} to {differences[-1]:.1f} points less than "
-        f"the ready-made attack on the final state; for {len(shown)} of {len(found)} decisions the interval excludes "
-        f"0{named}."
+        "the ready-made attack on the final state (a minimum over attacks of which that is one, so never above it); "
+        f"for {len(shown)} of {len(found)} decisions the interval excludes 0{named}."
     )
 
 
-def _value(cell: Cell) -> str:
+def value(cell: Cell, *, confidence: float | None = None) -> str:
+    """A share as text: per cent and interval, with the confidence of that where it is given."""
     shown = show(cell)
-    return f"{shown.value} % ({shown.interval})" if shown.interval else f"{shown.value} %"
+    kind = "" if confidence is None else f"{100 * confidence:g} % interval "
+    return f"{shown.value} % ({kind}{shown.interval})" if shown.interval else f"{shown.value} %"
 
 
 def points(gain: Cell) -> str:

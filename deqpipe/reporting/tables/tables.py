@@ -11,7 +11,7 @@ from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.lazy import named
 from deqpipe.reporting import absent, conditions, pages
-from deqpipe.reporting.cells import Block, Cell, OverSeeds, Table
+from deqpipe.reporting.cells import Block, Cell, OverSeeds, Table, by_name
 from deqpipe.reporting.sidecar import Origin, origin, read_sidecar, sidecar_text
 from deqpipe.reporting.tables import formats, screen
 from deqpipe.results import records
@@ -147,7 +147,7 @@ def build(number: int, config: Config, results: Path) -> Written:
         number=number,
         title=definition.title,
         caption=maker.caption(config),
-        blocks=maker.blocks({(cell.row, cell.column): cell for cell in cells}, config),
+        blocks=maker.blocks(by_name(cells), config),
         cells=cells,
         notes=maker.notes(gathered[0], config),
         conditions=_conditions(config, [tree.seed for tree in trees], comparable=definition.comparable),
