@@ -179,7 +179,7 @@ class LogHandler(LogHandlerBase):
         self.moving = self.stream.isatty()
         self.began = time.time()
         self.progress, self.dry_run = Progress(), DryRun()
-        self.said = self.closed = False
+        self.said = self.planned = self.closed = False
         self.next_tenth = 1
         self.stopped = threading.Event()
         self.stopped.set()
@@ -191,6 +191,7 @@ class LogHandler(LogHandlerBase):
             self.progress.expect(expected)
             return
         if self.common_settings.dryrun and event == LogEvent.JOB_INFO:
+            self.planned = True
             self.dry_run.add(record.__dict__["rule_name"], record.__dict__["reason"] or "")
             return
         if event == LogEvent.JOB_ERROR:
@@ -257,7 +258,7 @@ class LogHandler(LogHandlerBase):
         """Leave the last state of the bar on the screen; of a dry run, what it would do."""
         if self.common_settings.dryrun and not self.closed:
             told = self.dry_run.text(columns=shutil.get_terminal_size((100, 40)).columns)
-            if told or not self.said:
+            if told or (self.planned and not self.said):  # a configuration that was refused has planned nothing
                 self._print(told or NOTHING)
         self.closed = True
         if not self.stopped.is_set():

@@ -207,12 +207,20 @@ def test_a_dry_run_ends_with_one_screen_of_what_runs_and_why() -> None:
     assert lines[2].startswith("This was a dry run")
 
 
-@pytest.mark.parametrize("said", ["", "MissingRuleException"])
-def test_a_dry_run_of_nothing_says_so_unless_something_else_was_said(said: str) -> None:
+@pytest.mark.parametrize(
+    ("planned", "said", "printed"),
+    [(True, "", NOTHING), (True, "MissingRuleException", "MissingRuleException"), (False, "", "")],
+)
+def test_a_dry_run_of_nothing_says_so_unless_something_else_was_said_or_it_was_refused(
+    planned: bool, said: str, printed: str
+) -> None:
     handler = LogHandler(SimpleNamespace(stdout=True, dryrun=True), None)  # type: ignore[arg-type]
     handler.stream = io.StringIO()
+    if planned:
+        target = {"event": LogEvent.JOB_INFO, "rule_name": "all", "reason": ""}
+        handler.emit(logging.makeLogRecord({"msg": "rule", "levelno": logging.INFO, **target}))
     if said:
         handler.emit(logging.makeLogRecord({"msg": said, "levelno": logging.ERROR}))
     handler.close()
     handler.close()
-    assert handler.stream.getvalue() == f"{said or NOTHING}\n"
+    assert handler.stream.getvalue().strip() == printed

@@ -159,7 +159,7 @@ def test_a_report_survives_what_a_configuration_leaves_out(tmp_path: Path, overl
     for number in (2, 3, 4, 5):
         figures.write(number, config, results, output_stem=results / "figures" / f"figure{number}")
     html = write(config, results)
-    assert "Most robust here:" in html
+    assert "Most robust DEQ here:" in html
     if "racing" in overlay:
         assert "Absent: it needs every attack" in html
         assert 'class="verdict not-comparable"' in html

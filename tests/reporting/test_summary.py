@@ -60,7 +60,7 @@ def test_absent_tables_and_numbers_leave_their_sentences_out(config: Config) -> 
     assert summary.sentences({1: table(1, {}), 2: table(2, {}), 3: table(3, {})}, config) == ()
     baselines = {(row, "PGD"): (50.0, 40.0, 60.0) for row in (one.row for one in paper_decisions("pgd_at", "trades"))}
     (alone,) = summary.sentences({1: table(1, baselines)}, config)
-    assert alone.startswith("Most robust here: PGD-AT baseline, right on 50.0 % (40")
+    assert alone.startswith("Most robust DEQ here: PGD-AT baseline, right on 50.0 % (40")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_the_most_robust_stands_beside_its_own_control(config: Config, best: str
     """A decision with Sec. 3.2 was headed as a gain where its control had as much."""
     changes = {(best, "PGD"): (62.5, 50.0, 75.0), (CONTROL, "PGD"): (62.5, 50.0, 75.0)}
     _, _, third = said(config, changes)
-    assert third.startswith(f"Most robust here: {best}, right on 62.5 %")
+    assert third.startswith(f"Most robust DEQ here: {best}, right on 62.5 %")
     assert beside in third
     assert "image by image it withstands every attack of the grid and AutoAttack on 50.0 %" in third
 

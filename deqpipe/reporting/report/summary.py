@@ -69,7 +69,11 @@ def _random_states(cells: Cells, config: Config) -> str:
 def _how_sure(found: Sequence[Comparison], config: Config) -> str:
     """What the intervals are of, and what they leave out."""
     n, several = found[0].gain.n or config.evaluation.images, any(one.gain.spread for one in found)
-    trained = "seeds: their lowest and highest" if several else "one training each, whose luck no interval holds"
+    trained = (
+        "seeds: their lowest and highest"
+        if several
+        else "one training each: what another training would give, they do not say"
+    )
     return f"{100 * config.statistics.confidence:g} % intervals over {n:,} images, {trained}"
 
 
@@ -125,8 +129,8 @@ def _most_robust(cells: Cells, config: Config) -> str:
         return ""
     best = table1.most_robust(cells)
     return (
-        f"Most robust here: {best.row}, right on {value(cells[best.row, PGD])} of {config.evaluation.images:,} test "
-        f"images under the strongest of {len(gridpoints.grid_points(config))} attacks{_beside(best, cells)}"
+        f"Most robust DEQ here: {best.row}, right on {value(cells[best.row, PGD])} of {config.evaluation.images:,} "
+        f"test images under the strongest of {len(gridpoints.grid_points(config))} attacks{_beside(best, cells)}"
         f"{_per_image(best, cells)}; it was picked on these images, which flatters it a little."
     )
 
