@@ -29,6 +29,13 @@ def _signals_are_heard() -> Iterator[None]:
     signal.signal(signal.SIGHUP, before)
 
 
+@pytest.fixture(autouse=True)
+def _broken_pipes_end_no_process_of_tests() -> Iterator[None]:
+    """A dry run within this process reads the Snakefile, which lets the process end when its reader has gone."""
+    yield
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tiny.Trained:
     """Tiny trained models, made by the real commands; tests read them and change nothing."""
