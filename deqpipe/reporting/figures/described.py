@@ -19,6 +19,14 @@ class Described:
     origin: Origin
 
 
+@dataclass(frozen=True)
+class Overview:
+    """The words of the picture at the top: caption, and what it shows for those who cannot see it."""
+
+    caption: str
+    alt: str
+
+
 def read(path: Path) -> Described:
     """The words of a figure from its sidecar.
 

@@ -15,6 +15,7 @@ from deqpipe.config import Config
 from deqpipe.reporting import conditions
 from deqpipe.reporting.cells import Cells, Table, by_name, show
 from deqpipe.reporting.figures import plotting
+from deqpipe.reporting.figures.described import Overview
 from deqpipe.reporting.tables.table1 import AA, ALL_PER_IMAGE, CLEAN, PGD
 from deqpipe.results import records
 from deqpipe.workflow import vocabulary
@@ -54,14 +55,6 @@ SERIES = (
 )
 _CONTROL = "own control, R = 0"
 _STEP = 0.2  # rows stand 1 apart: so far apart stand the marks of one row
-
-
-@dataclass(frozen=True)
-class Overview:
-    """The picture's words: caption, and what it shows for those who cannot see it."""
-
-    caption: str
-    alt: str
 
 
 def write(table: Table, config: Config, stem: Path) -> Overview:

@@ -18,9 +18,8 @@ from deqpipe.counts import sum_of
 from deqpipe.errors import DamagedFileError, UserError
 from deqpipe.reporting import cells, conditions, pages
 from deqpipe.reporting.cells import Table
-from deqpipe.reporting.figures import described, overview
-from deqpipe.reporting.figures.described import Described
-from deqpipe.reporting.figures.overview import Overview
+from deqpipe.reporting.figures import described
+from deqpipe.reporting.figures.described import Described, Overview
 from deqpipe.reporting.report import claims, further, summary
 from deqpipe.reporting.report.remarks import NONE, Remarks, told
 from deqpipe.reporting.sidecar import Input, Origin
@@ -157,7 +156,7 @@ def write(config: Config, results: Path, output: Path) -> None:
     origins = [one.origin for one in written.values()]
     origins += [picture.words.origin for picture in pictures if picture.words]
     trainings = [_training(Tree(results, config, config.seeds[0]), model) for model in _trained(config)]
-    first = _first(by_number[1], config, output.with_name(overview.NAME))
+    first = _first(by_number[1], config, output.parent)
     page = _page(config, results, by_number, pictures, first=first, trainings=trainings, made=_made(origins))
     records.write_text(output, page)
 
@@ -202,8 +201,11 @@ def _page(
     )
 
 
-def _first(table: Table, config: Config, stem: Path) -> First:
-    """Draw the picture of Table 1, and hold it for both kinds of screens."""
+def _first(table: Table, config: Config, folder: Path) -> First:
+    """Draw the picture of Table 1 into a folder, and hold it for both kinds of screens."""
+    from deqpipe.reporting.figures import overview  # matplotlib, for who writes a report and not for who reads one
+
+    stem = folder / overview.NAME
     words = overview.write(table, config, stem)
     picture, drawing = (_file(stem.with_suffix(ending)) for ending in overview.ENDINGS)
     dark = overview.svg(cells.by_name(table.cells), config, overview.DARK)
