@@ -76,6 +76,25 @@ def test_the_bar_outlives_who_looks_at_it(monkeypatch: pytest.MonkeyPatch) -> No
             bar._print("a line")
 
 
+UNREAD = """
+import argparse, os, sys
+from deqpipe import cli
+read, write = os.pipe()
+os.dup2(write, 1)
+os.close(write), os.close(read)
+sys.exit(cli._run(argparse.Namespace(command=lambda options: print("x" * {length}, flush={flush}) or 0)))
+"""
+
+
+@pytest.mark.parametrize(("length", "flush"), [(10, True), (9_000, False), (100_000, False)])
+def test_a_command_whose_reader_left_while_it_printed_ends_without_a_traceback(length: int, flush: bool) -> None:
+    """Of what is longer than the buffer, nothing may be left for a later flush to fail on."""
+    code = UNREAD.format(length=length, flush=flush)
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(line, cwd=workflow_files.ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 PRINTING = """
 import sys
 from deqpipe.machine import streams

@@ -35,7 +35,7 @@ from deqpipe.cli import (
 )
 from deqpipe.cli.arguments import Command
 from deqpipe.errors import DivergedError, UserError, line
-from deqpipe.machine import devices, environment, revision, streams, threads
+from deqpipe.machine import devices, environment, faults, revision, streams, threads
 from deqpipe.machine.stopping import EXIT_UNFINISHED, Interrupted
 from deqpipe.workflow.endings import GO_ON, PROGRAM
 
@@ -88,8 +88,9 @@ def _run(options: argparse.Namespace) -> int:
         _logger.info("interrupted before there was anything to keep; %s", GO_ON)
         return INTERRUPTED
     except BrokenPipeError:
-        if answers.printed(0) != answers.NO_READER:
-            raise
+        if not streams.is_unread(1):
+            raise  # of another pipe
+        faults.silence(sys.stdout)
         return answers.NO_READER
     except (OSError, MemoryError, RuntimeError, ImportError, SystemError) as error:
         del reserve

@@ -69,12 +69,13 @@ def _at_broken_pipe(action: signal.Handlers | Callable[[int, object], None]) -> 
 
 def _leave_if_unread(number: int, frame: object) -> None:
     with suppress(OSError):
-        if _is_unread(1) and not os.path.sameopenfile(1, 2):
+        if is_unread(1) and not os.path.sameopenfile(1, 2):
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGPIPE)
 
 
-def _is_unread(handle: int) -> bool:
+def is_unread(handle: int) -> bool:
+    """Whether nobody reads any more what is written to a pipe."""
     poll = select.poll()
     poll.register(handle, 0)
     return any(events & select.POLLERR for _, events in poll.poll(0))
