@@ -6,27 +6,45 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from deqpipe.gradient import Unrolled
+from deqpipe.gradient.through import EXACT, Through
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.shapes import Images, State
 from deqpipe.solver.base import FixedPointMap, Solver
-from deqpipe.solver.solve import Returned, Solution, Termination, reach, solve
+from deqpipe.solver.solve import Returned, Solution, Termination, reach, solve_with_gradient
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """An update of the input along the dynamics.
+
+    Attributes:
+        after: n, it follows z^[n].
+        z: the state that it looks at, before z^[n] is solved again.
+        fn: f(.; x) for the input in force until then.
+    """
+
+    after: int
+    z: State
+    fn: FixedPointMap
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """States of the dynamics, without gradient.
+    """States of the dynamics, without gradient unless they were asked for with one.
 
     Attributes:
         solution: the recorded states and how the solve went.
         equilibrium: z*, the state that stands for the fixed point: z^[N], or the one with the lowest residual.
         fn: f(.; x) for the input that a state behind z^[N] is computed with.
         x: the input in force at the end; differs from the received one under input entropy reduction.
+        interventions: the updates of the input; kept only of states with gradient.
     """
 
     solution: Solution
     equilibrium: State
     fn: FixedPointMap
     x: Images
+    interventions: tuple[Intervention, ...] = ()
 
     def state(self, n: int) -> State:
         """z^[n], counted from 1.
@@ -69,6 +87,13 @@ class Dynamics(Protocol):
         """
         ...
 
+    def with_gradient(self, model: DEQClassifier, x: Images, through: Through = EXACT) -> Trajectory:
+        """All states with gradient to `x`, through the way to them; but for smoothed updates the same states.
+
+        On a CPU they are equal bit for bit. The residual of z^[N] is no number, unless z* depends on it.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class PlainDynamics:
@@ -98,10 +123,19 @@ class PlainDynamics:
     @torch.no_grad()
     def __call__(self, model: DEQClassifier, x: Images, *, last_residual: bool = True) -> Trajectory:
         """States z^[1] .. z^[N] from z^[0] = 0; N + 1 evaluations of f, without `last_residual` N."""
-        fn = model.bind(x)
-        start = self.solver.init(fn, model.initial_state(x))
-        last_residual |= self.returned != "last"
-        solution, _ = solve(self.solver, fn, start, termination=self.termination, last_residual=last_residual)
+        return self._solved(self.solver, model.bind(x), model.initial_state(x), x, last_residual=last_residual)
+
+    @torch.enable_grad()
+    def with_gradient(self, model: DEQClassifier, x: Images, through: Through = EXACT) -> Trajectory:
+        """The same states with gradient through the solver's steps."""
+        start, solver = model.initial_state(x), self.solver.differentiable()
+        return self._solved(solver, through.bind(model, x), start, x, last_residual=False)
+
+    def _solved(
+        self, solver: Solver[Any], fn: FixedPointMap, z0: State, x: Images, *, last_residual: bool
+    ) -> Trajectory:
+        start, last_residual = solver.init(fn, z0), last_residual or self.returned != "last"
+        solution, _ = solve_with_gradient(solver, fn, start, termination=self.termination, last_residual=last_residual)
         return Trajectory(solution, solution.returned(self.returned), fn, x)
 
     def state(self, model: DEQClassifier, fn: FixedPointMap, x: Images, *, index: int) -> State:

@@ -79,6 +79,14 @@ class Counter:
             self._count_at(product, Evaluations(backward_input=images, backward_weights=images))
         self._count_at(products[0], Evaluations(backward_input=images))
 
+    def count_second_pass(self, gradient: Tensor) -> None:
+        """Count the second backward pass through a gradient of one application that is differentiable itself.
+
+        The gradient was counted as one backward to inputs when it was computed. What arrives at it goes through that
+        backward pass: one more. From there it reaches f's value, where it is counted as every gradient that arrives.
+        """
+        self._count_at(gradient, Evaluations(backward_input=len(gradient)))
+
     def _count_at(self, tensor: Tensor, evaluations: Evaluations) -> None:
         """Count these whenever a gradient arrives."""
         if tensor.requires_grad:

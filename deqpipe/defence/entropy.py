@@ -1,18 +1,30 @@
 """Input entropy reduction along the neural dynamics (Sec. 3.2): Algorithm 1, and the variant of the authors' code."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from deqpipe.config import EntropyConfig
-from deqpipe.dynamics import Dynamics, PlainDynamics, Trajectory
+from deqpipe.dynamics import Dynamics, Intervention, PlainDynamics, Trajectory
+from deqpipe.gradient.through import EXACT, Through, moved_with
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.settings import Settings
 from deqpipe.shapes import Images, Logits, PerImage, Scalar, State
 from deqpipe.solver.base import FixedPointMap, Solver
-from deqpipe.solver.solve import Lowest, Returned, Solution, Status, Termination, following, lower_of, solve
+from deqpipe.solver.solve import (
+    Lowest,
+    Returned,
+    Solution,
+    Status,
+    Termination,
+    following,
+    lower_of,
+    solve_with_gradient,
+)
 from deqpipe.threat_model import LinfBall, ball_of
 from deqpipe.workflow.defences import Defence, entropy_keys
 
@@ -54,6 +66,60 @@ def _entropy_gradient(model: DEQClassifier, z: State, x: Images) -> Tensor:
         x = x.detach().requires_grad_()
         entropy = prediction_entropy(model.logits(model.bind(x)(z))).sum()
         (gradient,) = torch.autograd.grad(entropy, x)
+    return gradient
+
+
+Descent: TypeAlias = Callable[[DEQClassifier, State, Images, Images], Images]
+"""(model, z, input in force, received input) -> the updated input, as `InputDescent`."""
+Bind: TypeAlias = Callable[[Images], FixedPointMap]
+"""x -> f(.; x)."""
+
+
+@dataclass(frozen=True)
+class DifferentiableDescent:
+    """The same updates with a gradient to the received input, and to the state that they look at.
+
+    Attributes:
+        descent: whose updates.
+        through: what its gradient is (`gradient.through.Through`).
+    """
+
+    descent: InputDescent
+    through: Through
+
+    def __call__(self, model: DEQClassifier, z: State, x: Images, received: Images) -> Images:
+        """The input after the descent's steps."""
+        if self.through.updates == "constant":
+            with torch.no_grad():
+                value = self.descent(model, z.detach(), x.detach(), received.detach())
+            return moved_with(value, received)
+        for _ in range(self.descent.steps):
+            x = self.through.apply(partial(self._step, model), z, x, received)
+        return x
+
+    def _step(self, model: DEQClassifier, z: State, x: Images, received: Images) -> Images:
+        gradient = _entropy_gradient_with_graph(model, z, x)
+        direction = self._signed(gradient) if self.descent.sign else gradient
+        return self.descent.ball.project(x - self.descent.step_size * direction, received)
+
+    def _signed(self, gradient: Tensor) -> Tensor:
+        """The gradient's sign as `through` has it."""
+        mean = gradient.detach().abs().flatten(1).mean(1).clamp_min(torch.finfo(gradient.dtype).tiny)
+        soft = gradient / mean[:, None, None, None]
+        if self.through.updates == "smoothed":
+            return torch.tanh(self.through.sharpness * soft)
+        return gradient.detach().sign() + (soft - soft.detach())
+
+
+def _entropy_gradient_with_graph(model: DEQClassifier, z: State, x: Images) -> Tensor:
+    """The same with a graph behind it: a second backward pass goes through it, to x and to z.
+
+    z is a constant where the gradient is taken, though it comes from x: hence an input of its own.
+    """
+    own = x.view_as(x)
+    entropy = prediction_entropy(model.logits(model.bind(own).eager(z))).sum()
+    (gradient,) = torch.autograd.grad(entropy, own, create_graph=torch.is_grad_enabled())
+    model.counter.count_second_pass(gradient)
     return gradient
 
 
@@ -107,18 +173,32 @@ class InputEntropyReduction:
     @torch.no_grad()
     def __call__(self, model: DEQClassifier, x: Images, *, last_residual: bool = True) -> Trajectory:
         """States z^[1] .. z^[N] under the updated inputs; z^[t+1] is recorded as solved again."""
+        return self._run(model, x, self.descent, model.bind, last_residual=last_residual)
+
+    @torch.enable_grad()
+    def with_gradient(self, model: DEQClassifier, x: Images, through: Through = EXACT) -> Trajectory:
+        """The same states with gradient through the solver's steps and the updates."""
+        dynamics = replace(self, solver=self.solver.differentiable())
+        descent = DifferentiableDescent(self.descent, through)
+        return dynamics._run(model, x, descent, partial(through.bind, model), last_residual=False, keep=True)
+
+    def _run(
+        self, model: DEQClassifier, x: Images, descent: Descent, bind: Bind, *, last_residual: bool, keep: bool = False
+    ) -> Trajectory:
         last, last_residual = self.termination.max_steps, last_residual or self.returned != "last"
-        received = model.bind(x)
+        received = bind(x)
         x_now, fn = x, received
         state = self.solver.init(fn, model.initial_state(x))
         lowest: Lowest | None = None
         segments: list[Solution] = []
+        interventions: list[Intervention] = []
         for n in range(1, last + 1):
             updated = bool(self.descent.steps) and self.schedule.due(n, last=last)
             if updated:
                 z = self._provisional(fn, state, lowest, segments)
-                x_now = self.descent(model, z, x_now, x)
-                fn = model.bind(x_now)
+                interventions += [Intervention(n, z, fn)] if keep else []
+                x_now = descent(model, z, x_now, x)
+                fn = bind(x_now)
                 state, lowest = self.solver.reevaluate(fn, state), None
             segment, state = self._step(fn, state, segments, residual=last_residual or n < last)
             if not updated and n < last:
@@ -126,7 +206,7 @@ class InputEntropyReduction:
             segments.append(segment)
         solution = _joined(segments)
         final = fn if self.schedule.final_updated else received
-        return Trajectory(solution, solution.returned(self.returned), final, x_now)
+        return Trajectory(solution, solution.returned(self.returned), final, x_now, tuple(interventions))
 
     def _provisional(self, fn: FixedPointMap, state: Any, lowest: Lowest | None, done: list[Solution]) -> State:
         """The state that the entropy is taken at: z^[t+1] before it is solved again, or the lowest of its round."""
@@ -141,7 +221,7 @@ class InputEntropyReduction:
         self, fn: FixedPointMap, state: Any, done: list[Solution], *, residual: bool = True
     ) -> tuple[Solution, Any]:
         one, before = replace(self.termination, max_steps=1), _grown_from(done)
-        return solve(
+        return solve_with_gradient(
             self.solver, fn, state, termination=one, resumed=bool(done), grown_from=before, last_residual=residual
         )
 
@@ -194,11 +274,24 @@ class RestartedEntropyReduction:
     @torch.no_grad()
     def __call__(self, model: DEQClassifier, x: Images, *, last_residual: bool = True) -> Trajectory:
         """States z^[1] .. z^[N], round by round."""
+        return self._run(model, x, self.descent, model.bind, last_residual=last_residual)
+
+    @torch.enable_grad()
+    def with_gradient(self, model: DEQClassifier, x: Images, through: Through = EXACT) -> Trajectory:
+        """The same states with gradient through the rounds and the updates."""
+        dynamics = replace(self, solver=self.solver.differentiable())
+        descent = DifferentiableDescent(self.descent, through)
+        return dynamics._run(model, x, descent, partial(through.bind, model), last_residual=False, keep=True)
+
+    def _run(
+        self, model: DEQClassifier, x: Images, descent: Descent, bind: Bind, *, last_residual: bool, keep: bool = False
+    ) -> Trajectory:
         last, last_residual = self.termination.max_steps, last_residual or self.returned != "last"
-        received = model.bind(x)
+        received = bind(x)
         x_now, fn = x, received
         state = self.solver.init(fn, model.initial_state(x))
         rounds: list[Solution] = []
+        interventions: list[Intervention] = []
         for length in self._lengths():
             n = sum(len(done.states) for done in rounds) + length
             due = self.schedule.due(n, last=last)
@@ -207,8 +300,9 @@ class RestartedEntropyReduction:
             if not due:
                 continue
             z = solution.lowest(self.termination.scope) if self.schedule.lowest else solution.z
-            x_now = self.descent(model, z, x_now, x)
-            previous, fn = fn, model.bind(x_now)
+            interventions += [Intervention(n, z, fn)] if keep else []
+            x_now = descent(model, z, x_now, x)
+            previous, fn = fn, bind(x_now)
             if n < last:
                 # Release: where the lowest state is not the last one, the correction mixes the new residual at the
                 # former with the old one and the step of the latter (mdeq_core.py:509-516).
@@ -216,7 +310,7 @@ class RestartedEntropyReduction:
             else:
                 rounds[-1] = self._solved_again(previous, fn, before, length, residual=last_residual)
         final = fn if self.schedule.final_updated else received
-        return Trajectory(_joined(rounds), rounds[-1].returned(self.returned), final, x_now)
+        return Trajectory(_joined(rounds), rounds[-1].returned(self.returned), final, x_now, tuple(interventions))
 
     def _lengths(self) -> list[int]:
         """Steps of each round; what is left over by T_f is a shorter last one."""
@@ -227,7 +321,9 @@ class RestartedEntropyReduction:
         """A solve from z^[n]: its first step uses the memory there is, the others only what the round has added."""
         first = self.solver.propose(state)
         steps = replace(self.termination, max_steps=length)
-        return solve(self.solver, fn, self.solver.forget(state), termination=steps, first=first, last_residual=residual)
+        return solve_with_gradient(
+            self.solver, fn, self.solver.forget(state), termination=steps, first=first, last_residual=residual
+        )
 
     def _solved_again(
         self, previous: FixedPointMap, fn: FixedPointMap, state: Any, length: int, *, residual: bool
@@ -236,7 +332,7 @@ class RestartedEntropyReduction:
         if length == 1:
             return self._round(fn, self.solver.reevaluate(fn, state), 1, residual=residual)[0]
         head, state = self._round(previous, state, length - 1)
-        tail, _ = solve(
+        tail, _ = solve_with_gradient(
             self.solver, fn, self.solver.reevaluate(fn, state), termination=replace(self.termination, max_steps=1),
             resumed=True, grown_from=_grown_from([head]), last_residual=residual,
         )  # fmt: skip

@@ -108,6 +108,10 @@ class Anderson:
         newest = state.delta_residual[:, -1:] + torch.where(stepped, change, 0)
         return replace(moved, delta_residual=torch.cat([state.delta_residual[:, :-1], newest], dim=1))
 
+    def differentiable(self) -> "Anderson":
+        """This one: it writes nothing in place."""
+        return self
+
     def keep(self, old: AndersonState, new: AndersonState, running: Bool[Tensor, " batch"]) -> AndersonState:
         """`new` for the images that run, `old` for the others."""
         return keep_tensors(old, new, running)

@@ -66,6 +66,10 @@ class Solver(Protocol[S]):
         """The same z^[n] for a changed function, the newest entry of the memory corrected to it. Calls `fn` once."""
         ...
 
+    def differentiable(self) -> "Solver[S]":
+        """The same method, bit for bit on a CPU, without writing in place: gradients can be taken through its steps."""
+        ...
+
     def keep(self, old: S, new: S, running: Bool[Tensor, " batch"]) -> S:
         """`new`, except that images which do not run keep all that `old` says of them (and so stay stopped).
 

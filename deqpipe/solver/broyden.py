@@ -150,6 +150,10 @@ class Broyden:
 
         return replace(state, residual=residual, delta_residual=corrected, build=Lazy(build))
 
+    def differentiable(self) -> "Broyden":
+        """Pairs in tensors of their own."""
+        return replace(self, in_place=False)
+
     def keep(self, old: BroydenState, new: BroydenState, running: Bool[Tensor, " batch"]) -> BroydenState:
         """`new` for the images that run, `old` for the others."""
         memory = Memory(

@@ -49,6 +49,10 @@ class FixedPointIteration:
         """The same iterate under a changed function: without memory there is nothing to correct."""
         return self.reevaluate(fn, state)
 
+    def differentiable(self) -> "FixedPointIteration":
+        """This one: it writes nothing in place."""
+        return self
+
     def keep(self, old: FixedPointState, new: FixedPointState, running: Bool[Tensor, " batch"]) -> FixedPointState:
         """`new` for the images that run, `old` for the others."""
         return keep_tensors(old, new, running)

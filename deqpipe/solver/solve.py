@@ -141,8 +141,7 @@ def _scope_of(which: Returned) -> Scope:
     return "sample" if which == "lowest_sample" else "batch"
 
 
-@torch.no_grad()
-def solve(
+def solve_with_gradient(
     solver: Solver[Any],
     fn: FixedPointMap,
     state: Any,
@@ -156,7 +155,8 @@ def solve(
     """Run `max_steps` steps from `state` and keep every state.
 
     The returned solver state continues the solve exactly: two segments give the states of one, the second
-    with `resumed` and `grown_from`. Calls `fn` once a step.
+    with `resumed` and `grown_from`. Calls `fn` once a step. Where gradients are recorded the states carry them, if the
+    solver writes nothing in place; residuals carry none.
 
     Args:
         solver: the method.
@@ -193,6 +193,10 @@ def solve(
     return _solution(frames, torch.where(finite, status, Status.NONFINITE)), state
 
 
+solve = torch.no_grad()(solve_with_gradient)
+"""The same without any gradient."""
+
+
 @dataclass(frozen=True)
 class _Frame:
     """What is recorded of one state."""
@@ -203,6 +207,7 @@ class _Frame:
     moved: Bool[Tensor, " batch"]
 
     @classmethod
+    @torch.no_grad()
     def judged(cls, state: SolverState, moved: Tensor) -> "_Frame":
         norms = Residuals.of(state)
         return cls(state.z, norms.relative, norms.of_batch, moved)
@@ -345,6 +350,7 @@ def _nobody(state: Any) -> Tensor:
     return torch.full((len(state.z),), Status.MAX_STEPS, dtype=torch.int64, device=state.z.device)
 
 
+@torch.no_grad()
 def _verdict(state: Any, termination: Termination, grown_from: Scalar | None = None) -> Tensor:
     """The status of each image; MAX_STEPS while it goes on.
 

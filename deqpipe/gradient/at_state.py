@@ -1,4 +1,4 @@
-"""Ways to make a state of the dynamics differentiable; the same objects serve training and attacks.
+"""Gradients at a state: what becomes of a state that is held constant.
 
 A state comes out of the solver without gradient. A `StateGradient` turns it into one at or near it that carries
 gradient to whatever the map closes over: the parameters, the images or both.
