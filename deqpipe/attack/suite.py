@@ -1,0 +1,396 @@
+"""Runs the attacks of the suite (deqpipe/workflow/suite_attacks.py) on a decision.
+
+What is attacked is a `Victim`; what an attack makes large is built from the name of its gradient and of its loss; every
+image that it comes by is judged by the true decision (`attack.judged`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from deqpipe.attack import losses
+from deqpipe.attack.ascent import APGD, FixedPGD, Objectives, Starts
+from deqpipe.attack.judged import Crafted, Hunt, JudgedObjective, Measured, Rows
+from deqpipe.attack.losses import Loss
+from deqpipe.attack.pgd import uniform_start
+from deqpipe.attack.queries import Noise, RayS, Square
+from deqpipe.config.suite import AttackSuiteConfig
+from deqpipe.dynamics import Dynamics, PlainDynamics, Trajectory
+from deqpipe.gradient import StateGradient, Unrolled
+from deqpipe.gradient.adjoint import SimultaneousAdjoint
+from deqpipe.gradient.through import Through, moved_with
+from deqpipe.model.classifier import DEQClassifier
+from deqpipe.seeding import Stream
+from deqpipe.shapes import Images, Labels, Logits, State
+from deqpipe.threat_model import LinfBall
+from deqpipe.workflow.suite_attacks import Kind, SuiteAttack
+
+RECOMPUTED_FROM = 16_384
+"""Numbers in a state from which on applications of f are computed again in the backward pass, not kept: an image of
+MDEQ-Large (61,440) would take gigabytes through Sec. 3.2."""
+UNROLL = Unrolled(steps=5, damping=0.5)
+"""Behind states whose own gradient is not taken: of the paper's attacks one of the strongest at every state."""
+SHARPNESS = (3.0, 10.0, 1.0)
+"""Of smoothed updates, start by start: in units of a pixel's mean gradient."""
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A decision under attack.
+
+    Attributes:
+        model: in evaluation mode, its parameters frozen.
+        ball: the threat model.
+        dynamics: that the decision is read off; None: an ordinary network.
+        state: which of its states decides, counted from 1.
+        undefended: the dynamics without a defence, for attacks that are blind to it.
+    """
+
+    model: nn.Module
+    ball: LinfBall
+    dynamics: Dynamics | None = None
+    state: int = 1
+    undefended: PlainDynamics | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What sort of decision it is."""
+        if self.dynamics is None:
+            return "network"
+        return "plain" if isinstance(self.dynamics, PlainDynamics) else "defended"
+
+    @property
+    def deq(self) -> DEQClassifier:
+        """The model, which has states."""
+        assert isinstance(self.model, DEQClassifier)
+        return self.model
+
+    @property
+    def deciding(self) -> Dynamics:
+        """The dynamics, up to the state that decides."""
+        assert self.dynamics is not None
+        return self.dynamics.up_to(self.state)
+
+    @property
+    def blind(self) -> PlainDynamics:
+        """The dynamics as who knows of no defence sees them."""
+        assert self.undefended is not None
+        return self.undefended
+
+    @property
+    def couples_images(self) -> bool:
+        """Whether images of a batch influence each other."""
+        return self.undefended is not None and self.undefended.couples_images
+
+    @torch.no_grad()
+    def logits(self, x: Images) -> Logits:
+        """What decides, without gradient."""
+        if self.dynamics is None:
+            logits: Tensor = self.model(x)
+            return logits
+        return self.deq.logits(self.deciding(self.deq, x, last_residual=False).state(self.state))
+
+    def through(self, **how: object) -> Through:
+        """How its dynamics are differentiated."""
+        return replace(Through(recompute=self.deq.state_size >= RECOMPUTED_FROM), **how)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The images under attack.
+
+    Attributes:
+        x: clean, in [0, 1].
+        y: their classes.
+        keys: index of each, the key of its random numbers.
+    """
+
+    x: Images
+    y: Labels
+    keys: Sequence[int]
+
+
+def run(
+    attack: SuiteAttack,
+    victim: Victim,
+    x: Images,
+    y: Labels,
+    *,
+    images: Sequence[int],
+    stream: Stream,
+    suite: AttackSuiteConfig,
+    warm: Images | None = None,
+) -> Crafted:
+    """One attack on some images.
+
+    Args:
+        attack: which one.
+        victim: the decision.
+        x: clean images in [0, 1].
+        y: their classes.
+        images: index of each, the key of its random numbers: what is made of an image depends on no other.
+        stream: of the repetition's seed; its purpose names the attack.
+        suite: how much is spent.
+        warm: where attacks start that start from the best images so far.
+
+    Raises:
+        ValueError: the attack is not made for such a decision, or lacks its starts.
+    """
+    if victim.kind not in attack.against:
+        raise ValueError(f"{attack.name} attacks {' and '.join(attack.against)} decisions, but this is {victim.kind}")
+    if attack.warm and warm is None:
+        raise ValueError(f"{attack.name} starts from the best images so far, but none were given")
+    hunt = Hunt(x, y, victim.logits, victim.ball, together=victim.couples_images)
+    batch = Batch(x, y, images)
+    if not len(x):
+        return hunt.outcome()
+    _SEARCHES[attack.search](attack, victim, batch, hunt, stream, suite, warm)
+    return hunt.outcome()
+
+
+def _by_gradient(
+    attack: SuiteAttack, victim: Victim, batch: Batch, hunt: Hunt, stream: Stream, suite: AttackSuiteConfig,
+    warm: Images | None,
+) -> None:  # fmt: skip
+    search = (APGD if attack.search == "apgd" else FixedPGD)(attack.steps(suite))
+    logits = victim.logits(batch.x)
+    objectives = _objectives(attack, victim, batch, logits)
+    search(hunt, objectives, _starts(batch, victim, stream, warm), count=attack.starts(suite, logits.shape[1] - 1))
+
+
+def _noise(
+    attack: SuiteAttack, victim: Victim, batch: Batch, hunt: Hunt, stream: Stream, suite: AttackSuiteConfig,
+    warm: Images | None,
+) -> None:  # fmt: skip
+    Noise(attack.starts(suite, 1))(hunt, stream, batch.keys)
+
+
+def _square(
+    attack: SuiteAttack, victim: Victim, batch: Batch, hunt: Hunt, stream: Stream, suite: AttackSuiteConfig,
+    warm: Images | None,
+) -> None:  # fmt: skip
+    Square(attack.steps(suite))(hunt, stream, batch.keys)
+
+
+def _rays(
+    attack: SuiteAttack, victim: Victim, batch: Batch, hunt: Hunt, stream: Stream, suite: AttackSuiteConfig,
+    warm: Images | None,
+) -> None:  # fmt: skip
+    RayS(attack.steps(suite))(hunt, stream, batch.keys)
+
+
+_SEARCHES: Mapping[str, Callable[..., None]] = {
+    "apgd": _by_gradient, "pgd": _by_gradient, "noise": _noise, "square": _square, "rays": _rays,
+}  # fmt: skip
+
+
+def _starts(batch: Batch, victim: Victim, stream: Stream, warm: Images | None) -> Starts:
+    """Uniform draws from the ball, a stream per start and image; or the best images so far, whatever the start."""
+    if warm is not None:
+        return lambda number, rows: warm[rows]
+
+    def drawn(number: int, rows: Rows) -> Images:
+        keys = [batch.keys[row] for row in rows.tolist()]
+        own = Stream(stream.seed, f"{stream.purpose}/start{number}")
+        return uniform_start(batch.x[rows], ball=victim.ball, stream=own, images=keys, clamp=True)
+
+    return drawn
+
+
+# --- what is made large ----------------------------------------------------------------------------------------------
+
+Read: TypeAlias = Callable[[Images], tuple[list[Logits], Logits | None]]
+"""Images -> logits with gradient, of one state or of several, and the decision's logits where they are known."""
+
+
+def _objectives(attack: SuiteAttack, victim: Victim, batch: Batch, clean: Logits) -> Objectives:
+    """What each start makes large; `clean` are the decision's logits of the clean images."""
+    if attack.loss == "features":
+        change = _Features(victim, _clean_state(victim, batch.x))
+        return lambda number: change
+    read = _READS[attack.gradient]
+
+    def objective(number: int) -> JudgedObjective:
+        return _Averaged(read(victim, number), _loss(attack, batch, clean, number))
+
+    return objective
+
+
+@dataclass(frozen=True)
+class _Averaged:
+    """The mean over the states that are read of a loss.
+
+    Attributes:
+        read: gives their logits.
+        loss: (logits, rows) -> per image.
+    """
+
+    read: Read
+    loss: Callable[[Logits, Rows], Tensor]
+
+    def __call__(self, x: Images, rows: Rows) -> Measured:
+        """At images that stand for some of the batch."""
+        several, decided = self.read(x)
+        return Measured(torch.stack([self.loss(logits, rows) for logits in several]).mean(0), decided)
+
+
+def _loss(attack: SuiteAttack, batch: Batch, clean: Logits, number: int) -> Callable[[Logits, Rows], Tensor]:
+    if attack.loss in _TARGETED:
+        target, towards = _target(clean, batch.y, number), _TARGETED[attack.loss]
+        return lambda logits, rows: towards(logits, batch.y[rows], target[rows])
+    away = _UNTARGETED[attack.loss if clean.shape[1] > 2 else "margin"]
+    return lambda logits, rows: away(logits, batch.y[rows])
+
+
+_UNTARGETED: Mapping[str, Loss] = {
+    "margin": losses.margin, "cross_entropy": losses.cross_entropy, "dlr": losses.dlr,
+}  # fmt: skip
+_TARGETED: Mapping[str, losses.TargetedLoss] = {
+    "targeted": losses.targeted_margin, "low_entropy": losses.confident_mistake,
+}  # fmt: skip
+
+
+def _target(clean: Logits, y: Labels, number: int) -> Labels:
+    """The wrong class that is the most likely but `number` of the clean image."""
+    others = clean.scatter(1, y[:, None], -torch.inf)
+    return others.argsort(dim=1, descending=True, stable=True)[:, number]
+
+
+def _decision(victim: Victim, number: int, **how: object) -> Read:
+    """The decision's own logits: a network's, or those of the deciding state through the way to it."""
+
+    def read(x: Images) -> tuple[list[Logits], Logits | None]:
+        if victim.dynamics is None:
+            logits = victim.model(x)
+        else:
+            logits = victim.deq.logits(_along(victim, x, **how).state(victim.state))
+        return [logits], logits
+
+    return read
+
+
+def _along(victim: Victim, x: Images, **how: object) -> Trajectory:
+    return victim.deciding.with_gradient(victim.deq, x, victim.through(**how))
+
+
+def _smoothed(victim: Victim, number: int) -> Read:
+    """Through updates whose sign is smoothed: the decision itself is asked apart."""
+    sharpness = SHARPNESS[number % len(SHARPNESS)]
+    read = _decision(victim, number, updates="smoothed", sharpness=sharpness)
+    return lambda x: (read(x)[0], None)
+
+
+def _average(victim: Victim, number: int) -> Read:
+    """Every state up to the one that decides."""
+
+    def read(x: Images) -> tuple[list[Logits], Logits | None]:
+        along = _along(victim, x)
+        several = [victim.deq.logits(z) for z in along.solution.states]
+        return several, several[-1]
+
+    return read
+
+
+def _before_update(victim: Victim, number: int) -> Read:
+    """What f makes of the states that the updates look at, with the input in force until then; and what decides.
+
+    Who makes them wrong lets the defence lower the entropy of a mistake.
+    """
+
+    def read(x: Images) -> tuple[list[Logits], Logits | None]:
+        along = _along(victim, x)
+        decided = victim.deq.logits(along.state(victim.state))
+        looked_at = [victim.deq.logits(one.fn(one.z)) for one in along.interventions]
+        return [*looked_at, decided], decided
+
+    return read
+
+
+def _unrolled(victim: Victim, number: int) -> Read:
+    """An unrolled undefended state, start by start another one."""
+    last = victim.blind.termination.max_steps
+    index = (1, min(3, last), last, min(5, last))[number % 4]
+    return lambda x: ([victim.deq.logits(_undefended(victim, UNROLL, x, index))], None)
+
+
+def _undefended(victim: Victim, gradient: StateGradient, x: Images, index: int) -> State:
+    fn = victim.deq.bind(x)
+    return gradient(fn, victim.blind.state(victim.deq, fn, x.detach(), index=index))
+
+
+def _adjoint(victim: Victim, number: int) -> Read:
+    """The undefended state of the decision's number, by an adjoint that is carried along with its solve."""
+    gradient, undefended = SimultaneousAdjoint(victim.blind.solver, victim.state), victim.dynamics is victim.undefended
+
+    def read(x: Images) -> tuple[list[Logits], Logits | None]:
+        z = gradient(victim.deq.bind(x), victim.deq.initial_state(x))
+        logits = victim.deq.logits(z)
+        return [logits], logits if undefended else None
+
+    return read
+
+
+def _received(victim: Victim, number: int) -> Read:
+    """The deciding state, held constant and unrolled, with the input as received."""
+
+    def read(x: Images) -> tuple[list[Logits], Logits | None]:
+        along = victim.deciding(victim.deq, x.detach(), last_residual=False)
+        z = along.state(victim.state)
+        return [victim.deq.logits(UNROLL(victim.deq.bind(x), z))], _of_state(victim, z)
+
+    return read
+
+
+def _updated(victim: Victim, number: int) -> Read:
+    """The same with the input in force there, as if it were the received one moved by a constant."""
+
+    def read(x: Images) -> tuple[list[Logits], Logits | None]:
+        along = victim.deciding(victim.deq, x.detach(), last_residual=False)
+        z, fn = along.state(victim.state), victim.deq.bind(moved_with(along.x, x))
+        return [victim.deq.logits(UNROLL(fn, z))], _of_state(victim, z)
+
+    return read
+
+
+@torch.no_grad()
+def _of_state(victim: Victim, z: State) -> Logits:
+    return victim.deq.logits(z)
+
+
+_READS: Mapping[str, Callable[[Victim, int], Read]] = {
+    "decision": _decision,
+    "unrolled": _unrolled,
+    "adjoint": _adjoint,
+    "received": _received,
+    "updated": _updated,
+    "straight_through": partial(_decision, updates="straight_through"),
+    "smoothed": _smoothed,
+    "average": _average,
+    "before_update": _before_update,
+}
+
+
+@dataclass(frozen=True)
+class _Features:
+    """How far the deciding state moves from that of the clean image: sum of absolute changes.
+
+    Attributes:
+        victim: the decision.
+        clean: its states on the clean images of the batch.
+    """
+
+    victim: Victim
+    clean: State
+
+    def __call__(self, x: Images, rows: Rows) -> Measured:
+        """At images that stand for some of the batch."""
+        z = _along(self.victim, x).state(self.victim.state)
+        return Measured((z - self.clean[rows]).abs().sum(1), _of_state(self.victim, z.detach()))
+
+
+def _clean_state(victim: Victim, x: Images) -> State:
+    return victim.deciding(victim.deq, x, last_residual=False).state(victim.state)
