@@ -159,7 +159,8 @@ def _by_gradient(
     search = (APGD if attack.search == "apgd" else FixedPGD)(attack.steps(suite))
     logits = victim.logits(batch.x)
     objectives = _objectives(attack, victim, batch, logits)
-    search(hunt, objectives, _starts(batch, victim, stream, warm), count=attack.starts(suite, logits.shape[1] - 1))
+    starts = _starts(batch, victim, stream, warm if attack.warm else None)
+    search(hunt, objectives, starts, count=attack.starts(suite, logits.shape[1] - 1))
 
 
 def _noise(
