@@ -327,6 +327,41 @@ rule attack_suite:
         " --batch-size {params.batch_size:q} --state {params.state:q} --output {output.rows:q} > {log:q} 2>&1"
 
 
+rule attack_transferred:
+    """All images of the suite, of every model, seed and decision, judged on every decision of one model."""
+    input:
+        data=given(rules.prepare_data.output),
+        checkpoint=given(CHECKPOINT),
+        select=given(select_of_deqs),
+        saved=given(all_saved_images),
+        own=given(suite_of_model),
+        outdated=outdated(file_of("attack_transferred")),
+    output:
+        file_of("attack_transferred"),
+    log:
+        "<logs>/attack_transferred/{model}/seed{seed}/images{images}.log",
+    benchmark:
+        "<logs>/benchmark/attack_transferred/{model}/seed{seed}/images{images}.tsv"
+    wildcard_constraints:
+        model=any_of(SUITE_MODELS),
+    priority: 30
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+    params:
+        spec=spec("attack_transferred"),
+        execution=execution,
+        batch_size=batch_size,
+        state=state_folder("attack_transferred"),
+        budget=time_budget,
+        optional=optional("select"),
+    shell:
+        "deqpipe attack-transferred --spec {params.spec:q} {params.execution:q} {params.budget:q} {params.optional:q}"
+        " --data {input.data:q} --checkpoint {input.checkpoint:q} --images {wildcards.images:q}"
+        " --saved {input.saved:q} --own {input.own:q}"
+        " --batch-size {params.batch_size:q} --state {params.state:q} --output {output:q} > {log:q} 2>&1"
+
+
 rule attack_radius:
     """One attack and random noise on one decision, within balls of other radii (Figure 7)."""
     input:

@@ -330,6 +330,22 @@ def select_of_deqs(wildcards):
     return expand(file_of("select"), **wildcards) if wildcards.model in DEQS else []
 
 
+def all_saved_images(wildcards):
+    """The images that the suite has made of some test images, against every decision of every model and seed."""
+    return [
+        images_of("attack_suite").format(
+            model=made.model, seed=made.seed, defence=made.defence, images=wildcards.images
+        )
+        for made in stages.suites(CONFIG).values()
+    ]
+
+
+def suite_of_model(wildcards):
+    """The records of the suite against a model's decisions, for the same test images."""
+    decisions = vocabulary.suite_decisions(CONFIG, wildcards.model)
+    return expand(file_of("attack_suite"), defence=decisions, **wildcards)
+
+
 def radius_images(wildcards, output):
     """The test images of Figure 7."""
     return f"0-{shards.radius_images(CONFIG) - 1}"

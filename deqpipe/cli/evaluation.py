@@ -131,6 +131,13 @@ def _add_select(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--select", type=Path, metavar="FILE", help=text)
 
 
+def _add_saved(parser: argparse.ArgumentParser) -> None:
+    text = "the images that the suite made against every decision of every model and seed"
+    parser.add_argument("--saved", type=Path, nargs="+", required=True, metavar="FILE", help=text)
+    text = "the suite's records of this model's and seed's decisions"
+    parser.add_argument("--own", type=Path, nargs="+", required=True, metavar="FILE", help=text)
+
+
 def _add_states(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--states", type=first_last, required=True, metavar="FIRST-LAST")
 
@@ -238,6 +245,14 @@ EVALUATIONS = (
         calls="suite:attack_suite",
         adds=(_add_batch_size, _add_part, _add_select),
         gives={"part": _part, "select": attrgetter("select")},
+    ),
+    EvaluationCommand(
+        "attack-transferred",
+        "attack_transferred",
+        "Judge all saved images of the suite on every decision of a model.",
+        calls="transferred:attack_transferred",
+        adds=(_add_batch_size, _add_part, _add_select, _add_saved),
+        gives={"part": _part, **{name: attrgetter(name) for name in ("select", "saved", "own")}},
     ),
     EvaluationCommand(
         "attack-radius",

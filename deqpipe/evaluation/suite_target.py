@@ -108,6 +108,28 @@ class SuiteTarget:
         }
         return self._rows(judged, images, label, facts)
 
+    def transferred_rows(
+        self,
+        attack: np.ndarray,
+        images: np.ndarray,
+        x: Images,
+        y: Labels,
+        attacked: Images,
+        *,
+        of: tuple[str, int, DefenceName],
+    ) -> Columns:
+        """Rows of images made against another decision, `of` a model, a seed and a defence; one query each."""
+        judged, label = self.judge(attacked, y), y.cpu().numpy()
+        change = self.victim.ball.distance(attacked, x).cpu().numpy()
+        assert change.max(initial=0) <= self.victim.ball.epsilon + 1e-6, "a saved image is outside of the ball"
+        errs = self.errs(judged.columns["predicted"], label)
+        facts = {
+            **_facts("", of[0], change),
+            **{"attack": attack, "crafted_seed": of[1], "crafted_defence": of[2], "radius": self.victim.ball.epsilon},
+            **{"broken_at": np.where(errs, 1, -1), "taken": 1, "per_step": np.nan, "spread": np.nan},
+        }
+        return self._rows(judged, images.tolist(), label, facts)
+
     def _rows(self, judged: Judgement, images: Sequence[int], label: np.ndarray, facts: Mapping[str, Any]) -> Columns:
         return record_rows(self.judge, judged, images, label, facts)
 

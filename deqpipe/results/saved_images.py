@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deqpipe.errors import DamagedFileError, UserError
+from deqpipe.errors import UserError
 from deqpipe.results import checkpoint
 from deqpipe.results.integrity import ADVICE
+from deqpipe.results.provenance import checked
 from deqpipe.shapes import Images
 
 _PARTS = ("image", "delta", "rounded_margin")
@@ -100,6 +101,17 @@ def read(path: Path) -> tuple[dict[str, Saved], dict[str, Any]]:
         raise UserError(f"{_WHAT} {path} hold no attacked images; {ADVICE}") from None
 
 
+def provenance_of(path: Path) -> dict[str, Any]:
+    """The provenance alone; no image is read.
+
+    Raises:
+        DamagedFileError: as `read`.
+        UserError: as there.
+    """
+    told = checkpoint.read_metadata(path, what=_WHAT).get("provenance")
+    return checked(told, path)
+
+
 def _of(found: checkpoint.Checkpoint, attack: str) -> Saved:
     parts = found.part(attack)
     return Saved(**{part: parts[part] for part in _PARTS})
@@ -108,12 +120,3 @@ def _of(found: checkpoint.Checkpoint, attack: str) -> Saved:
 def beside(file: Path) -> Path:
     """Where the images of a records file lie."""
     return file.with_suffix(".safetensors")
-
-
-def is_whole(path: Path) -> bool:
-    """Whether there is such a file and it is as it was written."""
-    try:
-        read(path)
-    except (DamagedFileError, UserError):
-        return False
-    return True

@@ -376,10 +376,15 @@ def _transferred_upstream(config: Config, model: str) -> dict[str, Made]:
     return _decided(config, model) | suites(config)
 
 
+def role_of_suite(model: str, seed: int, defence: str) -> str:
+    """What a job of transferred images calls the suite against a decision."""
+    return f"{model}/seed{seed}/{defence}"
+
+
 def suites(config: Config) -> dict[str, Made]:
     """The suite against every decision of every model and seed, by the roles of its files."""
     return {
-        f"{name}/seed{seed}/{defence}": Made("attack_suite", name, defence, seed)
+        role_of_suite(name, seed, defence): Made("attack_suite", name, defence, seed)
         for name in SUITE_MODELS
         for seed in config.seeds
         for defence in suite_decisions(config, name)

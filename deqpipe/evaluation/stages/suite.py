@@ -37,7 +37,7 @@ from deqpipe.results import records, saved_images
 from deqpipe.results.saved_images import Saved
 from deqpipe.shapes import Images, Labels
 from deqpipe.threat_model import LinfBall
-from deqpipe.workflow.suite_attacks import NOISE, SuiteAttack, against, suite_attacks
+from deqpipe.workflow.suite_attacks import CONTROLS, SuiteAttack, against, suite_attacks
 
 PIECE = 128
 """Images of a piece: enough to fill a device, and minutes' work under most attacks."""
@@ -187,7 +187,7 @@ class SuiteSequence:
         """The images that an attack is run on, in order."""
         pieces = [CLEAN]
         if self.standard:
-            pieces += [name for one in self._before(attack) if one.group is not NOISE for name in self._names(one)]
+            pieces += [name for one in self._before(attack) if one.name not in CONTROLS for name in self._names(one)]
         fallen = self._fallen(pieces)
         return [image for image in self.part.images if image not in fallen]
 
