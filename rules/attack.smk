@@ -291,3 +291,105 @@ rule attack_example:
 
 # The shards that hold the ready-made attack.
 READY_MADE_SHARDS = [shard for shard in SHARDS if re.match(rf"states\d+-{gridpoints.ready_made(CONFIG).state}_", shard)]
+
+
+rule attack_suite:
+    """Every attack of the suite on one decision of a DEQ or a ResNet, or on a control (Table 11, Figure 8)."""
+    input:
+        data=given(rules.prepare_data.output),
+        checkpoint=given(CHECKPOINT),
+        select=given(select_of_deqs),
+        outdated=outdated([file_of("attack_suite"), images_of("attack_suite")]),
+    output:
+        rows=file_of("attack_suite"),
+        images=images_of("attack_suite"),
+    log:
+        "<logs>/attack_suite/{model}/seed{seed}/{defence}_images{images}.log",
+    benchmark:
+        "<logs>/benchmark/attack_suite/{model}/seed{seed}/{defence}_images{images}.tsv"
+    wildcard_constraints:
+        model=any_of(SUITE_MODELS),
+        defence=any_of(defences.DEFENCES),
+    priority: 40
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+    params:
+        spec=spec("attack_suite"),
+        execution=execution,
+        batch_size=batch_size,
+        state=state_folder("attack_suite"),
+        budget=time_budget,
+        optional=optional("select"),
+    shell:
+        "deqpipe attack-suite --spec {params.spec:q} {params.execution:q} {params.budget:q} {params.optional:q}"
+        " --data {input.data:q} --checkpoint {input.checkpoint:q} --images {wildcards.images:q}"
+        " --batch-size {params.batch_size:q} --state {params.state:q} --output {output.rows:q} > {log:q} 2>&1"
+
+
+rule attack_transferred:
+    """All images of the suite, of every model, seed and decision, judged on every decision of one model."""
+    input:
+        data=given(rules.prepare_data.output),
+        checkpoint=given(CHECKPOINT),
+        select=given(select_of_deqs),
+        saved=given(all_saved_images),
+        own=given(suite_of_model),
+        outdated=outdated(file_of("attack_transferred")),
+    output:
+        file_of("attack_transferred"),
+    log:
+        "<logs>/attack_transferred/{model}/seed{seed}/images{images}.log",
+    benchmark:
+        "<logs>/benchmark/attack_transferred/{model}/seed{seed}/images{images}.tsv"
+    wildcard_constraints:
+        model=any_of(SUITE_MODELS),
+    priority: 30
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+    params:
+        spec=spec("attack_transferred"),
+        execution=execution,
+        batch_size=batch_size,
+        state=state_folder("attack_transferred"),
+        budget=time_budget,
+        optional=optional("select"),
+    shell:
+        "deqpipe attack-transferred --spec {params.spec:q} {params.execution:q} {params.budget:q} {params.optional:q}"
+        " --data {input.data:q} --checkpoint {input.checkpoint:q} --images {wildcards.images:q}"
+        " --saved {input.saved:q} --own {input.own:q}"
+        " --batch-size {params.batch_size:q} --state {params.state:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule attack_radius:
+    """One attack and random noise on one decision, within balls of other radii (Figure 7)."""
+    input:
+        data=given(rules.prepare_data.output),
+        checkpoint=given(CHECKPOINT),
+        select=given(select_of_deqs),
+        outdated=outdated(file_of("attack_radius")),
+    output:
+        file_of("attack_radius"),
+    log:
+        "<logs>/attack_radius/{model}/seed{seed}/{defence}.log",
+    benchmark:
+        "<logs>/benchmark/attack_radius/{model}/seed{seed}/{defence}.tsv"
+    wildcard_constraints:
+        model=any_of(SUITE_MODELS),
+    priority: 30
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+    params:
+        spec=spec("attack_radius"),
+        execution=execution,
+        batch_size=batch_size,
+        images=radius_images,
+        state=state_folder("attack_radius"),
+        budget=time_budget,
+        optional=optional("select"),
+    shell:
+        "deqpipe attack-radius --spec {params.spec:q} {params.execution:q} {params.budget:q} {params.optional:q}"
+        " --data {input.data:q} --checkpoint {input.checkpoint:q} --images {params.images:q}"
+        " --batch-size {params.batch_size:q} --state {params.state:q} --output {output:q} > {log:q} 2>&1"

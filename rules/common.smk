@@ -70,7 +70,8 @@ if replaced:
 
 ENDINGS = endings.Watch(since=time.time())
 MODELS, DEQS, FEEDFORWARD, TRUNK = vocabulary.EVALUATED, vocabulary.DEQS, vocabulary.FEEDFORWARD, vocabulary.TRUNK
-TRADES, SWEEP_MODEL, FIGURE2_MODEL = vocabulary.TRADES, vocabulary.SWEEP_MODEL, vocabulary.FIGURE2_MODEL
+SUITE_MODELS, TRADES = vocabulary.SUITE_MODELS, vocabulary.TRADES
+SWEEP_MODEL, FIGURE2_MODEL = vocabulary.SWEEP_MODEL, vocabulary.FIGURE2_MODEL
 TRAINED, IMPORTED = vocabulary.trained_here(CONFIG), tuple(CONFIG.imported)
 OTHER_JACOBIAN = vocabulary.OTHER_JACOBIAN  # Figure 6 alone
 SEEDS = CONFIG.seeds
@@ -80,6 +81,11 @@ SHARDS = shards.shard_names(CONFIG)
 def file_of(stage):
     """Where the file of a stage's jobs lies."""
     return f"<results>/{stages.STAGES[stage].path}"
+
+
+def images_of(stage):
+    """Where the attacked images of a stage's jobs lie."""
+    return f"<results>/{stages.STAGES[stage].beside}"
 
 
 CHECKPOINT = file_of("train_deq")  # of the ResNets as well
@@ -317,6 +323,32 @@ def other_trades_always(wildcards):
 def strongest_of_deqs(wildcards):
     """The ranked points of the grid; networks without states have none."""
     return expand(STRONGEST, **wildcards) if wildcards.model in DEQS else []
+
+
+def select_of_deqs(wildcards):
+    """The states at which decisions are taken; networks without states have none."""
+    return expand(file_of("select"), **wildcards) if wildcards.model in DEQS else []
+
+
+def all_saved_images(wildcards):
+    """The images that the suite has made of some test images, against every decision of every model and seed."""
+    return [
+        images_of("attack_suite").format(
+            model=made.model, seed=made.seed, defence=made.defence, images=wildcards.images
+        )
+        for made in stages.suites(CONFIG).values()
+    ]
+
+
+def suite_of_model(wildcards):
+    """The records of the suite against a model's decisions, for the same test images."""
+    decisions = vocabulary.suite_decisions(CONFIG, wildcards.model)
+    return expand(file_of("attack_suite"), defence=decisions, **wildcards)
+
+
+def radius_images(wildcards, output):
+    """The test images of Figure 7."""
+    return f"0-{shards.radius_images(CONFIG) - 1}"
 
 
 def race_of_grid(wildcards):

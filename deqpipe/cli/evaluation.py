@@ -126,6 +126,18 @@ def _add_strongest(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strongest", type=Path, metavar="FILE", help=text)
 
 
+def _add_select(parser: argparse.ArgumentParser) -> None:
+    text = "the states at which decisions are taken; networks without states have none"
+    parser.add_argument("--select", type=Path, metavar="FILE", help=text)
+
+
+def _add_saved(parser: argparse.ArgumentParser) -> None:
+    text = "the images that the suite made against every decision of every model and seed"
+    parser.add_argument("--saved", type=Path, nargs="+", required=True, metavar="FILE", help=text)
+    text = "the suite's records of this model's and seed's decisions"
+    parser.add_argument("--own", type=Path, nargs="+", required=True, metavar="FILE", help=text)
+
+
 def _add_states(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--states", type=first_last, required=True, metavar="FIRST-LAST")
 
@@ -225,6 +237,30 @@ EVALUATIONS = (
         calls="sweep:attack_sweep",
         adds=(_add_batch_size, _add_part, _add_race, _add_strongest),
         gives={"part": _part, "race": attrgetter("race")},
+    ),
+    EvaluationCommand(
+        "attack-suite",
+        "attack_suite",
+        "Attack a decision with all that is known of it (Table 11).",
+        calls="suite:attack_suite",
+        adds=(_add_batch_size, _add_part, _add_select),
+        gives={"part": _part, "select": attrgetter("select")},
+    ),
+    EvaluationCommand(
+        "attack-transferred",
+        "attack_transferred",
+        "Judge all saved images of the suite on every decision of a model.",
+        calls="transferred:attack_transferred",
+        adds=(_add_batch_size, _add_part, _add_select, _add_saved),
+        gives={"part": _part, **{name: attrgetter(name) for name in ("select", "saved", "own")}},
+    ),
+    EvaluationCommand(
+        "attack-radius",
+        "attack_radius",
+        "Attack a decision within balls of other radii (Figure 7).",
+        calls="suite:attack_radius",
+        adds=(_add_batch_size, _add_part, _add_select),
+        gives={"part": _part, "select": attrgetter("select")},
     ),
     EvaluationCommand(
         "time-inference",

@@ -59,6 +59,7 @@ from deqpipe.config.solver import (
     couples_images,
     parse_solver,
 )
+from deqpipe.config.suite import AttackSuiteConfig, NoSuiteConfig, SuiteConfig
 from deqpipe.config.training import (
     EarlyStateConfig,
     GradientConfig,
@@ -85,6 +86,7 @@ __all__ = [
     "AndersonConfig",
     "AttackConfig",
     "AttackName",
+    "AttackSuiteConfig",
     "AttackUnroll",
     "AutoAttackConfig",
     "Batch",
@@ -113,6 +115,7 @@ __all__ = [
     "JacobianConfig",
     "KnownImages",
     "ModelConfig",
+    "NoSuiteConfig",
     "NonNegative",
     "PathVars",
     "PerFramework",
@@ -130,6 +133,7 @@ __all__ = [
     "SolverConfig",
     "StatisticsConfig",
     "StepSize255",
+    "SuiteConfig",
     "Switch",
     "ThreatModelConfig",
     "TimingConfig",

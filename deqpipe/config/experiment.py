@@ -13,6 +13,7 @@ from deqpipe.config.evaluation import EvaluationConfig, FiguresConfig, Statistic
 from deqpipe.config.model import ModelConfig, ResNetConfig
 from deqpipe.config.paths import PathName, PathVars
 from deqpipe.config.solver import SolverConfig, couples_images
+from deqpipe.config.suite import SuiteConfig
 from deqpipe.config.training import (
     EarlyStateConfig,
     JacobianConfig,
@@ -63,6 +64,7 @@ class Config(Section):
     autoattack: AutoAttackConfig
     entropy_sweep: EntropySweepConfig
     racing: RacingConfig
+    suite: SuiteConfig
     figures: FiguresConfig
     timing: TimingConfig
     evaluation: EvaluationConfig

@@ -180,8 +180,12 @@ class EvaluatedModel:
         )
 
 
-def load_evaluated_model(job: EvaluationJob) -> EvaluatedModel:
+def load_evaluated_model(job: EvaluationJob, *, beside: Sequence[defences.DefenceName] | None = None) -> EvaluatedModel:
     """The evaluated model of a job.
+
+    Args:
+        job: the call.
+        beside: the control decisions that are asked for; None: those that attacked images are scored on.
 
     Raises:
         UserError: checkpoint or data are missing, damaged, or do not fit each other.
@@ -193,7 +197,8 @@ def load_evaluated_model(job: EvaluationJob) -> EvaluatedModel:
     _check_origin(loaded, job.checkpoint, job.spec, name)
     _check_batch_size(settings, job)
     computation = _computation(loaded.model, settings, job)
-    declared, compared = vocabulary.MODELS[name].defences, _controls(settings, name)
+    declared = vocabulary.MODELS[name].defences
+    compared = _controls(settings, name) if beside is None else tuple(beside)
     _check_decisions(job.spec, (*declared, *compared))
     judges = tuple(_judge(loaded, settings, name, defence) for defence in declared)
     controls = tuple(_judge(loaded, settings, name, defence) for defence in compared)

@@ -16,15 +16,18 @@ from deqpipe.evaluation.images import Chunk, slices
 from deqpipe.evaluation.scoring import Columns, no_rows
 from deqpipe.machine.device import describe
 from deqpipe.machine.stopping import EXIT_UNFINISHED, Interrupted, StopRequest
-from deqpipe.results import integrity, records
+from deqpipe.results import integrity, records, saved_images
 from deqpipe.results.lock import locked
 from deqpipe.results.provenance import evaluations_of, provenance
 from deqpipe.results.records import Records
+from deqpipe.results.saved_images import Saved
 from deqpipe.workflow import specs
 from deqpipe.workflow.defences import DECIDING
 from deqpipe.workflow.endings import GO_ON
 
 _logger = logging.getLogger(__name__)
+_WITH_IMAGES = "with_images"
+"""In the provenance of a piece: its attacked images lie beside it."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,13 @@ class PieceResult:
         columns: its rows.
         flags: what a reader of the results must be told, such as the warnings of a library.
         earlier: evaluations of f that earlier tries have made for it, and kept.
+        images: attacked images to keep beside its rows, by attack; None: none are kept.
     """
 
     columns: Columns
     flags: tuple[str, ...] = ()
     earlier: Evaluations = NO_EVALUATIONS
+    images: Mapping[str, Saved] | None = None
 
 
 Piece: TypeAlias = Callable[[], PieceResult]
@@ -170,7 +175,7 @@ def run_groups(
             work = replace(groups, names=tuple(still_open))
             counted = bool(still_open) and still_open[0] == groups.names[0]
             for result in _results(evaluated, work, piece_spec, stop, preparation_counts=counted):
-                records.write(files[result.name], result.columns, provenance=result.told)
+                _keep(files[result.name], result)
                 unfinished(files[result.name]).unlink(missing_ok=True)
                 kept += 1
                 _logger.info("%d/%d %s: %s", kept, len(files), result.name, scores(result.columns))
@@ -217,13 +222,28 @@ def _is_finished(file: Path, piece_spec: Mapping[str, Any], part: Part) -> bool:
     if not file.exists():
         return False
     try:
-        spec = records.read(file).provenance[0]["spec"]
+        told = records.read(file).provenance[0]
+        if told.get(_WITH_IMAGES) and not _has_images(file):
+            return False
     except DamagedFileError as why:
         integrity.set_aside(file, why)
         return False
-    if specs.dumps(spec) != specs.dumps(piece_spec):
+    if specs.dumps(told["spec"]) != specs.dumps(piece_spec):
         raise UserError(f"finished piece {file} belongs to another spec; delete {part.state}")
     unfinished(file).unlink(missing_ok=True)  # of who was killed in between
+    return True
+
+
+def _has_images(file: Path) -> bool:
+    """Whether the images of a piece still lie beside it; a published job's do not.
+
+    Raises:
+        DamagedFileError: they are not as they were written.
+    """
+    beside = saved_images.beside(file)
+    if not beside.exists():
+        return False
+    saved_images.read(beside)
     return True
 
 
@@ -234,6 +254,16 @@ class _Finished:
     name: str
     columns: Columns
     told: Mapping[str, Any]
+    images: Mapping[str, Saved] | None = None
+
+
+def _keep(file: Path, result: _Finished) -> None:
+    """Keep a piece. Its rows come last: where they are, it is finished."""
+    if result.images is None:
+        records.write(file, result.columns, provenance=result.told)
+        return
+    saved_images.write(saved_images.beside(file), result.images, provenance=result.told)
+    records.write(file, result.columns, provenance={**result.told, _WITH_IMAGES: True})
 
 
 def _results(
@@ -264,7 +294,7 @@ def _results(
             results = batching.backing_off(partial(groups.compute, names))
         told = origin(evaluated, piece_spec, started, before - sum_of(piece.earlier for piece in results))
         for name, piece, share in zip(names, results, _shares(told, len(names)), strict=True):
-            yield _Finished(name, piece.columns, share | {"flags": list(piece.flags)})
+            yield _Finished(name, piece.columns, share | {"flags": list(piece.flags)}, piece.images)
         before = evaluated.evaluations
 
 
@@ -324,7 +354,7 @@ def scores(columns: Columns) -> str:
     there = (predicted != records.NOT_COMPUTED).any(0)
     at = int(last if there[last] else there.argmax())
     correct = predicted[:, at] == columns["label"]
-    names = [name for name in DECIDING if name in columns["defence"]]
+    names = [name for name in DECIDING if name in columns["defence"]] or sorted(set(columns["defence"]))
     accuracies = ", ".join(f"{name} {correct[columns['defence'] == name].mean():.1%}" for name in names)
     return f"{accuracies} ({_state(at, columns=predicted.shape[1])})"
 

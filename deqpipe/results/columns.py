@@ -36,7 +36,24 @@ SCALARS: Mapping[str, Column[type[np.generic] | type[str]]] = {
     "lost_gradient": Column(np.float32, "share of attack steps whose gradient was zero, or no number, in every pixel"),
     "status": Column(np.int8, "how the solve ended: 1 converged, 2 all steps taken, 3 not finite; 0: none"),
 }
-"""One value per row."""
+"""One value per row, of every stage."""
+FURTHER: Mapping[str, Column[type[np.generic] | type[str]]] = {
+    "broken_at": Column(
+        np.int32,
+        "gradient steps or queries, over all starts, when the decision first erred; 0: at once; -1: it withstood",
+    ),
+    "taken": Column(np.int32, "gradient steps or queries taken, over all starts"),
+    "per_step": Column(
+        np.float32, "evaluations of f per image and step or query, forward and backward, judging included; NaN: no f"
+    ),
+    "spread": Column(
+        np.float32, "largest minus smallest of the lowest margins that an image's starts came to; NaN with one start"
+    ),
+    "radius": Column(np.float32, "of the ball that the image was sought in, in units of the pixel range [0, 1]"),
+    "crafted_seed": Column(np.int32, "the seed of the model that the image was made against"),
+    "crafted_defence": Column(str, "the decision that the image was made against"),
+}
+"""One value per row, of the suite's stages alone; the last two of transferred images alone."""
 PER_STATE: Mapping[str, Column[type[np.generic]]] = {
     "predicted": Column(np.int16, "class, counted from 0; -1: the logits are not finite; -2: not computed"),
     "margin": Column(np.float32, "logit of the label minus the largest other logit"),

@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     from deqpipe.results.parquet import Content
 
 SCALARS: Mapping[str, type[np.generic] | type[str]] = {name: one.kind for name, one in layout.SCALARS.items()}
+FURTHER: Mapping[str, type[np.generic] | type[str]] = {name: one.kind for name, one in layout.FURTHER.items()}
 PER_STATE: Mapping[str, type[np.generic]] = {name: one.kind for name, one in layout.PER_STATE.items()}
 COLUMNS = (*SCALARS, *PER_STATE)
+_KINDS = {**SCALARS, **FURTHER, **PER_STATE}
 NOT_COMPUTED = -2
 """The class at a state that was not computed."""
 METADATA_KEY = b"deqpipe"
@@ -106,18 +108,25 @@ class Group:
 def write(path: Path, columns: Mapping[str, np.ndarray], *, provenance: Mapping[str, Any]) -> None:
     """Write records whole: under a temporary name, then renamed. `provenance` goes into the file's metadata.
 
+    Further columns are written where there are any.
+
     Raises:
         ValueError: a whole number does not fit its column.
     """
     from deqpipe.results import parquet
 
     metadata = {METADATA_KEY: json.dumps(provenance, sort_keys=True).encode()}
+    names = (*SCALARS, *(name for name in FURTHER if name in columns), *PER_STATE)
     with atomic(path) as temporary:
-        parquet.write(temporary, {name: columns[name] for name in COLUMNS}, {**SCALARS, **PER_STATE}, metadata)
+        parquet.write(temporary, {name: columns[name] for name in names}, _KINDS, metadata)
 
 
-def read(path: Path, columns: Sequence[str] = COLUMNS) -> Records:
+def read(path: Path, columns: Sequence[str] | None = None) -> Records:
     """Records from one file.
+
+    Args:
+        path: of it.
+        columns: that it must have; None: those of every stage, and the further ones that it has.
 
     Raises:
         DamagedFileError: the file is cut short, or not as it was written.
@@ -126,9 +135,10 @@ def read(path: Path, columns: Sequence[str] = COLUMNS) -> Records:
     from deqpipe.results import parquet
 
     with _readable(path):
-        content = parquet.read(path, columns, where=f"records {path}")
-        provenance = _checked(content, path, columns)
-    return Records({name: content.column(name) for name in columns}, (provenance,))
+        content = parquet.read(path, columns or tuple(_KINDS), where=f"records {path}")
+        provenance = _checked(content, path, columns or COLUMNS)
+    found = [name for name in columns or _KINDS if name in content.names]
+    return Records({name: content.column(name) for name in found}, (provenance,))
 
 
 def groups(path: Path, columns: Sequence[str]) -> Iterator[Group]:
@@ -139,7 +149,7 @@ def groups(path: Path, columns: Sequence[str]) -> Iterator[Group]:
     """
     from deqpipe.results import parquet
 
-    texts = [name for name in columns if SCALARS.get(name) is str]
+    texts = [name for name in columns if _KINDS.get(name) is str]
     with _readable(path):
         for content in parquet.groups(path, columns, where=f"records {path}"):
             _checked(content, path, columns)
@@ -201,7 +211,8 @@ def refuse_mixed(provenance: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _refuse_duplicates(records: Records) -> None:
-    names = ("model", "defence", "attack", "crafted_on", "state", "steps", "damping", "image")
+    names = ("model", "defence", "attack", "crafted_on", "crafted_seed", "crafted_defence", "radius", "state", "steps",
+             "damping", "image")  # fmt: skip
     keys = np.zeros(len(records), np.int64)  # one number per row, made of the number of its value in every column
     for name in names:
         if name in records.columns:

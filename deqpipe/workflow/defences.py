@@ -33,6 +33,7 @@ class Defence:
         published: whether the paper has numbers of it.
         control_of: the defence whose point it lacks, if it is a control: attacked images are scored on it beside that
             one, and it decides at that one's early state.
+        attacked: when the suite attacks it as a decision of its own, if it is a control; None: never.
     """
 
     name: DefenceName
@@ -43,6 +44,7 @@ class Defence:
     cost: float = 1.0
     published: bool = False
     control_of: DefenceName | None = None
+    attacked: Callable[[EntropyConfig], bool] | None = None
 
 
 def _as_configured(entropy: EntropyConfig, steps: int) -> EntropyConfig:
@@ -75,10 +77,14 @@ PLAIN = Defence("plain", "", published=True)
 ENTROPY = Defence("entropy", "Sec. 3.2", _SEC_32, _KEYS, _as_configured, published=True)
 # Sec. 3.2 without its point: no descent steps; and with the authors' code's keys, the restarts of the solver without
 # descent, and a single round (T_f = N), after which nothing follows.
-ZERO_STEPS = Defence("entropy_zero_steps", "control: R = 0", _SEC_32, _KEYS, _without_descent, control_of="entropy")
+ZERO_STEPS = Defence(
+    "entropy_zero_steps", "control: R = 0", _SEC_32, _KEYS, _without_descent, control_of="entropy",
+    attacked=lambda entropy: True,  # what the choice of the state alone gives
+)  # fmt: skip
 RESTART_ONLY = Defence(
-    "entropy_restart_only", "control: restart only", _SEC_32, _KEYS, restarts_alone, control_of="entropy"
-)
+    "entropy_restart_only", "control: restart only", _SEC_32, _KEYS, restarts_alone, control_of="entropy",
+    attacked=lambda entropy: entropy.resolve == "quasi_newton",  # the defence's own restarts
+)  # fmt: skip
 ONE_ROUND = Defence("entropy_one_round", "control: T_f = N", _SEC_32, _KEYS, _one_round, control_of="entropy")
 DEFENCES: Mapping[str, Defence] = {one.name: one for one in (PLAIN, ENTROPY, ZERO_STEPS, RESTART_ONLY, ONE_ROUND)}
 CONTROLS: tuple[DefenceName, ...] = tuple(one.name for one in DEFENCES.values() if one.control_of)

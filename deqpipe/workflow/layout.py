@@ -81,7 +81,7 @@ def _behind(wanted: set[tuple[StageName, str | None]], config: Config) -> set[tu
         if (stage, model) not in known:
             known.add((stage, model))
             made = STAGES[stage].upstream(config, model or "").values()
-            waiting += [("train_deq" if name == "import" else name, of) for name, of in made]
+            waiting += [("train_deq" if one.stage == "import" else one.stage, one.model) for one in made]
     return known
 
 
@@ -93,7 +93,7 @@ class Job:
         stage: of the job; "import" for weights that come from a file.
         model: that it concerns.
         seed: the repetition.
-        defence: that it attacks, of AutoAttack.
+        defence: that it attacks, of stages whose jobs attack one each.
     """
 
     stage: StageName | Literal["import"]
@@ -126,26 +126,26 @@ def job_of(name: str, config: Config) -> Job | None:
         stage = "import" if model in config.imported else training_stage(model)
         return Job(stage, None if model == TRUNK else model, int(matched["seed"]))
     if matched := _POINT.fullmatch(name):
-        return _declared(Job("attack_grid", matched["model"], int(matched["seed"])))
-    for stage, pattern in _patterns().items():
+        return _declared(Job("attack_grid", matched["model"], int(matched["seed"])), config)
+    for stage, pattern in _patterns():
         if matched := pattern.fullmatch(name):
             found = matched.groupdict()
             seed = None if found.get("seed") is None else int(found["seed"])
-            return _declared(Job(stage, found.get("model"), seed, found.get("defence")))
+            return _declared(Job(stage, found.get("model"), seed, found.get("defence")), config)
     return None
 
 
-def _declared(job: Job) -> Job | None:
-    models = STAGES[job.stage].models
-    model = job.model is None if models is None else job.model in models
-    return job if model and (job.defence is None or job.defence in MODELS[job.model or ""].defences) else None
+def _declared(job: Job, config: Config) -> Job | None:
+    stage = STAGES[job.stage]
+    model = job.model is None if stage.models is None else job.model in stage.models
+    return job if model and (job.defence is None or job.defence in stage.attacked(config, job.model or "")) else None
 
 
 @cache
-def _patterns() -> Mapping[StageName, re.Pattern[str]]:
+def _patterns() -> tuple[tuple[StageName, re.Pattern[str]], ...]:
     """Paths of stages as patterns, but for those of trainings, which share theirs."""
-    paths = {value.name: value.path for value in STAGES.values() if not value.path.startswith("models/")}
-    return {stage: re.compile(_pattern(path)) for stage, path in paths.items()}
+    paths = [(value.name, path) for value in STAGES.values() for path in (value.path, value.beside) if path]
+    return tuple((stage, re.compile(_pattern(path))) for stage, path in paths if not path.startswith("models/"))
 
 
 def _pattern(path: str) -> str:

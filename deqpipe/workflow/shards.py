@@ -1,6 +1,6 @@
 """How attacks are cut into jobs: by attacked states and by test images; racing keeps the first images apart."""
 
-from deqpipe.config import Config, RaceConfig
+from deqpipe.config import AttackSuiteConfig, Config, RaceConfig
 from deqpipe.workflow.gridpoints import grid_points
 
 
@@ -50,6 +50,28 @@ def races_in_sweep(config: Config) -> bool:
 def autoattack_ranges(config: Config) -> tuple[tuple[int, int], ...]:
     """First and last test image of each job that runs AutoAttack's attacks."""
     return _ranges(0, config.evaluation.images, config.autoattack.images_per_job)
+
+
+def suite_ranges(config: Config) -> tuple[tuple[int, int], ...]:
+    """First and last test image of each job of the suite; none where there is no suite."""
+    suite = config.suite
+    if not isinstance(suite, AttackSuiteConfig):
+        return ()
+    return _ranges(0, whole_batches(config, suite.images), whole_batches(config, suite.images_per_job))
+
+
+def radius_images(config: Config) -> int:
+    """How many of the test images Figure 7 takes; none where there is no suite."""
+    suite = config.suite
+    return whole_batches(config, suite.radius_images) if isinstance(suite, AttackSuiteConfig) else 0
+
+
+def whole_batches(config: Config, images: int) -> int:
+    """So many of the test images; more of them where a batch would be cut whose images influence each other."""
+    size = config.evaluation.batch_size
+    if config.couples_images and isinstance(size, int):
+        images = -(-images // size) * size
+    return min(images, config.evaluation.images)
 
 
 def _ranges(first: int, stop: int, size: int) -> tuple[tuple[int, int], ...]:

@@ -15,8 +15,7 @@ from deqpipe.config import KNOWN_IMAGES, Config, DeqName
 from deqpipe.errors import UserError
 from deqpipe.workflow.defences import DefenceName
 from deqpipe.workflow.layout import Job
-from deqpipe.workflow.stages import PRODUCTS, STAGES, Made, ProductName, StageName
-from deqpipe.workflow.vocabulary import MODELS
+from deqpipe.workflow.stages import PRODUCTS, STAGES, Made, ProductName, Stage, StageName
 
 
 def build(
@@ -34,7 +33,7 @@ def build(
         config: the resolved configuration.
         model: name in `vocabulary.MODELS`, for stages that concern one.
         seed: the repetition, for all stages but data.
-        defence: the attacked decision, for autoattack.
+        defence: the attacked decision, for stages whose jobs attack one each.
 
     Raises:
         UserError: model is not one of the stage's, or a seed is missing.
@@ -50,13 +49,15 @@ def build(
     }
     if judged := value.decisions(config, model or ""):
         spec["decisions"] = list(judged)
-    whose = {"model": model, "seed": seed, "defence": _attacked(model, defence) if stage == "autoattack" else None}
+    whose = {"model": model, "seed": seed, "defence": _attacked(value, config, model, defence)}
     return spec | {name: value for name, value in whose.items() if value is not None}
 
 
-def _attacked(model: str | None, defence: DefenceName | None) -> DefenceName:
-    """The decision that AutoAttack runs on."""
-    allowed = MODELS[model or ""].defences
+def _attacked(value: Stage, config: Config, model: str | None, defence: DefenceName | None) -> DefenceName | None:
+    """The decision that a job attacks, of stages whose jobs attack one each."""
+    allowed = value.attacked(config, model or "")
+    if not allowed:
+        return None
     if defence not in allowed:
         raise UserError(f"defence is {defence!r}, but must be one of {', '.join(allowed)} for {model}")
     return defence
@@ -64,11 +65,12 @@ def _attacked(model: str | None, defence: DefenceName | None) -> DefenceName:
 
 def _made(made: Made, config: Config, seed: int | None) -> dict[str, Any]:
     """The spec of a file that a job reads."""
-    stage, model = made
+    stage = made.stage
     if stage == "import":
-        assert model is not None
-        return build_import(config, model)
-    return build(stage, config, model=model, seed=seed if STAGES[stage].seeded else None)
+        assert made.model is not None
+        return build_import(config, made.model)
+    whose = seed if made.seed is None else made.seed
+    return build(stage, config, model=made.model, seed=whose if STAGES[stage].seeded else None, defence=made.defence)
 
 
 def _check_model_and_seed(stage: StageName, model: str | None, seed: int | None) -> None:

@@ -10,7 +10,15 @@ from typing import Literal, TypeAlias
 
 from deqpipe.config import KNOWN_IMAGES, Config
 from deqpipe.workflow.defences import DEFENCES, DefenceName
-from deqpipe.workflow.shards import autoattack_ranges, image_ranges, races, races_in_sweep, shard_names
+from deqpipe.workflow.shards import (
+    autoattack_ranges,
+    image_ranges,
+    races,
+    races_in_sweep,
+    radius_images,
+    shard_names,
+    suite_ranges,
+)
 from deqpipe.workflow.vocabulary import (
     DEQS,
     EVALUATED,
@@ -18,23 +26,40 @@ from deqpipe.workflow.vocabulary import (
     FIGURE2_MODEL,
     MODELS,
     OTHER_JACOBIAN,
+    SUITE_MODELS,
     SWEEP_MODEL,
     TRADES,
     TRUNK,
     TrainedModel,
     other_trades,
+    suite_decisions,
     transfers_to,
 )
 
 StageName: TypeAlias = Literal[
     "data", "pretrain", "train_deq", "train_feedforward", "select", "clean", "attack_grid", "attack_pgd", "race",
     "race_sweep", "strongest", "autoattack", "attack_top", "attack_in_loop", "attack_sweep", "attack_example",
-    "time_training", "time_inference",
+    "attack_suite", "attack_transferred", "attack_radius", "time_training", "time_inference",
 ]  # fmt: skip
 ProductName: TypeAlias = Literal["table", "figure", "report"]
 Keys: TypeAlias = tuple[str, ...]
-Made: TypeAlias = tuple[StageName | Literal["import"], str | None]
-"""A file that a job reads: the stage that makes it, and of which model."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A file that a job reads.
+
+    Attributes:
+        stage: that makes it; "import" for weights that come from a file.
+        model: of which model; None: of none by name.
+        defence: the decision that it attacks, if jobs of the stage attack one each.
+        seed: the repetition; None: that of the job which reads it.
+    """
+
+    stage: StageName | Literal["import"]
+    model: str | None
+    defence: DefenceName | None = None
+    seed: int | None = None
 
 
 Parts: TypeAlias = Callable[[Config, str, int | None], tuple[Mapping[str, str], ...]]
@@ -61,6 +86,22 @@ def _by_autoattacks_images(config: Config, model: str, below: int | None) -> tup
 def _by_decision(config: Config, model: str, below: int | None) -> tuple[Mapping[str, str], ...]:
     images = _by_autoattacks_images(config, model, below)
     return tuple({"defence": defence, **part} for defence in MODELS[model].defences for part in images)
+
+
+def _by_suites_images(config: Config, model: str, below: int | None) -> tuple[Mapping[str, str], ...]:
+    ranges = (pair for pair in suite_ranges(config) if below is None or pair[1] < below)
+    return tuple({"images": f"{first}-{last}"} for first, last in ranges)
+
+
+def _by_suites_decision(config: Config, model: str, below: int | None) -> tuple[Mapping[str, str], ...]:
+    images = _by_suites_images(config, model, below)
+    return tuple({"defence": defence, **part} for defence in suite_decisions(config, model) for part in images)
+
+
+def _by_defence(config: Config, model: str, below: int | None) -> tuple[Mapping[str, str], ...]:
+    if not config.suite.enabled or (below is not None and below < radius_images(config)):
+        return ()
+    return tuple({"defence": defence} for defence in MODELS[model].defences)
 
 
 def _none(config: Config, model: str) -> tuple[DefenceName, ...]:
@@ -101,6 +142,8 @@ class Stage:
             one, if one is given.
         decisions: the defences and controls that its images are judged by, for a model: with another one declared,
             records lack it.
+        attacked: the decisions that have jobs of their own, for a model; none: a job attacks all, or none.
+        beside: another file of the same jobs.
     """
 
     name: StageName
@@ -114,6 +157,8 @@ class Stage:
     seeded: bool = True
     parts: Parts = _whole
     decisions: Callable[[Config, str], tuple[DefenceName, ...]] = _none
+    attacked: Callable[[Config, str], tuple[DefenceName, ...]] = _none
+    beside: str | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +179,7 @@ class Product:
 _COMPUTATION = (
     "compute", "model", "data", "gradient", "solver", "dynamics", "defence", "attack", "seeding", "threat_model",
     "lazy", "machine.stopwatch", "build", "workflow.defences", "workflow.gridpoints", "workflow.library_attacks",
+    "workflow.suite_attacks",
 )  # fmt: skip
 _FORMATS = (
     "results.document", "results.early_states", "results.example", "results.race", "results.ranking", "results.speeds",
@@ -170,9 +216,9 @@ def training_stage(model: str) -> StageName:
 def trained(config: Config, model: str) -> Made:
     """The weights of a model, trained or taken from a file."""
     if model in config.imported:
-        return "import", model
+        return Made("import", model)
     stage = training_stage(model)
-    return stage, None if stage == "pretrain" else model
+    return Made(stage, None if stage == "pretrain" else model)
 
 
 def _weights(config: Config, model: str) -> dict[str, Made]:
@@ -180,12 +226,12 @@ def _weights(config: Config, model: str) -> dict[str, Made]:
 
 
 def _images(config: Config, model: str) -> dict[str, Made]:
-    return {"data": ("data", None)}
+    return {"data": Made("data", None)}
 
 
 def _of(model: str, *stages: StageName) -> dict[str, Made]:
     """Files of the same model, by the names of their stages."""
-    return {stage: (stage, model) for stage in stages}
+    return {stage: Made(stage, model) for stage in stages}
 
 
 def _without_controls(config: Config, model: str) -> Config:
@@ -308,6 +354,43 @@ def _top_upstream(config: Config, model: str) -> dict[str, Made]:
     return _weights(config, model) | _of(model, "strongest")
 
 
+# --- the suite -------------------------------------------------------------------------------------------------------
+
+
+def _attacked_by_suite(*names: str) -> Callable[[Config, str], Keys]:
+    """What attacks of the suite depend on beside a decision, by the names of its keys; without it, on that."""
+    return lambda config, model: (
+        *_decision_keys(config, model),
+        "threat_model",
+        *((f"suite.{name}" for name in names) if config.suite.enabled else ("suite",)),
+    )
+
+
+def _decided(config: Config, model: str) -> dict[str, Made]:
+    """The weights, and the states at which decisions are taken."""
+    return _weights(config, model) | (_of(model, "select") if MODELS[model].architecture.has_states else {})
+
+
+def _transferred_upstream(config: Config, model: str) -> dict[str, Made]:
+    """All images of the suite, of every model and seed; they are read in this order."""
+    return _decided(config, model) | suites(config)
+
+
+def role_of_suite(model: str, seed: int, defence: str) -> str:
+    """What a job of transferred images calls the suite against a decision."""
+    return f"{model}/seed{seed}/{defence}"
+
+
+def suites(config: Config) -> dict[str, Made]:
+    """The suite against every decision of every model and seed, by the roles of its files."""
+    return {
+        role_of_suite(name, seed, defence): Made("attack_suite", name, defence, seed)
+        for name in SUITE_MODELS
+        for seed in config.seeds
+        for defence in suite_decisions(config, name)
+    }
+
+
 # --- races, and speeds -----------------------------------------------------------------------------------------------
 
 
@@ -317,7 +400,7 @@ def _racing_keys(config: Config, model: str) -> Keys:
 
 def _race_upstream(config: Config, model: str) -> dict[str, Made]:
     other = transfers_to(config, model)
-    transferred: dict[str, Made] = {} if other is None else {"transfer_select": ("select", other)}
+    transferred: dict[str, Made] = {} if other is None else {"transfer_select": Made("select", other)}
     return _of(model, "attack_grid", "select") | transferred
 
 
@@ -336,7 +419,7 @@ def _time_training_keys(config: Config, model: str) -> Keys:
 
 
 def _time_training_upstream(config: Config, model: str) -> dict[str, Made]:
-    return {"data": ("data", None), "trunk": ("pretrain", None)}
+    return {"data": Made("data", None), "trunk": Made("pretrain", None)}
 
 
 STAGES: Mapping[str, Stage] = {
@@ -346,7 +429,7 @@ STAGES: Mapping[str, Stage] = {
         Stage("pretrain", 2, _TRAINING, f"models/{TRUNK}/seed{{seed}}/best.safetensors", _pretrain_keys, _images),
         Stage(
             "train_deq", 2, _TRAINING, "models/{model}/seed{seed}/best.safetensors", _train_deq_keys,
-            lambda config, model: {"trunk": ("pretrain", None)}, (*DEQS, *OTHER_JACOBIAN), _adapt_training,
+            lambda config, model: {"trunk": Made("pretrain", None)}, (*DEQS, *OTHER_JACOBIAN), _adapt_training,
         ),
         Stage(
             "train_feedforward", 2, _TRAINING, "models/{model}/seed{seed}/best.safetensors", _train_feedforward_keys,
@@ -378,7 +461,7 @@ STAGES: Mapping[str, Stage] = {
             "autoattack", 2, _EVALUATION, "attacks/autoattack/{model}/seed{seed}/{defence}_images{images}.parquet",
             _and(*_AUTOATTACK, "autoattack.mode", "autoattack.attacks", "autoattack.targets",
                  "autoattack.defence_in_loop"),
-            _autoattack_upstream, (*DEQS, *FEEDFORWARD), _without_controls, parts=_by_decision,
+            _autoattack_upstream, (*DEQS, *FEEDFORWARD), _without_controls, parts=_by_decision, attacked=_defences,
         ),
         Stage(
             "attack_top", 2, _EVALUATION, "attacks/top/{model}/seed{seed}/images{images}.parquet",
@@ -398,6 +481,22 @@ STAGES: Mapping[str, Stage] = {
             "attack_example", 2, _EVALUATION, "attacks/example/{model}/seed{seed}.npz",
             lambda config, model: (*_grid_keys(config, model), "evaluation.images"), _example_upstream,
             (FIGURE2_MODEL,),
+        ),
+        Stage(
+            "attack_suite", 1, _EVALUATION, "attacks/suite/{model}/seed{seed}/{defence}_images{images}.parquet",
+            _attacked_by_suite("mode", "iterations", "restarts", "targets", "long", "queries", "decision_queries"),
+            _decided, SUITE_MODELS, _without_controls, parts=_by_suites_decision, attacked=suite_decisions,
+            beside="attacks/suite/{model}/seed{seed}/{defence}_images{images}.safetensors",
+        ),
+        Stage(
+            "attack_transferred", 1, _EVALUATION, "attacks/transferred/{model}/seed{seed}/images{images}.parquet",
+            _attacked_by_suite("mode"), _transferred_upstream, SUITE_MODELS, _without_controls,
+            parts=_by_suites_images, decisions=suite_decisions,
+        ),
+        Stage(
+            "attack_radius", 1, _EVALUATION, "attacks/radius/{model}/seed{seed}/{defence}.parquet",
+            _attacked_by_suite("iterations", "radii", "radius_images"), _decided, SUITE_MODELS, _without_controls,
+            parts=_by_defence, attacked=_defences,
         ),
         Stage(
             "time_training", 2, (*_TRAINING, "results.document", "results.speeds"), "timing/training/seed{seed}.json",

@@ -150,6 +150,10 @@ _BY_QUERIES = (
 )  # fmt: skip
 
 
+CONTROLS: tuple[SuiteAttackName, ...] = tuple(attack.name for attack in _FIXED if attack.group is NOISE)
+"""What stands among the attacks and is none: nothing leaves by it, and nothing of it is transferred."""
+
+
 def _long(length: int) -> SuiteAttack:
     return SuiteAttack(
         f"pgd_{length}", f"PGD-{length}", LONG, "states", "pgd", "cross_entropy", "decision", _ALL, _one,

@@ -79,6 +79,8 @@ EVALUATED = tuple(name for name in MODELS if name not in OTHER_JACOBIAN)
 DEQS = tuple(name for name in EVALUATED if MODELS[name].architecture.has_states and MODELS[name].framework)
 FEEDFORWARD = tuple(name for name in EVALUATED if not MODELS[name].architecture.has_states)
 """Networks without states, for comparison."""
+SUITE_MODELS = (*DEQS, *FEEDFORWARD)
+"""Those whose decisions face the suite: a defence is compared with what faced as much."""
 TRADES = tuple(name for name in DEQS if MODELS[name].framework == "trades")
 BASELINES = tuple(name for name in DEQS if not MODELS[name].random_states)
 SWEEP_MODEL = "deq_trades_random_states"  # the model of Tables 4, 5, 8 and 10
@@ -99,6 +101,23 @@ def other_trades(model: str) -> str:
 def transfers_to(config: Config, model: str) -> str | None:
     """The other model that the images of a model's grid are scored on, if any."""
     return other_trades(model) if config.attack.transfer and model in TRADES else None
+
+
+def suite_decisions(config: Config, model: str) -> tuple[DefenceName, ...]:
+    """The decisions of a model that the suite attacks: its defences, and the controls that explain a gain.
+
+    None where there is no suite.
+    """
+    declared, suite = MODELS[model].defences, config.suite
+    if not suite.enabled:
+        return ()
+    explaining = (name for name in CONTROLS if suite.controls and DEFENCES[name].control_of in declared)
+    return (*declared, *(name for name in explaining if _attacked(name, config.entropy)))
+
+
+def _attacked(control: DefenceName, entropy: EntropyConfig) -> bool:
+    attacked = DEFENCES[control].attacked
+    return attacked is not None and attacked(entropy)
 
 
 def feedforward(config: Config, model: str) -> FeedforwardConfig:
