@@ -106,9 +106,13 @@ class Hunt:
             yield number
 
     def inside(self, images: Images, rows: Rows) -> Images:
-        """The nearest images that the threat model allows and a float32 change of the clean ones gives exactly."""
+        """The nearest images that the threat model allows and that are x + delta, bit for bit, with delta = images - x.
+
+        Rounding twice is enough: what lies halfway between two numbers has then gone to the even one, where it stays.
+        """
         x = self.x[rows]
-        return x + (self.ball.project(images, x) - x)
+        near = x + (self.ball.project(images, x) - x)
+        return x + (near - x)
 
     def judge(self, images: Images, rows: Rows, logits: Logits | None = None) -> Bool[Tensor, " some"]:
         """Whether the decision is right on images that stand for some of the batch; they are taken note of.

@@ -141,6 +141,12 @@ _FIXED = (
     _apgd("warm", "from the best images", WARM, "states", "margin", "decision", _ALL, _one, warm=True),
     _apgd("warm_targeted", "from the best images, targeted", WARM, "states", "targeted", "decision", _ALL, _targets,
           warm=True),
+    _apgd("warm_average", "from the best images, average over all states", WARM, "states", "margin", "average", _DEQ,
+          _one, warm=True),
+    _apgd("warm_before_update", "from the best images, states before the updates", WARM, "defence", "margin",
+          "before_update", ("defended",), _one, warm=True),
+    _apgd("warm_straight_through", "from the best images, straight through the updates", WARM, "defence", "margin",
+          "straight_through", ("defended",), _one, warm=True),
 )  # fmt: skip
 _BY_QUERIES = (
     SuiteAttack("square", "Square", QUERIES, "nothing", "square", "margin", "decision", _ALL, _one,
