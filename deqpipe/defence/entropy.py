@@ -116,9 +116,10 @@ def _entropy_gradient_with_graph(model: DEQClassifier, z: State, x: Images) -> T
 
     z is a constant where the gradient is taken, though it comes from x: hence an input of its own.
     """
-    own = x.view_as(x)
-    entropy = prediction_entropy(model.logits(model.bind(own).eager(z))).sum()
-    (gradient,) = torch.autograd.grad(entropy, own, create_graph=torch.is_grad_enabled())
+    with torch.enable_grad():
+        own = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+        entropy = prediction_entropy(model.logits(model.bind(own).eager(z))).sum()
+        (gradient,) = torch.autograd.grad(entropy, own, create_graph=True)
     model.counter.count_second_pass(gradient)
     return gradient
 
