@@ -581,6 +581,7 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "training.gradient.name": ("phantom", "exact"),
     "early_state.mode": ("select", "last", "fixed"),
     "racing.enabled": ("false", "true"),
+    "weight_perturbation.enabled": ("false", "true"),
 }
 
 

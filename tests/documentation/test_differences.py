@@ -38,6 +38,10 @@ UNNAMED = {
     "racing.enabled",
     "racing.images",
     "racing.confidence",
+    "weight_perturbation.enabled",
+    "weight_perturbation.size.pgd_at",
+    "weight_perturbation.size.trades",
+    "weight_perturbation.warmup_epochs",
 }
 
 
