@@ -141,15 +141,13 @@ class PerturbationSize(Section):
     """Norm of a layer's perturbation relative to that of its weights, for each adversarial training framework."""
 
     pgd_at: RelativeSize
+    """Published: 0.01."""
     trades: RelativeSize
+    """Published: 0.005."""
 
 
 class AnyWeightPerturbationConfig(Section):
-    """Adversarial weight perturbation (Wu, Xia & Wang, 2020): further models, which Table 1 has rows of.
-
-    A DEQ of each framework without and with Sec. 3.3, and a ResNet, whose training descends on the loss at weights that
-    one ascent step has moved.
-    """
+    """Models trained with adversarial weight perturbation (Wu, Xia & Wang, 2020), as further rows of Table 1."""
 
 
 class NoWeightPerturbationConfig(AnyWeightPerturbationConfig):
@@ -163,7 +161,7 @@ class WeightPerturbationConfig(AnyWeightPerturbationConfig):
 
     enabled: Literal[True]
     size: PerturbationSize
-    """gamma; published: 0.01 with PGD-AT, 0.005 with TRADES."""
+    """gamma."""
     warmup_epochs: Annotated[int, Field(ge=0, le=100_000)]
     """No perturbation in the first so many epochs of adversarial training; published: 0 with PGD-AT, 9 with TRADES."""
 
