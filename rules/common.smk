@@ -70,7 +70,9 @@ if replaced:
 
 ENDINGS = endings.Watch(since=time.time())
 MODELS = vocabulary.present(CONFIG, vocabulary.EVERY_EVALUATED)
-DEQS, FEEDFORWARD = (vocabulary.present(CONFIG, names) for names in (vocabulary.EVERY_DEQ, vocabulary.EVERY_FEEDFORWARD))
+DEQS, FEEDFORWARD = (
+    vocabulary.present(CONFIG, names) for names in (vocabulary.EVERY_DEQ, vocabulary.EVERY_FEEDFORWARD)
+)
 TRUNK, SUITE_MODELS, TRADES = vocabulary.TRUNK, vocabulary.SUITE_MODELS, vocabulary.TRADES
 SWEEP_MODEL, FIGURE2_MODEL = vocabulary.SWEEP_MODEL, vocabulary.FIGURE2_MODEL
 TRAINED, IMPORTED = vocabulary.trained_here(CONFIG), tuple(CONFIG.imported)
