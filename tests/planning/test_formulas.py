@@ -285,7 +285,7 @@ PERTURBED_DEQS = [name for name in vocabulary.EVERY_DEQ if name not in vocabular
 
 
 @pytest.mark.parametrize(
-    ("model", "jacobian", "gradient"), one_in(5, itertools.product(PERTURBED_DEQS, JACOBIAN, GRADIENTS), first=2)
+    ("model", "jacobian", "gradient"), one_in(9, itertools.product(PERTURBED_DEQS, JACOBIAN, GRADIENTS), first=6)
 )
 def test_a_training_step_at_perturbed_weights(model: str, jacobian: str, gradient: Any) -> None:
     training, always = {"gradient": gradient, "attack": {"steps": 3}}, jacobian == "always"
