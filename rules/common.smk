@@ -69,8 +69,11 @@ if replaced:
     logger.warning(replaced)
 
 ENDINGS = endings.Watch(since=time.time())
-MODELS, DEQS, FEEDFORWARD, TRUNK = vocabulary.EVALUATED, vocabulary.DEQS, vocabulary.FEEDFORWARD, vocabulary.TRUNK
-SUITE_MODELS, TRADES = vocabulary.SUITE_MODELS, vocabulary.TRADES
+MODELS = vocabulary.present(CONFIG, vocabulary.EVERY_EVALUATED)
+DEQS, FEEDFORWARD = (
+    vocabulary.present(CONFIG, names) for names in (vocabulary.EVERY_DEQ, vocabulary.EVERY_FEEDFORWARD)
+)
+TRUNK, SUITE_MODELS, TRADES = vocabulary.TRUNK, vocabulary.SUITE_MODELS, vocabulary.TRADES
 SWEEP_MODEL, FIGURE2_MODEL = vocabulary.SWEEP_MODEL, vocabulary.FIGURE2_MODEL
 TRAINED, IMPORTED = vocabulary.trained_here(CONFIG), tuple(CONFIG.imported)
 OTHER_JACOBIAN = vocabulary.OTHER_JACOBIAN  # Figure 6 alone
@@ -379,7 +382,7 @@ def made_of(product):
 
 def every(*names):
     """The files of all jobs of some stages."""
-    needs = [products.Need(name, stages.STAGES[name].models) for name in names]
+    needs = [products.Need(name, vocabulary.present(CONFIG, stages.STAGES[name].models)) for name in names]
     return [f"<results>/{path}" for path in layout.all_needed(needs, CONFIG)]
 
 

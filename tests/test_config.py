@@ -575,12 +575,19 @@ def test_laying_over_changes_neither_side() -> None:
     assert merged["data"] is not DEFAULTS["data"]
 
 
+PERTURBED: Mapping[str, object] = {
+    "weight_perturbation.enabled": True,
+    "weight_perturbation.size.pgd_at": 0.01,
+    "weight_perturbation.size.trades": 0.005,
+    "weight_perturbation.warmup_epochs": 0,
+}
 VARIANTS: Mapping[str, tuple[str, ...]] = {
     "data.source": ("digits", "cifar10", "folder"),
     "solver.name": ("broyden", "anderson", "fixed_point"),
     "training.gradient.name": ("phantom", "exact"),
     "early_state.mode": ("select", "last", "fixed"),
     "racing.enabled": ("false", "true"),
+    "weight_perturbation.enabled": ("false", "true"),
 }
 
 
@@ -624,6 +631,27 @@ def test_every_variant_is_told_apart_by_one_key() -> None:
         ({"racing.enabled": "true"}, "racing.enabled is 'true': input should be false or true"),
         ({"racing.enabled": 1}, "racing.enabled is 1: input should be a boolean"),
         ({"racing.enabled": 0.0}, "racing.enabled is 0.0: input should be a boolean"),
+        (
+            {"weight_perturbation.warmup_epochs": 3},
+            "weight_perturbation.warmup_epochs belongs to weight_perturbation.enabled: true, but "
+            "weight_perturbation.enabled is false",
+        ),
+        (
+            {"weight_perturbation.enabled": True, "weight_perturbation.warmup_epochs": 3},
+            "weight_perturbation.size is missing, which weight_perturbation.enabled: true needs",
+        ),
+        (
+            {**PERTURBED, "weight_perturbation.size.trades": 0.0},
+            "weight_perturbation.size.trades is 0.0: input should be greater than or equal to 0.000001",
+        ),
+        (
+            {**PERTURBED, "weight_perturbation.size.pgd_at": 1.5},
+            "weight_perturbation.size.pgd_at is 1.5: input should be less than or equal to 1",
+        ),
+        (
+            {**PERTURBED, "weight_perturbation.warmup_epochs": -1},
+            "weight_perturbation.warmup_epochs is -1: input should be greater than or equal to 0",
+        ),
         ({"entropy_sweep.points": "few"}, "entropy_sweep.points is 'few': input should be 'all'"),
         ({"sol\nver": 3}, "unknown key 'sol\\nver'; did you mean solver?"),
     ],
@@ -810,6 +838,7 @@ def test_the_parser_accepts_every_word_of_the_schema() -> None:
     assert {(key, value) for key, values in TABLE.items() for value in values if isinstance(value, str)} <= set(listed)
     needed: Mapping[tuple[str, str | bool], Mapping[str, object]] = {
         ("racing.enabled", True): {"racing.images": 1, "racing.confidence": 0.9},
+        ("weight_perturbation.enabled", True): PERTURBED,
         ("data.source", "digits"): DIGITS,
         ("solver.name", "anderson"): {"solver.memory": 2},
         ("training.gradient.name", "exact"): {"training.gradient.steps": 7},

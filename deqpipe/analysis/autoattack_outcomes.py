@@ -175,7 +175,7 @@ def _check_decision_and_point(rows: Records, evaluation: Evaluation, where: str)
     """Whose answers these are, and whether every attack was made at the strongest point."""
     _check_decision(rows, evaluation.decision, where)
     point = evaluation.points[evaluation.strongest]
-    if evaluation.decision.model not in vocabulary.DEQS:
+    if not vocabulary.MODELS[evaluation.decision.model].is_deq:
         point = GridPoint(damping=0.0, state=0, steps=0)
     elsewhere = (rows["attack"] != CLEAN) & ~rows.under(point)
     if elsewhere.any():

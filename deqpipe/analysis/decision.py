@@ -1,6 +1,6 @@
 """Decisions: trained models with a test-time defence, by the names that the paper gives them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from deqpipe.analysis.reading import Judge
@@ -8,6 +8,8 @@ from deqpipe.config import Config, Framework
 from deqpipe.workflow import vocabulary
 from deqpipe.workflow.defences import ENTROPY, DefenceName, defence_of
 
+AWP = "AWP"
+"""Adversarial weight perturbation, as its authors call it."""
 _FRAMEWORKS: dict[Framework | None, str] = {"pgd_at": "PGD-AT", "trades": "TRADES"}
 
 
@@ -31,15 +33,17 @@ class Decision:
     @property
     def method(self) -> str:
         """The paper's name of the method; network or trunk for what is none of its four."""
-        if network := vocabulary.MODELS[self.model].architecture.method:
-            return network
+        kind = vocabulary.MODELS[self.model]
+        added = [AWP] if kind.perturbed_weights else []
+        if network := kind.architecture.method:
+            return " + ".join((network, *added))
         if self.model == vocabulary.TRUNK:
             return "pretrained trunk"
         value = defence_of(self.defence)
         if value.control_of:
             return f"{replace(self, defence=value.control_of).method}, {value.label}"
-        trained = ["Sec. 3.3"] if vocabulary.MODELS[self.model].random_states else []
-        return _with([label for label in (value.label, *trained) if label])
+        trained = ["Sec. 3.3"] if kind.random_states else []
+        return _with([label for label in (value.label, *trained) if label], also=added)
 
     @property
     def row(self) -> str:
@@ -47,20 +51,19 @@ class Decision:
         return self.method if self.model == vocabulary.TRUNK else f"{self.framework} {self.method}"
 
 
-def _with(labels: Sequence[str]) -> str:
-    """What is added to adversarial training as in Yang et al. (2022), as the paper writes it."""
+def _with(labels: Sequence[str], *, also: Sequence[str] = ()) -> str:
+    """What is added to adversarial training as in Yang et al. (2022), as the paper writes it; first what is not its."""
     sections = [label.removeprefix("Sec. ") for label in labels if label.startswith("Sec. ")]
     if len(sections) > 1:
         labels = [f"Secs. {' & '.join(sections)}", *(label for label in labels if not label.startswith("Sec. "))]
-    return f"+ {' + '.join(labels)}" if labels else "baseline"
+    added = " + ".join((*also, *labels))
+    return f"+ {added}" if added else "baseline"
 
 
-def controls(config: Config) -> tuple[Decision, ...]:
-    """The control decisions of Sec. 3.2, in the order of the paper's decisions."""
+def controls(config: Config, models: Iterable[str] = vocabulary.DEQS) -> tuple[Decision, ...]:
+    """The control decisions of Sec. 3.2 on some models, in the order of the paper's decisions."""
     return tuple(
-        Decision(model, control)
-        for model in vocabulary.DEQS
-        for control in vocabulary.MODELS[model].controls(config.entropy)
+        Decision(model, control) for model in models for control in vocabulary.MODELS[model].controls(config.entropy)
     )
 
 
@@ -70,11 +73,22 @@ def paper_decisions(*frameworks: Framework) -> tuple[Decision, ...]:
 
 
 def all_decisions(*frameworks: Framework) -> tuple[Decision, ...]:
-    """Every decision of the DEQs in some frameworks, model by model: the paper's, and those with further defences."""
+    """Every decision of the paper's DEQs in some frameworks, model by model, and those with further defences."""
+    return _of(vocabulary.DEQS, frameworks)
+
+
+def perturbed_decisions(config: Config, *frameworks: Framework) -> tuple[Decision, ...]:
+    """Every decision of the DEQs that a configuration has with adversarial weight perturbation."""
+    models = vocabulary.present(config, vocabulary.EVERY_DEQ)
+    return _of([name for name in models if vocabulary.MODELS[name].perturbed_weights], frameworks)
+
+
+def _of(models: Iterable[str], frameworks: Sequence[Framework]) -> tuple[Decision, ...]:
+    models = tuple(models)
     return tuple(
         Decision(model, defence)
         for framework in frameworks
-        for model in vocabulary.DEQS
+        for model in models
         if vocabulary.MODELS[model].framework == framework
         for defence in vocabulary.MODELS[model].defences
     )

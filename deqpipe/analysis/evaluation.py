@@ -88,7 +88,7 @@ def evaluate(tree: Tree, model: str, *, clean: bool = True) -> tuple[Evaluation,
     Raises:
         UserError: records are missing, incomplete, doubled, or of another configuration.
     """
-    deq = model in vocabulary.DEQS
+    deq = vocabulary.MODELS[model].is_deq
     unattacked = tree.opened("clean", model, [tree.clean(model)]) if clean else None
     attacked = tree.opened("attack_grid" if deq else "attack_pgd", model, tree.attacked(model))
     states = _deciding(tree, model)
@@ -107,7 +107,7 @@ def evaluate(tree: Tree, model: str, *, clean: bool = True) -> tuple[Evaluation,
 def _deciding(tree: Tree, model: str) -> dict[Decision, int]:
     """The state that decides, or FINAL, for each decision of a model."""
     kind = vocabulary.MODELS[model]
-    chosen = early_states(tree, model) if model in vocabulary.DEQS else {}
+    chosen = early_states(tree, model) if kind.is_deq else {}
     return {
         Decision(model, defence): chosen[defence].state if chosen else FINAL
         for defence in (*kind.defences, *kind.controls(tree.config.entropy))

@@ -57,7 +57,7 @@ class Tree:
 
     def attacked(self, model: str, *, below: int | None = None) -> tuple[Path, ...]:
         """Records of a model under attack: the shards of the grid, or of its images below one; or ready-made PGD."""
-        if model not in vocabulary.DEQS:
+        if not vocabulary.MODELS[model].is_deq:
             return (self.file("attack_pgd", model),)
         return self.files("attack_grid", model, below=below)
 

@@ -21,7 +21,7 @@ def register(commands: Any) -> None:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", choices=vocabulary.DEQS, required=True)
+    parser.add_argument("--model", choices=vocabulary.EVERY_DEQ, required=True)
     parser.add_argument("--seed", type=int, required=True)
 
 

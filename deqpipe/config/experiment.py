@@ -15,6 +15,7 @@ from deqpipe.config.paths import PathName, PathVars
 from deqpipe.config.solver import SolverConfig, couples_images
 from deqpipe.config.suite import SuiteConfig
 from deqpipe.config.training import (
+    AnyWeightPerturbation,
     EarlyStateConfig,
     JacobianConfig,
     PretrainConfig,
@@ -56,6 +57,7 @@ class Config(Section):
     training: TrainingConfig
     jacobian: JacobianConfig
     random_state: RandomStateConfig
+    weight_perturbation: AnyWeightPerturbation
     selection: SelectionConfig
     early_state: EarlyStateConfig
     threat_model: ThreatModelConfig

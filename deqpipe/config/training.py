@@ -19,6 +19,8 @@ from deqpipe.config.base import (
     StepSize255,
 )
 
+RelativeSize = Annotated[float, Field(ge=1e-6, le=1)]
+"""Of a change, relative to what is changed."""
 Jitter = Annotated[int, Field(ge=-1_000, le=1_000)]
 """Solver steps more or fewer."""
 
@@ -133,6 +135,40 @@ class RandomStateConfig(Section):
     """State of the natural TRADES branch: the final one, a draw of its own, or the adversarial branch's."""
     in_attack: bool
     """Training attacks see random states too, a new draw per step."""
+
+
+class PerturbationSize(Section):
+    """Norm of a layer's perturbation relative to that of its weights, for each adversarial training framework."""
+
+    pgd_at: RelativeSize
+    """Published: 0.01."""
+    trades: RelativeSize
+    """Published: 0.005."""
+
+
+class AnyWeightPerturbationConfig(Section):
+    """Models trained with adversarial weight perturbation (Wu, Xia & Wang, 2020), as further rows of Table 1."""
+
+
+class NoWeightPerturbationConfig(AnyWeightPerturbationConfig):
+    """The paper's models alone."""
+
+    enabled: Literal[False]
+
+
+class WeightPerturbationConfig(AnyWeightPerturbationConfig):
+    """The paper's models, and those with weight perturbation."""
+
+    enabled: Literal[True]
+    size: PerturbationSize
+    """gamma."""
+    warmup_epochs: Annotated[int, Field(ge=0, le=100_000)]
+    """No perturbation in the first so many epochs of adversarial training; published: 0 with PGD-AT, 9 with TRADES."""
+
+
+AnyWeightPerturbation: TypeAlias = Annotated[
+    NoWeightPerturbationConfig | WeightPerturbationConfig, Field(discriminator="enabled")
+]
 
 
 class SelectionConfig(Section):

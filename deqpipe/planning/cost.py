@@ -8,12 +8,13 @@ whose price per evaluation (or per image, or per job) is measured. Where work de
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import ceil
 from typing import TypeAlias
 
 from deqpipe.attack.autoattack import runnable
 from deqpipe.config import AttackName, Config, EntropyConfig
-from deqpipe.counts import NO_EVALUATIONS, Evaluations, Number
+from deqpipe.counts import NO_EVALUATIONS, Evaluations, Number, sum_of
 from deqpipe.defence.entropy import undefended
 from deqpipe.evaluation.judge import CLASSES, CLASSES_ALONG, EVERYTHING, Wanted, at
 from deqpipe.planning import formulas
@@ -298,26 +299,52 @@ def _train_deq(config: Config, images: Images, wildcards: Mapping[str, str]) -> 
     model, per_epoch = wildcards["model"], _per_epoch(config, images)
     first, last = config.pretrain.steps, config.training.epochs * per_epoch
     stop = min(max(config.jacobian.stop_epoch * per_epoch, first), last) if _weight(config, model) else first
-    with_term = _seen(config, images, stop) - _seen(config, images, first)
-    without = _seen(config, images, last) - _seen(config, images, stop)
+    perturbed = min(first + _unperturbed_epochs(config, model, every=config.training.epochs) * per_epoch, last)
     epochs = config.training.epochs - first // per_epoch
-    total = (
-        training_step(config, model, regularised=config.jacobian.frequency) * with_term
-        + training_step(config, model) * without
-        + formulas.validation(config, model) * (epochs * validation_images(config, images))
+    steps = sum_of(
+        training_step(
+            config,
+            model,
+            regularised=config.jacobian.frequency if begin < stop else 0,
+            perturbed=int(begin >= perturbed),
+        )
+        * (_seen(config, images, end) - _seen(config, images, begin))
+        for begin, end in pairwise(sorted({first, stop, perturbed, last}))
     )
+    total = steps + formulas.validation(config, model) * (epochs * validation_images(config, images))
     return training_work(total, f"train/{priced_as(model)}")
 
 
-def training_step(config: Config, model: str, *, regularised: Number = 0) -> Evaluations:
-    """A training step of a DEQ on average, per image; `regularised`: the share of steps with the Jacobian term."""
+def _unperturbed_epochs(config: Config, model: str, *, every: int) -> int:
+    """How many of every epoch of adversarial training perturb no weights: all of a model that is trained without."""
+    how = config.weight_perturbation
+    return min(how.warmup_epochs, every) if how.enabled and vocabulary.MODELS[model].perturbed_weights else every
+
+
+def training_step(config: Config, model: str, *, regularised: Number = 0, perturbed: Number = 0) -> Evaluations:
+    """A training step of a DEQ on average, per image.
+
+    Args:
+        config: the experiment.
+        model: the DEQ.
+        regularised: the share of steps with the Jacobian term.
+        perturbed: the share of steps at perturbed weights.
+    """
     extra = regularised * sum(config.jacobian.length_jitter) / 2
     states = formulas.drawn(config, model, extra=extra)
-    return formulas.training_step(config, model, states, regularised=regularised)
+    return formulas.training_step(config, model, states, regularised=regularised, perturbed=perturbed)
+
+
+def ascents(model: str, images: Number) -> Number:
+    """What perturbing the weights of a network without states takes for so many images, in gradients of an attack step.
+
+    Each of the loss's branches, one or TRADES' two, goes forward, back, and to the weights: three passes for two.
+    """
+    return 1.5 * images * (2 if vocabulary.MODELS[model].framework == "trades" else 1)
 
 
 def priced_as(model: str) -> str:
-    """The method whose steps are timed; the models of Figure 6 differ in a weight only."""
+    """The method whose evaluations are timed: that of a model without another Jacobian weight or perturbed weights."""
     kind = vocabulary.MODELS[model]
     return next(
         name
@@ -338,12 +365,13 @@ def _train_feedforward(config: Config, images: Images, wildcards: Mapping[str, s
     model = wildcards["model"]
     epochs = vocabulary.feedforward(config, model).training.epochs
     validated = epochs * validation_images(config, images)
+    perturbed = epochs - _unperturbed_epochs(config, model, every=epochs)
     return network_work(
         model,
         {
             f"train/{vocabulary.MODELS[model].framework}": float(epochs * images.train),
             "decide": 2.0 * validated,
-            "gradient": float(validated * config.selection.attack.steps),
+            "gradient": float(validated * config.selection.attack.steps) + ascents(model, perturbed * images.train),
         },
     )
 

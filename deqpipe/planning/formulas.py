@@ -176,18 +176,28 @@ def _expected_different(last: int, draws: int) -> float:
     return last * (1 - (1 - 1 / last) ** draws)
 
 
-def training_step(config: Config, model: str, states: DrawnStates, *, regularised: Number = 0) -> Evaluations:
-    """A training step of a DEQ; `regularised`: whether it carries the Jacobian term, or on what share of steps."""
+def training_step(
+    config: Config, model: str, states: DrawnStates, *, regularised: Number = 0, perturbed: Number = 0
+) -> Evaluations:
+    """A training step of a DEQ.
+
+    Args:
+        config: the experiment.
+        model: the DEQ.
+        states: that the step reads.
+        regularised: whether it carries the Jacobian term, or on what share of steps.
+        perturbed: whether weights are perturbed, which takes the loss and its gradient once more, or on what share.
+    """
     random = _Random.of(config, model)
     crafted = _state(config, states.crafting, random=random.crafting) + _made_differentiable(config, trained=False)
     adversarial = _state(config, states.adversarial, random=random.loss) + _made_differentiable(config, trained=True)
-    step = crafted * config.training.attack.steps + adversarial
+    step, losses = crafted * config.training.attack.steps, 1 + perturbed
     if vocabulary.MODELS[model].framework == "pgd_at":
-        return step + _jacobian_term(config) * regularised
+        return step + adversarial * losses + _jacobian_term(config) * regularised
     natural = _state(config, states.natural, random=random.natural) + _made_differentiable(config, trained=True)
     terms = 2 if config.jacobian.trades_terms == "both" else 1
     targets = _natural_targets(config, states, random=random.targets)
-    return step + natural + targets + _jacobian_term(config) * (terms * regularised)
+    return step + targets + (adversarial + natural) * losses + _jacobian_term(config) * (terms * regularised)
 
 
 def _state(config: Config, length: Number, *, random: bool) -> Evaluations:

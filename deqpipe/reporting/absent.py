@@ -28,7 +28,9 @@ def raced(evaluations: Sequence[Evaluation], config: Config) -> tuple[str, ...]:
         return ()
     counts = {one.decision.model: (len(one.points), len(one.points) + one.dropped) for one in evaluations if one.points}
     listed = "; ".join(
-        f"{model} {kept} of {every} attacks" for model, (kept, every) in counts.items() if model in vocabulary.DEQS
+        f"{model} {kept} of {every} attacks"
+        for model, (kept, every) in counts.items()
+        if vocabulary.MODELS[model].is_deq
     )
     return (
         f"Racing: every attack ran on the first {shards.race_cut(config):,} test images; on all "

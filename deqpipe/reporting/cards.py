@@ -18,7 +18,7 @@ from deqpipe.results.early_states import EarlyState
 from deqpipe.results.weights import Weights
 from deqpipe.workflow.defences import DefenceName
 from deqpipe.workflow.stages import STAGES
-from deqpipe.workflow.vocabulary import EVALUATED, MODELS, TrainedModel
+from deqpipe.workflow.vocabulary import EVERY_EVALUATED, MODELS, TrainedModel, present
 
 _logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def write_all(config: Config, results: Path) -> tuple[Path, ...]:
     """
     cells = _cells_of_table1(results)
     written = []
-    for name in EVALUATED:
+    for name in present(config, EVERY_EVALUATED):
         for seed in config.seeds:
             file = results / STAGES["train_deq"].path.format(model=name, seed=seed)
             path = file.with_name(NAME)
@@ -122,7 +122,8 @@ def _what(model: TrainedModel, config: Config, file: Weights) -> Iterator[str]:
         blocks = "/".join(map(str, config.resnet.layers))
         yield f"A ResNet-{2 * sum(config.resnet.layers) + 2} ({blocks} blocks), for comparison,"
     where = " with the loss at random intermediate states (Sec. 3.3)" if model.random_states else ""
-    yield f"{_TRAINED[model.framework]}{where}."
+    moved = ", at adversarially perturbed weights (Wu, Xia & Wang, 2020)" if model.perturbed_weights else ""
+    yield f"{_TRAINED[model.framework]}{where}{moved}."
     yield f"It has {file.parameters:,} parameters. Digest of its tensors: `{file.content[:16]}`.\n"
 
 

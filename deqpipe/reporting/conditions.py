@@ -28,6 +28,7 @@ _INERT = (
     "attack.transfer",  # these decide what there is, not what it is
     "attack.in_loop_points",
     "entropy.controls",
+    "weight_perturbation",
     "figures",
     "autoattack.batch_size",  # these two choose random streams, as a seed does
     "autoattack.images_per_job",

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from deqpipe.analysis.decision import Decision, all_decisions, controls
+from deqpipe.analysis.decision import Decision, all_decisions, controls, perturbed_decisions
 from deqpipe.config import Config
 from deqpipe.counts import sum_of
 from deqpipe.reporting import sidecar
@@ -53,9 +53,10 @@ def collect(config: Config, results: Path) -> Numbers:
 def _decisions(config: Config) -> dict[str, Decision]:
     """Who decides in a row, by the name of the row."""
     deciding = (
-        *(Decision(model, "plain") for model in (*vocabulary.FEEDFORWARD, vocabulary.TRUNK)),
+        *(Decision(model, "plain") for model in (*vocabulary.EVERY_FEEDFORWARD, vocabulary.TRUNK)),
         *all_decisions(*vocabulary.FRAMEWORKS),
-        *controls(config),
+        *perturbed_decisions(config, *vocabulary.FRAMEWORKS),
+        *controls(config, vocabulary.EVERY_DEQ),
     )
     return {decision.row: decision for decision in deciding}
 

@@ -1,6 +1,7 @@
 """How a model turns images into logits while it trains, and what is random about it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -32,6 +33,14 @@ class Draws:
     states: torch.Generator
     dropout: torch.Generator
     jacobian: torch.Generator
+
+    @contextmanager
+    def drawn_again(self) -> Iterator[None]:
+        """What is drawn inside the block is drawn once more behind it."""
+        kept = [(source, source.get_state()) for source in (self.states, self.dropout, self.jacobian)]
+        yield
+        for source, state in kept:
+            source.set_state(state)
 
 
 def draws(seed: int, step: int) -> Draws:

@@ -50,6 +50,27 @@ class TrainingObjective(Protocol):
         ...
 
 
+@runtime_checkable
+class LossOfWeights(Protocol):
+    """The loss of a step whose images are crafted and whose states are drawn: of the weights alone.
+
+    Every call draws dropout masks and probes from the step's sources.
+    """
+
+    def __call__(self, *, penalised: bool = True) -> Loss:
+        """The loss at the model's weights; `penalised`: with the regularisation of the Jacobian where it is due."""
+        ...
+
+
+@runtime_checkable
+class AdversarialObjective(TrainingObjective, Protocol):
+    """An objective that attacks the batch first."""
+
+    def attacked(self, model: nn.Module, batch: Batch, sources: Draws) -> LossOfWeights:
+        """Draw the step's states, craft its images; leaves the model in training mode."""
+        ...
+
+
 @dataclass(frozen=True)
 class CleanUnrolled:
     """Cross-entropy of the weight-tied network on clean images (pretraining)."""
@@ -74,11 +95,18 @@ class PGDAdversarial:
 
     def __call__(self, model: nn.Module, batch: Batch, sources: Draws) -> Loss:
         """The loss on a batch."""
+        return self.attacked(model, batch, sources)()
+
+    def attacked(self, model: nn.Module, batch: Batch, sources: Draws) -> LossOfWeights:
+        """The loss at attacked images."""
         passes = self.forward.prepare(model, sources)
         adversarial = self._craft(model, passes, batch, sources.step)
         model.train()
-        output = passes.training(adversarial, passes.loss_states.adversarial, penalised=True)
-        return Loss(F.cross_entropy(output.logits, batch.y) + output.penalty, output.logits, output.penalty)
+        return partial(self._loss, passes, adversarial, batch.y)
+
+    def _loss(self, passes: Pass, adversarial: Images, y: Labels, *, penalised: bool = True) -> Loss:
+        output = passes.training(adversarial, passes.loss_states.adversarial, penalised=penalised)
+        return Loss(F.cross_entropy(output.logits, y) + output.penalty, output.logits, output.penalty)
 
     def _craft(self, model: nn.Module, passes: Pass, batch: Batch, step: int) -> Images:
         noise = upload(torch.rand(batch.x.shape, generator=self.stream.generator(step)), batch.x.device)
@@ -110,12 +138,19 @@ class TradesAdversarial:
 
     def __call__(self, model: nn.Module, batch: Batch, sources: Draws) -> Loss:
         """The loss on a batch."""
+        return self.attacked(model, batch, sources)()
+
+    def attacked(self, model: nn.Module, batch: Batch, sources: Draws) -> LossOfWeights:
+        """The loss at natural and attacked images."""
         passes = self.forward.prepare(model, sources)
         adversarial = self._craft(model, passes, batch, sources.step)
         model.train()
+        return partial(self._loss, passes, adversarial, batch)
+
+    def _loss(self, passes: Pass, adversarial: Images, batch: Batch, *, penalised: bool = True) -> Loss:
         states = passes.loss_states
-        natural = passes.training(batch.x, states.natural, penalised=self.both_penalised)
-        perturbed = passes.training(adversarial, states.adversarial, penalised=True)
+        natural = passes.training(batch.x, states.natural, penalised=penalised and self.both_penalised)
+        perturbed = passes.training(adversarial, states.adversarial, penalised=penalised)
         robust = divergence(perturbed.logits, natural.logits) / len(batch.y)
         value = F.cross_entropy(natural.logits, batch.y) + self.inverse_lambda * robust
         penalty = natural.penalty + perturbed.penalty

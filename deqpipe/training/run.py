@@ -65,10 +65,17 @@ from deqpipe.training.forward import (
 from deqpipe.training.jacobian import JacobianRegularisation
 from deqpipe.training.loop import HISTORY, Progress, Setting, Store, TrainingPlan, cosine, multistep, train
 from deqpipe.training.meter import Meter, flops_of_f, peak
-from deqpipe.training.objectives import CleanUnrolled, PGDAdversarial, TradesAdversarial, TrainingObjective
+from deqpipe.training.objectives import (
+    AdversarialObjective,
+    CleanUnrolled,
+    PGDAdversarial,
+    TradesAdversarial,
+    TrainingObjective,
+)
 from deqpipe.training.optimizers import SGD, Adam
 from deqpipe.training.tally import largest_loss
 from deqpipe.training.validation import Crafting, Scoring, SelectingAttack, Validator
+from deqpipe.training.weight_perturbation import WeightPerturbed
 from deqpipe.workflow import vocabulary
 from deqpipe.workflow.endings import GO_ON
 
@@ -223,12 +230,14 @@ def adversarial_plan(
     """
     kind = vocabulary.MODELS[job.spec["model"]]
     forward = _deq_forward(settings, kind, dataset)
+    objective = _adversarial_objective(job, settings, kind, forward, run)
+    per_epoch = steps_per_epoch(len(dataset.train), settings["training.batch_size"])
     return _deq_plan(
         job,
         settings,
         dataset,
         phase="adversarial",
-        objective=_adversarial_objective(job, settings, kind, forward, run),
+        objective=_perturbed(objective, settings, kind, steps_before=first_step, per_epoch=per_epoch),
         steps=range(first_step, _total_steps(settings, dataset)),
         validate=_deq_validator(job, settings, dataset, replace(forward, gradient=_unroll(settings)), run),
         select_from_epoch=settings.section("selection", SelectionConfig).first_epoch,
@@ -256,11 +265,11 @@ def _feedforward(job: TrainingJob, settings: Settings) -> FeedforwardConfig:
 def feedforward_plan(job: TrainingJob, settings: Settings, dataset: Dataset) -> TrainingPlan:
     """The adversarial training of a network without states."""
     recipe, kind = _feedforward(job, settings).training, vocabulary.MODELS[job.spec["model"]]
-    objective = _adversarial_objective(job, settings, kind, PlainForward())
     per_epoch = steps_per_epoch(len(dataset.train), recipe.batch_size)
+    objective = _adversarial_objective(job, settings, kind, PlainForward())
     return TrainingPlan(
         phase="adversarial",
-        objective=objective,
+        objective=_perturbed(objective, settings, kind, steps_before=0, per_epoch=per_epoch),
         train=dataset.train,
         augment=augmentation(settings["data.augment"]),
         seed=job.spec["seed"],
@@ -497,7 +506,7 @@ def _attack(settings: Settings, attack: TrainingAttackConfig, run: Runner) -> PG
 
 def _adversarial_objective(
     job: TrainingJob, settings: Settings, kind: vocabulary.TrainedModel, forward: Forward, run: Runner = DIRECT
-) -> TrainingObjective:
+) -> AdversarialObjective:
     attack = _attack(settings, settings.section("training.attack", TrainingAttackConfig), run)
     stream = Stream(job.spec["seed"], "training/attack")
     if kind.framework == "pgd_at":
@@ -510,6 +519,32 @@ def _adversarial_objective(
         inverse_lambda=trades.inverse_lambda,
         start_noise=trades.start_noise,
         both_penalised="jacobian.trades_terms" in settings and settings["jacobian.trades_terms"] == "both",
+    )
+
+
+def _perturbed(
+    objective: AdversarialObjective,
+    settings: Settings,
+    kind: vocabulary.TrainedModel,
+    *,
+    steps_before: int,
+    per_epoch: int,
+) -> TrainingObjective:
+    """The objective at perturbed weights, for models that are trained so.
+
+    Args:
+        objective: at the weights themselves.
+        settings: of the job.
+        kind: of the model.
+        steps_before: that come before the adversarial training.
+        per_epoch: steps of an epoch.
+    """
+    if not kind.perturbed_weights:
+        return objective
+    return WeightPerturbed(
+        objective,
+        size=settings[f"weight_perturbation.size.{kind.framework}"],
+        first_step=steps_before + settings["weight_perturbation.warmup_epochs"] * per_epoch,
     )
 
 

@@ -14,13 +14,15 @@ from deqpipe.workflow.stages import StageName
 from deqpipe.workflow.vocabulary import (
     BASELINES,
     DEQS,
-    EVALUATED,
-    FEEDFORWARD,
+    EVERY_DEQ,
+    EVERY_EVALUATED,
+    EVERY_FEEDFORWARD,
     FIGURE2_MODEL,
     OTHER_JACOBIAN,
     SWEEP_MODEL,
     TRADES,
     TRUNK,
+    present,
     trained_here,
 )
 
@@ -96,11 +98,12 @@ def _of_decisions(*models: str) -> Needs:
 
 
 def _table1(config: Config) -> tuple[Need, ...]:
+    deqs, networks = present(config, EVERY_DEQ), present(config, EVERY_FEEDFORWARD)
     return (
-        Need("clean", EVALUATED),
-        Need("attack_pgd", (TRUNK, *FEEDFORWARD)),
-        Need("autoattack", (*DEQS, *FEEDFORWARD)),
-        *_decisions(config, *DEQS),
+        Need("clean", present(config, EVERY_EVALUATED)),
+        Need("attack_pgd", (TRUNK, *networks)),
+        Need("autoattack", (*deqs, *networks)),
+        *_decisions(config, *deqs),
     )
 
 

@@ -110,6 +110,8 @@ def conditions(config: Config) -> dict[str, Any]:
         exclude["evaluation"] = {"batch_size"}
     if config.data.source in KNOWN_IMAGES:
         exclude["data"] = {"root"}
+    if not config.weight_perturbation.enabled:
+        exclude["weight_perturbation"] = True  # as of before there was such a section
     return config.model_dump(mode="json", exclude=exclude)
 
 

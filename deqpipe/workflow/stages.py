@@ -21,8 +21,9 @@ from deqpipe.workflow.shards import (
 )
 from deqpipe.workflow.vocabulary import (
     DEQS,
-    EVALUATED,
-    FEEDFORWARD,
+    EVERY_DEQ,
+    EVERY_EVALUATED,
+    EVERY_FEEDFORWARD,
     FIGURE2_MODEL,
     MODELS,
     OTHER_JACOBIAN,
@@ -135,7 +136,7 @@ class Stage:
         path: of its file in the results folder, with the wildcards of its rule.
         keys: dotted keys of the configuration that its jobs depend on, for a model.
         upstream: what they read, by a name of its role.
-        models: that it concerns; None: none by name.
+        models: that it may concern, whatever the configuration has of them (`vocabulary.present`); None: none by name.
         adapt: the configuration with what a job makes no use of set to a fixed value, so that it causes nothing.
         seeded: whether every repetition has a job of its own.
         parts: wildcards of its jobs beside model and seed, for a model; of those alone whose test images come before
@@ -258,7 +259,17 @@ def _train_deq_keys(config: Config, model: str) -> Keys:
         f"jacobian.weight.{kind.framework}",
         *(("training.trades", "jacobian.trades_terms") if kind.framework == "trades" else ()),
         *(("random_state",) if kind.random_states else ()),
+        *_perturbation_keys(config, kind),
     )  # fmt: skip
+
+
+def _perturbation_keys(config: Config, kind: TrainedModel) -> Keys:
+    """Of adversarial weight perturbation; files of models that the configuration no longer has are of another spec."""
+    if not kind.perturbed_weights:
+        return ()
+    if not config.weight_perturbation.enabled:
+        return ("weight_perturbation",)
+    return (f"weight_perturbation.size.{kind.framework}", "weight_perturbation.warmup_epochs")
 
 
 def _adapt_training(config: Config, model: str) -> Config:
@@ -283,9 +294,12 @@ def _without_unused(config: Config, kind: TrainedModel) -> Config:
 
 
 def _train_feedforward_keys(config: Config, model: str) -> Keys:
-    trades = ("training.trades",) if MODELS[model].framework == "trades" else ()
-    section = MODELS[model].architecture.section
-    return (section, "training.attack", "selection", "threat_model", "precision", "data.augment", *trades)
+    kind = MODELS[model]
+    section, trades = kind.architecture.section, ("training.trades",) if kind.framework == "trades" else ()
+    return (
+        section, "training.attack", "selection", "threat_model", "precision", "data.augment", *trades,
+        *_perturbation_keys(config, kind),
+    )  # fmt: skip
 
 
 # --- evaluations -----------------------------------------------------------------------------------------------------
@@ -347,7 +361,7 @@ def _example_upstream(config: Config, model: str) -> dict[str, Made]:
 
 
 def _autoattack_upstream(config: Config, model: str) -> dict[str, Made]:
-    return _weights(config, model) | (_of(model, "strongest") if model in DEQS else {})
+    return _weights(config, model) | (_of(model, "strongest") if MODELS[model].is_deq else {})
 
 
 def _top_upstream(config: Config, model: str) -> dict[str, Made]:
@@ -429,39 +443,40 @@ STAGES: Mapping[str, Stage] = {
         Stage("pretrain", 2, _TRAINING, f"models/{TRUNK}/seed{{seed}}/best.safetensors", _pretrain_keys, _images),
         Stage(
             "train_deq", 2, _TRAINING, "models/{model}/seed{seed}/best.safetensors", _train_deq_keys,
-            lambda config, model: {"trunk": Made("pretrain", None)}, (*DEQS, *OTHER_JACOBIAN), _adapt_training,
+            lambda config, model: {"trunk": Made("pretrain", None)}, (*EVERY_DEQ, *OTHER_JACOBIAN), _adapt_training,
         ),
         Stage(
             "train_feedforward", 2, _TRAINING, "models/{model}/seed{seed}/best.safetensors", _train_feedforward_keys,
-            _images, FEEDFORWARD, _adapt_training,
+            _images, EVERY_FEEDFORWARD, _adapt_training,
         ),
         Stage(
-            "select", 2, _EVALUATION, "select/{model}/seed{seed}.json", _select_keys, _weights, DEQS,
+            "select", 2, _EVALUATION, "select/{model}/seed{seed}.json", _select_keys, _weights, EVERY_DEQ,
             _without_controls, decisions=_defences,
         ),
         Stage(
             "clean", 4, _EVALUATION, "attacks/clean/{model}/seed{seed}.parquet", _and("evaluation.images"), _weights,
-            EVALUATED, decisions=_with_controls,
+            EVERY_EVALUATED, decisions=_with_controls,
         ),
         Stage(
             "attack_grid", 5, _EVALUATION, "attacks/grid/{model}/seed{seed}/{shard}.parquet", _grid_keys,
-            _grid_upstream, DEQS, parts=_shards, decisions=_with_controls,
+            _grid_upstream, EVERY_DEQ, parts=_shards, decisions=_with_controls,
         ),
         Stage(
             "attack_pgd", 3, _EVALUATION, "attacks/pgd/{model}/seed{seed}.parquet", _and(*_PGD, "evaluation.images"),
-            _weights, (TRUNK, *FEEDFORWARD), decisions=_defences,
+            _weights, (TRUNK, *EVERY_FEEDFORWARD), decisions=_defences,
         ),
-        Stage("race", 1, _ANALYSIS, "race/grid/{model}/seed{seed}.json", _racing_keys, _race_upstream, DEQS),
+        Stage("race", 1, _ANALYSIS, "race/grid/{model}/seed{seed}.json", _racing_keys, _race_upstream, EVERY_DEQ),
         Stage(
             "race_sweep", 1, _ANALYSIS, "race/sweep/{model}/seed{seed}.json", _racing_keys, _race_sweep_upstream,
             (SWEEP_MODEL,),
         ),
-        Stage("strongest", 1, _ANALYSIS, "strongest/{model}/seed{seed}.json", _images_key, _graded, DEQS),
+        Stage("strongest", 1, _ANALYSIS, "strongest/{model}/seed{seed}.json", _images_key, _graded, EVERY_DEQ),
         Stage(
             "autoattack", 2, _EVALUATION, "attacks/autoattack/{model}/seed{seed}/{defence}_images{images}.parquet",
             _and(*_AUTOATTACK, "autoattack.mode", "autoattack.attacks", "autoattack.targets",
                  "autoattack.defence_in_loop"),
-            _autoattack_upstream, (*DEQS, *FEEDFORWARD), _without_controls, parts=_by_decision, attacked=_defences,
+            _autoattack_upstream, (*EVERY_DEQ, *EVERY_FEEDFORWARD), _without_controls, parts=_by_decision,
+            attacked=_defences,
         ),
         Stage(
             "attack_top", 2, _EVALUATION, "attacks/top/{model}/seed{seed}/images{images}.parquet",

@@ -1,6 +1,6 @@
 """The closed vocabulary of trained models: what the workflow trains, attacks and reports, by name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from deqpipe.config import Config, EntropyConfig, FeedforwardConfig, Framework
@@ -43,13 +43,24 @@ class TrainedModel:
     """Trained with the loss from random intermediate states (Sec. 3.3)."""
     other_jacobian: bool = False
     """Trained with `jacobian.other_weight`, for Figure 6 alone: never evaluated."""
+    perturbed_weights: bool = False
+    """Trained with adversarial weight perturbation, for Table 1 alone, where the configuration asks for it."""
+
+    @property
+    def is_deq(self) -> bool:
+        """Whether it is a DEQ that was trained adversarially: with states to attack, to defend and to decide at."""
+        return self.architecture.has_states and self.framework is not None
+
+    def is_present(self, config: Config) -> bool:
+        """Whether a configuration has this model; those of Figure 6 may be asked for under every one."""
+        return config.weight_perturbation.enabled or not self.perturbed_weights
 
     @property
     def defences(self) -> tuple[DefenceName, ...]:
         """The test-time defences that this model is evaluated with."""
         if self.other_jacobian:
             return ()
-        return DECIDING if self.architecture.has_states and self.framework else (PLAIN.name,)
+        return DECIDING if self.is_deq else (PLAIN.name,)
 
     def controls(self, entropy: EntropyConfig) -> tuple[DefenceName, ...]:
         """The control decisions that its attacked images are scored on as well."""
@@ -70,21 +81,36 @@ MODELS: Mapping[str, TrainedModel] = {
         TrainedModel("resnet18_trades", RESNET, "trades"),
         TrainedModel("deq_pgd_at_jac_low", DEQ, "pgd_at", other_jacobian=True),
         TrainedModel("deq_trades_jac_high", DEQ, "trades", other_jacobian=True),
+        TrainedModel("deq_pgd_at_awp", DEQ, "pgd_at", perturbed_weights=True),
+        TrainedModel("deq_pgd_at_awp_random_states", DEQ, "pgd_at", random_states=True, perturbed_weights=True),
+        TrainedModel("deq_trades_awp", DEQ, "trades", perturbed_weights=True),
+        TrainedModel("deq_trades_awp_random_states", DEQ, "trades", random_states=True, perturbed_weights=True),
+        TrainedModel("resnet18_pgd_at_awp", RESNET, "pgd_at", perturbed_weights=True),
+        TrainedModel("resnet18_trades_awp", RESNET, "trades", perturbed_weights=True),
     )
 }
 FRAMEWORKS: tuple[Framework, ...] = ("pgd_at", "trades")
 TRUNK = "deq_pretrain"
 OTHER_JACOBIAN = tuple(name for name, model in MODELS.items() if model.other_jacobian)
-EVALUATED = tuple(name for name in MODELS if name not in OTHER_JACOBIAN)
-DEQS = tuple(name for name in EVALUATED if MODELS[name].architecture.has_states and MODELS[name].framework)
-FEEDFORWARD = tuple(name for name in EVALUATED if not MODELS[name].architecture.has_states)
-"""Networks without states, for comparison."""
+EVERY_EVALUATED = tuple(name for name in MODELS if name not in OTHER_JACOBIAN)
+EVERY_DEQ = tuple(name for name in EVERY_EVALUATED if MODELS[name].is_deq)
+EVERY_FEEDFORWARD = tuple(name for name in EVERY_EVALUATED if not MODELS[name].architecture.has_states)
+"""Networks without states, for comparison. Like the two before, with what only some configurations have: `present`."""
+EVALUATED = tuple(name for name in EVERY_EVALUATED if not MODELS[name].perturbed_weights)
+"""The paper's, and so in those below."""
+DEQS = tuple(name for name in EVALUATED if MODELS[name].is_deq)
+FEEDFORWARD = tuple(name for name in EVALUATED if name in EVERY_FEEDFORWARD)
 SUITE_MODELS = (*DEQS, *FEEDFORWARD)
 """Those whose decisions face the suite: a defence is compared with what faced as much."""
 TRADES = tuple(name for name in DEQS if MODELS[name].framework == "trades")
 BASELINES = tuple(name for name in DEQS if not MODELS[name].random_states)
 SWEEP_MODEL = "deq_trades_random_states"  # the model of Tables 4, 5, 8 and 10
 FIGURE2_MODEL = "deq_pgd_at_base"  # the model of Figure 2
+
+
+def present(config: Config, models: Iterable[str]) -> tuple[str, ...]:
+    """Those of some models that a configuration has."""
+    return tuple(name for name in models if MODELS[name].is_present(config))
 
 
 def other_trades(model: str) -> str:
@@ -128,4 +154,4 @@ def feedforward(config: Config, model: str) -> FeedforwardConfig:
 
 def trained_here(config: Config) -> tuple[str, ...]:
     """The DEQs that are not imported."""
-    return tuple(model for model in DEQS if model not in config.imported)
+    return tuple(model for model in present(config, EVERY_DEQ) if model not in config.imported)

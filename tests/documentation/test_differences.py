@@ -38,6 +38,10 @@ UNNAMED = {
     "racing.enabled",
     "racing.images",
     "racing.confidence",
+    "weight_perturbation.enabled",
+    "weight_perturbation.size.pgd_at",
+    "weight_perturbation.size.trades",
+    "weight_perturbation.warmup_epochs",
 }
 
 
@@ -52,10 +56,13 @@ def keys(section: type[config.Section], prefix: str = "") -> Iterator[str]:
 
 def look_up(node: Any, key: str) -> Any:
     """The value of a dotted key in nested mappings; None where it belongs to a variant that is not chosen."""
-    *sections, last = key.split(".")
-    for part in sections:
+    path = list[str]()
+    for part in key.split("."):
+        if part not in node and ".".join(path) in config.all_variants():
+            return None
         node = node[part]
-    return node.get(last) if ".".join(sections) in config.all_variants() else node[last]
+        path.append(part)
+    return node
 
 
 def under(protocol: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from deqpipe.evaluation.evaluated_model import EvaluationJob, load_evaluated_mod
 from deqpipe.evaluation.resumable import Part
 from deqpipe.evaluation.stages import autoattack, clean, example, selection, sweep, timing, transfer
 from deqpipe.evaluation.stages.grid import GridShard, attack_grid, attack_point
-from deqpipe.planning import cost, leavers
+from deqpipe.planning import arithmetic, cost, leavers
 from deqpipe.results import checkpoint, records
 from deqpipe.training import timing as training_timing
 from deqpipe.workflow import defences, dry_run, gridpoints, specs, vocabulary
@@ -26,6 +26,7 @@ from deqpipe.workflow.gridpoints import GridPoint
 from tests import tiny
 from tests.evaluation.commands import BASE, OTHER, RANDOM, other_trades, strongest
 from tests.results.edits import write_json
+from tests.sampling import one_in
 from tests.tiny import Trained
 
 IMAGES = cost.Images(tiny.TRAIN, tiny.VALIDATION, tiny.TEST, (1, 8, 8), classes=len(tiny.CLASSES))
@@ -94,13 +95,36 @@ def test_a_training_counts_what_its_job_counts_up_to_what_is_drawn(trained: Trai
         assert getattr(found, way) == pytest.approx(number, rel=0.05), way
 
 
-def test_a_training_without_anything_drawn_counts_what_its_job_counts(trained: Trained, tmp_path: Path) -> None:
-    changes = {"jacobian": {"frequency": 0.0}}
-    spec, trunk = tiny.spec("train_deq", changes, model=OTHER), trained.file(vocabulary.TRUNK, "handoff")
+PERTURBED = {"enabled": True, "size": {"pgd_at": 0.01, "trades": 0.005}, "warmup_epochs": 2}
+
+
+@pytest.mark.parametrize("model", one_in(2, [OTHER, "deq_trades_awp"]))
+def test_a_training_without_anything_drawn_counts_what_its_job_counts(
+    trained: Trained, tmp_path: Path, model: str
+) -> None:
+    """With perturbed weights, too, from the third epoch on."""
+    changes = {"jacobian": {"frequency": 0.0}, "weight_perturbation": PERTURBED}
+    spec, trunk = tiny.spec("train_deq", changes, model=model), trained.file(vocabulary.TRUNK, "handoff")
     training = tiny.Training("train-deq", spec, trained.data, tmp_path, trunk=trunk)
     assert training.run() == 0
     told = checkpoint.read_metadata(training.outputs["last"])["provenance"]["evaluations"]
-    assert expected("train_deq", changes, model=OTHER) == Evaluations(**told)
+    assert expected("train_deq", changes, model=model) == Evaluations(**told)
+
+
+def test_what_perturbs_the_weights_of_a_network_without_states_takes_three_passes_per_branch_of_the_loss() -> None:
+    """Of the images of the epochs that perturb them."""
+    settings = tiny.settings({"weight_perturbation": PERTURBED, "resnet": {"training": {"epochs": 5}}})
+    for plain, model, branches in (
+        ("resnet18_pgd_at", "resnet18_pgd_at_awp", 1),
+        ("resnet18_trades", "resnet18_trades_awp", 2),
+    ):
+        without, found = (
+            arithmetic.feedforward_passes(
+                settings, cost.job("train_feedforward", {"model": name}, settings, IMAGES).parts, name="resnet"
+            )
+            for name in (plain, model)
+        )
+        assert found - without == 3 * branches * 3 * tiny.TRAIN
 
 
 @pytest.mark.slow

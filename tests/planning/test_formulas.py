@@ -26,6 +26,7 @@ from deqpipe.threat_model import LinfBall
 from deqpipe.training.forward import DEQForward, StateChoice, draws
 from deqpipe.training.loop import TrainingPlan, descend
 from deqpipe.training.objectives import Batch, PGDAdversarial, TradesAdversarial
+from deqpipe.training.weight_perturbation import WeightPerturbed
 from deqpipe.workflow import defences, gridpoints, specs, vocabulary
 from deqpipe.workflow.gridpoints import GridPoint
 from deqpipe.workflow.library_attacks import LIBRARY_ATTACKS
@@ -223,10 +224,11 @@ def one_step(config: Config, model: str, *, step: int) -> Evaluations:
 
 def drawn_by(plan: TrainingPlan, model: DEQClassifier, *, step: int) -> tuple[formulas.DrawnStates, bool]:
     """What a step draws, and whether it carries the Jacobian term."""
-    assert isinstance(plan.objective, PGDAdversarial | TradesAdversarial)
-    assert isinstance(plan.objective.forward, DEQForward)
-    passes = plan.objective.forward.prepare(model, draws(plan.seed, step))
-    crafted = [passes.crafting_states() for _ in range(plan.objective.attack.steps)]
+    objective = plan.objective.objective if isinstance(plan.objective, WeightPerturbed) else plan.objective
+    assert isinstance(objective, PGDAdversarial | TradesAdversarial)
+    assert isinstance(objective.forward, DEQForward)
+    passes = objective.forward.prepare(model, draws(plan.seed, step))
+    crafted = [passes.crafting_states() for _ in range(objective.attack.steps)]
     natural = [states.natural.steps for states in crafted]
     states = formulas.DrawnStates(
         crafting=sum(states.adversarial.steps for states in crafted) / len(crafted),
@@ -246,10 +248,10 @@ RANDOM_STATES: dict[str, dict[str, Any]] = {
 }
 
 
-def assert_step(config: Config, model: str, *, step: int, regularised: bool = False) -> None:
+def assert_step(config: Config, model: str, *, step: int, regularised: bool = False, perturbed: bool = False) -> None:
     states, carries = drawn_by(plan_of(config, model), fresh(config), step=step)
     assert carries == regularised
-    expected = formulas.training_step(config, model, states, regularised=int(regularised))
+    expected = formulas.training_step(config, model, states, regularised=int(regularised), perturbed=int(perturbed))
     assert_equal(one_step(config, model, step=step), expected)
 
 
@@ -272,6 +274,25 @@ def test_a_training_step_with_other_keys_of_sec_3_3(model: str, changes: Mapping
     config = experiment(PAPER, random_state=changes, jacobian=JACOBIAN["never"], training={"attack": {"steps": 4}})
     for step in (0, 1, 2):
         assert_step(config, model, step=step)
+
+
+PERTURBED = {
+    "enabled": True, "size": {"pgd_at": 0.01, "trades": 0.005}, "warmup_epochs": 2,
+}  # fmt: skip
+
+
+PERTURBED_DEQS = [name for name in vocabulary.EVERY_DEQ if name not in vocabulary.DEQS]
+
+
+@pytest.mark.parametrize(
+    ("model", "jacobian", "gradient"), one_in(9, itertools.product(PERTURBED_DEQS, JACOBIAN, GRADIENTS), first=6)
+)
+def test_a_training_step_at_perturbed_weights(model: str, jacobian: str, gradient: Any) -> None:
+    training, always = {"gradient": gradient, "attack": {"steps": 3}}, jacobian == "always"
+    config = experiment(RELEASE, jacobian=JACOBIAN[jacobian], training=training, weight_perturbation=PERTURBED)
+    first = config.pretrain.steps + 2 * 3  # epochs of three steps
+    for step in (first - 1, first):
+        assert_step(config, model, step=step, regularised=always, perturbed=step == first)
 
 
 def assert_equal(found: Evaluations, expected: Evaluations) -> None:

@@ -25,7 +25,9 @@ CLASSES = 10
 STRENGTH = {
     "deq_pretrain": -1.5, "resnet18_pgd_at": 0.1, "resnet18_trades": 0.2, "deq_pgd_at_base": -0.4,
     "deq_pgd_at_random_states": -0.3, "deq_trades_base": -0.2, "deq_trades_random_states": 0.1,
-    "deq_pgd_at_jac_low": -0.6, "deq_trades_jac_high": -0.25,
+    "deq_pgd_at_jac_low": -0.6, "deq_trades_jac_high": -0.25, "deq_pgd_at_awp": -0.35,
+    "deq_pgd_at_awp_random_states": -0.1, "deq_trades_awp": 0.0, "deq_trades_awp_random_states": 0.4,
+    "resnet18_pgd_at_awp": 0.3, "resnet18_trades_awp": 0.5,
 }  # fmt: skip
 # How much a test-time defence adds; controls differ from each other, and one is better than any method.
 DEFENDED: Mapping[DefenceName, float] = {
@@ -65,10 +67,10 @@ def small(*overlays: Mapping[str, Any]) -> Config:
 def tree(root: Path, config: Config, *, seeds: Sequence[int] | None = None) -> Path:
     """Write the whole tree below `root`."""
     for seed in config.seeds if seeds is None else seeds:
-        for model in vocabulary.EVALUATED:
+        for model in vocabulary.present(config, vocabulary.EVERY_EVALUATED):
             history(root, config, model, seed)
             weights(root, config, model, seed, epoch=kept(root, model, seed))
-            if model in vocabulary.DEQS:
+            if vocabulary.MODELS[model].is_deq:
                 select(root, config, model, seed)
                 for name, rows in grid_shards(config, model, seed).items():
                     write(root / "attacks/grid" / model / f"seed{seed}" / f"{name}.parquet", rows, config,
@@ -81,7 +83,7 @@ def tree(root: Path, config: Config, *, seeds: Sequence[int] | None = None) -> P
         for model in vocabulary.OTHER_JACOBIAN:
             history(root, config, model, seed)
             weights(root, config, model, seed, epoch=kept(root, model, seed))
-        for model in vocabulary.DEQS:
+        for model in vocabulary.present(config, vocabulary.EVERY_DEQ):
             strongest(root, config, model, seed)
         library(root, config, seed)
         table3(root, config, seed)
@@ -120,7 +122,7 @@ def decisions(config: Config, model: str) -> tuple[DefenceName, ...]:
 def rows(config: Config, model: str, seed: int, *, attack: str, point: GridPoint, defence: DefenceName,
          images: Sequence[int]) -> dict[str, np.ndarray]:  # fmt: skip
     """Rows of one attack and one decision. Images differ in how hard they are, and attacks agree on which."""
-    deq = model not in vocabulary.FEEDFORWARD
+    deq = model not in vocabulary.EVERY_FEEDFORWARD
     states = config.solver.steps + 1 if deq else 1
     index = np.asarray(images, dtype=int)
     hardness = np.random.default_rng(7).normal(size=config.evaluation.images)[index]
@@ -177,7 +179,7 @@ def clean(config: Config, model: str, seed: int) -> dict[str, np.ndarray]:
 
 
 def pgd(config: Config, model: str, seed: int) -> dict[str, np.ndarray]:
-    deq = model not in vocabulary.FEEDFORWARD
+    deq = model not in vocabulary.EVERY_FEEDFORWARD
     point = gridpoints.ready_made(config) if deq else GridPoint(damping=0.0, state=0, steps=0)
     images = range(config.evaluation.images)
     return rows(config, model, seed, attack="pgd", point=point, defence="plain", images=images)
@@ -222,7 +224,7 @@ LIBRARY = {"apgd_ce": -0.1, "apgd_t": -0.25, "fab_t": 0.2, "square": 0.5}  # how
 
 def library(root: Path, config: Config, seed: int) -> None:
     """AutoAttack on every decision, and two of its attacks at the top points."""
-    for model in (*vocabulary.DEQS, *vocabulary.FEEDFORWARD):
+    for model in vocabulary.present(config, (*vocabulary.EVERY_DEQ, *vocabulary.EVERY_FEEDFORWARD)):
         for defence in vocabulary.MODELS[model].defences:
             for first, last in autoattack_ranges(config):
                 found = autoattack(config, model, seed, defence, range(first, last + 1))
@@ -253,7 +255,7 @@ FLAGS: Mapping[DefenceName, tuple[str, ...]] = {"plain": (), "entropy": ("it see
 
 def autoattack(config: Config, model: str, seed: int, defence: DefenceName, images: range) -> dict[str, np.ndarray]:
     """Clean rows, then one row per image and attack that was run: in standard mode until the decision errs."""
-    deq = model in vocabulary.DEQS
+    deq = vocabulary.MODELS[model].is_deq
     point = ranked(config, model, seed, defence)[0] if deq else GridPoint(damping=0.0, state=0, steps=0)
     state = early(config, defence) if deq else 0
     nowhere = GridPoint(damping=0.0, state=0, steps=0)
@@ -426,7 +428,7 @@ def write_weights(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str
 
 
 def history(root: Path, config: Config, model: str, seed: int) -> None:
-    resnet, trunk = model in vocabulary.FEEDFORWARD, model == vocabulary.TRUNK
+    resnet, trunk = model in vocabulary.EVERY_FEEDFORWARD, model == vocabulary.TRUNK
     first = 1 if resnet or trunk else 6
     last = config.resnet.training.epochs if resnet else first - 1 + (5 if trunk else max(config.training.epochs - 5, 2))
     path = root / "models" / model / f"seed{seed}" / "history.csv"

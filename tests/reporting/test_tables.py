@@ -25,6 +25,7 @@ from deqpipe.workflow import gridpoints, products, specs
 from deqpipe.workflow.products import TABLES
 from tests.reference import reporting as slow
 from tests.reporting import fabricate
+from tests.sampling import one_in
 
 FORMATS = (".csv", ".md", ".tex", ".html", ".json")
 MINE = (1, 2, 4, 8)  # the others have files of tests of their own
@@ -332,3 +333,62 @@ def test_nothing_promises_that_stronger_attacks_only_lower_a_defence(finished: P
         notes = " ".join(tables.build(number, config, finished).table.notes)
         assert "can only lower" not in notes
         assert "any finite set of attacks bounds robustness from above" in notes
+
+
+# Weight perturbation
+
+PERTURBED = {
+    "weight_perturbation": {"enabled": True, "size": {"pgd_at": 0.01, "trades": 0.005}, "warmup_epochs": 2},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def perturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
+    """A tree with the models of weight perturbation, of few attacks."""
+    config = fabricate.small(PERTURBED, {"attack": {"grid": {"states": [2, 4], "steps": [1], "damping": [0.5]}}})
+    return fabricate.tree(tmp_path_factory.mktemp("perturbed"), config), config
+
+
+def test_weight_perturbation_has_rows_below_each_framework_and_gains_over_its_own_baseline(
+    perturbed: tuple[Path, Config],
+) -> None:
+    results, config = perturbed
+    built = tables.build(1, config, results).table
+    methods = ["baseline", "+ Sec. 3.2", "+ Sec. 3.3", "+ Secs. 3.2 & 3.3"]
+    moved = ["+ AWP", "+ AWP + Sec. 3.2", "+ AWP + Sec. 3.3", "+ AWP + Secs. 3.2 & 3.3"]
+    resnet = "Pang et al. (2021)"
+    assert [line.labels[-1] for line in built.blocks[0].lines] == [
+        resnet, "Yang et al. (2022)", *methods, f"{resnet} + AWP", *moved, resnet, *methods, f"{resnet} + AWP", *moved,
+    ]  # fmt: skip
+    found = {(cell.row, cell.column): cell for cell in built.cells}
+    for framework in ("PGD-AT", "TRADES"):
+        over = {method: found[f"{framework} {method}", "PGD gain"].note for method in moved}
+        own = f"over {framework} + AWP"
+        assert list(over.values()) == [f"over {framework} baseline", own, own, own]
+        for method, base in zip(moved, ("baseline", *[moved[0]] * 3), strict=True):
+            mine, its = (found[f"{framework} {name}", "PGD"].here for name in (method, base))
+            assert mine is not None
+            assert its is not None
+            assert found[f"{framework} {method}", "PGD gain"].here == pytest.approx(mine - its)
+    assert {cell.paper for (row, _), cell in found.items() if "AWP" in row} == {None}
+    assert any(
+        "gamma 0.01 with PGD-AT, 0.005 with TRADES, from epoch 3 of adversarial training on" in note
+        for note in built.notes
+    )
+
+
+@pytest.mark.slow
+def test_the_highest_number_is_marked_with_weight_perturbation_as_without(perturbed: tuple[Path, Config]) -> None:
+    results, config = perturbed
+    table = tables.build(1, config, results).table
+    (strong,) = [line.labels[-1] for line in table.blocks[0].lines if any(shown.strong for shown in line.shown)]
+    pgd = {cell.row: cell.here or 0 for cell in table.cells if cell.column == "PGD" and "control" not in cell.row}
+    assert max((row for row in pgd if "ResNet" not in row), key=lambda row: pgd[row]).endswith(strong)
+    assert "AWP" in strong
+    assert "AWP" not in table1.most_robust({(cell.row, cell.column): cell for cell in table.cells}).row
+
+
+@pytest.mark.parametrize("number", one_in(3, [2, 3, 6]))
+def test_other_tables_have_no_row_of_weight_perturbation(perturbed: tuple[Path, Config], number: int) -> None:
+    results, config = perturbed
+    assert not any("AWP" in cell.row for cell in tables.build(number, config, results).table.cells)

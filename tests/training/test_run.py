@@ -23,6 +23,7 @@ from torch.optim import Adam
 from deqpipe.build import build_solver, build_termination
 from deqpipe.data import batches, crop_flip, to_float
 from deqpipe.dynamics import PlainDynamics
+from deqpipe.errors import UserError
 from deqpipe.gradient import Unrolled
 from deqpipe.machine import stopping
 from deqpipe.machine.stopping import EXIT_UNFINISHED, StopRequest
@@ -31,11 +32,12 @@ from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results import checkpoint
 from deqpipe.results.provenance import file_hash
 from deqpipe.seeding import Stream
-from deqpipe.training import loop
+from deqpipe.training import loop, weight_perturbation
 from deqpipe.training import run as training_jobs
 from deqpipe.training.feed import Feed
 from deqpipe.training.forward import Draws, UnrolledForward, draws
 from deqpipe.training.objectives import Batch, CleanUnrolled, Loss, PGDAdversarial, TradesAdversarial
+from deqpipe.training.weight_perturbation import WeightPerturbed
 from deqpipe.workflow import stages, vocabulary
 from tests import tiny
 from tests.sampling import one_in
@@ -478,6 +480,56 @@ def test_what_a_config_says_reaches_the_training(
     assert (scored.final.steps, scored.gradient.steps, scored.gradient.lead_step) == (4, 3, True)
 
 
+@pytest.mark.parametrize(
+    ("model", "first", "size"), [("deq_trades_awp", 43 + PER_EPOCH, 0.005), ("resnet18_pgd_at_awp", PER_EPOCH, 0.01)]
+)
+def test_what_a_config_says_of_weight_perturbation_reaches_the_training(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, first: int, size: float
+) -> None:
+    def look(plan: loop.TrainingPlan, model: nn.Module, optimizer: Any, **named: Any) -> loop.Progress:
+        assert isinstance(plan.objective, WeightPerturbed)
+        plain = TradesAdversarial if size == 0.005 else PGDAdversarial
+        assert isinstance(plan.objective.objective, plain)
+        assert (plan.objective.first_step, plan.objective.size) == (first, size)
+        raise UserError("seen")
+
+    monkeypatch.setattr("deqpipe.training.run.train", look)
+    assert perturbed(trained, tmp_path, model, warmup=1).run() == 2
+
+
+def perturbed(trained: Trained, folder: Path, model: str, *, warmup: int) -> Training:
+    """The training of a model with perturbed weights, `warmup` epochs of it without."""
+    stage, size = stages.training_stage(model), {"pgd_at": 0.01, "trades": 0.005}
+    changes = {"weight_perturbation": {"enabled": True, "size": size, "warmup_epochs": warmup}}
+    trunk = trained.file(vocabulary.TRUNK, "handoff") if stage == "train_deq" else None
+    return Training(stage.replace("_", "-"), tiny.spec(stage, changes, model=model), trained.data, folder, trunk)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["deq_trades_awp_random_states", "resnet18_pgd_at_awp"])
+def test_a_training_at_perturbed_weights_that_was_left_ends_with_the_same_bits(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    """Left within a step, where its ascent is over."""
+    whole, left = (perturbed(trained, tmp_path / name, model, warmup=0) for name in ("whole", "left"))
+    assert whole.run() == 0
+
+    def leave(network: nn.Module, loss: Any, *, size: float) -> Any:
+        found = original(network, loss, size=size)
+        calls.append(size)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return found
+
+    calls: list[float] = []
+    original = weight_perturbation.ascent
+    with monkeypatch.context() as patched:
+        patched.setattr(weight_perturbation, "ascent", leave)
+        assert left.run() == EXIT_UNFINISHED
+    assert left.run() == 0
+    assert_same_results(left, whole)
+
+
 def test_the_trunks_optimiser_is_the_configured_one(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -549,5 +601,6 @@ def first_losses(model: str, folder: Path) -> list[float]:
 
 
 def test_every_deq_has_a_training_that_fits_its_name() -> None:
-    assert {stages.training_stage(model) for model in vocabulary.DEQS} == {"train_deq"}
+    assert {stages.training_stage(model) for model in vocabulary.EVERY_DEQ} == {"train_deq"}
+    assert {stages.training_stage(model) for model in vocabulary.EVERY_FEEDFORWARD} == {"train_feedforward"}
     assert stages.training_stage(vocabulary.TRUNK) == "pretrain"

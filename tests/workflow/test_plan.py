@@ -43,6 +43,31 @@ def test_the_demo_has_one_grid_job_per_deq(workspace: Workspace) -> None:
     }
 
 
+PERTURBED = {
+    "weight_perturbation.enabled": True, "weight_perturbation.size.pgd_at": 0.01,
+    "weight_perturbation.size.trades": 0.005, "weight_perturbation.warmup_epochs": 0,
+}  # fmt: skip
+
+
+def test_weight_perturbation_adds_six_models_to_what_table_1_needs(workspace: Workspace) -> None:
+    expected = {
+        **dict.fromkeys(ONCE, 1), **MODELS, "figure6": 1, **ATTACKS, "train_deq": 6 + 4, "train_feedforward": 4,
+        "select_early_state": 8, "clean": 13, "attack_grid": 8, "attack_pgd": 5, "strongest": 8,
+        "autoattack": 10 + 4 * 2 + 2,
+    }  # fmt: skip
+    overlay = workspace.overlay(PERTURBED)
+    printed = workspace.dry_run(*DEMO, overlay)
+    assert job_counts(printed) == expected
+    assert "output: results/demo/models/deq_trades_awp_random_states/seed0/best.safetensors" in printed
+
+
+@pytest.mark.slow
+def test_models_with_perturbed_weights_are_no_target_of_a_run_without_them(workspace: Workspace) -> None:
+    target = "results/demo/models/deq_trades_awp/seed0/best.safetensors"
+    workspace.dry_run(target, *DEMO, workspace.overlay(PERTURBED))
+    assert "MissingRuleException" in workspace.dry_run(target, *DEMO, status=1)
+
+
 DECIDED = {"write_config": 1, "pretrain": 1, "train_deq": 4, "select_early_state": 4, "attack_grid": 4}
 """What the grid's accuracies of all four DEQs need."""
 TRADES = {**DECIDED, "train_deq": 2, "select_early_state": 2, "attack_grid": 2}

@@ -21,10 +21,12 @@ PRODUCTS: tuple[ProductName, ...] = ("table", "figure", "report")
 ALL = frozenset(vocabulary.EVALUATED)
 DEQS, FEEDFORWARD, TRUNK = frozenset(vocabulary.DEQS), frozenset(vocabulary.FEEDFORWARD), frozenset({vocabulary.TRUNK})
 OTHER = frozenset(vocabulary.OTHER_JACOBIAN)  # trained for Figure 6, never evaluated
-TRADES = frozenset(name for name, model in vocabulary.MODELS.items() if model.framework == "trades")
+MODELS = {name: vocabulary.MODELS[name] for name in vocabulary.present(CONFIG, vocabulary.MODELS)}
+TRADES = frozenset(name for name, model in MODELS.items() if model.framework == "trades")
 SWEPT, EXAMPLE = frozenset({vocabulary.SWEEP_MODEL}), frozenset({vocabulary.FIGURE2_MODEL})
 CLOCK = {"time_training": frozenset({""})}
-RANDOM = frozenset(name for name, model in vocabulary.MODELS.items() if model.random_states)
+RANDOM = frozenset(name for name, model in MODELS.items() if model.random_states)
+PERTURBED = frozenset(vocabulary.MODELS) - frozenset(MODELS)
 
 
 def change(node: BaseModel, path: list[str], value: object) -> BaseModel:
@@ -36,7 +38,7 @@ def change(node: BaseModel, path: list[str], value: object) -> BaseModel:
 # What stands in no section of config.yaml, because it belongs to another variant.
 OF_OTHER_VARIANTS: Mapping[str, object] = {
     "root": "some/folder", "memory": 5, "index": 8, "images": 1000, "confidence": 0.99,
-    "steps": 7,
+    "steps": 7, "size": {"pgd_at": 0.01, "trades": 0.005}, "warmup_epochs": 0,
 }  # fmt: skip
 
 
@@ -97,11 +99,11 @@ def every_job(config: Config) -> dict[tuple[str, str], str]:
     jobs = {("data", ""): specs.build("data", config)}
     jobs["pretrain", vocabulary.TRUNK] = specs.build("pretrain", config, seed=0)
     jobs["time_training", ""] = specs.build("time_training", config, seed=0)
-    for name in vocabulary.MODELS:
+    for name in vocabulary.present(config, vocabulary.MODELS):
         if name != vocabulary.TRUNK:
             jobs["train", name] = specs.build(training_stage(name), config, model=name, seed=0)
     for stage in EVALUATIONS:
-        for name in STAGES[stage].models or ():
+        for name in vocabulary.present(config, STAGES[stage].models or ()):
             for defence in vocabulary.MODELS[name].defences if stage == "autoattack" else (None,):
                 jobs[stage, f"{name} {defence or ''}".strip()] = specs.build(
                     stage, config, model=name, seed=0, defence=defence
@@ -191,6 +193,7 @@ CONTROLS = union({"clean": DEQS}, grid(DEQS))  # the sweep and the clock bring t
         ({"entropy_sweep__solver_steps": (3,)}, {"attack_sweep": SWEPT, "time_inference": SWEPT}),
         ({"entropy_sweep__points": 3}, {"attack_sweep": SWEPT}),
         ({"figures__jacobian": True}, {}),
+        ({"weight_perturbation__enabled": True}, {}),
         ({"timing__repeats": 9}, {**CLOCK, "time_inference": SWEPT}),
         ({"jacobian__other_weight__trades": 9.0}, {"train": OTHER & TRADES}),
         ({"attack__unroll__lead_step": True}, evaluations(DEQS | TRUNK)),
@@ -368,6 +371,42 @@ def test_a_race_depends_on_what_faces_all_attacks_and_on_the_states_that_decide(
     assert len({specs.dumps(point) for point in points}) == 1
 
 
+def test_weight_perturbation_adds_models_of_its_own_and_changes_no_other() -> None:
+    base = changed(weight_perturbation__enabled=True)
+    before, after = every_job(CONFIG), every_job(base)
+    assert after.items() >= before.items()
+    added = {(stage, job.split()[0]) for stage, job in after.keys() - before.keys()}
+    deqs = {name for name in PERTURBED if vocabulary.MODELS[name].is_deq}
+    assert (len(deqs), len(PERTURBED)) == (4, 6)
+    assert added == {
+        *((stage, name) for stage in ("train", "clean", "autoattack") for name in PERTURBED),
+        *((stage, name) for stage in ("select", "attack_grid", "strongest", "race") for name in deqs),
+        *(("attack_pgd", name) for name in PERTURBED - deqs),
+    }
+
+
+def test_a_size_of_weight_perturbation_is_part_of_the_trainings_of_its_framework() -> None:
+    base = changed(weight_perturbation__enabled=True)
+    trades = {name for name in PERTURBED if vocabulary.MODELS[name].framework == "trades"}
+    for settings, expected in (({"size__trades": 0.1}, trades), ({"warmup_epochs": 3}, PERTURBED)):
+        other = changed(base, **{f"weight_perturbation__{key}": value for key, value in settings.items()})
+        found = {
+            name
+            for name in vocabulary.MODELS
+            if name != vocabulary.TRUNK
+            and len({specs.dumps(specs.build(training_stage(name), one, model=name, seed=0)) for one in (base, other)})
+            == 2
+        }
+        assert found == expected
+
+
+@pytest.mark.parametrize("model", sorted(PERTURBED))
+def test_files_of_models_that_a_configuration_no_longer_has_are_of_another_spec(model: str) -> None:
+    with_them = changed(weight_perturbation__enabled=True)
+    one, other = (specs.build("clean", config, model=model, seed=0) for config in (with_them, CONFIG))
+    assert one != other
+
+
 def test_few_points_of_the_sweep_are_those_of_the_ranking() -> None:
     base = changed(entropy_sweep__points=3)
     assert affected(changed(base, early_state__mode="fixed"), base)["attack_sweep"] == SWEPT
@@ -533,16 +572,17 @@ def test_grid_jobs_partition_states_and_images(
     assert len(set(shards.shard_names(config))) == len(shards.state_ranges(config)) * len(shards.image_ranges(config))
 
 
-def test_models_are_the_seven_of_the_tables_and_two_of_figure_6() -> None:
-    assert (len(vocabulary.EVALUATED), len(vocabulary.MODELS)) == (7, 9)
+def test_models_are_the_seven_of_the_tables_two_of_figure_6_and_six_with_perturbed_weights() -> None:
+    assert (len(vocabulary.EVALUATED), len(MODELS), len(vocabulary.MODELS)) == (7, 9, 15)
     assert (len(vocabulary.DEQS), len(vocabulary.FEEDFORWARD)) == (4, 2)
     defended = [name for name, model in vocabulary.MODELS.items() if "entropy" in model.defences]
-    assert defended == list(vocabulary.DEQS)
+    assert defended == list(vocabulary.EVERY_DEQ)
+    assert vocabulary.EVERY_DEQ[:4] == vocabulary.DEQS
 
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_controls_are_those_of_the_models_with_a_defence(asked: bool) -> None:
     entropy = changed(entropy__controls=asked).entropy
     three = ("entropy_zero_steps", "entropy_restart_only", "entropy_one_round")
-    expected = {name: three if asked and name in DEQS else () for name in vocabulary.MODELS}
+    expected = {name: three if asked and name in vocabulary.EVERY_DEQ else () for name in vocabulary.MODELS}
     assert {name: model.controls(entropy) for name, model in vocabulary.MODELS.items()} == expected

@@ -67,17 +67,19 @@ def _pretrain(config: Config, images: Images, wildcards: Wildcards) -> Keeping:
 
 
 def _train_deq(config: Config, images: Images, wildcards: Wildcards) -> Keeping:
-    """A step with the Jacobian term, which is the longest."""
+    """A step with the Jacobian term, and where weights are perturbed at perturbed ones, which is the longest."""
     model, part = wildcards["model"], f"train/{cost.priced_as(wildcards['model'])}"
-    step = cost.training_step(config, model, regularised=1) * config.training.batch_size
+    perturbed = int(vocabulary.MODELS[model].perturbed_weights)
+    step = cost.training_step(config, model, regularised=1, perturbed=perturbed) * config.training.batch_size
     validation = formulas.validation(config, model) * cost.validation_images(config, images)
     return _training(cost.training_work(step, part), cost.training_work(validation, part))
 
 
 def _train_feedforward(config: Config, images: Images, wildcards: Wildcards) -> Keeping:
     model, steps = wildcards["model"], config.selection.attack.steps
-    training = vocabulary.feedforward(config, model).training
-    step = cost.network_work(model, {f"train/{vocabulary.MODELS[model].framework}": float(training.batch_size)})
+    kind, count = vocabulary.MODELS[model], vocabulary.feedforward(config, model).training.batch_size
+    ascents = {"gradient": cost.ascents(model, count)} if kind.perturbed_weights else {}
+    step = cost.network_work(model, {f"train/{kind.framework}": float(count), **ascents})
     each = cost.network_work(model, {"decide": 2.0, "gradient": float(steps)})
     return _training(step, each * cost.validation_images(config, images))
 

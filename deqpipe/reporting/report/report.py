@@ -214,8 +214,9 @@ def _first(table: Table, config: Config, folder: Path) -> First:
 
 def _trained(config: Config) -> tuple[str, ...]:
     """The models that were trained here, those of Figure 6 last."""
+    trained = vocabulary.present(config, vocabulary.EVERY_EVALUATED)
     others = vocabulary.OTHER_JACOBIAN if config.figures.jacobian else ()
-    return (*(model for model in vocabulary.EVALUATED if model not in config.imported), *others)
+    return (*(model for model in trained if model not in config.imported), *others)
 
 
 def _tabled(table: Table, results: Path, remarks: Remarks) -> Tabled:

@@ -1,11 +1,11 @@
 """Table 1: robustness of all methods, clean, under the strongest attack of the grid, and under AutoAttack."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from deqpipe.analysis import autoattack_outcomes
 from deqpipe.analysis.autoattack_outcomes import AutoAttackOutcome
-from deqpipe.analysis.decision import Decision, all_decisions, controls, paper_decisions
+from deqpipe.analysis.decision import AWP, Decision, all_decisions, controls, paper_decisions, perturbed_decisions
 from deqpipe.analysis.evaluation import Evaluation, evaluate_all
 from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.reading import Source
@@ -26,14 +26,59 @@ COLUMNS = (CLEAN, PGD, AA, ALL, PER_IMAGE, ALL_PER_IMAGE, GAIN)
 TRUNK = Decision(vocabulary.TRUNK, "plain")
 
 
-def _rows(framework: Framework) -> tuple[tuple[Decision, ...], tuple[Decision, ...]]:
-    """The networks without states of a framework, and the decisions of its DEQs, the baseline first."""
-    networks = (name for name in vocabulary.FEEDFORWARD if vocabulary.MODELS[name].framework == framework)
-    return tuple(Decision(name, "plain") for name in networks), all_decisions(framework)
+@dataclass(frozen=True)
+class Group:
+    """Rows of one framework: the paper's, or those with adversarial weight perturbation.
+
+    Attributes:
+        networks: without states.
+        baseline: of the DEQs, which the gains of the others are over.
+        others: the decisions of the DEQs but the baseline.
+        over: what the baseline's own gain is over; None: it has none.
+        named: how the networks were trained.
+    """
+
+    networks: tuple[Decision, ...]
+    baseline: Decision
+    others: tuple[Decision, ...]
+    over: Decision | None = None
+    named: str = "Pang et al. (2021)"
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """Those of the DEQs, the baseline first."""
+        return (self.baseline, *self.others)
+
+    @property
+    def as_published(self) -> bool:
+        """Whether a row that is only published stands between networks and DEQs."""
+        return self.over is None and self.baseline.framework == "PGD-AT"
 
 
-_FRAMEWORKS = tuple(map(_rows, vocabulary.FRAMEWORKS))
-"""The rows in the paper's order."""
+def _groups(config: Config) -> tuple[Group, ...]:
+    """The rows in the paper's order; those with weight perturbation, if there are any, below each framework's."""
+    return tuple(group for framework in vocabulary.FRAMEWORKS for group in _of(framework, config))
+
+
+def _of(framework: Framework, config: Config) -> Iterator[Group]:
+    networks = [name for name in vocabulary.FEEDFORWARD if vocabulary.MODELS[name].framework == framework]
+    baseline, *others = all_decisions(framework)
+    yield Group(_plain(networks), baseline, tuple(others))
+    perturbed = perturbed_decisions(config, framework)
+    if perturbed:
+        also = vocabulary.present(config, vocabulary.EVERY_FEEDFORWARD)
+        more = [name for name in also if name not in vocabulary.FEEDFORWARD]
+        mine = [name for name in more if vocabulary.MODELS[name].framework == framework]
+        named = f"{Group.named} + {AWP}"
+        yield Group(_plain(mine), perturbed[0], perturbed[1:], over=baseline, named=named)
+
+
+def _plain(models: Iterable[str]) -> tuple[Decision, ...]:
+    return tuple(Decision(name, "plain") for name in models)
+
+
+def _controls(config: Config) -> tuple[Decision, ...]:
+    return controls(config, vocabulary.present(config, vocabulary.EVERY_DEQ))
 
 
 @dataclass(frozen=True)
@@ -64,14 +109,15 @@ def gather(tree: Tree) -> Robustness:
         UserError: records are missing, incomplete, doubled, of another configuration, or of another point than the
             strongest.
     """
-    evaluations = evaluate_all(tree, vocabulary.EVALUATED)
-    outcomes = {decision: autoattack_outcomes.outcome(tree, evaluations[decision]) for decision in _attacked()}
+    evaluations = evaluate_all(tree, vocabulary.present(tree.config, vocabulary.EVERY_EVALUATED))
+    attacked = _attacked(tree.config)
+    outcomes = {decision: autoattack_outcomes.outcome(tree, evaluations[decision]) for decision in attacked}
     return Robustness(evaluations, outcomes, tree.bootstrap)
 
 
-def _attacked() -> tuple[Decision, ...]:
+def _attacked(config: Config) -> tuple[Decision, ...]:
     """The decisions that AutoAttack is run on, in the order of the rows."""
-    return tuple(decision for networks, decisions in _FRAMEWORKS for decision in (*networks, *decisions))
+    return tuple(decision for group in _groups(config) for decision in (*group.networks, *group.decisions))
 
 
 def caption(config: Config) -> str:
@@ -87,15 +133,15 @@ def caption(config: Config) -> str:
 def cells(gathered: Robustness, tree: Tree) -> tuple[Cell, ...]:
     """Seven columns for every decision, four for a control; the trunk with a column of its own."""
     rows: list[Cell] = []
-    for networks, (baseline, *others) in _FRAMEWORKS:
-        for one in networks:
+    for group in _groups(tree.config):
+        for one in group.networks:
             rows += [*_single(gathered.evaluations[one], tree, PGD), *_autoattack(gathered.outcomes[one], tree)]
-        rows += _published_only() if baseline.framework == "PGD-AT" else []
-        rows += _method(gathered, baseline, tree)
-        for decision in others:
-            gain = _gain(gathered.evaluations[decision], gathered.evaluations[baseline], tree)
+        rows += _published_only() if group.as_published else []
+        rows += [*_method(gathered, group.baseline, tree), *_own_gain(gathered, group, tree)]
+        for decision in group.others:
+            gain = _gain(gathered.evaluations[decision], gathered.evaluations[group.baseline], tree)
             rows += [*_method(gathered, decision, tree), gain]
-    for control in controls(tree.config):
+    for control in _controls(tree.config):
         method = gathered.evaluations[controlled(control)]
         rows += [*_deq(gathered.evaluations[control], tree), _over(method, gathered.evaluations[control], tree)]
     return (*rows, *_single(gathered.evaluations[TRUNK], tree, final_column(tree.config)))
@@ -164,6 +210,13 @@ def _deq(evaluation: Evaluation, tree: Tree) -> list[Cell]:
     return [*own, _percent(row, PER_IMAGE, survived)]
 
 
+def _own_gain(gathered: Robustness, group: Group, tree: Tree) -> tuple[Cell, ...]:
+    """That of a baseline, where it is over another one."""
+    if group.over is None:
+        return ()
+    return (_gain(gathered.evaluations[group.baseline], gathered.evaluations[group.over], tree),)
+
+
 def _gain(evaluation: Evaluation, baseline: Evaluation, tree: Tree) -> Cell:
     gain = intervals.minimum_difference(evaluation.right, baseline.right, tree.bootstrap)
     row, words = evaluation.decision.row, f"over {baseline.decision.row}"
@@ -189,12 +242,12 @@ def _percent(row: str, column: str, estimate: intervals.Estimate, *, note: str =
 
 def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
     """The paper's eleven rows, and those of further defences; the controls of Sec. 3.2 and the trunk apart."""
-    best = most_robust(cells).row
+    best = most_robust(cells, perturbed_decisions(config, *vocabulary.FRAMEWORKS)).row
     lines: list[Line] = []
-    for networks, decisions in _FRAMEWORKS:
-        lines += [_line(one, "Pang et al. (2021)", cells, config) for one in networks]
-        lines += [_as_published(cells, config)] if decisions[0].framework == "PGD-AT" else []
-        lines += [_line(one, one.method, cells, config, strong=one.row == best) for one in decisions]
+    for group in _groups(config):
+        lines += [_line(one, group.named, cells, config) for one in group.networks]
+        lines += [_as_published(cells, config)] if group.as_published else []
+        lines += [_line(one, one.method, cells, config, strong=one.row == best) for one in group.decisions]
     final = final_column(config)
     shown = tuple(show(cells[TRUNK.row, column]) for column in (CLEAN, final))
     trunk = Line(("clean", conditions.architecture(config, TRUNK.model), TRUNK.method), shown)
@@ -205,7 +258,7 @@ def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block
 
 def _control_block(stub: tuple[str, ...], cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
     columns = _columns((CLEAN, PGD, PER_IMAGE, OVER_CONTROL), config)
-    lines = tuple(_line(one, one.method, cells, config, columns=columns) for one in controls(config))
+    lines = tuple(_line(one, one.method, cells, config, columns=columns) for one in _controls(config))
     return (Block(stub, columns, lines),) if lines else ()
 
 
@@ -215,9 +268,9 @@ def _columns(names: tuple[str, ...], config: Config) -> tuple[str, ...]:
     return tuple(name for name in names if name not in absent)
 
 
-def most_robust(cells: Mapping[tuple[str, str], Cell]) -> Decision:
-    """The DEQ decision with the highest accuracy under its strongest attack; of equal ones the first."""
-    return max(paper_decisions("pgd_at", "trades"), key=lambda decision: cells[decision.row, PGD].here or 0.0)
+def most_robust(cells: Mapping[tuple[str, str], Cell], also: Sequence[Decision] = ()) -> Decision:
+    """Of the paper's DEQ decisions, and others, that of highest accuracy under its strongest attack; the first one."""
+    return max((*paper_decisions("pgd_at", "trades"), *also), key=lambda decision: cells[decision.row, PGD].here or 0.0)
 
 
 def _line(
@@ -248,7 +301,8 @@ def _as_published(cells: Mapping[tuple[str, str], Cell], config: Config) -> Line
 
 def notes(gathered: Robustness, config: Config) -> tuple[str, ...]:
     """What is absent, what is not the same attack, and which states decide."""
-    judged = [gathered.evaluations[decision] for decision in all_decisions("pgd_at", "trades")]
+    decisions = (*all_decisions("pgd_at", "trades"), *perturbed_decisions(config, "pgd_at", "trades"))
+    judged = [gathered.evaluations[decision] for decision in decisions]
     outcomes = tuple(gathered.outcomes.values())
     return (
         f"Of PGD, ResNets and trunk face PGD-{config.attack.pgd.steps} alone; they answer at their final state. DEQs "
@@ -256,6 +310,7 @@ def notes(gathered: Robustness, config: Config) -> tuple[str, ...]:
         "Yang et al. (2022) is published only.",
         f"PGD: {phrases.blind()}",
         *([phrases.controls(config)] if controls(config) else []),
+        *_perturbation(config),
         _absent(config),
         *file_names(config),
         *autoattack_notes(outcomes, gathered.bootstrap, config),
@@ -265,10 +320,23 @@ def notes(gathered: Robustness, config: Config) -> tuple[str, ...]:
     )
 
 
+def _perturbation(config: Config) -> tuple[str, ...]:
+    """What rows with weight perturbation are, where there are some."""
+    how = config.weight_perturbation
+    if not how.enabled:
+        return ()
+    spared = f", from epoch {how.warmup_epochs + 1} of adversarial training on" if how.warmup_epochs else ""
+    return (
+        f"{AWP}: trained with adversarial weight perturbation (Wu, Xia & Wang, 2020; gamma {how.size.pgd_at:g} with "
+        f"PGD-AT, {how.size.trades:g} with TRADES{spared}), not in the paper. The gain of row + {AWP} is over the "
+        f"baseline, that of the rows below over it.",
+    )
+
+
 def file_names(config: Config) -> tuple[str, ...]:
     """What the files of a network are called, where its depth is not the one that their names say."""
     named: dict[str, list[str]] = {}
-    for model in vocabulary.FEEDFORWARD:
+    for model in vocabulary.present(config, vocabulary.EVERY_FEEDFORWARD):
         name = conditions.architecture(config, model)
         if not model.startswith(name.replace("-", "").lower()):
             named.setdefault(name, []).append(model)
@@ -305,7 +373,7 @@ def autoattack_notes(outcomes: tuple[AutoAttackOutcome, ...], bootstrap: Bootstr
 
 
 def _points(outcomes: tuple[AutoAttackOutcome, ...]) -> str:
-    deqs = [one for one in outcomes if one.decision.model in vocabulary.DEQS]
+    deqs = [one for one in outcomes if vocabulary.MODELS[one.decision.model].is_deq]
     return "; ".join(f"{one.decision.row} {phrases.strongest(one.evaluation)}" for one in deqs)
 
 
