@@ -109,6 +109,7 @@ def table1(results: Path, config: Mapping[str, Any], seed: int) -> Values:
                     row = weak(results, config, seed, model, decision)
                     row["method's gain"] = values[name, "PGD"] - row["PGD"]
                     add(values, f"{name}, control: {control}", row)
+            add(values, name, parts(results, config, seed, stem, training, defence))
     trunk = {"Clean": clean(results, config, seed, "deq_pretrain", "plain", FINAL)}
     attacked = answers(read(results, "pgd", "deq_pretrain", seed), FINAL, images=config["evaluation"]["images"])
     trunk[f"PGD-{config['attack']['pgd']['steps']}, final state"] = min(accuracies(attacked).values())
@@ -118,6 +119,34 @@ def table1(results: Path, config: Mapping[str, Any], seed: int) -> Values:
 
 def add(values: Values, row: str, columns: Mapping[str, float]) -> None:
     values.update({(row, column): value for column, value in columns.items()})
+
+
+def parts(
+    results: Path, config: Mapping[str, Any], seed: int, stem: str, training: str, defence: str
+) -> dict[str, float]:
+    """What the gains of a decision are made of, one change at a time."""
+
+    def lowest(weights: str, dynamics: str, place: int) -> float:
+        frame = read(results, "grid", f"deq_{stem}_{weights}", seed)
+        frame = frame[(frame["model"] == f"deq_{stem}_{weights}") & (frame["defence"] == dynamics)]
+        return min(accuracies(answers(frame, place, images=config["evaluation"]["images"])).values())
+
+    def place(weights: str, dynamics: str) -> int:
+        return early(results, f"deq_{stem}_{weights}", dynamics, seed)
+
+    mine = place(training, defence)
+    end, found = lowest(training, defence, mine), {}
+    if defence == "entropy":
+        start, moved = lowest(training, "plain", place(training, "plain")), lowest(training, "plain", mine)
+        found |= {"gain of Sec. 3.2": end - start, "3.2: state": moved - start}
+        if config["entropy"]["resolve"] == "quasi_newton" and config["entropy"]["controls"]:
+            without = lowest(training, "entropy_zero_steps", mine)
+            found["3.2: restarts"], moved = without - moved, without
+        found["3.2: descent"] = end - moved
+    if training == "random_states":
+        start, moved = lowest("base", defence, place("base", defence)), lowest("base", defence, mine)
+        found |= {"gain of Sec. 3.3": end - start, "3.3: state": moved - start, "3.3: weights": end - moved}
+    return found
 
 
 def resnet(results: Path, config: Mapping[str, Any], seed: int, model: str) -> dict[str, float]:
