@@ -20,7 +20,16 @@ from deqpipe.config.suite import AttackSuiteConfig
 from deqpipe.errors import UserError
 from deqpipe.results.records import Records
 from deqpipe.statistics.intervals import Correct
-from deqpipe.workflow.suite_attacks import GROUPS, TRANSFERRED, AttackGroup, SuiteAttack, suite_attacks
+from deqpipe.workflow import vocabulary
+from deqpipe.workflow.suite_attacks import (
+    CONTROLS,
+    GROUPS,
+    TRANSFERRED,
+    AttackGroup,
+    Kind,
+    SuiteAttack,
+    suite_attacks,
+)
 
 CLEAN = "clean"
 COLUMNS = (
@@ -35,7 +44,7 @@ _Images: TypeAlias = NDArray[np.int64]
 _Numbers: TypeAlias = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AttackRun:
     """What one attack did to the images that it faced.
 
@@ -116,6 +125,11 @@ class SuiteOutcome:
         return len(self.clean)
 
     @cached_property
+    def attacking(self) -> tuple[AttackRun, ...]:
+        """The runs in their order, without those that are no attacks: controls such as noise."""
+        return tuple(run for name, run in self.runs.items() if name not in CONTROLS)
+
+    @cached_property
     def crafted(self) -> Correct:
         """(images,) right when clean and under every attack that was made against this decision."""
         return self._after(self.runs.values())
@@ -123,7 +137,8 @@ class SuiteOutcome:
     def group(self, group: AttackGroup) -> Correct | None:
         """(images,) right when clean and under a group's attacks alone; None: none of them ran.
 
-        In standard mode a group faces what the groups before it left: this is what was left after it.
+        In standard mode a group faces what the groups before it left: this is what was left after it. Noise is no
+        group: what it turns counts in the union alone.
         """
         if group == TRANSFERRED:
             return self._transferred()
@@ -132,8 +147,8 @@ class SuiteOutcome:
             return None
         if self.mode == "individual":
             return self._after(own)
-        last = max(list(self.runs).index(run.attack.name) for run in own)
-        return self._after(list(self.runs.values())[: last + 1])
+        last = max(self.attacking.index(run) for run in own)
+        return self._after(self.attacking[: last + 1])
 
     def _transferred(self) -> Correct | None:
         if self.transferred is None:
@@ -156,8 +171,8 @@ class SuiteOutcome:
 
     @property
     def evaluations(self) -> float:
-        """Evaluations of f that the suite spent, per image; NaN without states."""
-        return float(sum(run.work(self.images).mean() for run in self.runs.values()))
+        """Evaluations of f that the suite's attacks spent, per image; NaN without states."""
+        return float(sum(run.work(self.images).mean() for run in self.attacking))
 
     def fallen_after(self) -> _Numbers:
         """Evaluations of f, over all attacks in their order, until each image fell; 0 where wrong when clean.
@@ -166,7 +181,7 @@ class SuiteOutcome:
         """
         spent, before = np.full(self.images, np.inf), np.zeros(self.images)
         spent[~self.clean] = 0.0
-        for run in self.runs.values():
+        for run in self.attacking:
             spent = np.minimum(spent, before + run.fallen_after(self.images))
             before += run.work(self.images)
         return spent
@@ -201,18 +216,27 @@ def outcome(
     _refuse_lacking(clean["image"], np.arange(images), f"{where}, clean images")
     right: Correct = clean["right"]
     runs: dict[str, AttackRun] = {}
-    alive = right.copy()
+    kind, alive = _kind(rows, known, decision), right.copy()
     for name, attack in known.items():
-        if not (rows["attack"] == name).any():
-            continue
         run = _run(attack, _taken_apart(rows, name, state, where))
-        due = np.flatnonzero(alive if suite.mode == "standard" else right)
-        _refuse_lacking(run.images, due, f"{where} under {attack.label}", more=True)
-        alive, runs[name] = run.left(alive), run
+        if kind in attack.against:
+            due = np.flatnonzero(alive if suite.mode == "standard" else right)
+            _refuse_lacking(run.images, due, f"{where} under {attack.label}", more=True)
+        if len(run.images):
+            runs[name] = run
+            alive = alive if name in CONTROLS else run.left(alive)
     return SuiteOutcome(
         decision=decision, state=state, mode=suite.mode, labels=clean["label"], clean=right, runs=runs,
         transferred=None, flags=_flags(rows), jobs=len(rows.provenance), sources=tuple(sources),
     )  # fmt: skip
+
+
+def _kind(rows: Records, known: Mapping[str, SuiteAttack], decision: Decision) -> Kind:
+    """What was attacked: a defence that leaves the dynamics as they are faced no attack on updates of the input."""
+    if decision.model in vocabulary.FEEDFORWARD:
+        return "network"
+    of_defences = [name for name, attack in known.items() if attack.against == ("defended",)]
+    return "defended" if np.isin(rows["attack"].astype(str), of_defences).any() else "plain"
 
 
 def _refuse_others(rows: Records, decision: Decision, where: str) -> None:

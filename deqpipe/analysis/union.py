@@ -21,6 +21,7 @@ from deqpipe.analysis.radius import RadiusCurve
 from deqpipe.analysis.reading import Source
 from deqpipe.analysis.suite import SuiteOutcome
 from deqpipe.config import AttackSuiteConfig, Config
+from deqpipe.errors import UserError
 from deqpipe.results.records import Records
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Correct
@@ -175,12 +176,14 @@ def outcome(tree: Tree, decision: Decision) -> SuiteOutcome:
 
 
 def _asked(config: Config) -> AttackSuiteConfig:
-    assert isinstance(config.suite, AttackSuiteConfig), "the suite was not run"
+    if not isinstance(config.suite, AttackSuiteConfig):
+        raise UserError("suite.enabled is false, but must be true for what the suite's attacks leave")
     return config.suite
 
 
 def attacked_images(config: Config) -> int:
     """How many of the first test images the suite attacks."""
+    _asked(config)
     return suite_ranges(config)[-1][1] + 1
 
 

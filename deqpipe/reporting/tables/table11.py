@@ -11,6 +11,7 @@ from deqpipe.analysis.decision import Decision
 from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.reading import Source
 from deqpipe.analysis.sanity import Finding
+from deqpipe.analysis.suite import SuiteOutcome
 from deqpipe.analysis.union import Faced, Faces
 from deqpipe.config import Config
 from deqpipe.reporting import conditions, phrases, quantities
@@ -24,8 +25,8 @@ from deqpipe.workflow.suite_attacks import GROUPS, NOISE
 CLEAN, PGD, PER_IMAGE, AA, UNION, SPENT = "Clean", "PGD", "PGD per image", "AA", "Union", "f per image"
 DEFENCE, DEFENCE_BY_PGD, OVER_CONTROL = "Sec. 3.2 under union", "Sec. 3.2 by PGD", "Sec. 3.2 over R = 0"
 TRAINING, TRAINING_BY_PGD = "Sec. 3.3 under union", "Sec. 3.3 by PGD"
-HEADLINE = (CLEAN, PGD, PER_IMAGE, AA, UNION, SPENT)
 GAINS = (DEFENCE_BY_PGD, DEFENCE, OVER_CONTROL, TRAINING_BY_PGD, TRAINING)
+COLUMNS = (CLEAN, PGD, PER_IMAGE, AA, UNION, *GAINS, SPENT)
 _ROUNDED = Digits(0, 0, 0)
 
 
@@ -150,14 +151,12 @@ _STUB = ("Training", "Model", "Method")
 
 
 def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
-    """The headline, the gains, and each group of attacks: three rectangles with the same rows."""
+    """What decisions keep and what remains of gains; gains pooled over seeds; what each group of attacks leaves."""
     deciding = [one for one in union.decisions(config) if (one.row, CLEAN) in cells]
-    groups = tuple(group.label for group in GROUPS if any((one.row, group.label) in cells for one in deciding))
-    gaining = [one for one in deciding if any((one.row, column) in cells for column in GAINS)]
-    pooled = tuple(
-        phrases.pooled(column) for column in GAINS if any(name == phrases.pooled(column) for _, name in cells)
-    )
-    parts = ((deciding, HEADLINE), (gaining, (*GAINS, *pooled)), (deciding, (*groups, UNION)))
+    pooled = tuple(phrases.pooled(column) for column in GAINS)
+    gaining = [one for one in deciding if any((one.row, column) in cells for column in pooled)]
+    groups = (*(group.label for group in GROUPS), UNION)
+    parts = ((deciding, COLUMNS), (gaining, pooled), (deciding, groups))
     return tuple(_block(rows, columns, cells, config) for rows, columns in parts if rows)
 
 
@@ -181,6 +180,9 @@ def _control(decision: Decision) -> bool:
 
 
 def _method(decision: Decision) -> str:
+    """Its name in the table; a control stands right below what it is a control of."""
+    if _control(decision):
+        return defence_of(decision.defence).label
     network = vocabulary.MODELS[decision.model].architecture.method
     return "no states" if network else decision.method
 
@@ -259,17 +261,26 @@ def _groups(gathered: Gathered, config: Config) -> str:
 
 def _by_attack(gathered: Gathered, config: Config) -> str:
     """How many images each attack turned, of those that it faced."""
-    listed = "; ".join(
-        f"{one.decision.row}: "
-        + ", ".join(f"{run.attack.label} {(~run.right).sum()} of {len(run.images)}" for run in one.runs.values())
-        for one in gathered.faces.outcomes
+    listed = "; ".join(f"{one.decision.row}: {_turned(one)}" for one in gathered.faces.outcomes)
+    return f"Images that attacks turned, of those that they faced (attacks that turned none are left out): {listed}."
+
+
+def _turned(one: SuiteOutcome) -> str:
+    turned = (
+        f"{run.attack.label} {(~run.right).sum()} of {len(run.images)}"
+        for run in one.runs.values()
+        if not run.right.all()
     )
-    return f"Images that each attack turned, of those that it faced: {listed}."
+    return ", ".join(turned) or "none"
 
 
 def _states(gathered: Gathered) -> str:
     deqs = [one for one in gathered.faces.outcomes if one.decision.model in vocabulary.DEQS]
     return f"Early states, counted from 1: {'; '.join(f'{one.decision.row} {one.state}' for one in deqs)}."
+
+
+def _starts(count: int) -> str:
+    return "one start" if count == 1 else f"{count} starts"
 
 
 def _budget(config: Config) -> str:
@@ -278,7 +289,7 @@ def _budget(config: Config) -> str:
     assert asked.enabled
     lengths = ", ".join(map(str, asked.long))
     return (
-        f"Budget: APGD {asked.iterations} steps from {asked.restarts} starts (targeted losses: {asked.targets} "
+        f"Budget: APGD {asked.iterations} steps from {_starts(asked.restarts)} (targeted losses: {asked.targets} "
         f"classes), PGD {lengths} steps, Square {asked.queries:,} and RayS {asked.decision_queries:,} queries; every "
         "iterate is judged by the decision itself. An evaluation of f counts 1, its gradient to the input 1 more."
     )
