@@ -63,6 +63,7 @@ class Definition:
         priority: of its rule.
         wanted: whether a whole run makes it.
         unwanted: why not, where it does not.
+        on_request: whether it can be made all the same, by its name.
         foremost: columns of a table that a narrow terminal shows, the most important first; none: all, some of them
             below the others.
         pooled: columns of differences that are pooled over all seeds as well, where there are several.
@@ -79,6 +80,7 @@ class Definition:
     priority: int = 20
     wanted: Callable[[Config], bool] = lambda config: True
     unwanted: str = ""
+    on_request: bool = False
     foremost: tuple[str, ...] = ()
     pooled: tuple[str, ...] = ()
 
@@ -232,6 +234,7 @@ _FIGURES = (
         wanted=lambda config: config.figures.jacobian,
         unwanted="figures.jacobian is false: the figure needs two trainings of its own. This makes them and the figure "
         "(with the --configfile of this run, if it had one); with figures.jacobian: true it is part of the report.",
+        on_request=True,
     ),
     Definition(
         "figure", 7, "Robust accuracy over the radius of the ball.", "accuracy over epsilon",
