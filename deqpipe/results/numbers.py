@@ -114,7 +114,7 @@ class Numbers(_Part):
     schema_version: Literal["1.1"] = "1.1"
     summary: tuple[str, ...]
     """What they amount to, in plain sentences, the most telling first."""
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
     """Checks of the attacks that failed, a sentence each: numbers that rest on these attacks are worth nothing."""
     seeds: tuple[int, ...]
     """Repetitions that the configuration asks for; values are those of the first."""

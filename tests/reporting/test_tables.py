@@ -306,8 +306,8 @@ def test_csv_carries_the_strongest_attack_as_a_note(tmp_path: Path, finished: Pa
 
 
 def test_unknown_missing_and_foreign_tables_are_refused(tmp_path: Path, finished: Path, config: Config) -> None:
-    with pytest.raises(UserError, match="table is 11, but must be one of 1, 2, "):
-        tables.write(11, config, finished, output_stem=tmp_path / "table11")
+    with pytest.raises(UserError, match="table is 12, but must be one of 1, 2, "):
+        tables.write(12, config, finished, output_stem=tmp_path / "table12")
     with pytest.raises(UserError, match=r"table1\.json does not exist"):
         tables.text(1, tmp_path, Screen(80))
     with pytest.raises(UserError, match="does not exist"):

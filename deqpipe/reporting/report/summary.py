@@ -47,21 +47,17 @@ def sentences(written: Mapping[int, Table], config: Config) -> tuple[str, ...]:
     robustness, attacks, transfers, union = (
         by_name(written[number].cells) if number in written else {} for number in (1, 2, 3, 11)
     )
-    known = (
-        _union(union),
-        _left_of_defence(union),
-        _left_of_training(union),
-        _made_of(robustness),
-        _groups(union),
-    )
-    blind = (
-        _random_states(robustness, config),
-        _entropy_reduction(robustness, config),
-        _most_robust(robustness, config),
-        _through_the_defence(transfers),
-        _attacks(attacks, config),
-    )
-    return tuple(sentence for sentence in (known if _has(union, UNION) else blind) if sentence)
+    if _has(union, UNION):
+        said = (_union(union), _left_of_defence(union), _left_of_training(union), _made_of(robustness), _groups(union))
+    else:
+        said = (
+            _random_states(robustness, config),
+            _entropy_reduction(robustness, config),
+            _most_robust(robustness, config),
+            _through_the_defence(transfers),
+            _attacks(attacks, config),
+        )
+    return tuple(sentence for sentence in said if sentence)
 
 
 def _has(cells: Cells, column: str) -> bool:
