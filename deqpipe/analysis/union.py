@@ -140,6 +140,7 @@ def gather(tree: Tree) -> Faces:
     Raises:
         UserError: records are missing, incomplete, doubled, or of another configuration.
     """
+    _asked(tree.config)
     graded = evaluate_all(tree, vocabulary.SUITE_MODELS)
     found = {}
     for model in vocabulary.SUITE_MODELS:
@@ -225,6 +226,7 @@ def curves(tree: Tree) -> tuple[RadiusCurve, ...]:
     Raises:
         UserError: as `gather`.
     """
+    _asked(tree.config)
     deciding = (one for one in decisions(tree.config) if not defence_of(one.defence).control_of)
     return tuple(_curve(tree, decision) for decision in deciding)
 

@@ -136,7 +136,8 @@ def parts(
         return early(results, f"deq_{stem}_{weights}", dynamics, seed)
 
     mine = place(training, defence)
-    end, found = lowest(training, defence, mine), {}
+    end = lowest(training, defence, mine)
+    found: dict[str, float] = {}
     if defence == "entropy":
         start, moved = lowest(training, "plain", place(training, "plain")), lowest(training, "plain", mine)
         found |= {"gain of Sec. 3.2": end - start, "3.2: state": moved - start}

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from deqpipe import config as configuration
-from deqpipe.config import Config
+from deqpipe.config import AttackSuiteConfig, Config
 from deqpipe.results import document, header, records
 from deqpipe.results import example as example_file
 from deqpipe.results.example import Example
@@ -25,6 +25,7 @@ from deqpipe.workflow.shards import (
     state_ranges,
     suite_ranges,
 )
+from deqpipe.workflow.suite_attacks import Kind
 
 ROOT = Path(__file__).parents[2]
 CLASSES = 10
@@ -477,6 +478,12 @@ def suite(root: Path, config: Config, seed: int) -> None:
                   defence=defence)  # fmt: skip
 
 
+def asked(config: Config) -> AttackSuiteConfig:
+    """What the suite may spend."""
+    assert isinstance(config.suite, AttackSuiteConfig)
+    return config.suite
+
+
 def deciding(config: Config, model: str, defence: DefenceName) -> int:
     """The state of a decision, from 1; the final one of a network without states."""
     if model in vocabulary.FEEDFORWARD:
@@ -491,13 +498,13 @@ def suite_rows(
     place = deciding(config, model, defence) - 1
     parts = [suite_part(config, model, seed, "clean", defence, images)]
     alive = np.array(images)[parts[0]["predicted"][:, place] == parts[0]["label"]]
-    kind = "network" if model in vocabulary.FEEDFORWARD else "defended" if defence == "entropy" else "plain"
-    for number, attack in enumerate(suite_attacks.against(config.suite, kind)):
+    kind: Kind = "network" if model in vocabulary.FEEDFORWARD else "defended" if defence == "entropy" else "plain"
+    for number, attack in enumerate(suite_attacks.against(asked(config), kind)):
         if not len(alive):
             break
         part = suite_part(config, model, seed, attack.name, defence, alive.tolist(), number=number)
         parts.append(part)
-        if config.suite.mode == "standard" and attack.name not in suite_attacks.CONTROLS:
+        if asked(config).mode == "standard" and attack.name not in suite_attacks.CONTROLS:
             alive = alive[part["predicted"][:, place] == part["label"]]
     return joined(parts)
 
@@ -514,7 +521,7 @@ def suite_part(
         found = moved(found, WEAKER.get(attack, -0.2) if shift is None else shift, model)
     found = spared(found, only=state)
     n, wrong = len(images), found["predicted"][:, state - 1] != found["label"]
-    steps = 0 if clean else config.suite.queries if attack == "square" else config.suite.iterations
+    steps = 0 if clean else asked(config).queries if attack == "square" else asked(config).iterations
     broken = np.where(wrong, np.arange(n) % max(steps, 1), -1)
     return found | {
         "steps": np.zeros(n), "broken_at": broken, "taken": np.where(wrong, np.maximum(broken, 0), steps),
@@ -545,7 +552,7 @@ def radius_rows(config: Config, model: str, seed: int, defence: DefenceName) -> 
     parts = [suite_part(config, model, seed, "clean", defence, images)]
     place = deciding(config, model, defence) - 1
     right = np.array(images)[parts[0]["predicted"][:, place] == parts[0]["label"]].tolist()
-    for times in config.suite.radii:
+    for times in asked(config).radii:
         radius = times * config.threat_model.epsilon_255 / 255
         parts += [
             suite_part(config, model, seed, attack, defence, right, shift=most - slope * times, radius=radius)

@@ -52,6 +52,7 @@ class CostCurve:
 
 def draw(tree: Tree) -> Drawing:
     """A panel for each framework with all decisions, and one with the single attacks on one decision."""
+    union.attacked_images(tree.config)  # refuses a configuration without a suite
     outcomes = {one: union.outcome(tree, one) for one in _drawn(tree.config)}
     models = dict.fromkeys(one.model for one in outcomes)
     graded = evaluation.evaluate_all(tree, tuple(models), clean=False)
