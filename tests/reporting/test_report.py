@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -20,8 +21,9 @@ from deqpipe.reporting.cells import Table
 from deqpipe.reporting.figures import figures
 from deqpipe.reporting.pages import page
 from deqpipe.reporting.report import claims, report, summary
+from deqpipe.reporting.sidecar import sidecar_text
 from deqpipe.reporting.tables import table1, tables
-from deqpipe.results import history, weights
+from deqpipe.results import history, records, weights
 from deqpipe.workflow import products, vocabulary
 from tests.analysis import test_race
 from tests.reporting import fabricate
@@ -168,6 +170,20 @@ def test_a_report_survives_what_a_configuration_leaves_out(tmp_path: Path, overl
     if "racing" in overlay:
         assert "Absent: it needs every attack" in html
         assert 'class="verdict not-comparable"' in html
+
+
+def test_checks_of_attacks_that_failed_stand_above_everything_else(
+    written: Path, config: Config, tmp_path: Path
+) -> None:
+    results = Path(shutil.copytree(written, tmp_path / "results"))
+    path = results / "tables" / "table11.json"
+    sound = tables.read(path)
+    said = tuple(f"Sanity check failed ({name}) on TRADES baseline: so." for name in ("one", "two", "three", "four"))
+    records.write_text(path, sidecar_text(replace(sound, table=replace(sound.table, warnings=said))))
+    html = write(config, results)
+    assert html.index("Attacks failed") < html.index(said[0]) < html.index('class="overview"')
+    assert html.count(said[3]) == 1
+    assert "Attacks failed" not in write(config, written)
 
 
 def test_every_table_and_figure_is_in_the_report(html: str) -> None:
