@@ -1,7 +1,7 @@
 """What every decision of a model answers to clean and attacked images, at the state at which it is taken."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +11,12 @@ from deqpipe.analysis.attacks import Attacks, attacks
 from deqpipe.analysis.decision import Decision
 from deqpipe.analysis.early_states import early_states, selection_source
 from deqpipe.analysis.layout import Tree
-from deqpipe.analysis.reading import RowQuery, Rows, Source
+from deqpipe.analysis.reading import Judge, RowQuery, Rows, Source
 from deqpipe.errors import UserError
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Correct
 from deqpipe.workflow import vocabulary
+from deqpipe.workflow.defences import defence_of
 from deqpipe.workflow.gridpoints import GridPoint
 
 _CHECKED = ("perturbation", "lost_gradient", "status")
@@ -55,6 +56,8 @@ class Evaluation:
         checks: of the attacks.
         sources: the files behind it.
         dropped: how many attacks more ran on the first images only, because they lost a race.
+        by_state: (points, images) at other states that were asked for, counted from 1: what the same weights and
+            defence would have answered there.
     """
 
     decision: Decision
@@ -65,6 +68,7 @@ class Evaluation:
     checks: AttackChecks
     sources: tuple[Source, ...]
     dropped: int = 0
+    by_state: Mapping[int, Correct] = field(default_factory=dict, repr=False)
 
     @property
     def right_when_clean(self) -> Correct:
@@ -77,13 +81,23 @@ class Evaluation:
         """Index of the attack with the lowest accuracy; ties by lambda, i, K_a."""
         return intervals.strongest(self.right)
 
+    def read_at(self, state: int) -> Correct:
+        """(points, images) had the decision been taken at a state that was asked for, counted from 1."""
+        return self.right if state == self.state else self.by_state[state]
+
     def at(self, *, damping: float, state: int) -> NDArray[np.intp]:
         """Indices of the attacks on one state with one damping."""
         return np.flatnonzero([point.damping == damping and point.state == state for point in self.points])
 
 
-def evaluate(tree: Tree, model: str, *, clean: bool = True) -> tuple[Evaluation, ...]:
+def evaluate(tree: Tree, model: str, *, clean: bool = True, elsewhere: Collection[int] = ()) -> tuple[Evaluation, ...]:
     """The evaluations of all decisions of a model; on clean images as well if `clean`.
+
+    Args:
+        tree: the results.
+        model: whose decisions.
+        clean: whether clean images are wanted.
+        elsewhere: states, counted from 1, that decisions which are no controls are read at beside their own.
 
     Raises:
         UserError: records are missing, incomplete, doubled, or of another configuration.
@@ -94,14 +108,19 @@ def evaluate(tree: Tree, model: str, *, clean: bool = True) -> tuple[Evaluation,
     states = _deciding(tree, model)
     ran = attacks(tree, model) if deq else None
     asked = {decision.judge: RowQuery(state - 1) for decision, state in states.items()}
-    rows = tree.rows(attacked, asked, "label", "predicted", *_CHECKED, grid=deq)
+    rows = tree.rows(attacked, asked | _everywhere(states, elsewhere), "label", "predicted", *_CHECKED, grid=deq)
     alone = tree.rows(unattacked, asked, "label", "predicted", grid=False) if unattacked else {}
     behind = (*(unattacked.sources if unattacked else ()), *attacked.sources)
     behind += (selection_source(tree, model), *ran.sources) if ran else ()
     return tuple(
-        _evaluation(tree, decision, (alone.get(decision.judge), rows[decision.judge], ran), behind, state)
+        _evaluation(tree, decision, (alone.get(decision.judge), rows[decision.judge], ran), behind, state, elsewhere)
         for decision, state in states.items()
     )
+
+
+def _everywhere(states: Mapping[Decision, int], elsewhere: Collection[int]) -> dict[Judge, RowQuery]:
+    """Queries for all states, of the decisions that are read at others than their own."""
+    return {one.judge: RowQuery() for one in states if elsewhere and not defence_of(one.defence).control_of}
 
 
 def _deciding(tree: Tree, model: str) -> dict[Decision, int]:
@@ -114,9 +133,15 @@ def _deciding(tree: Tree, model: str) -> dict[Decision, int]:
     }
 
 
-def evaluate_all(tree: Tree, models: Sequence[str], *, clean: bool = True) -> dict[Decision, Evaluation]:
-    """The evaluations of all decisions of several models."""
-    return {one.decision: one for model in models for one in evaluate(tree, model, clean=clean)}
+def evaluate_all(
+    tree: Tree, models: Sequence[str], *, clean: bool = True, elsewhere: Collection[int] = ()
+) -> dict[Decision, Evaluation]:
+    """The evaluations of all decisions of several models; DEQs' at some states beside their own."""
+    return {
+        one.decision: one
+        for model in models
+        for one in evaluate(tree, model, clean=clean, elsewhere=elsewhere if model in vocabulary.DEQS else ())
+    }
 
 
 def _evaluation(
@@ -125,10 +150,13 @@ def _evaluation(
     parts: tuple[Rows | None, Rows, Attacks | None],
     sources: tuple[Source, ...],
     state: int,
+    elsewhere: Collection[int],
 ) -> Evaluation:
-    unattacked, rows, ran = parts
+    unattacked, every, ran = parts
     where = f"attack records of {decision.row}"
+    rows = _at(every, state)
     labels, right = answers(rows, ran, tree.config, state=state, where=where)
+    others = [] if every["predicted"].ndim == 1 else [other for other in elsewhere if other != state]
     return Evaluation(
         decision=decision,
         state=state,
@@ -138,7 +166,16 @@ def _evaluation(
         checks=_checks(rows),
         sources=sources,
         dropped=len(ran.dropped) if ran else 0,
+        by_state={other: answers(_at(every, other), ran, tree.config, state=other, where=where)[1] for other in others},
     )
+
+
+def _at(rows: Rows, state: int) -> Rows:
+    """Rows that hold the class at one state alone."""
+    predicted = rows["predicted"]
+    if predicted.ndim == 1:
+        return rows
+    return replace(rows, columns={**rows.columns, "predicted": predicted[:, state - 1]})
 
 
 def _checks(rows: Rows) -> AttackChecks:

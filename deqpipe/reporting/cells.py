@@ -125,6 +125,7 @@ class Table:
     Attributes:
         notes: what belongs to these numbers alone.
         conditions: what all tables of a run share.
+        warnings: signs that its numbers are worth nothing, as sentences: they stand at the top of the report.
     """
 
     number: int
@@ -134,6 +135,7 @@ class Table:
     cells: tuple[Cell, ...]
     notes: tuple[str, ...]
     conditions: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 Cells: TypeAlias = Mapping[tuple[str, str], Cell]

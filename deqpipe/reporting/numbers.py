@@ -41,6 +41,7 @@ def collect(config: Config, results: Path) -> Numbers:
     names = _decisions(config)
     return Numbers(
         summary=summary.sentences({number: one.table for number, one in written.items()}, config),
+        warnings=tuple(text for one in written.values() for text in one.table.warnings),
         seeds=config.seeds,
         tables=tuple(_facts(one.table) for one in written.values()),
         cells=tuple(_number(cell, one.table, names, config) for one in written.values() for cell in one.table.cells),

@@ -64,6 +64,24 @@ def blind() -> str:
     )
 
 
+def made_of(config: Config) -> str:
+    """What the parts of a gain are."""
+    restarts = {
+        "alg1": "Algorithm 1 restarts nothing, so what is left is the descent's",
+        "quasi_newton": "restarts of the solver (R = 0 over undefended, at that state; in the descent where no control "
+        "was scored); the descent's is the rest",
+    }[config.entropy.resolve]
+    return (
+        "Early states are chosen anew for every decision, and another state alone can be a gain. State: the undefended "
+        f"weights (of Sec. 3.3: the weights without it) read at the other's early state. Then: {restarts}."
+    )
+
+
+def pooled(column: str) -> str:
+    """The name of a column that is pooled over seeds."""
+    return f"{column}, seeds pooled"
+
+
 def controls(config: Config) -> str:
     """What the control rows are, and what they are for."""
     kind = {"alg1": ", which is the undefended solve", "quasi_newton": ", so its restarts alone"}[

@@ -28,3 +28,5 @@ STEPS = Quantity("steps")
 SPEED = Quantity("images/s", higher_is_better=True, repeats=True)
 SPEED_UP = Quantity("times", higher_is_better=True, repeats=True)
 COST = Quantity("times", higher_is_better=False, repeats=True)
+EVALUATIONS = Quantity("evaluations of f per image")
+"""That an attack spends; neither many nor few are better in themselves."""

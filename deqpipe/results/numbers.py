@@ -16,7 +16,7 @@ from deqpipe.errors import DamagedFileError, UserError
 from deqpipe.results import document, integrity, records
 
 NAME = "results.json"
-VERSION = "1.0"
+VERSION = "1.1"
 
 
 class _Part(BaseModel):
@@ -111,9 +111,11 @@ class Made(_Part):
 class Numbers(_Part):
     """All numbers of a run."""
 
-    schema_version: Literal["1.0"] = "1.0"
+    schema_version: Literal["1.1"] = "1.1"
     summary: tuple[str, ...]
     """What they amount to, in plain sentences, the most telling first."""
+    warnings: tuple[str, ...] = ()
+    """Checks of the attacks that failed, a sentence each: numbers that rest on these attacks are worth nothing."""
     seeds: tuple[int, ...]
     """Repetitions that the configuration asks for; values are those of the first."""
     tables: tuple[TableFacts, ...]

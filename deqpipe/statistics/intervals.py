@@ -154,6 +154,41 @@ def paired_difference(first: Answers, second: Answers, bootstrap: Bootstrap) -> 
     return replace(resampled, answers=terms)
 
 
+def pooled_difference(by_seed: Sequence[Answers], bootstrap: Bootstrap) -> Estimate:
+    """The mean over trainings of a number that was counted from answers, on the same images in each.
+
+    Resampled are images, the same ones in every training, as they face the same images, and the trainings themselves
+    (the pigeonhole bootstrap of Owen 2007, for data crossed by two factors): the interval says what other images and
+    other trainings could give. Resamples of k trainings put the variance between them at (k - 1) / k of what it is, so
+    that their part is stretched by the root of k / (k - 1).
+
+    Args:
+        by_seed: what the number of each training was counted from, at least two.
+        bootstrap: how intervals are made.
+
+    Raises:
+        ValueError: there is one training, or they differ in their images.
+    """
+    if len(by_seed) < 2:
+        raise ValueError("one training is no sample of trainings: pooling needs two")
+    n, count = _paired(tuple(term for answers in by_seed for term in answers)), len(by_seed)
+    values = np.array([total(answers) for answers in by_seed])
+    draws = np.stack([_total_resampled(answers, bootstrap) for answers in by_seed])
+    drawn = np.random.default_rng([bootstrap.seed, count]).multinomial(
+        count, np.full(count, 1 / count), size=bootstrap.resamples
+    )
+    weights = 1 / count + (drawn / count - 1 / count) * math.sqrt(count / (count - 1))
+    resampled: _Means = (weights * draws.T).sum(axis=1)
+    scale = _quantiles(float(values.mean()), resampled, n, bootstrap)
+    return _interval(scale, _Difference(), bootstrap)
+
+
+def _total_resampled(answers: Answers, bootstrap: Bootstrap) -> _Means:
+    """The number that was counted from answers, in each resample (resamples,)."""
+    drawn: _Means = np.add.reduce([term.sign * _lowest(term.correct, bootstrap)[1] for term in answers])
+    return drawn
+
+
 def total(answers: Answers) -> float:
     """The number that was counted from answers."""
     return float(sum(term.sign * _checked(term.correct).mean(axis=1, dtype=np.float64).min() for term in answers))

@@ -53,3 +53,8 @@ def p_values(correct: Bool[np.ndarray, "attacks images"]) -> Float[np.ndarray, "
     heads = np.maximum(for_column, 1)
     values: Float[np.ndarray, "attacks attacks"] = np.where(for_column > 0, betainc(heads, for_column.T + 1, 0.5), 1.0)
     return values
+
+
+def sign_test(more: int, less: int) -> float:
+    """P-value of "no more": the chance of at least `more` heads of `more + less` fair coins."""
+    return float(betainc(more, less + 1, 0.5)) if more else 1.0

@@ -19,6 +19,7 @@ from deqpipe.workflow.vocabulary import (
     EVERY_FEEDFORWARD,
     FIGURE2_MODEL,
     OTHER_JACOBIAN,
+    SUITE_MODELS,
     SWEEP_MODEL,
     TRADES,
     TRUNK,
@@ -64,8 +65,10 @@ class Definition:
         priority: of its rule.
         wanted: whether a whole run makes it.
         unwanted: why not, where it does not.
+        on_request: whether it can be made all the same, by its name.
         foremost: columns of a table that a narrow terminal shows, the most important first; none: all, some of them
             below the others.
+        pooled: columns of differences that are pooled over all seeds as well, where there are several.
     """
 
     kind: Literal["table", "figure"]
@@ -79,7 +82,9 @@ class Definition:
     priority: int = 20
     wanted: Callable[[Config], bool] = lambda config: True
     unwanted: str = ""
+    on_request: bool = False
     foremost: tuple[str, ...] = ()
+    pooled: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -138,6 +143,27 @@ def _histories(models: tuple[str, ...], config: Config) -> tuple[Need, ...]:
     return Need("train_deq", trained, file="history.csv"), Need("train_deq", models)
 
 
+def _suite(config: Config) -> tuple[Need, ...]:
+    """What Figure 8 is made of: the suite, and the grid beside it."""
+    return (*_decisions(config, *DEQS), Need("clean", SUITE_MODELS), Need("attack_suite", SUITE_MODELS))
+
+
+def _table11(config: Config) -> tuple[Need, ...]:
+    return (
+        *_suite(config),
+        Need("attack_pgd", FEEDFORWARD),
+        Need("autoattack", SUITE_MODELS),
+        Need("attack_transferred", SUITE_MODELS),
+        Need("attack_radius", SUITE_MODELS),
+    )
+
+
+def _has_suite(config: Config) -> bool:
+    return config.suite.enabled
+
+
+_NO_SUITE = "suite.enabled is false: it needs the attacks of the suite, which know what they attack."
+
 _TABLES = (
     Definition(
         "table", 1, "Robustness of ResNets and DEQs in two adversarial training frameworks.",
@@ -180,6 +206,13 @@ _TABLES = (
         "table", 10, "Speed of inference with Sec. 3.2.", "speed of inference", "deqpipe.reporting.tables.table10",
         lambda config: (Need("time_inference", (SWEEP_MODEL,), every_seed=False),), comparable=False, priority=5,
     ),
+    Definition(
+        "table", 11, "Every decision under attacks that know it, and what remains of the gains.",
+        "attacks that know the defence", "deqpipe.reporting.tables.table11", _table11, wanted=_has_suite,
+        unwanted=_NO_SUITE, foremost=("Union", "PGD", "Sec. 3.2 under union", "Sec. 3.2 by PGD", "Clean", "AA"),
+        pooled=("Sec. 3.2 by PGD", "Sec. 3.2 under union", "Sec. 3.2 over R = 0", "Sec. 3.3 by PGD",
+                "Sec. 3.3 under union"),
+    ),
 )  # fmt: skip
 _FIGURES = (
     Definition(
@@ -204,6 +237,17 @@ _FIGURES = (
         wanted=lambda config: config.figures.jacobian,
         unwanted="figures.jacobian is false: the figure needs two trainings of its own. This makes them and the figure "
         "(with the --configfile of this run, if it had one); with figures.jacobian: true it is part of the report.",
+        on_request=True,
+    ),
+    Definition(
+        "figure", 7, "Robust accuracy over the radius of the ball.", "accuracy over epsilon",
+        "deqpipe.reporting.figures.figure7",
+        lambda config: (Need("attack_radius", SUITE_MODELS), Need("select", DEQS)), wanted=_has_suite,
+        unwanted=_NO_SUITE,
+    ),
+    Definition(
+        "figure", 8, "Robust accuracy over the cost of attacks.", "accuracy over cost",
+        "deqpipe.reporting.figures.figure8", _suite, wanted=_has_suite, unwanted=_NO_SUITE,
     ),
 )  # fmt: skip
 TABLES: Mapping[int, Definition] = {one.number: one for one in _TABLES}

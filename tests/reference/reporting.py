@@ -27,10 +27,14 @@ def frame(path: Path) -> pd.DataFrame:
     return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
 
 
-def deq(results: Path, model: str, defence: str, *, seed: int) -> tuple[list[bool], Attacks]:
-    """Answers at the early state, of a control at that of Sec. 3.2: on clean images, and under every attack."""
+def early(results: Path, model: str, defence: str, *, seed: int) -> int:
     chosen = json.loads((results / "select" / model / f"seed{seed}.json").read_text())
-    state = chosen["plain" if defence == "plain" else "entropy"]["state"]
+    return int(chosen["plain" if defence == "plain" else "entropy"]["state"])
+
+
+def deq(results: Path, model: str, defence: str, *, seed: int, state: int | None = None) -> tuple[list[bool], Attacks]:
+    """Answers at the early state, of a control at that of Sec. 3.2: on clean images, and under every attack."""
+    state = state or early(results, model, defence, seed=seed)
     clean = frame(results / "attacks" / "clean" / model / f"seed{seed}.parquet")
     attacked = frame(results / "attacks" / "grid" / model / f"seed{seed}")
     right: Attacks = {}
@@ -120,8 +124,33 @@ def table1(results: Path, *, seed: int, pgd_steps: int, mode: str = "standard") 
             right = deq(results, f"deq_{framework}_{training}", defence, seed=seed)[1]
             found = library(*autoattack(results, f"deq_{framework}_{training}", defence, seed=seed), mode=mode)
             values |= both(row, minima[row], [all(a) for a in zip(*right.values(), strict=True)], found)
+    for framework, name in FRAMEWORKS.items():
+        values |= parts(results, framework, name, seed=seed)
     trunk = single(results, "deq_pretrain", seed=seed)
     values["pretrained trunk", "Clean"], values["pretrained trunk", f"PGD-{pgd_steps}, final state"] = trunk
+    return values
+
+
+def parts(results: Path, framework: str, name: str, *, seed: int) -> dict[tuple[str, str], float]:
+    """What gains are made of, one change at a time; Algorithm 1, which restarts nothing."""
+
+    def lowest(training: str, defence: str, state_of: tuple[str, str]) -> float:
+        state = early(results, f"deq_{framework}_{state_of[0]}", state_of[1], seed=seed)
+        attacks = deq(results, f"deq_{framework}_{training}", defence, seed=seed, state=state)[1]
+        return min(percent(right) for right in attacks.values())
+
+    values: dict[tuple[str, str], float] = {}
+    for (training, defence), method in METHODS.items():
+        row, here = f"{name} {method}", (training, defence)
+        at_the_end = lowest(*here, here)
+        if defence == "entropy":
+            start, moved = lowest(training, "plain", (training, "plain")), lowest(training, "plain", here)
+            values |= {(row, "gain of Sec. 3.2"): at_the_end - start, (row, "3.2: state"): moved - start}
+            values[row, "3.2: descent"] = at_the_end - moved
+        if training == "random_states":
+            start, moved = lowest("base", defence, ("base", defence)), lowest("base", defence, here)
+            values |= {(row, "gain of Sec. 3.3"): at_the_end - start, (row, "3.3: state"): moved - start}
+            values[row, "3.3: weights"] = at_the_end - moved
     return values
 
 

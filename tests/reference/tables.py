@@ -1,4 +1,4 @@
-"""All ten tables once more, from the records and by plain counting; nothing of the package is used.
+"""All tables once more, from the records and by plain counting; nothing of the package is used.
 
 `python -m tests.reference.tables RESULTS` compares RESULTS/tables/table<N>.csv with what stands here. Values only: no
 intervals and no notes. Not for races (racing.enabled), in which most images face a part of the grid.
@@ -6,7 +6,7 @@ intervals and no notes. Not for races (racing.enabled), in which most images fac
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ METHODS = {
 CONTROLS = {
     "R = 0": "entropy_zero_steps", "restart only": "entropy_restart_only", "T_f = N": "entropy_one_round",
 }  # fmt: skip
+METHOD_OF = {kind: method for method, kind in METHODS.items()}
 COLUMNS = ["image", "label", "model", "defence", "attack", "damping", "state", "steps", "predicted", "entropy"]
 BEST = "deq_trades_random_states"
 FINAL = -1  # the last entry of the columns with a value per state
@@ -109,6 +110,7 @@ def table1(results: Path, config: Mapping[str, Any], seed: int) -> Values:
                     row = weak(results, config, seed, model, decision)
                     row["method's gain"] = values[name, "PGD"] - row["PGD"]
                     add(values, f"{name}, control: {control}", row)
+            add(values, name, parts(results, config, seed, stem, training, defence))
     trunk = {"Clean": clean(results, config, seed, "deq_pretrain", "plain", FINAL)}
     attacked = answers(read(results, "pgd", "deq_pretrain", seed), FINAL, images=config["evaluation"]["images"])
     trunk[f"PGD-{config['attack']['pgd']['steps']}, final state"] = min(accuracies(attacked).values())
@@ -118,6 +120,35 @@ def table1(results: Path, config: Mapping[str, Any], seed: int) -> Values:
 
 def add(values: Values, row: str, columns: Mapping[str, float]) -> None:
     values.update({(row, column): value for column, value in columns.items()})
+
+
+def parts(
+    results: Path, config: Mapping[str, Any], seed: int, stem: str, training: str, defence: str
+) -> dict[str, float]:
+    """What the gains of a decision are made of, one change at a time."""
+
+    def lowest(weights: str, dynamics: str, place: int) -> float:
+        frame = read(results, "grid", f"deq_{stem}_{weights}", seed)
+        frame = frame[(frame["model"] == f"deq_{stem}_{weights}") & (frame["defence"] == dynamics)]
+        return min(accuracies(answers(frame, place, images=config["evaluation"]["images"])).values())
+
+    def place(weights: str, dynamics: str) -> int:
+        return early(results, f"deq_{stem}_{weights}", dynamics, seed)
+
+    mine = place(training, defence)
+    end = lowest(training, defence, mine)
+    found: dict[str, float] = {}
+    if defence == "entropy":
+        start, moved = lowest(training, "plain", place(training, "plain")), lowest(training, "plain", mine)
+        found |= {"gain of Sec. 3.2": end - start, "3.2: state": moved - start}
+        if config["entropy"]["resolve"] == "quasi_newton" and config["entropy"]["controls"]:
+            without = lowest(training, "entropy_zero_steps", mine)
+            found["3.2: restarts"], moved = without - moved, without
+        found["3.2: descent"] = end - moved
+    if training == "random_states":
+        start, moved = lowest("base", defence, place("base", defence)), lowest("base", defence, mine)
+        found |= {"gain of Sec. 3.3": end - start, "3.3: state": moved - start, "3.3: weights": end - moved}
+    return found
 
 
 def resnet(results: Path, config: Mapping[str, Any], seed: int, model: str) -> dict[str, float]:
@@ -332,8 +363,129 @@ def table10(results: Path, config: Mapping[str, Any], seed: int) -> Values:
     return values
 
 
+GROUPS = {
+    "Exact": ("exact_",), "Unrolled": ("unrolled_",), "Adjoint": ("adjoint_",), "BPDA": ("bpda_",),
+    "Updates": ("straight_through", "smoothed"), "Trajectory": ("average_", "before_update", "low_entropy"),
+    "Features": ("features",), "Warm": ("warm",), "Long": ("pgd_",), "Queries": ("square", "rays"),
+}  # fmt: skip
+"""The groups of attacks in their order, by how the names of their attacks begin."""
+
+
+def table11(results: Path, config: Mapping[str, Any], seed: int) -> Values:
+    """With the gains over all seeds together, where there are several."""
+    values, seeds = alone11(results, config, seed), config["seeds"]
+    if len(seeds) > 1:
+        every = [alone11(results, config, one) for one in seeds]
+        gains = [name for name in values if name[1].startswith("Sec. ")]
+        values |= {
+            (row, f"{name}, seeds pooled"): float(np.mean([one[row, name] for one in every])) for row, name in gains
+        }
+    return values
+
+
+def alone11(results: Path, config: Mapping[str, Any], seed: int) -> Values:
+    """Images as sets: those that a decision is still right about."""
+    values: Values = {}
+    for framework, stem in FRAMEWORKS.items():
+        faced = {f"{framework} ResNet": facing(results, config, seed, f"resnet18_{stem}", "plain")}
+        for method, (training, defence) in METHODS.items():
+            model, name = f"deq_{stem}_{training}", f"{framework} {method}"
+            faced[name] = facing(results, config, seed, model, defence)
+            if defence == "entropy" and config["suite"]["controls"]:
+                control = facing(results, config, seed, model, "entropy_zero_steps")
+                faced[f"{name}, control: R = 0"] = control
+        for name, (columns, _, _) in faced.items():
+            add(values, name, columns)
+        for method, (training, defence) in METHODS.items():
+            name, plain = f"{framework} {method}", f"{framework} {METHOD_OF[training, 'plain']}"
+            without = f"{framework} {METHOD_OF['base', defence]}"
+            if method != "baseline":
+                values[name, "Union gain"] = over(faced, name, f"{framework} baseline", config)
+            if defence == "entropy":
+                values[name, "Sec. 3.2 by PGD"] = values[name, "PGD"] - values[plain, "PGD"]
+                values[name, "Sec. 3.2 under union"] = over(faced, name, plain, config)
+                if config["suite"]["controls"]:
+                    values[name, "Sec. 3.2 over R = 0"] = over(faced, name, f"{name}, control: R = 0", config)
+            if training == "random_states":
+                values[name, "Sec. 3.3 by PGD"] = values[name, "PGD"] - values[without, "PGD"]
+                values[name, "Sec. 3.3 under union"] = over(faced, name, without, config)
+    return values
+
+
+Facing = tuple[dict[str, float], dict[str, set[int]], int]
+"""Columns of a decision; the images that are right under each part of the union; how many there are."""
+
+
+def over(faced: Mapping[str, Facing], name: str, other: str, config: Mapping[str, Any]) -> float:
+    """A union minus another one, over the parts that both have."""
+    (_, mine, n), (_, theirs, _) = faced[name], faced[other]
+    shared = mine.keys() & theirs.keys()
+    return 100 * (len(everywhere(mine, shared)) - len(everywhere(theirs, shared))) / n
+
+
+def everywhere(parts: Mapping[str, set[int]], names: Iterable[str]) -> set[int]:
+    return set.intersection(*(parts[name] for name in names))
+
+
+def facing(results: Path, config: Mapping[str, Any], seed: int, model: str, defence: str) -> Facing:
+    n = min(config["suite"]["images"], config["evaluation"]["images"])
+    place = FINAL if model.startswith("resnet") else early(results, model, defence, seed)
+    folder = results / "attacks" / "suite" / model / f"seed{seed}"
+    frame = pd.concat([pd.read_parquet(path) for path in sorted(folder.glob(f"{defence}_images*.parquet"))])
+    turned: dict[str, set[int]] = {}
+    for row in rows(frame):
+        if row.predicted[place] != row.label:
+            turned.setdefault(str(row.attack), set()).add(int(row.image))
+    clean_images = set(range(n)) - turned.get("clean", set())
+    columns = {"Clean": 100 * len(clean_images) / n}
+    foreign = pd.read_parquet(results / "attacks" / "transferred" / model / f"seed{seed}")
+    foreign = foreign[foreign["defence"] == defence]
+    lost = {int(row.image) for row in rows(foreign) if row.predicted[place] != row.label}
+    parts = {"suite": clean_images - set().union(*turned.values()), "transferred": set(range(n)) - lost}
+    left = clean_images
+    for group, begin in GROUPS.items():
+        names = {str(name) for name in frame["attack"] if str(name).startswith(begin)}
+        if names:
+            before = left if config["suite"]["mode"] == "standard" else clean_images
+            left = before - set().union(*(turned.get(name, set()) for name in names))
+            columns[group] = 100 * len(left) / n
+    crafted = parts["suite"] if config["suite"]["mode"] == "standard" else clean_images
+    columns["Transfer"] = 100 * len(crafted & parts["transferred"]) / n
+    if not model.startswith("resnet"):
+        spent = frame[~frame["attack"].isin(["clean", "noise"])]
+        columns["f per image"] = float((spent["taken"] * spent["per_step"]).sum()) / n
+    return blind(results, config, seed, (model, defence, place), (columns, parts, n))
+
+
+def blind(results: Path, config: Mapping[str, Any], seed: int, whose: tuple[str, str, int], found: Facing) -> Facing:
+    """With the grid and AutoAttack on the same images."""
+    (model, defence, place), (columns, parts, n) = whose, found
+    images, point = config["evaluation"]["images"], (0.0, 0, 0)
+    if model.startswith("resnet"):
+        attacks = answers(read(results, "pgd", model, seed), FINAL, images=images)
+    elif defence == "entropy_zero_steps" and not config["entropy"]["controls"]:
+        attacks = {}
+    else:
+        attacks = grid(results, config, seed, model, model, defence)
+        point = ranking(attacks)[0]
+    if attacks:
+        first = {name: {image: met[image] for image in range(n)} for name, met in attacks.items()}
+        parts["grid"] = {image for image, right in always(first, n).items() if right}
+        columns |= {"PGD": min(accuracies(first).values()), "PGD per image": 100 * len(parts["grid"]) / n}
+    if defence != "entropy_zero_steps":
+        met = library(results, config, seed, model, defence, place, point=point)
+        parts["AutoAttack"] = {image for image, right in always(met, n).items() if right}
+        whole = [one for name, one in met.items() if name != "clean" and len(one) == images]
+        means = [percent([one[image] for image in range(n)]) for one in whole]
+        standard = config["autoattack"]["mode"] == "standard"
+        columns["AA"] = 100 * len(parts["AutoAttack"]) / n if standard else min(means)
+    columns["Union"] = 100 * len(everywhere(parts, parts)) / n
+    return columns, parts, n
+
+
 TABLES = {
     1: table1, 2: table2, 3: table3, 4: table4, 5: table5, 6: table6, 7: table7, 8: table8, 9: table9, 10: table10,
+    11: table11,
 }  # fmt: skip
 
 

@@ -9,15 +9,23 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from deqpipe import config as configuration
-from deqpipe.config import Config
+from deqpipe.config import AttackSuiteConfig, Config
 from deqpipe.results import document, header, records
 from deqpipe.results import example as example_file
 from deqpipe.results.example import Example
 from deqpipe.results.history import digest
-from deqpipe.workflow import defences, gridpoints, specs, stages, vocabulary
+from deqpipe.workflow import defences, gridpoints, specs, stages, suite_attacks, vocabulary
 from deqpipe.workflow.defences import DefenceName
 from deqpipe.workflow.gridpoints import GridPoint
-from deqpipe.workflow.shards import autoattack_ranges, image_ranges, shard_names, state_ranges
+from deqpipe.workflow.shards import (
+    autoattack_ranges,
+    image_ranges,
+    radius_images,
+    shard_names,
+    state_ranges,
+    suite_ranges,
+)
+from deqpipe.workflow.suite_attacks import Kind
 
 ROOT = Path(__file__).parents[2]
 CLASSES = 10
@@ -87,6 +95,7 @@ def tree(root: Path, config: Config, *, seeds: Sequence[int] | None = None) -> P
             strongest(root, config, model, seed)
         library(root, config, seed)
         table3(root, config, seed)
+        suite(root, config, seed)
         sweep(root, config, seed)
         timings(root, config, seed)
         example(root, config, seed)
@@ -444,3 +453,116 @@ def history(root: Path, config: Config, model: str, seed: int) -> None:
             seconds = 12.5 * (epoch - first + 1)
             accuracies = (0.9 * grown, 0.95 * grown, robust)
             writer.writerow([epoch, epoch * 20, phase, 0.004, 2 - grown, *accuracies, seconds, 40_000])
+
+
+# --- the suite ---
+
+WEAKER = {"noise": 1.6, "square": 0.5, "rays": 0.9}
+"""How much less than the others some attacks of the suite do: margins move."""
+
+
+def suite(root: Path, config: Config, seed: int) -> None:
+    """The suite on every decision, images of others on every decision, and balls of several radii."""
+    for model in vocabulary.SUITE_MODELS:
+        named = vocabulary.suite_decisions(config, model)
+        for first, last in suite_ranges(config):
+            images = range(first, last + 1)
+            for defence in named:
+                path = root / "attacks/suite" / model / f"seed{seed}" / f"{defence}_images{first}-{last}.parquet"
+                write(path, suite_rows(config, model, seed, defence, images), config, "attack_suite", model, seed,
+                      defence=defence)  # fmt: skip
+            path = root / "attacks/transferred" / model / f"seed{seed}" / f"images{first}-{last}.parquet"
+            found = joined([from_another(config, model, seed, defence, images) for defence in named])
+            write(path, found, config, "attack_transferred", model, seed)
+        for defence in vocabulary.MODELS[model].defences if named else ():
+            path = root / "attacks/radius" / model / f"seed{seed}" / f"{defence}.parquet"
+            write(path, radius_rows(config, model, seed, defence), config, "attack_radius", model, seed,
+                  defence=defence)  # fmt: skip
+
+
+def asked(config: Config) -> AttackSuiteConfig:
+    """What the suite may spend."""
+    assert isinstance(config.suite, AttackSuiteConfig)
+    return config.suite
+
+
+def deciding(config: Config, model: str, defence: DefenceName) -> int:
+    """The state of a decision, from 1; the final one of a network without states."""
+    if model in vocabulary.FEEDFORWARD:
+        return 1
+    return early(config, "plain" if defence == "plain" else "entropy")
+
+
+def suite_rows(
+    config: Config, model: str, seed: int, defence: DefenceName, images: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Clean rows, then those of each attack on the images that it faces."""
+    place = deciding(config, model, defence) - 1
+    parts = [suite_part(config, model, seed, "clean", defence, images)]
+    alive = np.array(images)[parts[0]["predicted"][:, place] == parts[0]["label"]]
+    kind: Kind = "network" if model in vocabulary.FEEDFORWARD else "defended" if defence == "entropy" else "plain"
+    for number, attack in enumerate(suite_attacks.against(asked(config), kind)):
+        if not len(alive):
+            break
+        part = suite_part(config, model, seed, attack.name, defence, alive.tolist(), number=number)
+        parts.append(part)
+        if asked(config).mode == "standard" and attack.name not in suite_attacks.CONTROLS:
+            alive = alive[part["predicted"][:, place] == part["label"]]
+    return joined(parts)
+
+
+def suite_part(
+    config: Config, model: str, seed: int, attack: str, defence: DefenceName, images: Sequence[int], *, number: int = 0,
+    shift: float | None = None, radius: float | None = None,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Rows of one attack, at the deciding state alone, with the suite's further columns."""
+    state, clean = deciding(config, model, defence), attack == "clean"
+    point = GridPoint(damping=0.0, state=0, steps=0 if clean else number + 1)
+    found = rows(config, model, seed, attack=attack, point=point, defence=defence, images=images)
+    if not clean:
+        found = moved(found, WEAKER.get(attack, -0.2) if shift is None else shift, model)
+    found = spared(found, only=state)
+    n, wrong = len(images), found["predicted"][:, state - 1] != found["label"]
+    steps = 0 if clean else asked(config).queries if attack == "square" else asked(config).iterations
+    broken = np.where(wrong, np.arange(n) % max(steps, 1), -1)
+    return found | {
+        "steps": np.zeros(n), "broken_at": broken, "taken": np.where(wrong, np.maximum(broken, 0), steps),
+        "per_step": np.full(n, np.nan if clean or model in vocabulary.FEEDFORWARD else 14.0 + number),
+        "spread": np.full(n, np.nan if clean else 0.25),
+        "radius": np.full(n, 0.0 if clean else config.threat_model.epsilon_255 / 255 if radius is None else radius),
+    }  # fmt: skip
+
+
+def from_another(
+    config: Config, model: str, seed: int, defence: DefenceName, images: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Images that were made against the other models' undefended decisions."""
+    others = [name for name in vocabulary.SUITE_MODELS if name != model]
+    parts = []
+    for number, other in enumerate(others):
+        part = suite_part(config, model, seed, "exact_margin", defence, images, number=40 + number, shift=0.7)
+        n = len(images)
+        parts.append(part | {
+            "crafted_on": np.full(n, other), "crafted_seed": np.full(n, seed), "crafted_defence": np.full(n, "plain"),
+        })  # fmt: skip
+    return joined(parts)
+
+
+def radius_rows(config: Config, model: str, seed: int, defence: DefenceName) -> dict[str, np.ndarray]:
+    """Clean rows, then the attack and noise in every ball: the larger, the fewer it leaves."""
+    images = range(radius_images(config))
+    parts = [suite_part(config, model, seed, "clean", defence, images)]
+    place = deciding(config, model, defence) - 1
+    right = np.array(images)[parts[0]["predicted"][:, place] == parts[0]["label"]].tolist()
+    for times in asked(config).radii:
+        radius = times * config.threat_model.epsilon_255 / 255
+        parts += [
+            suite_part(config, model, seed, attack, defence, right, shift=most - slope * times, radius=radius)
+            for attack, most, slope in (("exact_margin", 1.0, 1.2), ("noise", 1.9, 0.3))
+        ]
+    return joined(parts)
+
+
+def joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Rows with all columns that they have."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

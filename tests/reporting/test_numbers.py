@@ -81,7 +81,7 @@ def test_it_says_what_made_it(content: dict[str, Any], config: Config) -> None:
 def test_a_file_of_another_version_or_of_somebody_else_is_refused(written: Path, tmp_path: Path) -> None:
     other, path = json.loads((written / "results.json").read_text(encoding="utf-8")), tmp_path / "results.json"
     path.write_text(json.dumps(other | {"schema_version": "2.0"}))
-    with pytest.raises(UserError, match=r"has schema_version '2.0', but this deqpipe reads 1.0"):
+    with pytest.raises(UserError, match=r"has schema_version '2.0', but this deqpipe reads 1.1"):
         numbers.read(path)
     path.write_text(json.dumps({"results": {}}))
     with pytest.raises(UserError, match="says no schema_version, so it is no results file"):

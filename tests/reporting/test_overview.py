@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from deqpipe.analysis.decision import all_decisions
 from deqpipe.config import Config
-from deqpipe.reporting.cells import Cell, Table
+from deqpipe.reporting.cells import Cell, Table, by_name
 from deqpipe.reporting.figures import overview, plotting
 from tests.reporting import fabricate
 
@@ -68,7 +68,7 @@ def test_what_there_is_not_has_no_key_and_no_words(config: Config, tmp_path: Pat
     """With racing there is no answer to all attacks together, without controls no bar."""
     made = table("Clean", "PGD")
     assert keys(drawn(made, config)) == ["clean images", "strongest attack of the grid", "hollow: the paper"]
-    words = overview.write(made, config, tmp_path / "overview")
+    words = overview.write(by_name(made.cells), config, tmp_path / "overview")
     assert "Diamond" not in words.caption
     assert "Bar" not in words.caption
     assert "TRADES baseline 50.0 clean, 50.0 under the strongest attack" in words.alt
@@ -78,7 +78,7 @@ def test_what_there_is_not_has_no_key_and_no_words(config: Config, tmp_path: Pat
 def test_the_picture_is_the_same_twice_and_has_another_ground_in_the_dark(config: Config, tmp_path: Path) -> None:
     made = table("Clean", "PGD")
     for name in ("one", "two"):
-        overview.write(made, config, tmp_path / name)
+        overview.write(by_name(made.cells), config, tmp_path / name)
     for ending in overview.ENDINGS:
         assert (tmp_path / f"one{ending}").read_bytes() == (tmp_path / f"two{ending}").read_bytes()
     dark = overview.svg({(cell.row, cell.column): cell for cell in made.cells}, config, overview.DARK)

@@ -134,6 +134,6 @@ def test_a_sentence_that_changed_after_it_was_written_is_not_said(tmp_path: Path
 
 def test_sentences_of_another_version_are_not_said(tmp_path: Path) -> None:
     file = results(tmp_path)
-    file.write_text(file.read_text().replace('"1.0"', '"2.0"'))
-    with pytest.raises(UserError, match=r"has schema_version '2.0', but this deqpipe reads 1.0"):
+    file.write_text(file.read_text().replace('"1.1"', '"2.0"'))
+    with pytest.raises(UserError, match=r"has schema_version '2.0', but this deqpipe reads 1.1"):
         closing.lines(tmp_path, columns=80)

@@ -6,17 +6,18 @@ from tests.sampling import one_in
 from tests.workflow.conftest import DEMO, Workspace, job_counts
 
 MODELS = {"pretrain": 1, "train_deq": 4, "train_feedforward": 2}
-REPORTING = (*(f"table{n}" for n in range(1, 11)), *(f"figure{n}" for n in range(2, 6)), "report")
+REPORTING = (*(f"table{n}" for n in range(1, 12)), *(f"figure{n}" for n in (2, 3, 4, 5, 7, 8)), "report")
 ONCE = ("prepare_data", "write_config", "time_training", "time_inference", "attack_example", *REPORTING)
 ATTACKS = {"clean": 7, "attack_grid": 4, "attack_pgd": 3, "strongest": 4, "autoattack": 10, "attack_top": 1,
-           "attack_in_loop": 2, "attack_sweep": 1}  # fmt: skip
+           "attack_in_loop": 2, "attack_sweep": 1, "attack_suite": 14, "attack_transferred": 6, "attack_radius": 10,
+}  # fmt: skip
 """Of the demo."""
 
 
 FULL = {
     **dict.fromkeys(ONCE, 1), **MODELS, "select_early_state": 4, "strongest": 4,
     "clean": 7, "attack_grid": 44, "attack_pgd": 3, "autoattack": 100, "attack_top": 10, "attack_in_loop": 22,
-    "attack_sweep": 11,
+    "attack_sweep": 11, "attack_suite": 56, "attack_transferred": 24, "attack_radius": 10,
 }  # fmt: skip
 """10,000 test images in eleven chunks of up to 960 for four DEQs, each with 144 points; ten of 1,000 for AutoAttack."""
 
@@ -85,6 +86,17 @@ TABLES = {
     8: {**TRADES, "select_early_state": 1, "attack_grid": 1},
     9: {"write_config": 1, "pretrain": 1, "time_training": 1},
     10: {"write_config": 1, "pretrain": 1, "train_deq": 1, "time_inference": 1},
+    11: {
+        **DECIDED,
+        "train_feedforward": 2,
+        "clean": 6,
+        "attack_pgd": 2,
+        "strongest": 4,
+        "autoattack": 10,
+        "attack_suite": 14,
+        "attack_transferred": 6,
+        "attack_radius": 10,
+    },
 }
 
 

@@ -23,18 +23,18 @@ def html(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_every_table_and_figure_is_in_the_report(html: str) -> None:
-    for number in range(1, 11):
+    for number in range(1, 12):
         assert f"results/demo/tables/table{number}.csv" in html
         assert f"results/demo/tables/table{number}.html" in html
-    for number in range(2, 7):
+    for number in range(2, 9):
         assert f"results/demo/figures/figure{number}.png" in html
     assert "results/demo/report.html" in html
 
 
 def test_captions_are_filled_from_the_configuration(html: str) -> None:
-    """Of 10 tables in two files, 5 figures, one page, and the whole workflow."""
+    """Of 11 tables in two files, 7 figures, one page, and the whole workflow."""
     flat = re.sub(r"(\\n|\s)+", " ", html)
-    assert flat.count(CAPTION) == 2 * 10 + 5 + 1 + 1
+    assert flat.count(CAPTION) == 2 * 11 + 7 + 1 + 1
     assert "Table 10 (digits" in flat
     assert "epsilon = 38/255" in flat
     assert "{{" not in flat.partition("Table 10 (digits")[2][:300]

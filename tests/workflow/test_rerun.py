@@ -10,8 +10,8 @@ import pytest
 from deqpipe.workflow.stages import PRODUCTS, STAGES
 from tests.workflow.conftest import DEMO, Workspace
 
-TABLES = dict.fromkeys((f"table{number}" for number in range(1, 11)), 1)
-FIGURES = dict.fromkeys((f"figure{number}" for number in range(2, 7)), 1)
+TABLES = dict.fromkeys((f"table{number}" for number in range(1, 12)), 1)
+FIGURES = dict.fromkeys((f"figure{number}" for number in range(2, 9)), 1)
 REPORTING = {**TABLES, **FIGURES, "report": 1}
 CHANGED_CONFIG = {"write_config": 1, **REPORTING}  # tables and figures state the conditions they were made under
 RANKED = {"strongest": 4, "autoattack": 8, "attack_top": 1, "attack_in_loop": 2, "attack_sweep": 1, "attack_example": 1}

@@ -1,7 +1,7 @@
 """The picture at the top: every decision of Table 1, clean and under attack, with intervals and the paper's numbers."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from deqpipe.reporting.cells import Cells, Table, by_name, show
 from deqpipe.reporting.figures import plotting
 from deqpipe.reporting.figures.described import Overview
 from deqpipe.reporting.tables.table1 import AA, ALL_PER_IMAGE, CLEAN, PGD
+from deqpipe.reporting.tables.table11 import UNION
 from deqpipe.results import records
 from deqpipe.workflow import vocabulary
 from deqpipe.workflow.defences import ENTROPY, ZERO_STEPS
@@ -53,13 +54,26 @@ SERIES = (
     Series(AA, "AutoAttack", ("#b77c00", plotting.ORANGE), "^"),
     Series(ALL_PER_IMAGE, "all attacks, per image", (plotting.VERMILION, "#ff8a4c"), "D"),
 )
+TOGETHER = Series(UNION, "union with attacks that know it", (plotting.VERMILION, "#ff8a4c"), "D")
+"""In place of the last one where there is a suite, whose union is the stricter figure."""
 _CONTROL = "own control, R = 0"
 _STEP = 0.2  # rows stand 1 apart: so far apart stand the marks of one row
 
 
-def write(table: Table, config: Config, stem: Path) -> Overview:
-    """Write the picture of Table 1 as png and svg; its words."""
-    cells = by_name(table.cells)
+def shown(tables: Mapping[int, Table]) -> Cells:
+    """The numbers of the picture: those of Table 1, and the union of Table 11 where there is one."""
+    union = tables[11].cells if 11 in tables else ()
+    return {**by_name(tables[1].cells), **by_name(cell for cell in union if cell.column == UNION)}
+
+
+def series(cells: Cells) -> tuple[Series, ...]:
+    """The kinds of marks."""
+    union = any(column == UNION for _, column in cells)
+    return (*SERIES[:-1], TOGETHER) if union else SERIES
+
+
+def write(cells: Cells, config: Config, stem: Path) -> Overview:
+    """Write the picture of some numbers as png and svg; its words."""
     with plotting.style():
         figure = draw(cells, config, LIGHT)
         with records.atomic(stem.with_suffix(".png")) as temporary:
@@ -107,7 +121,7 @@ def _rows(cells: Cells, config: Config) -> Iterator[tuple[Decision, str]]:
             if vocabulary.MODELS[model].framework == framework
         ]
         for one in (*networks, *all_decisions(framework)):
-            if any((one.row, series.column) in cells for series in SERIES):
+            if any((one.row, kind.column) in cells for kind in series(cells)):
                 network = vocabulary.MODELS[one.model].architecture.method
                 yield one, conditions.architecture(config, one.model) if network else one.method
 
@@ -119,22 +133,23 @@ def _place(rows: Sequence[tuple[Decision, str]], number: int) -> float:
 
 
 def _marks(axes: Axes, decision: Decision, cells: Cells, *, place: float, dark: bool, theme: Theme) -> None:
-    for number, series in enumerate(SERIES):
-        cell, height = cells.get((decision.row, series.column)), place + _STEP * (number - (len(SERIES) - 1) / 2)
+    kinds = series(cells)
+    for number, kind in enumerate(kinds):
+        cell, height = cells.get((decision.row, kind.column)), place + _STEP * (number - (len(kinds) - 1) / 2)
         if cell is None:
             continue
-        colour = series.colours[dark]
+        colour = kind.colours[dark]
         if cell.low is not None and cell.high is not None:
             axes.plot([cell.low, cell.high], [height] * 2, color=colour, linewidth=1.6, alpha=0.55, zorder=2)
         if cell.here is not None:
-            axes.plot([cell.here], [height], color=colour, marker=series.marker, markersize=5.2, zorder=4)
+            axes.plot([cell.here], [height], color=colour, marker=kind.marker, markersize=5.2, zorder=4)
         if cell.paper is not None:
             axes.plot(
-                [cell.paper], [height], color=colour, marker=series.marker, markersize=5.2, markerfacecolor="none",
+                [cell.paper], [height], color=colour, marker=kind.marker, markersize=5.2, markerfacecolor="none",
                 markeredgewidth=0.9, linestyle="none", zorder=5,
             )  # fmt: skip
-        control = cells.get((Decision(decision.model, ZERO_STEPS.name).row, series.column))
-        if decision.defence == ENTROPY.name and series.column == PGD and control and control.here is not None:
+        control = cells.get((Decision(decision.model, ZERO_STEPS.name).row, kind.column))
+        if decision.defence == ENTROPY.name and kind.column == PGD and control and control.here is not None:
             axes.plot(
                 [control.here], [height], color=theme.ink, marker="|", markersize=10, markeredgewidth=1.6, zorder=5
             )
@@ -170,7 +185,7 @@ def _key(cells: Cells, *, dark: bool, theme: Theme) -> list[Line2D]:
     columns = {column for (_, column), cell in cells.items() if cell.here is not None}
     handles = [
         Line2D([], [], color=one.colours[dark], marker=one.marker, label=one.label, linestyle="none", markersize=5.2)
-        for one in SERIES
+        for one in series(cells)
         if one.column in columns
     ]
     if _controlled(cells):
@@ -193,17 +208,30 @@ def _controlled(cells: Cells) -> bool:
 
 def _caption(cells: Cells, config: Config) -> str:
     context = "" if conditions.comparable(config) else ", of another experiment than this one, as context"
-    union = any(column == ALL_PER_IMAGE for _, column in cells)
     said = (
         f"Right answers on {config.evaluation.images:,} test images of {conditions.data(config)}, with "
         f"{100 * config.statistics.confidence:g} % intervals.",
         "Square: the lowest mean accuracy over the attacks of the grid, as the paper counts (ResNets: one attack).",
-        "Diamond: an image counts only if it withstands every attack, the stricter figure." if union else "",
+        _diamond(cells),
         "Bar: the same weights at the same state without Sec. 3.2's descent." if _controlled(cells) else "",
         f"Hollow: the paper's numbers{context}.",
-        "All numbers stand in Table 1.",
+        f"All numbers stand in Table 1{' and, of the union, in Table 11' if series(cells)[-1] == TOGETHER else ''}.",
     )
     return " ".join(filter(None, said))
+
+
+def _diamond(cells: Cells) -> str:
+    """What the strictest figure is, where there is one."""
+    column = series(cells)[-1].column
+    counted = [cell.n for (_, name), cell in cells.items() if name == column]
+    if not counted:
+        return ""
+    if column == ALL_PER_IMAGE:
+        return "Diamond: an image counts only if it withstands every attack, the stricter figure."
+    return (
+        f"Diamond: of the first {counted[0]:,} images, those that withstand every attack, those included that know "
+        "the decision: what the other marks are worth."
+    )
 
 
 def _alt(cells: Cells, config: Config) -> str:

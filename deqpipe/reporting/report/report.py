@@ -156,7 +156,7 @@ def write(config: Config, results: Path, output: Path) -> None:
     origins = [one.origin for one in written.values()]
     origins += [picture.words.origin for picture in pictures if picture.words]
     trainings = [_training(Tree(results, config, config.seeds[0]), model) for model in _trained(config)]
-    first = _first(by_number[1], config, output.parent)
+    first = _first(by_number, config, output.parent)
     page = _page(config, results, by_number, pictures, first=first, trainings=trainings, made=_made(origins))
     records.write_text(output, page)
 
@@ -185,6 +185,7 @@ def _page(
         setup=conditions.setup(config, seed=tree.seed),
         names=table1.file_names(config),
         first=first,
+        warnings=tuple(text for table in by_number.values() for text in table.warnings),
         summary=summary.sentences(by_number, config),
         further=further.sentences(by_number, config),
         claims=claims.overview(
@@ -201,14 +202,15 @@ def _page(
     )
 
 
-def _first(table: Table, config: Config, folder: Path) -> First:
-    """Draw the picture of Table 1 into a folder, and hold it for both kinds of screens."""
+def _first(by_number: Mapping[int, Table], config: Config, folder: Path) -> First:
+    """Draw the picture of Table 1 and the union into a folder, and hold it for both kinds of screens."""
     from deqpipe.reporting.figures import overview  # matplotlib, for who writes a report and not for who reads one
 
     stem = folder / overview.NAME
-    words = overview.write(table, config, stem)
+    numbers = overview.shown(by_number)
+    words = overview.write(numbers, config, stem)
     picture, drawing = (_file(stem.with_suffix(ending)) for ending in overview.ENDINGS)
-    dark = overview.svg(cells.by_name(table.cells), config, overview.DARK)
+    dark = overview.svg(numbers, config, overview.DARK)
     return First(words, drawing.address, _address("svg", dark.encode()), (picture, drawing))
 
 
@@ -248,9 +250,10 @@ def _rows(path: Path) -> tuple[dict[str, str], ...]:
 
 
 def _unwanted(number: int, results: Path) -> Picture:
-    path = results / "figures" / f"{FIGURES[number].name}.png"
-    command = f"snakemake --cores all {shlex.quote(str(path))}"
-    return Picture(number, reason=FIGURES[number].unwanted, command=command)
+    figure = FIGURES[number]
+    path = results / "figures" / f"{figure.name}.png"
+    command = f"snakemake --cores all {shlex.quote(str(path))}" if figure.on_request else ""
+    return Picture(number, reason=figure.unwanted, command=command)
 
 
 def _file(path: Path) -> File:

@@ -10,12 +10,15 @@ from typing import Literal, TypeAlias
 
 from deqpipe.analysis.decision import Decision, controls, paper_decisions
 from deqpipe.config import Config
+from deqpipe.reporting import phrases
 from deqpipe.reporting.cells import Cell, Cells, Table, by_name, show
-from deqpipe.reporting.tables import table1
-from deqpipe.reporting.tables.table1 import ALL_PER_IMAGE, GAIN, OVER_CONTROL, PER_IMAGE, PGD
+from deqpipe.reporting.tables import table1, table11
+from deqpipe.reporting.tables.table1 import AA, ALL_PER_IMAGE, GAIN, OVER_CONTROL, PER_IMAGE, PGD
 from deqpipe.reporting.tables.table2 import DIFF
+from deqpipe.reporting.tables.table11 import UNION
 from deqpipe.workflow import gridpoints
 from deqpipe.workflow.defences import ENTROPY, PLAIN, ZERO_STEPS
+from deqpipe.workflow.suite_attacks import EXACT
 
 Outcome: TypeAlias = Literal["helps", "hurts", "is open for"]
 
@@ -41,17 +44,115 @@ def sentences(written: Mapping[int, Table], config: Config) -> tuple[str, ...]:
         written: the tables that there are, by number; none of them is needed.
         config: that they were made with.
     """
-    robustness, attacks, transfers = (
-        by_name(written[number].cells) if number in written else {} for number in (1, 2, 3)
+    robustness, attacks, transfers, union = (
+        by_name(written[number].cells) if number in written else {} for number in (1, 2, 3, 11)
     )
-    said = (
-        _random_states(robustness, config),
-        _entropy_reduction(robustness, config),
-        _most_robust(robustness, config),
-        _through_the_defence(transfers),
-        _attacks(attacks, config),
-    )
+    if _has(union, UNION):
+        said = (_union(union), _left_of_defence(union), _left_of_training(union), _made_of(robustness), _groups(union))
+    else:
+        said = (
+            _random_states(robustness, config),
+            _entropy_reduction(robustness, config),
+            _most_robust(robustness, config),
+            _through_the_defence(transfers),
+            _attacks(attacks, config),
+        )
     return tuple(sentence for sentence in said if sentence)
+
+
+def _has(cells: Cells, column: str) -> bool:
+    return any(name == column and cell.here is not None for (_, name), cell in cells.items())
+
+
+def _union(cells: Cells) -> str:
+    """The most robust decision by each of the two figures, each with both."""
+    rows = [one.row for one in paper_decisions("pgd_at", "trades") if (one.row, UNION) in cells]
+    best, picked = (max(rows, key=lambda row: cells[row, column].here or 0.0) for column in (UNION, PGD))
+    n = cells[best, UNION].n or 0
+    said = (
+        f"All attacks together (the union, on {n:,} test images): the most robust DEQ is {best}, {_both(best, cells)}"
+    )
+    if picked != best:
+        said += f"; the best by that figure is {picked}, {_both(picked, cells)}"
+    return f"{said}."
+
+
+def _both(row: str, cells: Cells) -> str:
+    return f"right on {value(cells[row, UNION])}, by the paper's figure on {value(cells[row, PGD])}"
+
+
+def _left_of_defence(cells: Cells) -> str:
+    """Sec. 3.2 over the same weights undefended, by both figures."""
+    left = _left(cells, table11.DEFENCE_BY_PGD, table11.DEFENCE)
+    if not left:
+        return ""
+    return f"Sec. 3.2, lowering the entropy at test time: points over the same weights undefended, {left}."
+
+
+def _left_of_training(cells: Cells) -> str:
+    """Sec. 3.3 over the weights without it, by both figures."""
+    left = _left(cells, table11.TRAINING_BY_PGD, table11.TRAINING)
+    if not left:
+        return ""
+    return f"Sec. 3.3, training on random states: points over the weights without it, {left}."
+
+
+def _left(cells: Cells, by_figure: str, by_union: str) -> str:
+    """Gains by what is left of them, each with what it was by the paper's figure; pooled over seeds where it can be."""
+    words: Mapping[Outcome, str] = {"helps": "it helps", "hurts": "it hurts", "is open for": "open for"}
+    groups: dict[Outcome, list[str]] = {kind: [] for kind in words}
+    for one in paper_decisions("pgd_at", "trades"):
+        gain, before = (_pooled(cells, one.row, column) for column in (by_union, by_figure))
+        if gain is not None and gain.here is not None:
+            was = "" if before is None else f"{show(before, signed=True).value}, then "
+            groups[Comparison(one.row, gain).outcome].append(f"{one.row} {was}{_bare(gain)}")
+    listed = "; ".join(f"{words[kind]} {', '.join(found)}" for kind, found in groups.items() if found)
+    return f"by the paper's figure and then under the union: {listed}" if listed else ""
+
+
+def _bare(gain: Cell) -> str:
+    """A gain with its interval, without its unit."""
+    return points(gain).replace(" points", "")
+
+
+def _pooled(cells: Cells, row: str, column: str) -> Cell | None:
+    return cells.get((row, phrases.pooled(column)), cells.get((row, column)))
+
+
+def _made_of(cells: Cells) -> str:
+    """What the gains of Sec. 3.2 are by the paper's figure, one change at a time."""
+    listed = [
+        f"{one.row} {show(whole, signed=True).value} = {parts}"
+        for one in paper_decisions("pgd_at", "trades")
+        if (whole := cells.get((one.row, table1.OF_DEFENCE))) is not None
+        and whole.here is not None
+        and (parts := _parts(cells, one.row))
+    ]
+    if not listed:
+        return ""
+    return f"What Sec. 3.2's gain by the paper's figure is made of, in points: {'; '.join(listed)}."
+
+
+def _parts(cells: Cells, row: str) -> str:
+    names = {table1.STATE: "another early state", table1.RESTARTS: "restarts", table1.DESCENT: "descent"}
+    known = {words: cells[row, column] for column, words in names.items() if (row, column) in cells}
+    return ", ".join(f"{words} {show(cell, signed=True).value}" for words, cell in known.items())
+
+
+def _groups(cells: Cells) -> str:
+    """What each part of the union leaves of the most robust decision by the paper's figure."""
+    rows = [one.row for one in paper_decisions("pgd_at", "trades") if (one.row, PGD) in cells]
+    picked = max(rows, key=lambda row: cells[row, PGD].here or 0.0)
+    names = (
+        (PGD, "the paper's figure"),
+        (table11.PER_IMAGE, "the grid per image"),
+        (AA, "AutoAttack"),
+        (EXACT.label, "gradients through the solver alone"),
+        (UNION, "everything"),
+    )
+    known = [(words, cells[picked, column]) for column, words in names if (picked, column) in cells]
+    listed = ", ".join(f"{words} {show(cell).value} %" for words, cell in known if cell.here is not None)
+    return f"Attacks that know the decision: of {picked}, {listed} is left."
 
 
 def _random_states(cells: Cells, config: Config) -> str:
@@ -90,9 +191,21 @@ def _entropy_reduction(cells: Cells, config: Config) -> str:
     if found:
         return (
             "Sec. 3.2, lowering the entropy at test time: against its own control (the same weights at the same state "
-            f"without descent, R = 0) it {_listed(found)}; {blind}."
+            f"without descent, R = 0) it {_listed(found)}{_other_state(cells)}; {blind}."
         )
     return _without_controls(cells, blind)
+
+
+def _other_state(cells: Cells) -> str:
+    """What the choice of another early state alone gives of each gain."""
+    listed = [
+        f"{show(cells[one.row, table1.STATE], signed=True).value} of {show(whole, signed=True).value}"
+        for one in paper_decisions("pgd_at", "trades")
+        if (whole := cells.get((one.row, table1.OF_DEFENCE))) is not None and whole.here is not None
+    ]
+    if not listed:
+        return ""
+    return f"; of the gains over the undefended weights another early state alone gives {', '.join(listed)} points"
 
 
 def _without_controls(cells: Cells, blind: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from deqpipe.analysis import autoattack_outcomes
+from deqpipe.analysis import autoattack_outcomes, gains
 from deqpipe.analysis.autoattack_outcomes import AutoAttackOutcome
 from deqpipe.analysis.decision import AWP, Decision, all_decisions, controls, paper_decisions, perturbed_decisions
 from deqpipe.analysis.evaluation import Evaluation, evaluate_all
@@ -22,6 +22,12 @@ from deqpipe.workflow.library_attacks import APGD_CE, SQUARE
 CLEAN, PGD, AA, ALL = "Clean", "PGD", "AA", "ALL"
 PER_IMAGE, ALL_PER_IMAGE, GAIN = "PGD per image", "ALL per image", "PGD gain"
 OVER_CONTROL = "method's gain"
+OF_DEFENCE, OF_TRAINING = "gain of Sec. 3.2", "gain of Sec. 3.3"
+STATE, RESTARTS, DESCENT = "3.2: state", "3.2: restarts", "3.2: descent"
+TRAINING_STATE, WEIGHTS = "3.3: state", "3.3: weights"
+DEFENCE_PARTS = (OF_DEFENCE, STATE, RESTARTS, DESCENT)
+TRAINING_PARTS = (OF_TRAINING, TRAINING_STATE, WEIGHTS)
+_SIGNED = (GAIN, OVER_CONTROL, *DEFENCE_PARTS, *TRAINING_PARTS)
 COLUMNS = (CLEAN, PGD, AA, ALL, PER_IMAGE, ALL_PER_IMAGE, GAIN)
 TRUNK = Decision(vocabulary.TRUNK, "plain")
 
@@ -109,7 +115,8 @@ def gather(tree: Tree) -> Robustness:
         UserError: records are missing, incomplete, doubled, of another configuration, or of another point than the
             strongest.
     """
-    evaluations = evaluate_all(tree, vocabulary.present(tree.config, vocabulary.EVERY_EVALUATED))
+    evaluated = vocabulary.present(tree.config, vocabulary.EVERY_EVALUATED)
+    evaluations = evaluate_all(tree, evaluated, elsewhere=gains.states_needed(tree))
     attacked = _attacked(tree.config)
     outcomes = {decision: autoattack_outcomes.outcome(tree, evaluations[decision]) for decision in attacked}
     return Robustness(evaluations, outcomes, tree.bootstrap)
@@ -126,7 +133,9 @@ def caption(config: Config) -> str:
         f"Accuracy (%) of {conditions.data(config)}. PGD: minimum over the grid of mean accuracies (ResNets: "
         f"PGD-{config.attack.pgd.steps} alone). AA: AutoAttack, for DEQs on the surrogate at the strongest point of "
         "the grid. ALL: minimum of the two. Per image: right under every attack of the grid; ALL: and when "
-        "clean and under every attack of AutoAttack. Gain: points of PGD over the baseline of the same framework."
+        "clean and under every attack of AutoAttack. Gain: points of PGD over the baseline of the same framework. "
+        "Below, what gains are made of: of Sec. 3.2 over the same weights undefended, of Sec. 3.3 over the weights "
+        "without it; every part is paired by image, and parts add up."
     )
 
 
@@ -144,6 +153,7 @@ def cells(gathered: Robustness, tree: Tree) -> tuple[Cell, ...]:
     for control in _controls(tree.config):
         method = gathered.evaluations[controlled(control)]
         rows += [*_deq(gathered.evaluations[control], tree), _over(method, gathered.evaluations[control], tree)]
+    rows += [cell for one in all_decisions(*vocabulary.FRAMEWORKS) for cell in _parts(one, gathered, tree)]
     return (*rows, *_single(gathered.evaluations[TRUNK], tree, final_column(tree.config)))
 
 
@@ -223,6 +233,23 @@ def _gain(evaluation: Evaluation, baseline: Evaluation, tree: Tree) -> Cell:
     return percent(row, GAIN, gain, paper=published.value(1, row, GAIN), note=words, quantity=quantities.GAIN)
 
 
+def _parts(decision: Decision, gathered: Robustness, tree: Tree) -> list[Cell]:
+    """What the gains of Secs. 3.2 and 3.3 of a decision are made of."""
+    parts: list[tuple[str, intervals.Estimate, str]] = []
+    if defence := gains.of_defence(decision, gathered.evaluations, tree.config, tree.bootstrap):
+        state = gathered.evaluations[decision].state
+        at = f"state {state} in place of {gathered.evaluations[defence.undefended].state}, undefended"
+        parts += [(OF_DEFENCE, defence.whole, f"over {defence.undefended.row}"), (STATE, defence.state, at)]
+        parts += [(RESTARTS, defence.restarts, "R = 0 over undefended")] if defence.restarts else []
+        parts += [(DESCENT, defence.descent, f"the rest, at state {state}")]
+    if training := gains.of_training(decision, gathered.evaluations, tree.bootstrap):
+        state = gathered.evaluations[decision].state
+        at = f"state {state} in place of {gathered.evaluations[training.baseline].state}, weights without"
+        parts += [(OF_TRAINING, training.whole, f"over {training.baseline.row}"), (TRAINING_STATE, training.state, at)]
+        parts += [(WEIGHTS, training.weights, f"the rest, at state {state}")]
+    return [percent(decision.row, name, one, note=note, quantity=quantities.GAIN) for name, one, note in parts]
+
+
 def controlled(control: Decision) -> Decision:
     """The decision that a control lacks the point of: the same weights, decided at the same state."""
     method = defence_of(control.defence).control_of
@@ -253,7 +280,19 @@ def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block
     trunk = Line(("clean", conditions.architecture(config, TRUNK.model), TRUNK.method), shown)
     stub = ("Training", "Model", "Method")
     main = Block(stub, _columns(COLUMNS, config), tuple(lines))
-    return main, *_control_block(stub, cells, config), Block(stub, (CLEAN, final), (trunk,))
+    parts = (_part_block(stub, names, cells, config) for names in (DEFENCE_PARTS, TRAINING_PARTS))
+    made_of = [block for block in parts if block.lines]
+    return main, *made_of, *_control_block(stub, cells, config), Block(stub, (CLEAN, final), (trunk,))
+
+
+def _part_block(
+    stub: tuple[str, ...], names: tuple[str, ...], cells: Mapping[tuple[str, str], Cell], config: Config
+) -> Block:
+    """A gain and its parts, of every decision that has it; parts that no decision has are left out."""
+    having = [one for one in all_decisions(*vocabulary.FRAMEWORKS) if (one.row, names[0]) in cells]
+    columns = tuple(name for name in names if any((one.row, name) in cells for one in having))
+    lines = tuple(_line(one, one.method, cells, config, columns=columns) for one in having)
+    return Block(stub, columns, lines)
 
 
 def _control_block(stub: tuple[str, ...], cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
@@ -283,7 +322,7 @@ def _line(
     columns: tuple[str, ...] = COLUMNS,
 ) -> Line:
     shown = tuple(
-        show(cells[decision.row, column], signed=column in (GAIN, OVER_CONTROL), strong=strong and column == PGD)
+        show(cells[decision.row, column], signed=column in _SIGNED, strong=strong and column == PGD)
         if (decision.row, column) in cells
         else EMPTY
         for column in _columns(columns, config)
@@ -309,6 +348,7 @@ def notes(gathered: Robustness, config: Config) -> tuple[str, ...]:
         "face the whole grid (Table 2 says where its minimum is attained) and answer at their early state. The row of "
         "Yang et al. (2022) is published only.",
         f"PGD: {phrases.blind()}",
+        phrases.made_of(config),
         *([phrases.controls(config)] if controls(config) else []),
         *_perturbation(config),
         _absent(config),

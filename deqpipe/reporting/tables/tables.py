@@ -10,12 +10,13 @@ from deqpipe.analysis.reading import Source
 from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.lazy import named
-from deqpipe.reporting import absent, conditions, pages
-from deqpipe.reporting.cells import Block, Cell, OverSeeds, Table, by_name
+from deqpipe.reporting import absent, conditions, pages, phrases
+from deqpipe.reporting.cells import Block, Cell, OverSeeds, Table, by_name, percent
 from deqpipe.reporting.sidecar import Origin, origin, read_sidecar, sidecar_text
 from deqpipe.reporting.tables import formats, screen
 from deqpipe.results import records
-from deqpipe.statistics.intervals import Answers
+from deqpipe.statistics import intervals
+from deqpipe.statistics.intervals import Answers, Bootstrap
 from deqpipe.workflow.products import TABLES, Definition
 
 G = TypeVar("G", bound="Gathered")
@@ -48,6 +49,14 @@ class TableMaker(Protocol[G]):
 
     def notes(self, gathered: G, config: Config) -> tuple[str, ...]:
         """What must be said with these numbers alone."""
+
+
+@runtime_checkable
+class Warns(Protocol):
+    """What the module of a table offers beside, if its numbers can be worth nothing."""
+
+    def warnings(self, gathered: Any, config: Config) -> tuple[str, ...]:
+        """What is wrong with one seed's numbers, a sentence each."""
 
 
 def _maker(definition: Definition) -> TableMaker[Any]:
@@ -140,7 +149,8 @@ def build(number: int, config: Config, results: Path) -> Written:
         return Written(nothing, origin(config, "table", ()))
     trees = available(definition, config, results)
     gathered = [maker.gather(tree) for tree in trees]
-    cells = _over_seeds({tree.seed: maker.cells(one, tree) for one, tree in zip(gathered, trees, strict=True)})
+    by_seed = {tree.seed: maker.cells(one, tree) for one, tree in zip(gathered, trees, strict=True)}
+    cells = (*_over_seeds(by_seed), *_pooled(by_seed, definition, trees[0].bootstrap))
     if definition.comparable and conditions.comparable(config):
         cells = tuple(_compared(cell) for cell in cells)
     table = Table(
@@ -151,8 +161,19 @@ def build(number: int, config: Config, results: Path) -> Written:
         cells=cells,
         notes=maker.notes(gathered[0], config),
         conditions=_conditions(config, [tree.seed for tree in trees], comparable=definition.comparable),
+        warnings=_warnings(maker, gathered, trees),
     )
     return Written(table, origin(config, "table", [source for one in gathered for source in one.sources]))
+
+
+def _warnings(maker: TableMaker[Any], gathered: Sequence[Gathered], trees: Sequence[Tree]) -> tuple[str, ...]:
+    """Those of every seed, which is named where there are several."""
+    if not isinstance(maker, Warns):
+        return ()
+    said = [
+        (tree, text) for one, tree in zip(gathered, trees, strict=True) for text in maker.warnings(one, tree.config)
+    ]
+    return tuple(text if len(trees) == 1 else f"Seed {tree.seed}: {text}" for tree, text in said)
 
 
 def answers(number: int, tree: Tree) -> dict[tuple[str, str], Answers]:
@@ -172,6 +193,22 @@ def available(definition: Definition, config: Config, results: Path) -> list[Tre
     """The first seed, and every further one whose files are all there."""
     first, *others = (Tree(results, config, seed) for seed in config.seeds)
     return [first, *(tree for tree in others if tree.complete(definition.needs(config)))]
+
+
+def _pooled(by_seed: Mapping[int, Sequence[Cell]], definition: Definition, bootstrap: Bootstrap) -> tuple[Cell, ...]:
+    """Differences over all seeds together, of the columns that a table pools; none where there is one seed."""
+    if len(by_seed) < 2:
+        return ()
+    named = [by_name(cells) for cells in by_seed.values()]
+    names = [name for name in named[0] if name[1] in definition.pooled and all(name in cells for cells in named)]
+    return tuple(_pool([cells[name] for cells in named], bootstrap) for name in names)
+
+
+def _pool(cells: Sequence[Cell], bootstrap: Bootstrap) -> Cell:
+    first = cells[0]
+    estimate = intervals.pooled_difference([cell.answers for cell in cells], bootstrap)
+    note = f"mean of {len(cells)} seeds, {first.note}"
+    return percent(first.row, phrases.pooled(first.column), estimate, note=note, quantity=first.quantity)
 
 
 def _over_seeds(by_seed: Mapping[int, Sequence[Cell]]) -> tuple[Cell, ...]:

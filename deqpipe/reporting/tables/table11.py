@@ -1,0 +1,308 @@
+"""Table 11: every decision under attacks that know it, what each group of them leaves, and what remains of gains."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from deqpipe.analysis import gains, sanity, suite, union
+from deqpipe.analysis.decision import Decision
+from deqpipe.analysis.layout import Tree
+from deqpipe.analysis.reading import Source
+from deqpipe.analysis.sanity import Finding
+from deqpipe.analysis.suite import SuiteOutcome
+from deqpipe.analysis.union import Faced, Faces
+from deqpipe.config import Config
+from deqpipe.reporting import conditions, phrases, quantities
+from deqpipe.reporting.cells import EMPTY, Block, Cell, Digits, Line, Shown, percent, show
+from deqpipe.statistics import intervals
+from deqpipe.statistics.intervals import Correct, Estimate
+from deqpipe.workflow import vocabulary
+from deqpipe.workflow.defences import PLAIN, defence_of
+from deqpipe.workflow.suite_attacks import GROUPS, NOISE
+
+CLEAN, PGD, PER_IMAGE, AA, UNION, SPENT = "Clean", "PGD", "PGD per image", "AA", "Union", "f per image"
+GAIN = "Union gain"
+DEFENCE, DEFENCE_BY_PGD, OVER_CONTROL = "Sec. 3.2 under union", "Sec. 3.2 by PGD", "Sec. 3.2 over R = 0"
+TRAINING, TRAINING_BY_PGD = "Sec. 3.3 under union", "Sec. 3.3 by PGD"
+GAINS = (DEFENCE_BY_PGD, DEFENCE, OVER_CONTROL, TRAINING_BY_PGD, TRAINING)
+COLUMNS = (CLEAN, PGD, PER_IMAGE, AA, UNION, GAIN, *GAINS, SPENT)
+_ROUNDED = Digits(0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What one seed's numbers are made of."""
+
+    faces: Faces
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The files behind it."""
+        return self.faces.sources
+
+    @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the sanity checks say."""
+        return sanity.findings(self.faces.outcomes, self.faces.curves)
+
+
+def gather(tree: Tree) -> Gathered:
+    """All that every decision faced.
+
+    Raises:
+        UserError: records are missing, incomplete, doubled, or of another configuration.
+    """
+    return Gathered(union.gather(tree))
+
+
+def caption(config: Config) -> str:
+    """What the columns are."""
+    images = union.attacked_images(config)
+    alone = "alone" if _individual(config) else "in the order of the columns, what is left after each"
+    return (
+        f"Accuracy (%) of {conditions.data(config)}, the first {images:,} test images in every column. PGD: the "
+        "paper's figure, the lowest mean accuracy over the grid. Per image: right under every attack of the grid. AA: "
+        "AutoAttack. Union: right when clean and under everything that was run: grid, AutoAttack, the suite, and "
+        f"images made against other decisions. Below, each group of the suite's attacks {alone}. Gains, paired by "
+        "image: Union gain over the baseline of the same framework; of Sec. 3.2 over the same weights undefended at "
+        "their own early state, and over its own control R = 0; "
+        "of Sec. 3.3 over the weights without it, same defence. f per image: evaluations of f that the suite spent."
+    )
+
+
+def _individual(config: Config) -> bool:
+    return config.suite.enabled and config.suite.mode == "individual"
+
+
+# Numbers
+
+
+def cells(gathered: Gathered, tree: Tree) -> tuple[Cell, ...]:
+    """Every column of every decision that has it."""
+    faces = gathered.faces.by_decision
+    return tuple(cell for one in faces.values() for cell in (*_own(one, tree), *_gains(one, faces, tree)))
+
+
+def _own(one: Faced, tree: Tree) -> list[Cell]:
+    row, confidence = one.decision.row, tree.config.statistics.confidence
+
+    def alone(column: str, right: Correct, note: str = "") -> Cell:
+        return percent(row, column, intervals.accuracy(right, confidence=confidence), note=note)
+
+    shown = [alone(CLEAN, one.outcome.clean)]
+    if one.grid is not None:
+        shown.append(percent(row, PGD, intervals.minimum(one.grid, tree.bootstrap), note=_strongest(one)))
+        shown.append(alone(PER_IMAGE, intervals.worst_case(one.grid)))
+    if one.library is not None:
+        shown.append(percent(row, AA, intervals.minimum(one.library, tree.bootstrap)))
+    groups = ((group, one.outcome.group(group)) for group in GROUPS)
+    shown += [alone(group.label, right, note=group.meaning) for group, right in groups if right is not None]
+    return [*shown, alone(UNION, one.union(), note=f"over {', '.join(one.parts)}"), _spent(one)]
+
+
+def _strongest(one: Faced) -> str:
+    assert one.evaluation is not None
+    if one.decision.model not in vocabulary.DEQS:
+        return "one attack"
+    assert one.grid is not None
+    return f"strongest at {one.evaluation.points[intervals.strongest(one.grid)].triple}"
+
+
+def _spent(one: Faced) -> Cell:
+    spent, row = one.outcome.evaluations, one.decision.row
+    if not np.isfinite(spent):
+        return Cell(row, SPENT, quantity=quantities.EVALUATIONS, note="a network without states evaluates no f")
+    return Cell(row, SPENT, spent, n=one.outcome.images, quantity=quantities.EVALUATIONS)
+
+
+def _gains(one: Faced, faces: Mapping[Decision, Faced], tree: Tree) -> list[Cell]:
+    """What remains of the gains of Secs. 3.2 and 3.3, each beside what it is by the paper's figure."""
+    found: list[Cell] = []
+    for rival, columns in (
+        (baseline(one.decision), (None, GAIN)),
+        (gains.undefended(one.decision), (DEFENCE_BY_PGD, DEFENCE)),
+        (gains.own_control(one.decision), (None, OVER_CONTROL)),
+        (gains.without_random_states(one.decision), (TRAINING_BY_PGD, TRAINING)),
+    ):
+        if rival in faces and rival is not None:
+            found += _over(one, faces[rival], columns, tree)
+    return found
+
+
+def baseline(decision: Decision) -> Decision | None:
+    """The undefended DEQ of the same framework without Sec. 3.3; None for that, for controls and for networks."""
+    if decision.model not in vocabulary.DEQS or _control(decision):
+        return None
+    framework = vocabulary.MODELS[decision.model].framework
+    base = next(name for name in vocabulary.BASELINES if vocabulary.MODELS[name].framework == framework)
+    found = Decision(base, PLAIN.name)
+    return None if found == decision else found
+
+
+def _over(one: Faced, other: Faced, columns: tuple[str | None, str], tree: Tree) -> list[Cell]:
+    by_pgd, under_union = columns
+    here, there, lacking = union.shared_difference(one, other)
+    without = f", without {' and '.join(sorted(lacking))}, which one of them did not face" if lacking else ""
+    note = f"over {other.decision.row}{without}"
+    left = intervals.minimum_difference(here[None], there[None], tree.bootstrap)
+    found = [_gain(one.decision.row, under_union, left, note)]
+    if by_pgd and one.grid is not None and other.grid is not None:
+        gain = intervals.minimum_difference(one.grid, other.grid, tree.bootstrap)
+        found.append(_gain(one.decision.row, by_pgd, gain, f"over {other.decision.row}"))
+    return found
+
+
+def _gain(row: str, column: str, gain: Estimate, note: str) -> Cell:
+    return percent(row, column, gain, note=note, quantity=quantities.GAIN)
+
+
+# Layout
+
+_STUB = ("Training", "Model", "Method")
+
+
+def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
+    """What decisions keep and what remains of gains; gains pooled over seeds; what each group of attacks leaves."""
+    deciding = [one for one in union.decisions(config) if (one.row, CLEAN) in cells]
+    pooled = tuple(phrases.pooled(column) for column in GAINS)
+    gaining = [one for one in deciding if any((one.row, column) in cells for column in pooled)]
+    groups = (*(group.label for group in GROUPS), UNION)
+    parts = ((deciding, COLUMNS), (gaining, pooled), (deciding, groups))
+    return tuple(_block(rows, columns, cells, config) for rows, columns in parts if rows)
+
+
+def _block(
+    rows: Sequence[Decision], columns: Sequence[str], cells: Mapping[tuple[str, str], Cell], config: Config
+) -> Block:
+    named = tuple(column for column in columns if any((one.row, column) in cells for one in rows))
+    best = max((cells[one.row, UNION].here or 0.0 for one in rows if not _control(one)), default=0.0)
+    lines = tuple(
+        Line(
+            (one.framework, conditions.architecture(config, one.model), _method(one)),
+            tuple(_shown(cells.get((one.row, column)), best=best, control=_control(one)) for column in named),
+        )
+        for one in rows
+    )
+    return Block(_STUB, named, lines)
+
+
+def _control(decision: Decision) -> bool:
+    return defence_of(decision.defence).control_of is not None
+
+
+def _method(decision: Decision) -> str:
+    """Its name in the table; a control stands right below what it is a control of."""
+    if _control(decision):
+        return defence_of(decision.defence).label
+    network = vocabulary.MODELS[decision.model].architecture.method
+    return "no states" if network else decision.method
+
+
+def _shown(cell: Cell | None, *, best: float, control: bool) -> Shown:
+    if cell is None or cell.here is None:
+        return EMPTY
+    if cell.quantity == quantities.EVALUATIONS:
+        return show(cell, digits=_ROUNDED)
+    strong = cell.column == UNION and not control and cell.here == best
+    return show(cell, signed=cell.quantity == quantities.GAIN, strong=strong)
+
+
+# Words
+
+
+def warnings(gathered: Gathered, config: Config) -> tuple[str, ...]:
+    """What the sanity checks found wrong, a sentence each: numbers that rest on it are worth nothing."""
+    found = sanity.failed(gathered.findings)
+    return tuple(f"Sanity check failed ({one.check}) on {one.row}: {one.words}." for one in found)
+
+
+def notes(gathered: Gathered, config: Config) -> tuple[str, ...]:
+    """What the checks say first, then how to read columns, and what was run."""
+    return (
+        *warnings(gathered, config),
+        _checks(gathered.findings),
+        _mode(config),
+        _faced(gathered.faces),
+        _groups(gathered, config),
+        _by_attack(gathered, config),
+        _states(gathered),
+        _budget(config),
+    )
+
+
+def _checks(found: Sequence[Finding]) -> str:
+    """How many sanity checks passed, and how many could not be told."""
+    few = [one for one in found if one.verdict == "too few"]
+    bad = sanity.failed(found)
+    passed = len(found) - len(few) - len(bad)
+    said = f"Sanity checks of the attacks: {passed} of {len(found)} passed, {len(bad)} failed"
+    if not few:
+        return f"{said}."
+    names = ", ".join(dict.fromkeys(one.check for one in few))
+    return f"{said}, {len(few)} had too few images or steps to tell ({names})."
+
+
+def _mode(config: Config) -> str:
+    if _individual(config):
+        return "Each group alone: its attacks faced every image that is right when clean, whatever others had turned."
+    return (
+        "An image leaves once the decision errs: a column says what was right when clean and after its group and all "
+        "groups before it, so the first has the most to turn. suite.mode: individual runs each alone."
+    )
+
+
+def _faced(faces: Faces) -> str:
+    """Which decisions lack a part of the union."""
+    every = {name for one in faces.by_decision.values() for name in one.parts}
+    lacking: dict[str, list[str]] = {}
+    for one in faces.by_decision.values():
+        absent = sorted(every - one.parts.keys())
+        if absent:
+            lacking.setdefault(" and ".join(absent), []).append(one.decision.row)
+    if not lacking:
+        return "Every decision faced every part of the union."
+    said = "; ".join(f"{', '.join(rows)} did not face {parts}" for parts, rows in lacking.items())
+    return f"{said}; a gain over such a row is counted without these parts on both sides."
+
+
+def _groups(gathered: Gathered, config: Config) -> str:
+    shown = suite.shown_groups(gathered.faces.outcomes)
+    return f"Groups of attacks: {'; '.join(f'{group.label}: {group.meaning}' for group in (*shown, NOISE))}."
+
+
+def _by_attack(gathered: Gathered, config: Config) -> str:
+    """How many images each attack turned, of those that it faced."""
+    listed = "; ".join(f"{one.decision.row}: {_turned(one)}" for one in gathered.faces.outcomes)
+    return f"Images that attacks turned, of those that they faced (attacks that turned none are left out): {listed}."
+
+
+def _turned(one: SuiteOutcome) -> str:
+    turned = (
+        f"{run.attack.label} {(~run.right).sum()} of {len(run.images)}"
+        for run in one.runs.values()
+        if not run.right.all()
+    )
+    return ", ".join(turned) or "none"
+
+
+def _states(gathered: Gathered) -> str:
+    deqs = [one for one in gathered.faces.outcomes if one.decision.model in vocabulary.DEQS]
+    return f"Early states, counted from 1: {'; '.join(f'{one.decision.row} {one.state}' for one in deqs)}."
+
+
+def _starts(count: int) -> str:
+    return "one start" if count == 1 else f"{count} starts"
+
+
+def _budget(config: Config) -> str:
+    """What the attacks might spend."""
+    asked = config.suite
+    assert asked.enabled
+    lengths = ", ".join(map(str, asked.long))
+    return (
+        f"Budget: APGD {asked.iterations} steps from {_starts(asked.restarts)} (targeted losses: {asked.targets} "
+        f"classes), PGD {lengths} steps, Square {asked.queries:,} and RayS {asked.decision_queries:,} queries; every "
+        "iterate is judged by the decision itself. An evaluation of f counts 1, its gradient to the input 1 more."
+    )

@@ -1,0 +1,206 @@
+"""Table 11, Figures 7 and 8, and what the report makes of them; values are counted again in test_reference_tables."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deqpipe.analysis import gains, union
+from deqpipe.analysis.decision import Decision, paper_decisions
+from deqpipe.analysis.evaluation import evaluate_all
+from deqpipe.analysis.layout import Tree
+from deqpipe.config import Config
+from deqpipe.errors import UserError
+from deqpipe.reporting import closing
+from deqpipe.reporting.cells import MINUS, Cell, Table, by_name
+from deqpipe.reporting.figures import figure8, figures, overview
+from deqpipe.reporting.report import claims, summary
+from deqpipe.reporting.tables import screen, tables
+from deqpipe.reporting.tables.screen import Screen
+from deqpipe.results import numbers, records
+from deqpipe.statistics.intervals import Bootstrap, Term, pooled_difference
+from deqpipe.workflow import products
+from deqpipe.workflow.gridpoints import GridPoint
+from tests.reporting import fabricate
+
+
+@pytest.fixture(scope="module")
+def table(finished: Path, config: Config) -> Table:
+    return tables.build(11, config, finished).table
+
+
+def test_rows_are_the_decisions_of_the_suite_and_controls_stand_below_their_method(table: Table) -> None:
+    methods = [line.labels[-1] for line in table.blocks[0].lines]
+    control = ["control: R = 0"]
+    framework = ["no states", "baseline", "+ Sec. 3.2", *control, "+ Sec. 3.3", "+ Secs. 3.2 & 3.3", *control]
+    assert methods == framework * 2
+    assert [line.labels[-1] for line in table.blocks[-1].lines] == methods
+
+
+def test_the_union_is_below_every_part_of_it(table: Table) -> None:
+    cells = by_name(table.cells)
+    for (row, column), cell in cells.items():
+        if column in ("Clean", "PGD", "PGD per image", "AA", "Exact", "Queries"):
+            assert (cells[row, "Union"].here or 0) <= (cell.here or 0)
+
+
+def test_a_gain_leaves_out_what_one_of_the_two_did_not_face_and_says_so(table: Table) -> None:
+    cells = by_name(table.cells)
+    note = cells["TRADES + Sec. 3.2", "Sec. 3.2 over R = 0"].note
+    assert note == "over TRADES + Sec. 3.2, control: R = 0, without AutoAttack, which one of them did not face"
+    assert cells["TRADES + Sec. 3.2", "Sec. 3.2 under union"].note == "over TRADES baseline"
+    assert any("did not face AutoAttack" in one for one in table.notes)
+
+
+def test_the_table_fits_a_narrow_terminal_with_the_union_and_what_is_left(table: Table) -> None:
+    lines = screen.brief(table, Screen(80, 40), foremost=products.TABLES[11].foremost).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 40
+    assert all(word in "\n".join(lines) for word in ("Union", "PGD", "under"))
+
+
+def test_without_a_suite_there_is_no_table_and_no_figure_and_asking_says_why(finished: Path, tmp_path: Path) -> None:
+    config = fabricate.small({"suite": {"enabled": False}})
+    assert not any(one.wanted(config) for one in (products.TABLES[11], products.FIGURES[7], products.FIGURES[8]))
+    with pytest.raises(UserError, match=r"suite\.enabled is false, but must be true"):
+        tables.write(11, config, finished, output_stem=tmp_path / "table11")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_attack_that_fails_warns_in_the_table_and_where_a_run_ends(results: Path, config: Config) -> None:
+    path = next((results / "attacks/suite/deq_trades_base/seed0").glob("plain_*.parquet"))
+    found = records.read(path)
+    columns = {**found.columns, "lost_gradient": np.ones(len(found), np.float32)}
+    records.write(path, columns, provenance=found.provenance[0])
+    table = tables.build(11, config, results).table
+    (said,) = table.warnings
+    assert said.startswith("Sanity check failed (lost gradients) on TRADES baseline: 100% of the steps of")
+    assert table.notes[0] == said
+    told = numbers.Numbers(
+        summary=("One.",), warnings=(said, said), seeds=(0,), tables=(), cells=(), config={},
+        made=numbers.Made(versions={}, code=(), devices=(), seconds=0, evaluations={}),
+        origin=numbers.Origin(config="", spec="", revision=1),
+    )  # fmt: skip
+    numbers.write(results / numbers.NAME, told)
+    first, *_ = closing.lines(results, columns=400)
+    assert first == f"- WARNING: {said} 1 more failed: see the top of the report."
+
+
+@pytest.mark.parametrize("number", [7, 8])
+def test_figures_say_what_they_draw(finished: Path, config: Config, tmp_path: Path, number: int) -> None:
+    figures.write(number, config, finished, output_stem=tmp_path / "figure")
+    told = json.loads((tmp_path / "figure.json").read_text())
+    rows = (tmp_path / "figure.csv").read_text().splitlines()
+    deciding = [one.row for one in paper_decisions("pgd_at", "trades")]
+    assert all(any(row.startswith(f"{one},") for row in rows) for one in deciding)
+    assert all(one in told["alt"] for one in deciding)
+
+
+def test_the_last_point_of_a_curve_over_cost_is_what_the_suite_leaves(finished: Path, config: Config) -> None:
+    for decision in (Decision("deq_trades_base", "plain"), Decision("deq_trades_base", "entropy")):
+        outcome = union.outcome(Tree(finished, config, 0), decision)
+        curve = next(figure8._curves(outcome))
+        attacked = outcome._after(outcome.attacking)  # noise is no attack
+        assert curve.accuracy[-1] == pytest.approx(attacked.mean())
+        assert (np.diff(curve.accuracy) <= 0).all()
+
+
+def test_the_cost_of_a_point_of_the_grid_is_its_states_and_twice_its_unrolled_steps(config: Config) -> None:
+    lead, steps = config.attack.unroll.lead_step, config.attack.pgd.steps
+    assert figure8.point_cost(GridPoint(0.5, 3, 4), config) == steps * (3 + 2 * (4 + lead))
+
+
+# Pooling
+
+
+def test_pooled_gains_are_means_and_wider_where_trainings_differ() -> None:
+    draws, bootstrap = np.random.default_rng(0), Bootstrap(resamples=500, confidence=0.95, seed=0)
+    right = draws.random((1, 300)) < 0.5
+    wrong = np.zeros_like(right)
+
+    def seed(share: float) -> tuple[Term, Term]:
+        return Term(right & (np.arange(300) < 300 * share)), Term(wrong, -1)
+
+    same, apart = (
+        pooled_difference([seed(one) for one in shares], bootstrap) for shares in ((0.5,) * 3, (0.2, 0.5, 0.8))
+    )
+    assert same.value == pytest.approx(right[0, :150].sum() / 300)
+    assert apart.value == pytest.approx(np.mean([right[0, : int(300 * one)].sum() / 300 for one in (0.2, 0.5, 0.8)]))
+    assert apart.high - apart.low > 1.5 * (same.high - same.low)
+    with pytest.raises(ValueError, match="one training"):
+        pooled_difference([seed(0.5)], bootstrap)
+
+
+# The parts of a gain
+
+
+def test_the_parts_of_a_gain_add_up_with_and_without_restarts(finished: Path, config: Config) -> None:
+    tree = Tree(finished, config, 0)
+    found = evaluate_all(tree, ("deq_trades_base", "deq_trades_random_states"), elsewhere=gains.states_needed(tree))
+    released = fabricate.small({"entropy": {"resolve": "quasi_newton"}})
+    for decision in (one.decision for one in found.values() if one.decision.defence == "entropy"):
+        plain = gains.of_defence(decision, found, config, tree.bootstrap)
+        again = gains.of_defence(decision, found, released, tree.bootstrap)
+        assert plain is not None
+        assert again is not None
+        assert plain.restarts is None
+        assert again.restarts is not None
+        assert plain.whole.value == pytest.approx(plain.state.value + plain.descent.value)
+        assert again.whole.value == pytest.approx(again.state.value + again.restarts.value + again.descent.value)
+
+
+# Claims, summary, picture
+
+DEFENDED = "TRADES + Sec. 3.2"
+
+
+def with_union(**gain: tuple[float, float, float]) -> dict[int, tuple[Cell, ...]]:
+    """Cells in which Sec. 3.2 gains by the paper's figure, and so much under the union."""
+    first = [Cell(DEFENDED, "PGD gain", 12.0, 5.0, 19.0), Cell(DEFENDED, "3.2: descent", 12.0, 5.0, 19.0)]
+    second = [Cell(DEFENDED, column, *values) for column, values in gain.items()]
+    return {1: tuple(first), 11: tuple(second)}
+
+
+def test_a_claim_that_does_not_survive_the_union_says_so_first(config: Config) -> None:
+    gone = {"Union gain": (1.0, -4.0, 6.0), "Sec. 3.2 over R = 0": (1.0, -4.0, 6.0)}
+    found = {one.name: one for one in claims.overview(with_union(**gone), {}, config)}
+    for name in ("Table 1", "Table 1 (Sec. 3.2)"):
+        assert found[name].here.startswith(f"Does not survive the union of all attacks: {DEFENDED}.")
+        assert found[name].verdict == "open"
+        assert "under the union of all attacks (Table 11)" in found[name].compared
+    kept = {"Union gain": (9.0, 4.0, 14.0), "Sec. 3.2 over R = 0": (9.0, 4.0, 14.0)}
+    assert claims.overview(with_union(**kept), {}, config)[0].here.startswith("1 of 1 show it")
+
+
+def test_without_a_union_a_claim_says_what_it_rests_on(config: Config) -> None:
+    found, _ = claims.overview({1: with_union()[1]}, {}, config)
+    assert found.verdict == "shown"
+    assert "the paper's figure, as there is no union (suite.enabled: false)" in found.compared
+
+
+def test_the_summary_has_both_figures_and_what_is_left(table: Table, finished: Path, config: Config) -> None:
+    written = {1: tables.build(1, config, finished).table, 11: table}
+    said = summary.sentences(written, config)
+    assert len(said) == 5
+    cells = by_name(table.cells)
+    best = max((one.row for one in paper_decisions("pgd_at", "trades")), key=lambda row: cells[row, "Union"].here or 0)
+    assert f"the most robust DEQ is {best}, right on {summary.value(cells[best, 'Union'])}, by the paper's" in said[0]
+    before, after = (cells[DEFENDED, column] for column in ("Sec. 3.2 by PGD", "Sec. 3.2 under union"))
+    assert f"{DEFENDED} {before.here:+.1f}, then ".replace("-", MINUS) in said[1]
+    assert after.here is not None
+    assert said[2].startswith("Sec. 3.3")
+    assert "another early state" in said[3]
+    pooled = replace(after, column="Sec. 3.2 under union, seeds pooled", here=33.0, low=30.0, high=36.0)
+    again = summary.sentences({**written, 11: replace(table, cells=(*table.cells, pooled))}, config)
+    assert f"it helps {DEFENDED} " in again[1]
+    assert "+33.0 (+30 to +36)" in again[1]
+
+
+def test_the_picture_has_the_union_in_place_of_the_worst_case(table: Table, finished: Path, config: Config) -> None:
+    first = tables.build(1, config, finished).table
+    with_it, without = overview.shown({1: first, 11: table}), overview.shown({1: first})
+    assert [one.column for one in overview.series(with_it)] == ["Clean", "PGD", "AA", "Union"]
+    assert [one.column for one in overview.series(without)] == ["Clean", "PGD", "AA", "ALL per image"]
+    assert with_it["TRADES baseline", "Clean"] == without["TRADES baseline", "Clean"]
