@@ -32,7 +32,13 @@ def _is_product(x: Tensor, weight: Tensor) -> bool:
     """Whether a convolution that neither strides nor pads may be computed as a product."""
     wants_weight = weight.requires_grad and torch.is_grad_enabled()
     pointwise = weight.shape[2:] == (1, 1) and weight.shape[1] > 1  # of one channel the gradient's order differs
-    return pointwise and not wants_weight and x.device.type == "cpu" and x.is_contiguous()
+    return pointwise and not wants_weight and x.device.type == "cpu" and _in_channel_order(x)
+
+
+def _in_channel_order(x: Tensor) -> bool:
+    """Whether the numbers of every image lie one after the other, channel by channel; images may lie apart."""
+    height, width = x.shape[2:]
+    return x.stride()[1:] == (height * width, width, 1)
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:

@@ -41,6 +41,13 @@ def test_images_that_do_not_lie_in_channel_order_are_convolved() -> None:
     assert conv2d(x, weight).is_contiguous(memory_format=torch.channels_last)
 
 
+def test_images_that_lie_apart_are_multiplied_as_they_lie() -> None:
+    weight, rows = torch.randn(7, 5, 1, 1, dtype=torch.float64), torch.randn(3, 200, dtype=torch.float64)
+    x = rows[:, 40:160].view(3, 5, 4, 6).requires_grad_()
+    assert "Convolution" not in name_of_gradient(conv2d(x, weight))
+    torch.testing.assert_close(conv2d(x, weight), F.conv2d(x, weight))
+
+
 def name_of_gradient(value: Tensor) -> str:
     node = value.grad_fn
     while node is not None and "View" in node.name():
