@@ -18,7 +18,7 @@ from tests.sampling import one_in
 from tests.tiny import Trained
 
 # torch._dynamo: the compiler of torch, which torch.optim and torchvision import, with sympy and what else it needs.
-COMPILER = ("torch._dynamo", "torch._inductor", "sympy")
+COMPILER = ("torch._dynamo", "torch._inductor", "sympy", "triton")
 DRAWING = ("matplotlib",)
 FOREIGN = ("pandas", "sklearn", "scipy", "torchvision", "pyautoattack")
 FILES = ("pyarrow", "jinja2", "PIL")
@@ -105,7 +105,7 @@ def test_digits_need_no_scikit_learn(tmp_path: Path) -> None:
     check("data", ("prepare-data", "--spec", tiny.spec("data"), "--root", ".", "--output", tmp_path / "data"))
 
 
-@pytest.mark.parametrize("model", one_in(2, [vocabulary.TRUNK, "resnet18_pgd_at"]))
+@pytest.mark.parametrize("model", one_in(3, [commands.BASE, vocabulary.TRUNK, "resnet18_pgd_at"]))
 def test_training_needs_no_compiler_on_a_cpu(trained: Trained, model: str, tmp_path: Path) -> None:
     check("training", [*tiny.replace_folder(trained.trainings[model], tmp_path).arguments, "--device", "cpu"])
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from deqpipe.compute.convolution import conv2d
 
 PrecisionName: TypeAlias = Literal["fp32", "tf32", "bf16"]
 
@@ -39,11 +40,11 @@ class Precision:
         between are not, as on a GPU.
         """
         if not self.rounds:
-            return F.conv2d(x, weight, stride=stride, padding=padding)
+            return conv2d(x, weight, stride=stride, padding=padding)
         if x.device.type == "cpu":
-            exact = F.conv2d(rounded(x), weight.to(x.dtype), stride=stride, padding=padding)
+            exact = conv2d(rounded(x), weight.to(x.dtype), stride=stride, padding=padding)
             return rounded(exact)
-        return F.conv2d(x.to(torch.bfloat16), weight, stride=stride, padding=padding).to(x.dtype)
+        return conv2d(x.to(torch.bfloat16), weight, stride=stride, padding=padding).to(x.dtype)
 
 
 FP32 = Precision()

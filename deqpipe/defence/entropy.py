@@ -53,18 +53,19 @@ class InputDescent:
 
     def __call__(self, model: DEQClassifier, z: State, x: Images, received: Images) -> Images:
         """The input after `steps` steps from `x` on H(h(f(z; x)))."""
+        value = model.holding(z)
         for _ in range(self.steps):
-            gradient = _entropy_gradient(model, z, x)
+            gradient = _entropy_gradient(model, value, x)
             direction = gradient.sign() if self.sign else gradient
             x = self.ball.project(x - self.step_size * direction, received)
         return x
 
 
-def _entropy_gradient(model: DEQClassifier, z: State, x: Images) -> Tensor:
-    """Gradient of H(h(f(z; x))) with respect to x, image by image."""
+def _entropy_gradient(model: DEQClassifier, value: Callable[[Images], State], x: Images) -> Tensor:
+    """Gradient of H(h(f(z; x))) with respect to x, image by image; `value` is x -> f(z; x)."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        entropy = prediction_entropy(model.logits(model.bind(x)(z))).sum()
+        entropy = prediction_entropy(model.logits(value(x))).sum()
         (gradient,) = torch.autograd.grad(entropy, x)
     return gradient
 

@@ -71,6 +71,20 @@ class Frozen:
     masks: tuple[Tensor, ...]
 
 
+class HeldState(NamedTuple):
+    """f at a state, as far as it goes without the injection.
+
+    Attributes:
+        finest: the finest scale of the state.
+        branch: what its convolutions make of it, which the injection is added to.
+        coarser: the transformed scales below it.
+    """
+
+    finest: Tensor
+    branch: Tensor
+    coarser: tuple[Tensor, ...]
+
+
 @dataclass(frozen=True)
 class CellFunction:
     """f as a pure function.
@@ -89,10 +103,19 @@ class CellFunction:
 
     def __call__(self, z: State, injection: Tensor, weights: CellWeights, masks: tuple[Tensor, ...]) -> State:
         """f(z; x), (batch, state); the input is injected into the finest scale."""
-        hidden = [
-            self._block(scale, weights.blocks[i], injection if i == 0 else None, masks[i] if masks else None)
-            for i, scale in enumerate(self.scales(z))
-        ]
+        return self.injected(self.held(z, weights, masks), injection, weights)
+
+    def held(self, z: State, weights: CellWeights, masks: tuple[Tensor, ...]) -> HeldState:
+        """What the injection has no part in: most of f."""
+        scales, count = self.scales(z), len(weights.blocks)
+        branches = [self._branch(scales[i], weights.blocks[i], masks[i] if masks else None) for i in range(count)]
+        coarser = [self._merged(branches[i], scales[i], weights.blocks[i]) for i in range(1, count)]
+        return HeldState(scales[0], branches[0], tuple(coarser))
+
+    def injected(self, held: HeldState, injection: Tensor, weights: CellWeights) -> State:
+        """The rest of f; what is held stays as it is."""
+        finest = self._merged(held.branch + injection, held.finest, weights.blocks[0])
+        hidden = [finest, *held.coarser]
         return self.flat([self._post(self._fused(hidden, weights, i), weights.post[i]) for i in range(len(hidden))])
 
     def scales(self, z: State) -> list[Tensor]:
@@ -111,13 +134,15 @@ class CellFunction:
 
     # What is changed in place below is nothing that a backward pass, or one through it, looks at.
 
-    def _block(self, z: Tensor, weights: BlockWeights, injection: Tensor | None, mask: Tensor | None) -> Tensor:
-        """The transformation of one scale; `injection` is None for all scales but the finest."""
+    def _branch(self, z: Tensor, weights: BlockWeights, mask: Tensor | None) -> Tensor:
+        """The two convolutions of one scale."""
         h = F.relu(self._norm(self._conv(z, weights.conv1, padding=1), weights.gn1), inplace=True)
         h = self._conv(h, weights.conv2, padding=1)
-        h = h if mask is None else h.mul_(mask)
-        h = h if injection is None else h.add_(injection)
-        h = self._norm(h, weights.gn2).add_(z)
+        return h if mask is None else h.mul_(mask)
+
+    def _merged(self, branch: Tensor, z: Tensor, weights: BlockWeights) -> Tensor:
+        """What comes behind them: the transformation of the scale."""
+        h = self._norm(branch, weights.gn2).add_(z)
         return self._norm(F.relu(h, inplace=True), weights.gn3)
 
     def _fused(self, hidden: Sequence[Tensor], weights: CellWeights, target: int) -> Tensor:

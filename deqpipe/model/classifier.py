@@ -133,9 +133,29 @@ class DEQClassifier(nn.Module):
             x: images in [0, 1].
             generator: source of the dropout masks; needed in training mode with dropout.
         """
-        injection = self.stem(self._laid_out(x))
         frozen = self.cell.freeze(len(x), generator, self.function.precision)
-        return BoundMap(self.function, self._evaluate, injection, frozen, self.counter)
+        return BoundMap(self.function, self._evaluate, self._injection(x), frozen, self.counter)
+
+    @torch.no_grad()
+    def holding(self, z: State) -> Callable[[Images], State]:
+        """The map `x -> f(z; x)` with gradient to x alone. What the images have no part in is computed here, once.
+
+        Args:
+            z: the state that is held; the model is in evaluation mode.
+        """
+        function, weights = self.function, self.cell.freeze(len(z), None, self.function.precision).weights
+        held = function.held(z, weights, ())
+
+        def of_images(x: Images) -> State:
+            value = function.injected(held, self._injection(x), weights)
+            self.counter.count(value)
+            return value
+
+        return of_images
+
+    def _injection(self, x: Images) -> Tensor:
+        injection: Tensor = self.stem(self._laid_out(x))
+        return injection
 
     def _laid_out(self, x: Images) -> Images:
         last = self.function.layout == "channels_last"

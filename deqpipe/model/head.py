@@ -6,6 +6,8 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deqpipe.compute.convolution import PointwiseConvolution
+
 EXPANSION = 4  # of the bottlenecks, as in ResNet
 
 
@@ -15,15 +17,15 @@ class Bottleneck(nn.Module):
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         wide = EXPANSION * width
-        self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
+        self.conv1 = PointwiseConvolution(channels, width)
         self.bn1 = nn.BatchNorm2d(width, affine=False)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width, affine=False)
-        self.conv3 = nn.Conv2d(width, wide, 1, bias=False)
+        self.conv3 = PointwiseConvolution(width, wide)
         self.bn3 = nn.BatchNorm2d(wide, affine=False)
         self.short: nn.Module = nn.Identity()
         if channels != wide:
-            self.short = nn.Sequential(nn.Conv2d(channels, wide, 1, bias=False), nn.BatchNorm2d(wide))
+            self.short = nn.Sequential(PointwiseConvolution(channels, wide), nn.BatchNorm2d(wide))
 
     def forward(self, z: Tensor) -> Tensor:
         """(batch, EXPANSION * width, height, width)."""

@@ -32,7 +32,8 @@ def jacobian_loss(fn: FixedPointMap, z: State, probes: Iterable[State], *, count
 
 def _product(value: Tensor, at: Tensor, probe: Tensor) -> Tensor:
     """probe^T J, differentiable."""
-    (product,) = torch.autograd.grad(value, at, probe, create_graph=True)
+    # as a sum: a vector that is handed to autograd makes torch import its compiler's arithmetic of shapes
+    (product,) = torch.autograd.grad((value * probe).sum(), at, create_graph=True)
     return product
 
 

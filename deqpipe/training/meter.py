@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from deqpipe.config import ModelConfig
 from deqpipe.counts import Evaluations
@@ -99,6 +98,8 @@ def flops_of_f(architecture: Mapping[str, Any]) -> float | None:
     """
     if architecture["type"] != "deq":
         return None
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton
+
     with torch.device("meta"), torch.no_grad():
         model = DEQClassifier(
             ModelConfig.model_validate(architecture["model"]),

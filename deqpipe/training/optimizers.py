@@ -15,6 +15,15 @@ class _Eager(Optimizer):
         """As that of PyTorch."""
         inspect.unwrap(Optimizer.add_param_group)(self, param_group)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As that of PyTorch."""
+        inspect.unwrap(Optimizer.load_state_dict)(self, state_dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As that of PyTorch."""
+        state: dict[str, Any] = inspect.unwrap(Optimizer.state_dict)(self)
+        return state
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As that of PyTorch."""
         inspect.unwrap(Optimizer.zero_grad)(self, set_to_none)

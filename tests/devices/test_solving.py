@@ -24,7 +24,7 @@ from tests.sampling import one_in
 
 RULES: tuple[Returned, ...] = ("last", "lowest_sample", "lowest_batch")
 every_solver = pytest.mark.parametrize("which", SOLVERS)
-every_termination = pytest.mark.parametrize("termination", TERMINATIONS.values(), ids=TERMINATIONS.keys())
+every_termination = pytest.mark.parametrize("termination", one_in(2, TERMINATIONS.values()), ids=TERMINATIONS.keys())
 
 
 @both
@@ -80,7 +80,7 @@ def test_dynamics_and_their_final_state_stay_on_the_device(kind: Kind, which: st
 
 
 @both
-@pytest.mark.parametrize("which", REDUCTIONS)
+@pytest.mark.parametrize("which", one_in(2, REDUCTIONS))
 def test_entropy_reduction_stays_on_the_device(kind: Kind, which: str) -> None:
     """Both variants and every schedule, with their gradients with respect to the input."""
     with pretended(kind) as device:

@@ -105,6 +105,18 @@ def test_map_is_fixed_until_the_next_bind() -> None:
     assert not torch.allclose(model.bind(x)(z), before)
 
 
+@pytest.mark.parametrize("scales", [1, 3])
+def test_f_of_a_state_that_is_held_has_the_bits_of_f_and_counts_as_often(scales: int) -> None:
+    model = tiny_model(scales).requires_grad_(False)
+    z, others = states(model, 2), [images(2, seed=seed).requires_grad_() for seed in (1, 2)]
+    held, before = model.holding(z), model.counter.counted
+    ours = [torch.autograd.grad(held(x).square().sum(), x)[0] for x in others]
+    counted = model.counter.counted - before
+    theirs = [torch.autograd.grad(model.bind(x)(z).square().sum(), x)[0] for x in others]
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+    assert counted == model.counter.counted - before - counted
+
+
 @torch.no_grad()
 def test_every_scale_feels_the_input_and_only_through_f() -> None:
     model = tiny_model(3)

@@ -30,6 +30,7 @@ from deqpipe.training.validation import Validator
 from deqpipe.workflow import specs, stages, vocabulary
 from tests import tiny
 from tests.pretend import HostSynchronisation, Kind, WrongDevice, pretended, put
+from tests.sampling import one_in
 
 KINDS: tuple[Kind, ...] = ("meta", "cuda")
 both = pytest.mark.parametrize("kind", KINDS)
@@ -153,7 +154,7 @@ def test_so_do_several_steps(kind: Kind, model: str) -> None:
 
 
 @pytest.mark.parametrize("what", GRADIENTS)
-@pytest.mark.parametrize("model", vocabulary.DEQS)
+@pytest.mark.parametrize("model", one_in(3, vocabulary.DEQS))
 def test_so_do_steps_with_other_gradients_and_the_jacobian_term(model: str, what: str) -> None:
     with pretended("meta") as device:
         there = world(device, model, GRADIENTS[what])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sampling import one_in
 from tests.workflow.conftest import DEMO, ROOT, Workspace, copy_workflow
 
 
@@ -108,7 +109,7 @@ def test_a_failed_job_shows_its_log(workspace: Workspace, python: Path) -> None:
     assert not (workspace.folder / "results/demo/data/dataset.safetensors").exists()
 
 
-@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("terminal", one_in(2, [False, True], first=1))
 def test_the_progress_bar_follows_all_jobs(workspace: Workspace, terminal: bool) -> None:
     arguments = [str(workspace.python), "-m", "snakemake", "--logger", "deqpipe", *DEMO]
     command = ["script", "-qec", " ".join(arguments), "/dev/null"] if terminal else arguments
