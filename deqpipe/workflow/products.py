@@ -17,6 +17,7 @@ from deqpipe.workflow.vocabulary import (
     EVERY_DEQ,
     EVERY_EVALUATED,
     EVERY_FEEDFORWARD,
+    FEEDFORWARD,
     FIGURE2_MODEL,
     OTHER_JACOBIAN,
     SUITE_MODELS,
