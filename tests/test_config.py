@@ -588,6 +588,7 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "early_state.mode": ("select", "last", "fixed"),
     "racing.enabled": ("false", "true"),
     "weight_perturbation.enabled": ("false", "true"),
+    "suite.enabled": ("false", "true"),
 }
 
 

@@ -10,6 +10,7 @@ from deqpipe.config.data import KNOWN_IMAGES, KnownImages
 from deqpipe.config.experiment import Config
 from deqpipe.config.model import FeedforwardConfig, check_model
 from deqpipe.config.paths import check_folders, check_path, holds
+from deqpipe.config.suite import AttackSuiteConfig
 from deqpipe.errors import UserError
 
 _MOST_POINTS = 10_000
@@ -64,14 +65,20 @@ def _check_lists(config: Config) -> None:
     lists = {f"attack.grid.{name}": getattr(grid, name) for name in ("states", "steps", "damping")}
     sweep = config.entropy_sweep
     lists |= {f"entropy_sweep.{name}": getattr(sweep, name) for name in ("solver_steps", "input_steps")}
+    if isinstance(config.suite, AttackSuiteConfig):
+        _check_ascending("suite.long", config.suite.long)
+        _check_ascending("suite.radii", config.suite.radii)
     lists |= {"autoattack.attacks": config.autoattack.attacks, "seeds": config.seeds}
     for key, values in lists.items():
         if len(set(values)) != len(values):
             raise UserError(f"config: {key} is {list(values)}: every value may stand there once")
     _check_damping(grid.damping)
-    milestones = config.resnet.training.milestones
-    if any(later <= earlier for earlier, later in pairwise(milestones)):
-        raise UserError(f"config: resnet.training.milestones is {list(milestones)}, but must ascend")
+    _check_ascending("resnet.training.milestones", config.resnet.training.milestones)
+
+
+def _check_ascending(key: str, values: Sequence[float | int]) -> None:
+    if any(later <= earlier for earlier, later in pairwise(values)):
+        raise UserError(f"config: {key} is {list(values)}, but must ascend")
 
 
 def _check_255ths(config: Config) -> None:
@@ -129,6 +136,9 @@ def _check_numbers(config: Config) -> None:
         * math.ceil(images / config.attack.images_per_job),
         "autoattack.images_per_job": math.ceil(images / config.autoattack.images_per_job),
     }
+    if isinstance(config.suite, AttackSuiteConfig):
+        faced = min(config.suite.images, images)
+        cut["suite.images_per_job"] = math.ceil(faced / config.suite.images_per_job)
     for key, jobs in cut.items():
         if jobs > _MOST_JOBS:
             raise UserError(f"config: {key} makes {jobs} jobs for a model, but may make at most {_MOST_JOBS}")

@@ -43,6 +43,10 @@ PIECE = 1024
 """Images that are kept at once by stages that go through all of them: some minutes' work at the paper's speeds."""
 
 
+SUITE_PIECE = 128
+"""Images that an attack of the suite keeps at once: enough to fill a device, and minutes' work of most attacks."""
+
+
 def slices(evaluated: EvaluatedModel, images: range) -> list[range]:
     """The images, so many at once as are worth keeping; no batch whose images influence each other is cut.
 

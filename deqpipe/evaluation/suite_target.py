@@ -13,6 +13,7 @@ from deqpipe import build
 from deqpipe.attack.judged import Crafted
 from deqpipe.attack.suite import Victim
 from deqpipe.config import AttackSuiteConfig
+from deqpipe.dynamics import PlainDynamics
 from deqpipe.errors import UserError
 from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_evaluated_model
 from deqpipe.evaluation.images import check_images
@@ -189,6 +190,8 @@ def _target(evaluated: EvaluatedModel, judge: Judge, state: int) -> SuiteTarget:
         return SuiteTarget(evaluated, judge, Victim(model, evaluated.ball))
     settings = evaluated.settings
     dynamics, undefended = build.dynamics(settings, judge.defence), build.plain_dynamics(settings)
+    if isinstance(dynamics, PlainDynamics):
+        dynamics = undefended
     victim = Victim(model, evaluated.ball, dynamics, state, undefended)
     return SuiteTarget(evaluated, judge.restricted(at(state)), victim)
 

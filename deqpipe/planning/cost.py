@@ -13,14 +13,15 @@ from math import ceil
 from typing import TypeAlias
 
 from deqpipe.attack.autoattack import runnable
-from deqpipe.config import AttackName, Config, EntropyConfig
+from deqpipe.config import AttackName, AttackSuiteConfig, Config, EntropyConfig
 from deqpipe.counts import NO_EVALUATIONS, Evaluations, Number, sum_of
 from deqpipe.defence.entropy import undefended
 from deqpipe.evaluation.judge import CLASSES, CLASSES_ALONG, EVERYTHING, Wanted, at
-from deqpipe.planning import formulas
-from deqpipe.workflow import gridpoints, vocabulary
+from deqpipe.planning import formulas, suite_formulas
+from deqpipe.workflow import gridpoints, shards, vocabulary
 from deqpipe.workflow.defences import ENTROPY, defence_of
 from deqpipe.workflow.library_attacks import APGD_CE, LIBRARY_ATTACKS, SQUARE
+from deqpipe.workflow.suite_attacks import AT_RADII, CONTROLS, SuiteAttack, against, suite_attacks
 
 ASSUMED = (
     "no image leaves AutoAttack early where nothing is said of it",
@@ -28,6 +29,8 @@ ASSUMED = (
     "the early state is the last one, unless it is fixed",
     "every point stays in a race",
     "a solve takes all its steps, whatever solver.tolerance says",
+    "half of the images withstand the suite's first attack where images leave it early",
+    "RayS asks no more than suite.decision_queries",
     "downloads, and reading records for tables and figures, take no time",
 )
 """What the work of jobs is reckoned with where it depends on results."""
@@ -245,6 +248,8 @@ def job(
         chosen = deepest_points if deepest else _every_point
         strongest = Strongest(config, images, chosen, entering or {})
         return Work(parts={"start": 1.0}) + _AT_STRONGEST[rule](strongest, wildcards)
+    if rule in _OF_SUITE:
+        return Work(parts={"start": 1.0}) + _OF_SUITE[rule](config, images, wildcards, bool(entering))
     if rule in _COMPUTING:
         return Work(parts={"start": 1.0}) + _COMPUTING[rule](config, images, wildcards)
     return Work(parts={"start" if rule in ("prepare_data", "use_imported") else "report": 1.0})
@@ -267,6 +272,8 @@ def taken(rule: str, wildcards: Mapping[str, str], config: Config, images: Image
             return config.timing.batch_size
         case "clean" | "attack_pgd":
             return config.evaluation.images
+        case "attack_radius":
+            return shards.radius_images(config)
         case "attack_example":
             return _example_batch(config)
     return images_in(wildcards.get("images") or wildcards["shard"].partition("images")[2]) if uses_device(rule) else 0
@@ -509,6 +516,95 @@ def sweep_point(config: Config, points: Points) -> Work:
     return attack + swept(config, gridpoints.entropy_settings(config), CLASSES_ALONG)
 
 
+STANDING = 0.5
+"""Share of the images that meets an attack of the suite behind its first one where images leave, as assumed."""
+
+
+def suite_of(config: Config) -> AttackSuiteConfig:
+    """The suite, which there is where there are jobs of it."""
+    assert isinstance(config.suite, AttackSuiteConfig), "without a suite there are no jobs of it"
+    return config.suite
+
+
+def suite_attack(
+    config: Config, model: str, defence: str, attack: SuiteAttack, suite: AttackSuiteConfig, *, classes: int
+) -> Work:
+    """An attack of the suite on an image that withstands it."""
+    if not vocabulary.MODELS[model].architecture.has_states:
+        starts, steps = attack.starts(suite, classes - 1), attack.steps(suite)
+        if attack.search in ("apgd", "pgd"):
+            gradients = starts * (steps + (attack.search == "apgd"))
+            return network_work(model, {"gradient": float(gradients), "decide": float(starts + 1)})
+        return network_work(model, {"decide": float(starts * steps)})
+    one = suite_formulas.decided(config, defence, _deciding(config))
+    return differentiated(suite_formulas.spent(attack, suite, one, others=classes - 1))
+
+
+def differentiated(evaluations: Evaluations) -> Work:
+    """Evaluations of an attack: pairs forward and backward, and what either way has more of."""
+    pairs = min(evaluations.forward, evaluations.backward_input)
+    forward, backward = evaluations.forward - pairs, evaluations.backward_input - pairs
+    return Work(evaluations, {"unroll": pairs, "solve": forward, "descent": backward})
+
+
+def deciding(config: Config, model: str, defence: str) -> Work:
+    """A decision at the state that decides."""
+    if not vocabulary.MODELS[model].architecture.has_states:
+        return network_work(model, {"decide": 1.0})
+    return decision(config, defence, at(_deciding(config)))
+
+
+def faced(config: Config, model: str, defence: str, *, classes: int) -> dict[SuiteAttack, Work]:
+    """The attacks of the suite that a decision faces, each with what it takes on an image that withstands it."""
+    suite = suite_of(config)
+    network = not vocabulary.MODELS[model].architecture.has_states
+    kind = "network" if network else suite_formulas.decided(config, defence, _deciding(config)).kind
+    return {
+        attack: suite_attack(config, model, defence, attack, suite, classes=classes) for attack in against(suite, kind)
+    }
+
+
+JUDGED_CLEAN = 3
+"""Decisions on a clean image: one for its row, two that are compared."""
+JUDGED_ATTACKED = 2
+"""Decisions on what an attack ended with: as it is, and rounded."""
+
+
+def _attack_suite(config: Config, images: Images, wildcards: Mapping[str, str], leaving: bool) -> Work:
+    model, defence = wildcards["model"], wildcards["defence"]
+    decide = deciding(config, model, defence)
+    total, share = decide * JUDGED_CLEAN, 1.0
+    for attack, work in faced(config, model, defence, classes=images.classes).items():
+        total += (work + decide * JUDGED_ATTACKED) * share
+        if leaving and suite_of(config).mode == "standard" and attack.name not in CONTROLS:
+            share = STANDING
+    return total * images_in(wildcards["images"])
+
+
+def _attack_transferred(config: Config, images: Images, wildcards: Mapping[str, str], leaving: bool) -> Work:
+    """Every saved image on every decision of a model but on the one that it was made against."""
+    own, share = wildcards["model"], STANDING if leaving and suite_of(config).mode == "standard" else 1.0
+    total = Work()
+    for model in vocabulary.SUITE_MODELS:
+        for defence in vocabulary.suite_decisions(config, model):
+            attacks = faced(config, model, defence, classes=images.classes)
+            made = share * sum(attack.name not in CONTROLS for attack in attacks)
+            for decides in vocabulary.suite_decisions(config, own):
+                times = len(config.seeds) - ((model, defence) == (own, decides))
+                total += deciding(config, own, decides) * (made * share * times)
+    return total * images_in(wildcards["images"])
+
+
+def _attack_radius(config: Config, images: Images, wildcards: Mapping[str, str], leaving: bool) -> Work:
+    model, defence = wildcards["model"], wildcards["defence"]
+    decide, suite = deciding(config, model, defence), suite_of(config).model_copy(update={"restarts": 1})
+    attacks = [suite_attacks(suite)[name] for name in AT_RADII]
+    each = _sum(suite_attack(config, model, defence, attack, suite, classes=images.classes) for attack in attacks)
+    around = sum(radius > 0 for radius in suite.radii)
+    judged = JUDGED_CLEAN + len(attacks) * len(suite.radii)
+    return (each * around + decide * judged) * shards.radius_images(config)
+
+
 def _attack_example(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
     attack = point_pgd(config, gridpoints.ready_made(config), config.attack.pgd.steps)
     return (attack + decision(config, "plain", CLASSES)) * _example_batch(config)
@@ -552,7 +648,10 @@ _COMPUTING = {
     "time_inference": _time_inference,
 }
 _AT_STRONGEST = {"autoattack": _autoattack, "attack_top": _attack_top, "attack_in_loop": _attack_in_loop}
-COMPUTING = (*_COMPUTING, *_AT_STRONGEST)
+_OF_SUITE = {
+    "attack_suite": _attack_suite, "attack_transferred": _attack_transferred, "attack_radius": _attack_radius,
+}  # fmt: skip
+COMPUTING = (*_COMPUTING, *_AT_STRONGEST, *_OF_SUITE)
 """The rules whose jobs train or evaluate."""
 
 

@@ -160,6 +160,10 @@ CONTROLS: tuple[SuiteAttackName, ...] = tuple(attack.name for attack in _FIXED i
 """What stands among the attacks and is none: nothing leaves by it, and nothing of it is transferred."""
 
 
+AT_RADII: tuple[SuiteAttackName, ...] = ("exact_margin", "noise")
+"""Those of Figure 7, with one start each."""
+
+
 def _long(length: int) -> SuiteAttack:
     return SuiteAttack(
         f"pgd_{length}", f"PGD-{length}", LONG, "states", "pgd", "cross_entropy", "decision", _ALL, _one,

@@ -20,7 +20,8 @@ NAMED = {key for difference in ALL for key in difference.keys}
 
 ABSENT = "ot part of the workflow yet"
 
-# Keys that no item names: they say where and how to compute, which images, or what the word `protocol` means.
+# Keys that no item names: they say where and how to compute, which images, what the word `protocol` means, or what only
+# tables beside the paper's are made of.
 UNNAMED = {
     "protocol",
     "device",
@@ -42,6 +43,19 @@ UNNAMED = {
     "weight_perturbation.size.pgd_at",
     "weight_perturbation.size.trades",
     "weight_perturbation.warmup_epochs",
+    "suite.enabled",
+    "suite.mode",
+    "suite.images",
+    "suite.images_per_job",
+    "suite.controls",
+    "suite.iterations",
+    "suite.restarts",
+    "suite.targets",
+    "suite.long",
+    "suite.queries",
+    "suite.decision_queries",
+    "suite.radii",
+    "suite.radius_images",
 }
 
 

@@ -16,7 +16,7 @@ from deqpipe.reporting.report import report
 from deqpipe.reporting.tables import tables
 from deqpipe.results import checkpoint, document, records, validity
 from deqpipe.results.validity import State
-from deqpipe.workflow import layout, specs, vocabulary
+from deqpipe.workflow import layout, specs
 from deqpipe.workflow.stages import STAGES
 from tests import tiny
 from tests.reporting import fabricate
@@ -92,7 +92,7 @@ def test_the_job_of_a_file_is_told_by_its_path(stage: Any) -> None:
             job = layout.job_of(name, CONFIG)
             assert job is not None
             assert (job.stage, job.model, job.seed) == (stage, model, seed)
-            assert job.defence in (vocabulary.MODELS[model or ""].defences if stage == "autoattack" else (None,))
+            assert job.defence in (value.attacked(CONFIG, model or "") or (None,))
             assert specs.of_job(job, CONFIG)["stage"] == stage
 
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from deqpipe.config import PROTOCOLS, Config, all_variants, load
+from deqpipe.config import PROTOCOLS, Config, NoSuiteConfig, all_variants, load
 from deqpipe.errors import UserError
-from deqpipe.workflow import defences, gridpoints, shards, specs, vocabulary
+from deqpipe.workflow import defences, gridpoints, layout, shards, specs, vocabulary
 from deqpipe.workflow.stages import STAGES, ProductName, StageName, training_stage
 
 ROOT = Path(__file__).parents[2]
@@ -117,6 +117,7 @@ EVALUATIONS: tuple[StageName, ...] = (
 )  # fmt: skip
 
 
+SUITE: tuple[StageName, ...] = ("attack_suite", "attack_transferred", "attack_radius")  # they have tests of their own
 RACES = ("race", "race_sweep")  # only ever run with racing.enabled: they have tests of their own
 
 
@@ -491,7 +492,7 @@ def test_a_seed_has_its_own_models_and_shares_the_data() -> None:
     assert specs.build("data", CONFIG) == specs.build("data", CONFIG, seed=None)
 
 
-@pytest.mark.parametrize("stage", list(STAGES))
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in SUITE])
 def test_a_raised_revision_reaches_every_stage_below(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = every_job(CONFIG)
     monkeypatch.setitem(STAGES, stage, replace(STAGES[stage], revision=99))
@@ -586,3 +587,89 @@ def test_controls_are_those_of_the_models_with_a_defence(asked: bool) -> None:
     three = ("entropy_zero_steps", "entropy_restart_only", "entropy_one_round")
     expected = {name: three if asked and name in vocabulary.EVERY_DEQ else () for name in vocabulary.MODELS}
     assert {name: model.controls(entropy) for name, model in vocabulary.MODELS.items()} == expected
+
+
+def suite_jobs(config: Config) -> dict[tuple[str, str, str], str]:
+    """The fingerprints of the suite's jobs of the first seed, by stage, model and attacked decision."""
+    return {
+        (stage, model, defence or ""): specs.fingerprint(
+            specs.build(stage, config, model=model, seed=0, defence=defence)
+        )
+        for stage in SUITE
+        for model in STAGES[stage].models or ()
+        for defence in STAGES[stage].attacked(config, model) or (None,)
+    }
+
+
+def differing(config: Config, base: Config = CONFIG) -> set[str]:
+    """The stages of the suite that have a job of another spec, of jobs that there are by both."""
+    before, after = suite_jobs(base), suite_jobs(config)
+    return {job[0] for job in before.keys() & after.keys() if before[job] != after[job]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"suite__mode": "individual"}, {"attack_suite", "attack_transferred"}),
+        ({"suite__iterations": 7}, set(SUITE)),
+        ({"suite__queries": 7}, {"attack_suite", "attack_transferred"}),
+        ({"suite__long": (7,)}, {"attack_suite", "attack_transferred"}),
+        ({"suite__radii": (0.0, 1.0)}, {"attack_radius"}),
+        ({"suite__radius_images": 7}, {"attack_radius"}),
+        ({"suite__images": 7}, set()),
+        ({"suite__images_per_job": 7}, set()),
+        ({"suite__controls": False}, {"attack_transferred"}),
+        ({"seeds": (0, 1)}, {"attack_transferred"}),
+        ({"evaluation__images": 9}, set()),
+        ({"threat_model__epsilon_255": 4.0}, set(SUITE)),
+        ({"autoattack__queries": 7, "attack__grid__states": (1,)}, set()),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_a_key_changes_the_jobs_of_the_suite_that_depend_on_it(
+    settings: Mapping[str, object], expected: set[str]
+) -> None:
+    found = changed(**settings)
+    assert differing(found) == expected
+    if all(key.startswith("suite") for key in settings):
+        assert affected(found) == {}, "no stage beside the suite's depends on it"
+
+
+def test_without_a_suite_there_is_no_job_of_it_and_no_other_job_is_another_one() -> None:
+    without = config_without_suite()
+    assert affected(without) == {}
+    for stage in SUITE:
+        assert not any(layout.files(stage, without, model, 0) for model in STAGES[stage].models or ())
+
+
+def config_without_suite() -> Config:
+    return CONFIG.model_copy(update={"suite": NoSuiteConfig(enabled=False)})
+
+
+@pytest.mark.parametrize(
+    ("stage", "below"),
+    [
+        ("select", {"attack_suite", "attack_transferred", "attack_radius"}),
+        ("attack_suite", {"attack_suite", "attack_transferred"}),
+        ("attack_grid", set()),
+    ],
+)
+def test_a_raised_revision_reaches_the_suite_behind_it(
+    stage: str, below: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = suite_jobs(CONFIG)
+    monkeypatch.setitem(STAGES, stage, replace(STAGES[stage], revision=99))
+    after = suite_jobs(CONFIG)
+    assert {job[0] for job in before if before[job] != after[job]} == below
+
+
+def test_transferred_images_are_those_of_every_decision_of_every_model_and_seed() -> None:
+    config = changed(seeds=(0, 2), protocol="release", entropy__resolve="quasi_newton")
+    spec = specs.build("attack_transferred", config, model="resnet18_trades", seed=2)
+    assert len(spec["upstream"]) == 1 + 2 * (4 * 4 + 2)
+    of_deq = {role for role in spec["upstream"] if role.startswith("deq_trades_base/seed2/")}
+    assert of_deq == {
+        f"deq_trades_base/seed2/{name}" for name in ("plain", "entropy", "entropy_zero_steps", "entropy_restart_only")
+    }
+    restarts = specs.build("attack_suite", config, model="deq_trades_base", seed=2, defence="entropy_restart_only")
+    assert spec["upstream"]["deq_trades_base/seed2/entropy_restart_only"] == specs.fingerprint(restarts)

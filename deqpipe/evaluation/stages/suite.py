@@ -24,6 +24,7 @@ from deqpipe.attack import suite as attacks
 from deqpipe.attack.judged import Crafted
 from deqpipe.config import AttackSuiteConfig
 from deqpipe.evaluation.evaluated_model import EvaluationJob
+from deqpipe.evaluation.images import SUITE_PIECE
 from deqpipe.evaluation.resumable import Part, Piece, PieceResult, file_of, run_pieces
 from deqpipe.evaluation.scoring import joined
 from deqpipe.evaluation.suite_target import (
@@ -37,13 +38,9 @@ from deqpipe.results import records, saved_images
 from deqpipe.results.saved_images import Saved
 from deqpipe.shapes import Images, Labels
 from deqpipe.threat_model import LinfBall
-from deqpipe.workflow.suite_attacks import CONTROLS, SuiteAttack, against, suite_attacks
+from deqpipe.workflow.suite_attacks import AT_RADII, CONTROLS, SuiteAttack, against, suite_attacks
 
-PIECE = 128
-"""Images of a piece: enough to fill a device, and minutes' work under most attacks."""
 CLEAN = "clean"
-AT_RADII = ("exact_margin", "noise")
-"""Attacks of Figure 7."""
 
 
 def attack_suite(job: EvaluationJob, part: Part, select: Path | None) -> int:
@@ -70,10 +67,10 @@ def attack_radius(job: EvaluationJob, part: Part, select: Path | None) -> int:
     pieces: dict[str, Piece] = {}
     for number, times in enumerate(suite.radii):
         within = target.within(LinfBall(times * evaluated.ball.epsilon))
-        pieces |= SuiteSequence(within, part, suite, faced, standard=False, prefix=f"radius{number}_").pieces()
-    return run_pieces(
-        evaluated, part, pieces, piece_spec=job.spec, publish=partial(_publish_rows, tuple(pieces), part, target)
-    )
+        pieces |= SuiteSequence(
+            within, part, suite, faced, standard=False, prefix=f"radius{number}_", keeps=False
+        ).pieces()
+    return run_pieces(evaluated, part, pieces, piece_spec=job.spec)
 
 
 @dataclass(frozen=True)
@@ -87,6 +84,7 @@ class SuiteSequence:
         attacks: in order.
         standard: an image leaves once the decision errs.
         prefix: of the pieces' names, where several sequences share a part.
+        keeps: whether what the attacks have made is kept.
     """
 
     target: SuiteTarget
@@ -95,6 +93,7 @@ class SuiteSequence:
     attacks: tuple[SuiteAttack, ...]
     standard: bool
     prefix: str = ""
+    keeps: bool = True
 
     def pieces(self) -> dict[str, Piece]:
         """The clean images, then each batch of each attack; whose it is, is known once those before are done."""
@@ -112,7 +111,7 @@ class SuiteSequence:
     @property
     def _size(self) -> int:
         """Of a piece; that of a batch whose images influence each other, which is fixed."""
-        return self.target.evaluated.batch_size if self._coupled else PIECE
+        return self.target.evaluated.batch_size if self._coupled else SUITE_PIECE
 
     @property
     def _batches(self) -> int:
@@ -140,7 +139,7 @@ class SuiteSequence:
     def _attacked(self, attack: SuiteAttack, number: int) -> PieceResult:
         taken, counted = self._images(attack, number)
         if not counted:
-            return PieceResult(self.target.no_rows(), images={})
+            return PieceResult(self.target.no_rows(), images={} if self.keeps else None)
         before, made = self.target.evaluated.evaluations, []
         starts = self._best(attack, taken) if attack.warm else None
         for images in self._chunks(taken):
@@ -169,10 +168,12 @@ class SuiteSequence:
             columns = self.target.attacked_rows(attack.name, one.images, one.x, one.y, one.crafted, per_step=per_step)
             mask = np.isin(columns["image"], list(counted))
             rows.append({name: column[mask] for name, column in columns.items()})
+            if not self.keeps:
+                continue
             margin = self.target.margin(self.target.judge(saved_images.rounded(one.crafted.images), one.y))
             saved = saved_images.saved(one.images, one.x, one.crafted.images, torch.from_numpy(margin))
             kept.append({attack.name: saved.part(torch.from_numpy(mask))})
-        return PieceResult(joined(rows), images=saved_images.joined(kept))
+        return PieceResult(joined(rows), images=saved_images.joined(kept) if self.keeps else None)
 
     def _images(self, attack: SuiteAttack, number: int) -> tuple[Sequence[int], set[int]]:
         """The images that a piece takes, in order, and those of them that it is run for."""
@@ -262,14 +263,6 @@ def _publish(
     saved_images.write(saved_images.beside(output), images, provenance=provenance)
     records.write(output, columns, provenance=provenance)
     _forget(kept)
-
-
-def _publish_rows(
-    pieces: Iterable[str], part: Part, target: SuiteTarget, columns: Mapping[str, Any], provenance: Mapping[str, Any]
-) -> None:
-    """Rows alone."""
-    records.write(target.evaluated.job.output, columns, provenance=provenance)
-    _forget(saved_images.beside(file_of(target.evaluated, part, piece)) for piece in pieces)
 
 
 def _forget(files: Iterable[Path]) -> None:

@@ -16,6 +16,7 @@ from deqpipe.planning import arithmetic, cost
 from deqpipe.planning.cost import Images
 from deqpipe.results.records import PER_STATE
 from deqpipe.workflow import gridpoints, vocabulary
+from deqpipe.workflow.suite_attacks import suite_attacks
 
 LIBRARIES = 2300.0
 """Measured."""
@@ -58,6 +59,7 @@ def parts_mb(
         "weights": (10 if cost.trains(rule) else 3) * _FLOAT * _weights(config),  # with Adam's two, and copies to save
         "records": _COPIES * count * _rows_per_image(rule, wildcards, config) * _row_bytes(config),
         "clean states": count * _references(wildcards, config, images) if rule == "attack_grid" else 0,
+        "saved images": _COPIES * count * _saved(rule, config) * _FLOAT * prod(images.shape),
         "an attack under way": _transcript(config, images) if rule in ("autoattack", "attack_top") else 0,
     }
     in_mb = {name: size / 1e6 for name, size in held.items()}
@@ -104,11 +106,34 @@ def _rows_per_image(rule: str, wildcards: Mapping[str, str], config: Config) -> 
             return config.attack.in_loop_points * sum(_decisions(config, model) for model in both)
         case "attack_top":
             return 2 * config.autoattack.top_points
+        case "attack_suite":
+            return _faced(config)
+        case "attack_transferred":
+            return _transferred(wildcards, config)
+        case "attack_radius":
+            return 1 + 2 * len(cost.suite_of(config).radii)
         case "autoattack":
             return 1 + len(config.autoattack.attacks)
         case "clean" | "attack_pgd" | "select_early_state":
             return _decisions(config, wildcards["model"])
     return 0
+
+
+def _saved(rule: str, config: Config) -> int:
+    """Attacked images of an image that a job holds: its own, or of one decision."""
+    return _faced(config) if rule in ("attack_suite", "attack_transferred") else 0
+
+
+def _faced(config: Config) -> int:
+    """Rows of an image that withstands every attack of the suite, and of the clean one."""
+    return 1 + len(suite_attacks(cost.suite_of(config)))
+
+
+def _transferred(wildcards: Mapping[str, str], config: Config) -> int:
+    """Rows of an image that every decision made something of with every attack."""
+    decisions = {model: len(vocabulary.suite_decisions(config, model)) for model in vocabulary.SUITE_MODELS}
+    made = len(config.seeds) * sum(decisions.values()) * _faced(config)
+    return made * decisions[wildcards["model"]]
 
 
 def _decisions(config: Config, model: str) -> int:

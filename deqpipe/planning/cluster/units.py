@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from deqpipe.config import Config
-from deqpipe.evaluation.images import PIECE
+from deqpipe.evaluation.images import PIECE, SUITE_PIECE
 from deqpipe.planning import cost, formulas
 from deqpipe.planning.cost import Images, Work
-from deqpipe.workflow import gridpoints, vocabulary
+from deqpipe.workflow import gridpoints, shards, vocabulary
 from deqpipe.workflow.defences import ENTROPY
 
 Wildcards = Mapping[str, str]
@@ -184,6 +184,42 @@ def _answers(config: Config, target: cost.AttackCost, batch: int) -> tuple[Unit,
     )
 
 
+# The suite: an attack on a piece of the images
+
+
+def _attack_suite(config: Config, images: Images, wildcards: Wildcards) -> Keeping:
+    model, defence = wildcards["model"], wildcards["defence"]
+    size = _piece(config, cost.images_in(wildcards["images"]))
+    decide = cost.deciding(config, model, defence)
+    return Keeping(
+        tuple(
+            Unit(f"{attack.label} on {size:,} images", (work + decide * cost.JUDGED_ATTACKED) * size)
+            for attack, work in cost.faced(config, model, defence, classes=images.classes).items()
+        )
+    )
+
+
+def _attack_radius(config: Config, images: Images, wildcards: Wildcards) -> Keeping:
+    count = shards.radius_images(config)
+    whole = cost.job("attack_radius", wildcards, config, images)
+    size, radii = _piece(config, count), len(cost.suite_of(config).radii)
+    return Keeping((Unit(f"one radius on {size:,} images", _per_image(whole, count) * (size / radii)),))
+
+
+def _attack_transferred(config: Config, images: Images, wildcards: Wildcards) -> Keeping:
+    """What the suite made of the images against one decision."""
+    decisions = len(config.seeds) * sum(
+        len(vocabulary.suite_decisions(config, name)) for name in vocabulary.SUITE_MODELS
+    )
+    whole = _started(cost.job("attack_transferred", wildcards, config, images))
+    return Keeping((Unit("the images of one decision's suite", whole * (1 / decisions)),))
+
+
+def _piece(config: Config, count: int) -> int:
+    """Images of a piece, as `evaluation.stages.suite` cuts them."""
+    return min(count, cost.batch_size(config) if config.couples_images else SUITE_PIECE)
+
+
 # Timing, and what keeps nothing
 
 
@@ -222,7 +258,10 @@ _KEEPING = {
     "attack_sweep": _attack_sweep,
     "attack_example": _whole("attack_example"),
     "attack_in_loop": _attack_in_loop,
+    "attack_radius": _attack_radius,
+    "attack_suite": _attack_suite,
     "attack_top": _attack_top,
+    "attack_transferred": _attack_transferred,
     "autoattack": _autoattack,
     "time_training": _timing("time_training"),
     "time_inference": _timing("time_inference"),
