@@ -22,7 +22,7 @@ from tests.tiny import Trained
 
 IMAGES, CLASSES = 2, len(tiny.CLASSES)
 SUITE = AttackSuiteConfig.model_construct(
-    enabled=True, iterations=2, restarts=3, targets=2, long=(3,), queries=4, decision_queries=2
+    enabled=True, iterations=1, restarts=2, targets=2, long=(2,), queries=2, decision_queries=2
 )
 CASES = [
     (protocol, every, defence, state)
@@ -33,7 +33,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("protocol", "every", "defence", "state"), one_in(7, CASES, first=2))
+@pytest.mark.parametrize(("protocol", "every", "defence", "state"), one_in(16, CASES, first=2))
 def test_every_attack_takes_what_its_formula_says_where_nothing_falls(
     trained: Trained, protocol: str, every: int, defence: str, state: int
 ) -> None:
