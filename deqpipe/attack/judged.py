@@ -125,10 +125,13 @@ class Hunt:
         if logits is None:
             with torch.no_grad():
                 logits = self.decide(images)
-        margins = self.margins(logits.detach(), rows)
-        right = margins.isfinite() & (logits.argmax(1) == self.y[rows])
-        self._note(images, rows, margins, right)
+        right = self.right(logits, rows)
+        self._note(images, rows, self.margins(logits.detach(), rows), right)
         return right
+
+    def right(self, logits: Logits, rows: Rows) -> Bool[Tensor, " some"]:
+        """Whether logits, of some of the batch, say the label; they do not where one is not finite."""
+        return logits.isfinite().all(1) & (logits.argmax(1) == self.y[rows])
 
     def margins(self, logits: Logits, rows: Rows) -> PerImage:
         """Logit of the label minus the largest other, of some of the batch; minus infinity where one is not finite."""

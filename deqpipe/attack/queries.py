@@ -111,7 +111,7 @@ class RayS:
     image at the smallest radius so far is still wrong, and then the radius is searched by halves.
 
     Attributes:
-        queries: to the decision's class, per image.
+        queries: to the decision's class, per image. A search by halves that has begun is ended: up to 11 more.
         precision: of the radius, in units of the pixel range.
     """
 
@@ -122,39 +122,43 @@ class RayS:
         """Search from the direction of ones on; the stream is not asked."""
         for _ in hunt.starts(1):
             rows = hunt.standing
-            state = _Rays(rows, torch.ones_like(hunt.x[rows]).flatten(1), torch.ones(len(rows), device=hunt.x.device))
+            signs = torch.ones_like(hunt.x[rows]).flatten(1)
+            state = _Rays(rows, signs, signs.new_ones(len(rows)))
             state = self._nearer(hunt, state, self._wrong(hunt, state.rows, state.signs, state.radius))
-            level, block = 0, 0
-            while len(state.rows) and bool((hunt.taken[state.rows] < self.queries).any()):
-                blocks = min(2**level, state.signs.shape[1])
+            state = state.of(self._goes_on(hunt, state.rows))
+            level, first, pixels = 0, 0, state.signs.shape[1]
+            while len(state.rows):
+                behind = min(first + -(-pixels // 2**level), pixels)
                 flipped = state.signs.clone()
-                flipped[:, _block(block, blocks, state.signs.shape[1])] *= -1
+                flipped[:, first:behind] *= -1
                 wrong = self._wrong(hunt, state.rows, flipped, state.radius)
                 signs = torch.where(wrong[:, None], flipped, state.signs)
                 state = self._nearer(hunt, _Rays(state.rows, signs, state.radius), wrong)
-                block += 1
-                if block == blocks:
-                    level, block = level + 1, 0
+                level, first = (level + 1, 0) if behind == pixels else (level, behind)
                 state = state.of(self._goes_on(hunt, state.rows))
 
     def _goes_on(self, hunt: Hunt, rows: Rows) -> Tensor:
         return torch.isin(rows, hunt.standing) & (hunt.taken[rows] < self.queries)
 
     def _nearer(self, hunt: Hunt, state: "_Rays", wrong: Tensor) -> "_Rays":
-        """With the smallest radius at which the images of a mask are still wrong along their signs."""
-        where = wrong.nonzero().flatten()
-        low, high = torch.zeros_like(state.radius[where]), state.radius[where].clone()
-        while len(where) and bool((high - low > self.precision).any()):
-            middle = (low + high) / 2
+        """With the smallest radius at which the images of a mask are still wrong along their signs.
+
+        Each halves by itself, as long as it stands: how long others take is nothing to it.
+        """
+        low, high = torch.zeros_like(state.radius), state.radius.clone()
+        while len(where := self._searched(hunt, state.rows, wrong & (high - low > self.precision))):
+            middle = (low[where] + high[where]) / 2
             still = self._wrong(hunt, state.rows[where], state.signs[where], middle)
-            low, high = torch.where(still, low, middle), torch.where(still, middle, high)
-        radius = state.radius.clone()
-        radius[where] = high
-        near = where[high <= hunt.ball.epsilon + self.precision]
+            low[where], high[where] = torch.where(still, low[where], middle), torch.where(still, middle, high[where])
+        near = self._searched(hunt, state.rows, wrong & (high <= hunt.ball.epsilon + self.precision))
         if len(near):  # the ball's border itself: what is wrong there counts
-            border = torch.full_like(state.radius[near], hunt.ball.epsilon)
+            border = torch.full_like(high[near], hunt.ball.epsilon)
             self._wrong(hunt, state.rows[near], state.signs[near], border)
-        return _Rays(state.rows, state.signs, radius)
+        return _Rays(state.rows, state.signs, high)
+
+    def _searched(self, hunt: Hunt, rows: Rows, those: Tensor) -> Tensor:
+        """Where a mask holds of images that stand."""
+        return (those & torch.isin(rows, hunt.standing)).nonzero().flatten()
 
     def _wrong(self, hunt: Hunt, rows: Rows, signs: Tensor, radius: PerImage) -> Tensor:
         """Whether the decision errs at a radius along signs, which is a query; inside the ball it counts."""
@@ -168,7 +172,7 @@ class RayS:
         hunt.step(rows)
         if bool(allowed.any()):
             hunt.judge(images[allowed], rows[allowed], logits[allowed])
-        return hunt.margins(logits, rows) <= 0
+        return ~hunt.right(logits, rows)
 
 
 @dataclass(frozen=True)
@@ -188,11 +192,6 @@ class _Rays:
     def of(self, stays: Tensor) -> "_Rays":
         """Some of them."""
         return _Rays(self.rows[stays], self.signs[stays], self.radius[stays])
-
-
-def _block(number: int, blocks: int, pixels: int) -> slice:
-    size = -(-pixels // blocks)
-    return slice(min(number * size, pixels), min((number + 1) * size, pixels))
 
 
 def _uniform(stream: Stream, keys: Keys, shape: tuple[int, ...], like: Tensor) -> Tensor:

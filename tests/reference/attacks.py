@@ -195,9 +195,8 @@ def rays(met: Met, queries: int, precision: float) -> float:
         radius = nearer(signs)
     level = 0
     while True:
-        blocks = min(2**level, pixels)
-        size = -(-pixels // blocks)
-        for first in range(0, blocks * size, size):
+        size = math.ceil(pixels / 2**level)
+        for first in range(0, pixels, size):
             if met.broken_at >= 0 or met.taken >= queries:
                 return radius
             flipped = [-sign if first <= number < first + size else sign for number, sign in enumerate(signs)]
