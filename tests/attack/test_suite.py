@@ -1,6 +1,6 @@
 """Every attack of the suite, on a network, on undefended dynamics and on such as update the input."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from deqpipe.attack import losses
 from deqpipe.attack import suite as attacks
 from deqpipe.attack.judged import Crafted
 from deqpipe.attack.suite import Batch, Victim
@@ -37,7 +38,7 @@ DESCENT = InputDescent(BALL, steps=1, step_size=0.01)
 PLAIN = PlainDynamics(Broyden(), Termination(N))
 REDUCTION = InputEntropyReduction(Broyden(), Termination(N), DESCENT, Schedule(2))
 RESTARTED = RestartedEntropyReduction(Broyden(), Termination(N), DESCENT, Schedule(2))
-KEYS = (7, 3)
+KEYS: Sequence[int] = (7, 3)
 
 
 def network() -> nn.Module:
@@ -188,7 +189,7 @@ def test_a_warm_attack_starts_where_it_is_told() -> None:
         attack, victim, X, y, images=KEYS, stream=Stream(0, "warm"), suite=SUITE.model_copy(update={"iterations": 1}),
         warm=warm,
     )  # fmt: skip
-    at_warm = -attacks.losses.margin(victim.logits(warm), y)
+    at_warm = -losses.margin(victim.logits(warm), y)
     assert (crafted.margin <= at_warm).all()
 
 
