@@ -67,5 +67,5 @@ def _betainc(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
     """The regularised incomplete beta function at one half."""
     from scipy.special import betainc  # takes a moment to import, and a report that compares nothing does not need it
 
-    value: NDArray[np.float64] = betainc(a, b, 0.5)
+    value: NDArray[np.float64] = np.asarray(betainc(a, b, 0.5))  # of two numbers it would be a number
     return value
