@@ -125,7 +125,7 @@ class RayS:
             state = _Rays(rows, torch.ones_like(hunt.x[rows]).flatten(1), torch.ones(len(rows), device=hunt.x.device))
             state = self._nearer(hunt, state, self._wrong(hunt, state.rows, state.signs, state.radius))
             level, block = 0, 0
-            while len(state.rows) and bool((hunt.taken[state.rows] < self.queries).any()):
+            while len((state := state.of(self._goes_on(hunt, state.rows))).rows):
                 blocks = min(2**level, state.signs.shape[1])
                 flipped = state.signs.clone()
                 flipped[:, _block(block, blocks, state.signs.shape[1])] *= -1
@@ -135,7 +135,6 @@ class RayS:
                 block += 1
                 if block == blocks:
                     level, block = level + 1, 0
-                state = state.of(self._goes_on(hunt, state.rows))
 
     def _goes_on(self, hunt: Hunt, rows: Rows) -> Tensor:
         return torch.isin(rows, hunt.standing) & (hunt.taken[rows] < self.queries)
@@ -144,10 +143,10 @@ class RayS:
         """With the smallest radius at which the images of a mask are still wrong along their signs."""
         where = wrong.nonzero().flatten()
         low, high = torch.zeros_like(state.radius[where]), state.radius[where].clone()
-        while len(where) and bool((high - low > self.precision).any()):
-            middle = (low + high) / 2
-            still = self._wrong(hunt, state.rows[where], state.signs[where], middle)
-            low, high = torch.where(still, low, middle), torch.where(still, middle, high)
+        while len(wide := (high - low > self.precision).nonzero().flatten()):  # who is done asks no more for others
+            middle = (low[wide] + high[wide]) / 2
+            still = self._wrong(hunt, state.rows[where[wide]], state.signs[where[wide]], middle)
+            low[wide], high[wide] = torch.where(still, low[wide], middle), torch.where(still, middle, high[wide])
         radius = state.radius.clone()
         radius[where] = high
         near = where[high <= hunt.ball.epsilon + self.precision]

@@ -13,6 +13,7 @@ from deqpipe.attack import suite as attacks
 from deqpipe.config import merge
 from deqpipe.data import load
 from deqpipe.errors import UserError
+from deqpipe.evaluation import resumable
 from deqpipe.evaluation.evaluated_model import EvaluationJob
 from deqpipe.evaluation.resumable import Part
 from deqpipe.evaluation.stages.suite import attack_radius, attack_suite
@@ -23,6 +24,7 @@ from deqpipe.results.early_states import EarlyState
 from deqpipe.results.records import Records
 from deqpipe.workflow import specs
 from tests import tiny
+from tests.sampling import one_in
 from tests.tiny import Trained
 
 BASE, RESNET = "deq_pgd_at_base", "resnet18_pgd_at"
@@ -72,22 +74,23 @@ def errs(found: Records, state: int) -> np.ndarray:
     return np.asarray(found["predicted"][:, state - 1] != found["label"])
 
 
+@pytest.mark.parametrize(("defence", "state"), one_in(2, [("plain", 3), ("entropy", 4)]))
 def test_in_standard_mode_an_image_leaves_once_the_decision_errs_and_its_images_are_kept_exactly(
-    trained: Trained, tmp_path: Path
+    trained: Trained, tmp_path: Path, defence: str, state: int
 ) -> None:
-    found = found_by(trained, tmp_path, BASE, "entropy")
+    found = found_by(trained, tmp_path, BASE, defence)
     clean = found.where(found["attack"] == "clean")
     assert clean["image"].tolist() == list(range(12))
-    fallen = set(clean["image"][errs(clean, 4)].tolist())
+    fallen = set(clean["image"][errs(clean, state)].tolist())
     for attack in dict.fromkeys(found["attack"]):
         rows = found.where(found["attack"] == attack)
         if attack == "clean":
             continue
         assert rows["image"].tolist() == sorted(set(range(12)) - fallen)
-        wrong = errs(rows, 4)
+        wrong = errs(rows, state)
         assert ((rows["broken_at"] >= 0) == wrong).all()
         assert (rows["broken_at"] <= rows["taken"]).all()
-        assert ((rows["margin"][:, 3] <= 0) | ~wrong).all()
+        assert ((rows["margin"][:, state - 1] <= 0) | ~wrong).all()
         assert (rows["per_step"][rows["taken"] > 0] > 0).all()
         if attack != "noise":
             fallen |= set(rows["image"][wrong].tolist())
@@ -118,18 +121,26 @@ def test_parts_of_the_images_give_what_the_whole_gives(trained: Trained, tmp_pat
             np.testing.assert_allclose(half[name], same[name], atol=1e-4, err_msg=name)
 
 
-def test_a_job_that_is_stopped_after_every_piece_ends_with_the_same_bits(
+class FewPieces(StopRequest):
+    """A time budget that is over after four pieces."""
+
+    asked = 0
+
+    def should_stop(self) -> bool:
+        self.asked += 1
+        return self.asked > 4
+
+
+def test_a_job_that_is_stopped_after_some_pieces_ends_with_the_same_bits(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    straight = found_by(trained, tmp_path / "a")
+    straight = found_by(trained, tmp_path / "a", images=range(5))
     job, select = job_of(trained, tmp_path / "b")
+    statuses: list[int] = []
     with monkeypatch.context() as patched:
-        asked = iter(range(1000))
-        patched.setattr(StopRequest, "should_stop", lambda self: next(asked) % 5 == 4)
-        patched.setattr(StopRequest, "reason", "stopped", raising=False)
-        statuses: list[int] = []
+        patched.setattr(resumable, "StopRequest", FewPieces)
         while not statuses or statuses[-1] == EXIT_UNFINISHED:
-            statuses.append(attack_suite(job, part_of(tmp_path / "b"), select))
+            statuses.append(attack_suite(job, part_of(tmp_path / "b", range(5)), select))
     assert len(statuses) > 2
     resumed = records.read(job.output)
     for name in straight.columns:
@@ -145,9 +156,7 @@ def test_damaged_images_of_a_piece_are_set_aside_and_made_again(
 ) -> None:
     job, select = job_of(trained, tmp_path)
     with monkeypatch.context() as patched:
-        asked = iter(range(1000))
-        patched.setattr(StopRequest, "should_stop", lambda self: next(asked) == 4)
-        patched.setattr(StopRequest, "reason", "stopped", raising=False)
+        patched.setattr(resumable, "StopRequest", FewPieces)
         assert attack_suite(job, part_of(tmp_path), select) == EXIT_UNFINISHED
     (kept,) = (tmp_path / "state").rglob("exact_margin_batch0*.safetensors")
     content = bytearray(kept.read_bytes())
@@ -199,7 +208,8 @@ def transferred(trained: Trained, folder: Path, changes: Mapping[str, Any]) -> t
     return replace(job, spec=spec), select, saved
 
 
-@pytest.mark.parametrize("mode", ["standard", pytest.param("individual", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["standard", "individual"])
 def test_saved_images_meet_every_decision_but_the_one_that_they_were_made_against(
     trained: Trained, tmp_path: Path, mode: str
 ) -> None:
@@ -240,3 +250,19 @@ def test_a_model_with_states_needs_those_that_decide(trained: Trained, tmp_path:
     resnet, _ = job_of(trained, tmp_path, RESNET)
     with pytest.raises(UserError, match="has no states"):
         attack_suite(resnet, part_of(tmp_path), select)
+
+
+@pytest.mark.slow
+def test_where_images_influence_each_other_batches_stay_whole(trained: Trained, tmp_path: Path) -> None:
+    changes = {"protocol": "release", "solver": {"tolerance": 0.01, "scope": "batch"}}
+    whole = found_by(trained, tmp_path / "whole", changes=changes, images=range(10))
+    clean = whole.where(whole["attack"] == "clean")
+    right = clean["image"][~errs(clean, 3)].tolist()
+    assert whole["image"][whole["attack"] == "exact_margin"].tolist() == right
+    for images in (range(5), range(5, 10)):
+        half = found_by(trained, tmp_path / str(images.start), changes=changes, images=images)
+        same = whole.where(np.isin(whole["image"], list(images)))
+        for name in ("image", "attack", "taken", "margin"):
+            np.testing.assert_array_equal(half[name], same[name], err_msg=name)
+    with pytest.raises(UserError, match="no batch may be cut short"):
+        found_by(trained, tmp_path / "cut", changes=changes, images=range(7))
