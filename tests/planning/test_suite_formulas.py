@@ -21,9 +21,10 @@ from tests.sampling import one_in
 from tests.tiny import Trained
 
 IMAGES, CLASSES = 2, len(tiny.CLASSES)
-SUITE = AttackSuiteConfig.model_construct(
-    enabled=True, iterations=1, restarts=2, targets=2, long=(2,), queries=2, decision_queries=2
-)
+SUITE = AttackSuiteConfig(
+    enabled=True, mode="standard", images=2, images_per_job=2, controls=True, iterations=1, restarts=2, targets=2,
+    long=(2,), queries=2, decision_queries=2, radii=(0.0, 1.0), radius_images=2,
+)  # fmt: skip
 CASES = [
     (protocol, every, defence, state)
     for protocol in ("paper", "release")
