@@ -108,6 +108,7 @@ def test_in_standard_mode_an_image_leaves_once_the_decision_errs_and_its_images_
     assert not list((tmp_path / "state").rglob("*batch*.safetensors")), "a published job's pieces need no images"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [BASE, pytest.param(RESNET, marks=pytest.mark.slow)])
 def test_parts_of_the_images_give_what_the_whole_gives(trained: Trained, tmp_path: Path, model: str) -> None:
     whole = found_by(trained, tmp_path / "whole", model, changes=INDIVIDUAL, images=range(8))
@@ -151,6 +152,7 @@ def test_a_job_that_is_stopped_after_some_pieces_ends_with_the_same_bits(
     assert straight.provenance[0]["evaluations"] == resumed.provenance[0]["evaluations"]
 
 
+@pytest.mark.slow
 def test_damaged_images_of_a_piece_are_set_aside_and_made_again(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +237,7 @@ def test_saved_images_meet_every_decision_but_the_one_that_they_were_made_agains
     ) != found["label"])).all()  # fmt: skip
 
 
+@pytest.mark.slow
 def test_images_of_another_suite_are_refused(trained: Trained, tmp_path: Path) -> None:
     found_by(trained, tmp_path / "one", RESNET)
     saved = saved_images.beside(tmp_path / "one" / "out.parquet")
