@@ -14,12 +14,14 @@ import torch
 
 from deqpipe import config, data
 from deqpipe.counts import Evaluations, sum_of
+from deqpipe.evaluation import suite_target
 from deqpipe.evaluation.evaluated_model import EvaluationJob, load_evaluated_model
 from deqpipe.evaluation.resumable import Part
-from deqpipe.evaluation.stages import autoattack, clean, example, selection, sweep, timing, transfer
+from deqpipe.evaluation.stages import autoattack, clean, example, selection, suite, sweep, timing, transfer
 from deqpipe.evaluation.stages.grid import GridShard, attack_grid, attack_point
 from deqpipe.planning import arithmetic, cost, leavers
-from deqpipe.results import checkpoint, records
+from deqpipe.results import checkpoint, early_states, records
+from deqpipe.results.early_states import EarlyState
 from deqpipe.training import timing as training_timing
 from deqpipe.workflow import defences, dry_run, gridpoints, specs, vocabulary
 from deqpipe.workflow.gridpoints import GridPoint
@@ -335,6 +337,55 @@ def test_attacks_at_the_top_points_count_what_their_job_counts(
     job = agreeing(trained, tmp_path, job, through="entropy")
     assert autoattack.attack_top(job, part(tmp_path)) == 0
     assert expected("attack_top", changes, model=RANDOM, images=ALL) == counted(job.output)
+
+
+SUITE: dict[str, Any] = {
+    "threat_model": {"epsilon_255": 0.11},  # within which nothing falls
+    "early_state": {"mode": "fixed", "index": 3},
+    "suite": {
+        "mode": "individual", "iterations": 1, "restarts": 1, "targets": 1, "long": [2], "queries": 2,
+        "decision_queries": 1, "radii": [0, 0.5, 1], "radius_images": 12,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["paper", "release"])
+@pytest.mark.parametrize("stage", ["attack_suite", "attack_radius"])
+@pytest.mark.parametrize("defence", ["plain", "entropy"])
+def test_the_suite_counts_what_its_jobs_count_but_for_searches_that_rays_has_begun(
+    trained: Trained, tmp_path: Path, stage: Any, defence: Any, protocol: str
+) -> None:
+    changes = config.merge(SUITE, BY_PROTOCOL[protocol])
+    settings = tiny.settings(changes)
+    spec = specs.build(stage, settings, model=BASE, seed=0, defence=defence)
+    job = EvaluationJob(
+        spec=specs.loads(specs.dumps(spec)), data=trained.data, checkpoint=trained.file(BASE),
+        output=tmp_path / "out.parquet", device=torch.device("cpu"), threads=1, batch_size=5,
+    )  # fmt: skip
+    chosen = {name: EarlyState(3, (0.5,) * 4, 0.5, 9) for name in ("plain", "entropy")}
+    select = {"spec": specs.build("select", settings, model=BASE, seed=0)}
+    early_states.write(tmp_path / "select.json", chosen, select)
+    target = suite_target.targets_of(
+        suite_target.evaluated_for(job, [defence], range(12)), [defence], tmp_path / "select.json"
+    )[defence]
+    job = judged_right(job, target, tmp_path)
+    run = {"attack_suite": suite.attack_suite, "attack_radius": suite.attack_radius}[stage]
+    assert run(job, part(tmp_path), tmp_path / "select.json") == 0
+    found = expected(stage, changes, model=BASE, defence=defence, images=ALL)
+    rows = records.read(job.output)
+    rays = rows.where(rows["attack"] == "rays")
+    more = float(((rays["taken"] - 1) * rays["per_step"]).sum())
+    assert counted(job.output).total == pytest.approx(found.total + more, abs=1e-3 * found.total)
+
+
+def judged_right(job: EvaluationJob, target: suite_target.SuiteTarget, folder: Path) -> EvaluationJob:
+    """The job on images with the labels that the decision gives them."""
+    split = target.evaluated.dataset.test
+    labels = target.victim.logits(split.float_images(slice(None))).argmax(1)
+    path = folder / "right.safetensors"
+    data.save(path, replace(target.evaluated.dataset, test=data.Split(split.images, labels)), provenance={})
+    return replace(job, data=path)
 
 
 # From the configuration alone
