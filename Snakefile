@@ -90,9 +90,10 @@ rule select_all:
 
 
 rule attack_all:
-    """All evaluations: clean images, the grid of Eq. (11), PGD, AutoAttack, the attacks of Tables 3 to 5."""
+    """All evaluations: clean images, the grid of Eq. (11), PGD, AutoAttack, the attacks of Tables 3 to 5, the suite."""
     input:
         every("clean", "attack_grid", "attack_pgd", "autoattack", "attack_top", "attack_in_loop", "attack_sweep"),
+        every("attack_suite", "attack_transferred", "attack_radius"),
 
 
 refuse_unknown_targets()

@@ -31,7 +31,8 @@ COMMANDS = (
     "check-config", "write-config", "spec", "prepare-data", "pretrain", "train-deq", "train-feedforward",
     "time-training",
     "import-checkpoint", "export-checkpoint", "use-imported", "select-early-state", "clean", "attack-pgd",
-    "attack-grid", "attack-point", "autoattack", "attack-top", "attack-in-loop", "attack-sweep", "time-inference",
+    "attack-grid", "attack-point", "autoattack", "attack-top", "attack-in-loop", "attack-sweep", "attack-suite",
+    "attack-transferred", "attack-radius", "time-inference",
     "attack-example", "strongest", "race", "table", "figure", "report", "show-table", "compare", "predict", "plan",
     "status", "doctor", "trial", "watch",
 )  # fmt: skip

@@ -44,7 +44,15 @@ PIECE = 1024
 
 
 SUITE_PIECE = 128
-"""Images that an attack of the suite keeps at once: enough to fill a device, and minutes' work of most attacks."""
+"""Images that an attack of the suite keeps at once at most: enough to fill a device."""
+SUITE_STEPS = 8_000
+"""Steps or queries of all of them together: under long attacks fewer images are kept at once, for less than an hour's
+work at the paper's speed."""
+
+
+def suite_piece(steps: int) -> int:
+    """Images that an attack of the suite keeps at once, of so many steps or queries per image."""
+    return max(1, min(SUITE_PIECE, SUITE_STEPS // steps))
 
 
 def slices(evaluated: EvaluatedModel, images: range) -> list[range]:

@@ -15,6 +15,7 @@ PROFILE = ("--profile", "profiles/slurm")
 COMPUTE = {
     "pretrain", "train_deq", "train_feedforward", "select_early_state", "attack_grid", "autoattack", "attack_top",
     "attack_in_loop", "attack_sweep", "attack_example", "time_training", "time_inference", "clean", "attack_pgd",
+    "attack_suite", "attack_transferred", "attack_radius",
 }  # fmt: skip
 TIMING = ("timing/training/seed0.json", "timing/inference/deq_trades_random_states/seed0.json")
 

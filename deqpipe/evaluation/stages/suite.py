@@ -24,7 +24,7 @@ from deqpipe.attack import suite as attacks
 from deqpipe.attack.judged import Crafted
 from deqpipe.config import AttackSuiteConfig
 from deqpipe.evaluation.evaluated_model import EvaluationJob
-from deqpipe.evaluation.images import SUITE_PIECE
+from deqpipe.evaluation.images import suite_piece
 from deqpipe.evaluation.resumable import Part, Piece, PieceResult, file_of, run_pieces
 from deqpipe.evaluation.scoring import joined
 from deqpipe.evaluation.suite_target import (
@@ -101,22 +101,23 @@ class SuiteSequence:
         return clean | {
             self._name(attack, number): partial(self._attacked, attack, number)
             for attack in self.attacks
-            for number in range(self._batches)
+            for number in range(self._batches(attack))
         }
 
     @property
     def _coupled(self) -> bool:
         return self.target.victim.couples_images
 
-    @property
-    def _size(self) -> int:
+    def _size(self, attack: SuiteAttack) -> int:
         """Of a piece; that of a batch whose images influence each other, which is fixed."""
-        return self.target.evaluated.batch_size if self._coupled else SUITE_PIECE
+        if self._coupled:
+            return self.target.evaluated.batch_size
+        others = len(self.target.evaluated.dataset.classes) - 1
+        return suite_piece(attack.starts(self.suite, others) * attack.steps(self.suite))
 
-    @property
-    def _batches(self) -> int:
+    def _batches(self, attack: SuiteAttack) -> int:
         """As many as there can be; some may be without images."""
-        return -(-len(self.part.images) // self._size)
+        return -(-len(self.part.images) // self._size(attack))
 
     def _name(self, attack: SuiteAttack, number: int) -> str:
         return f"{self.prefix}{attack.name}_batch{number}"
@@ -178,7 +179,8 @@ class SuiteSequence:
     def _images(self, attack: SuiteAttack, number: int) -> tuple[Sequence[int], set[int]]:
         """The images that a piece takes, in order, and those of them that it is run for."""
         left = self._open(attack)
-        part = slice(number * self._size, (number + 1) * self._size)
+        size = self._size(attack)
+        part = slice(number * size, (number + 1) * size)
         if not self._coupled:
             return left[part], set(left[part])
         batch = self.part.images[part]
@@ -196,7 +198,7 @@ class SuiteSequence:
         return self.attacks[: self.attacks.index(attack)]
 
     def _names(self, attack: SuiteAttack) -> list[str]:
-        return [self._name(attack, number) for number in range(self._batches)]
+        return [self._name(attack, number) for number in range(self._batches(attack))]
 
     def _fallen(self, pieces: Iterable[str]) -> set[int]:
         """Images that the decision errs on in finished pieces."""

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from deqpipe.config import Config
-from deqpipe.evaluation.images import PIECE, SUITE_PIECE
+from deqpipe.evaluation.images import PIECE, suite_piece
 from deqpipe.planning import cost, formulas
 from deqpipe.planning.cost import Images, Work
 from deqpipe.workflow import gridpoints, shards, vocabulary
 from deqpipe.workflow.defences import ENTROPY
+from deqpipe.workflow.suite_attacks import AT_RADII, SuiteAttack, suite_attacks
 
 Wildcards = Mapping[str, str]
 
@@ -189,21 +190,20 @@ def _answers(config: Config, target: cost.AttackCost, batch: int) -> tuple[Unit,
 
 def _attack_suite(config: Config, images: Images, wildcards: Wildcards) -> Keeping:
     model, defence = wildcards["model"], wildcards["defence"]
-    size = _piece(config, cost.images_in(wildcards["images"]))
-    decide = cost.deciding(config, model, defence)
-    return Keeping(
-        tuple(
-            Unit(f"{attack.label} on {size:,} images", (work + decide * cost.JUDGED_ATTACKED) * size)
-            for attack, work in cost.faced(config, model, defence, classes=images.classes).items()
-        )
-    )
+    decide, count = cost.deciding(config, model, defence), cost.images_in(wildcards["images"])
+    units = []
+    for attack, work in cost.faced(config, model, defence, classes=images.classes).items():
+        size = _piece(config, attack, count, classes=images.classes)
+        units.append(Unit(f"{attack.label} on {size:,} images", (work + decide * cost.JUDGED_ATTACKED) * size))
+    return Keeping(tuple(units))
 
 
 def _attack_radius(config: Config, images: Images, wildcards: Wildcards) -> Keeping:
-    count = shards.radius_images(config)
+    count, suite = shards.radius_images(config), cost.suite_of(config)
     whole = cost.job("attack_radius", wildcards, config, images)
-    size, radii = _piece(config, count), len(cost.suite_of(config).radii)
-    return Keeping((Unit(f"one radius on {size:,} images", _per_image(whole, count) * (size / radii)),))
+    size = max(_piece(config, suite_attacks(suite)[name], count, classes=images.classes) for name in AT_RADII)
+    each = _per_image(whole, count) * (size / len(suite.radii))
+    return Keeping((Unit(f"one radius on {size:,} images", each),))
 
 
 def _attack_transferred(config: Config, images: Images, wildcards: Wildcards) -> Keeping:
@@ -215,9 +215,11 @@ def _attack_transferred(config: Config, images: Images, wildcards: Wildcards) ->
     return Keeping((Unit("the images of one decision's suite", whole * (1 / decisions)),))
 
 
-def _piece(config: Config, count: int) -> int:
+def _piece(config: Config, attack: SuiteAttack, count: int, *, classes: int) -> int:
     """Images of a piece, as `evaluation.stages.suite` cuts them."""
-    return min(count, cost.batch_size(config) if config.couples_images else SUITE_PIECE)
+    suite = cost.suite_of(config)
+    steps = attack.starts(suite, classes - 1) * attack.steps(suite)
+    return min(count, cost.batch_size(config) if config.couples_images else suite_piece(steps))
 
 
 # Timing, and what keeps nothing
