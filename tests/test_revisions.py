@@ -39,6 +39,8 @@ ENTRIES = {
     "attack_in_loop": "deqpipe.evaluation.stages.transfer",
     "attack_sweep": "deqpipe.evaluation.stages.sweep",
     "attack_example": "deqpipe.evaluation.stages.example",
+    **dict.fromkeys(("attack_suite", "attack_radius"), "deqpipe.evaluation.stages.suite"),
+    "attack_transferred": "deqpipe.evaluation.stages.transferred",
     "time_training": "deqpipe.training.timing",
     "time_inference": "deqpipe.evaluation.stages.timing",
     "strongest": "deqpipe.analysis.ranking",

@@ -142,6 +142,7 @@ def test_two_phases_are_one_uninterrupted_run(
 ) -> None:
     """Weights, moments, schedule and data order: with one objective in both phases, the handoff leaves no trace."""
     monkeypatch.setattr("deqpipe.training.run._adversarial_objective", lambda *arguments: PretrainingObjective())
+    monkeypatch.setattr("deqpipe.training.run._perturbed", lambda objective, *arguments, **more: objective)
     deq = again(trained.trainings["deq_trades_random_states"], tmp_path / "two")
     assert deq.run() == 0
     one = Training("pretrain", tiny.spec("pretrain", {"pretrain": {"steps": 53}}), trained.data, tmp_path / "one")

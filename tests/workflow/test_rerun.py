@@ -72,7 +72,14 @@ CHANGES: tuple[tuple[Mapping[str, object], Mapping[str, int]], ...] = (
     (
         {"random_state.natural": "shared"},
         {"train_deq": 1, "select_early_state": 1, "clean": 1, **TRADES_AGAIN}  # TRADES alone
-        | {"time_training": 1, "time_inference": 1, **CHANGED_CONFIG},
+        | {
+            "attack_suite": 3,
+            "attack_radius": 2,
+            "attack_transferred": 6,
+            "time_training": 1,
+            "time_inference": 1,
+            **CHANGED_CONFIG,
+        },
     ),
     (
         {"jacobian.weight.trades": 0.5},
@@ -100,7 +107,8 @@ CHANGES: tuple[tuple[Mapping[str, object], Mapping[str, int]], ...] = (
     (
         {"seeds": [0, 1]},  # speed is measured, and the example shown, of the first
         {name: jobs for name, jobs in EVERYTHING.items() if name not in ("time_inference", "attack_example")}
-        | {"pretrain": 1, "train_deq": 6, **CHANGED_CONFIG},
+        | {"pretrain": 1, "train_deq": 6, "attack_suite": 14, "attack_radius": 10, "attack_transferred": 12}
+        | CHANGED_CONFIG,
     ),
     # everything
     (

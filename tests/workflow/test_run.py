@@ -22,7 +22,7 @@ def test_every_job_leaves_a_log_and_a_benchmark(finished: Workspace) -> None:
     benchmarks = finished.folder / "logs/demo/benchmark"
     timed = {path.relative_to(benchmarks).with_suffix(".log") for path in benchmarks.glob("**/*.tsv")}
     assert logs == timed
-    assert len(logs) == len(finished.calls()) == 66
+    assert len(logs) == len(finished.calls()) == 99
 
 
 def test_nothing_is_written_outside_the_folders_of_the_config(finished: Workspace) -> None:
@@ -60,6 +60,9 @@ def test_commands_get_each_option_that_they_need(finished: Workspace) -> None:
             "--clean",
             "--grid results/demo/attacks/grid/deq_pgd_at_base/seed0 ",
         ),
+        "attack-suite": (*evaluation, "--images 0-23", "--state state/demo/attack_suite/"),
+        "attack-radius": (*evaluation, "--images 0-23", "--state state/demo/attack_radius/"),
+        "attack-transferred": (*evaluation, "--saved", "--own", "--state state/demo/attack_transferred/"),
         "time-training": (*everywhere, "--trunk", "--output results/demo/timing/training/seed0.json"),
         "time-inference": (*everywhere, "--checkpoint", "--output results/demo/timing/inference/"),
         "strongest": ("--model deq_", "--seed 0", '--configuration {"', "--results results/demo", "--output"),
@@ -123,7 +126,7 @@ def test_the_progress_bar_follows_all_jobs(workspace: Workspace, terminal: bool)
         stdin=subprocess.DEVNULL,
     )
     printed = result.stdout + result.stderr
-    assert "100 %   67 of 67 jobs" in printed
+    assert "100 %   100 of 100 jobs" in printed
     assert "rule pretrain:" not in printed
     assert ("\x1b[K" in printed) == terminal
     if not terminal:
