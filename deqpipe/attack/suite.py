@@ -5,7 +5,7 @@ image that it comes by is judged by the true decision (`attack.judged`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
@@ -22,7 +22,7 @@ from deqpipe.config.suite import AttackSuiteConfig
 from deqpipe.dynamics import Dynamics, PlainDynamics, Trajectory
 from deqpipe.gradient import StateGradient, Unrolled
 from deqpipe.gradient.adjoint import SimultaneousAdjoint
-from deqpipe.gradient.through import Through, moved_with
+from deqpipe.gradient.through import Through, UpdateRule, moved_with
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.seeding import Stream
 from deqpipe.shapes import Images, Labels, Logits, State
@@ -94,9 +94,9 @@ class Victim:
             return logits
         return self.deq.logits(self.deciding(self.deq, x, last_residual=False).state(self.state))
 
-    def through(self, **how: object) -> Through:
+    def through(self, updates: UpdateRule = "constant", sharpness: float = 1.0) -> Through:
         """How its dynamics are differentiated."""
-        return replace(Through(recompute=self.deq.state_size >= RECOMPUTED_FROM), **how)  # type: ignore[arg-type]
+        return Through(updates, sharpness, recompute=self.deq.state_size >= RECOMPUTED_FROM)
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,10 @@ def run(
     batch = Batch(x, y, images)
     if not len(x):
         return hunt.outcome()
-    _SEARCHES[attack.search](attack, victim, batch, hunt, stream, suite, warm)
+    if attack.search in _QUERIES:
+        _QUERIES[attack.search](attack, suite)(hunt, stream, batch.keys)
+    else:
+        _by_gradient(attack, victim, batch, hunt, stream, suite, warm)
     return hunt.outcome()
 
 
@@ -163,30 +166,12 @@ def _by_gradient(
     search(hunt, objectives, starts, count=attack.starts(suite, logits.shape[1] - 1))
 
 
-def _noise(
-    attack: SuiteAttack, victim: Victim, batch: Batch, hunt: Hunt, stream: Stream, suite: AttackSuiteConfig,
-    warm: Images | None,
-) -> None:  # fmt: skip
-    Noise(attack.starts(suite, 1))(hunt, stream, batch.keys)
-
-
-def _square(
-    attack: SuiteAttack, victim: Victim, batch: Batch, hunt: Hunt, stream: Stream, suite: AttackSuiteConfig,
-    warm: Images | None,
-) -> None:  # fmt: skip
-    Square(attack.steps(suite))(hunt, stream, batch.keys)
-
-
-def _rays(
-    attack: SuiteAttack, victim: Victim, batch: Batch, hunt: Hunt, stream: Stream, suite: AttackSuiteConfig,
-    warm: Images | None,
-) -> None:  # fmt: skip
-    RayS(attack.steps(suite))(hunt, stream, batch.keys)
-
-
-_SEARCHES: Mapping[str, Callable[..., None]] = {
-    "apgd": _by_gradient, "pgd": _by_gradient, "noise": _noise, "square": _square, "rays": _rays,
-}  # fmt: skip
+_QUERIES: Mapping[str, Callable[[SuiteAttack, AttackSuiteConfig], Noise | Square | RayS]] = {
+    "noise": lambda attack, suite: Noise(attack.starts(suite, 1)),
+    "square": lambda attack, suite: Square(attack.steps(suite)),
+    "rays": lambda attack, suite: RayS(attack.steps(suite)),
+}
+"""Searches that take no gradient."""
 
 
 def _starts(batch: Batch, victim: Victim, stream: Stream, warm: Images | None) -> Starts:
@@ -261,21 +246,21 @@ def _target(clean: Logits, y: Labels, number: int) -> Labels:
     return others.argsort(dim=1, descending=True, stable=True)[:, number]
 
 
-def _decision(victim: Victim, number: int, **how: object) -> Read:
+def _decision(victim: Victim, number: int, updates: UpdateRule = "constant", sharpness: float = 1.0) -> Read:
     """The decision's own logits: a network's, or those of the deciding state through the way to it."""
 
     def read(x: Images) -> tuple[list[Logits], Logits | None]:
         if victim.dynamics is None:
             logits = victim.model(x)
         else:
-            logits = victim.deq.logits(_along(victim, x, **how).state(victim.state))
+            logits = victim.deq.logits(_along(victim, x, victim.through(updates, sharpness)).state(victim.state))
         return [logits], logits
 
     return read
 
 
-def _along(victim: Victim, x: Images, **how: object) -> Trajectory:
-    return victim.deciding.with_gradient(victim.deq, x, victim.through(**how))
+def _along(victim: Victim, x: Images, through: Through | None = None) -> Trajectory:
+    return victim.deciding.with_gradient(victim.deq, x, through or victim.through())
 
 
 def _smoothed(victim: Victim, number: int) -> Read:

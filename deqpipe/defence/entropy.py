@@ -180,9 +180,7 @@ class InputEntropyReduction:
     @torch.enable_grad()
     def with_gradient(self, model: DEQClassifier, x: Images, through: Through = EXACT) -> Trajectory:
         """The same states with gradient through the solver's steps and the updates."""
-        dynamics = replace(self, solver=self.solver.differentiable())
-        descent = DifferentiableDescent(self.descent, through)
-        return dynamics._run(model, x, descent, partial(through.bind, model), last_residual=False, keep=True)
+        return _with_gradient(self, model, x, through)
 
     def _run(
         self, model: DEQClassifier, x: Images, descent: Descent, bind: Bind, *, last_residual: bool, keep: bool = False
@@ -241,6 +239,15 @@ def _up_to(dynamics: R, index: int, *, update_last: bool) -> R:
     return replace(dynamics, termination=termination, returned="last", schedule=schedule)
 
 
+def _with_gradient(
+    dynamics: "InputEntropyReduction | RestartedEntropyReduction", model: DEQClassifier, x: Images, through: Through
+) -> Trajectory:
+    """Their own loop, with a solver and a descent that can be differentiated."""
+    differentiable = replace(dynamics, solver=dynamics.solver.differentiable())
+    descent = DifferentiableDescent(dynamics.descent, through)
+    return differentiable._run(model, x, descent, partial(through.bind, model), last_residual=False, keep=True)
+
+
 def _grown_from(done: list[Solution]) -> Scalar | None:
     """The batch's residual after the first step of a solve in segments."""
     return done[0].batch_residuals[0] if done else None
@@ -281,9 +288,7 @@ class RestartedEntropyReduction:
     @torch.enable_grad()
     def with_gradient(self, model: DEQClassifier, x: Images, through: Through = EXACT) -> Trajectory:
         """The same states with gradient through the rounds and the updates."""
-        dynamics = replace(self, solver=self.solver.differentiable())
-        descent = DifferentiableDescent(self.descent, through)
-        return dynamics._run(model, x, descent, partial(through.bind, model), last_residual=False, keep=True)
+        return _with_gradient(self, model, x, through)
 
     def _run(
         self, model: DEQClassifier, x: Images, descent: Descent, bind: Bind, *, last_residual: bool, keep: bool = False

@@ -10,6 +10,7 @@ from torch import Tensor
 from deqpipe.data import Split
 from deqpipe.errors import UserError
 from deqpipe.evaluation.evaluated_model import EvaluatedModel
+from deqpipe.machine.device import upload
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,13 @@ class Chunk:
         """The labels of some of them, on the host."""
         labels: np.ndarray = self.split.labels[images.start : images.stop].cpu().numpy()
         return labels
+
+
+def load_test_images(evaluated: EvaluatedModel, images: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Some test images, in whatever order, in [0, 1], and their labels."""
+    split, device = evaluated.dataset.test, evaluated.job.device
+    where = upload(torch.tensor(list(images)), split.images.device)
+    return split.float_images(where, device), upload(split.labels[where], device)
 
 
 STARTS = "attack/start"  # random starts on test images; on validation images they have a stream of their own

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from deqpipe import build
@@ -16,10 +15,9 @@ from deqpipe.config import AttackSuiteConfig
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.errors import UserError
 from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_evaluated_model
-from deqpipe.evaluation.images import check_images
+from deqpipe.evaluation.images import check_images, load_test_images
 from deqpipe.evaluation.judge import Judge, Judgement, at
 from deqpipe.evaluation.scoring import Columns, no_rows, record_rows
-from deqpipe.machine.device import upload
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results import early_states
 from deqpipe.results.records import FURTHER
@@ -59,9 +57,7 @@ class SuiteTarget:
 
     def load(self, images: Sequence[int]) -> tuple[Images, Labels]:
         """Test images in [0, 1] and their labels."""
-        split, device = self.evaluated.dataset.test, self.evaluated.job.device
-        where = upload(torch.tensor(list(images)), split.images.device)
-        return split.float_images(where, device), upload(split.labels[where], device)
+        return load_test_images(self.evaluated, images)
 
     def stream(self, attack: SuiteAttack) -> Stream:
         """Random numbers of an attack; an image's are its own, whatever job it is in."""

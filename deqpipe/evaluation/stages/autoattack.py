@@ -28,7 +28,7 @@ from deqpipe.errors import UserError
 from deqpipe.evaluation.batching import Batching
 from deqpipe.evaluation.chosen_points import strongest_points
 from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_evaluated_model
-from deqpipe.evaluation.images import check_range
+from deqpipe.evaluation.images import check_range, load_test_images
 from deqpipe.evaluation.judge import Judge, Judgement, at
 from deqpipe.evaluation.resumable import Part, Piece, PieceResult, file_of, run_pieces, unfinished
 from deqpipe.evaluation.scoring import Columns, joined, no_rows, record_rows
@@ -134,9 +134,7 @@ class Target:
 
     def load(self, images: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Test images in [0, 1] and their labels."""
-        split, device = self.evaluated.dataset.test, self.evaluated.job.device
-        where = upload(torch.tensor(list(images)), split.images.device)
-        return split.float_images(where, device), upload(split.labels[where], device)
+        return load_test_images(self.evaluated, images)
 
     def errs(self, predicted: np.ndarray, label: np.ndarray) -> np.ndarray:
         """Whether the decision is wrong; `predicted` is (images, states) as in records."""
