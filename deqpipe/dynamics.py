@@ -72,6 +72,11 @@ class Dynamics(Protocol):
         """N, and when a solve stops before."""
         ...
 
+    @property
+    def is_defended(self) -> bool:
+        """Whether a defence changes the solve, so that an attack may know more than the solver's steps."""
+        ...
+
     def up_to(self, index: int) -> "Dynamics":
         """Dynamics that share z^[1] .. z^[index] bit for bit and end there, with z^[index] as z*.
 
@@ -108,6 +113,11 @@ class PlainDynamics:
     solver: Solver[Any]
     termination: Termination
     returned: Returned = "last"
+
+    @property
+    def is_defended(self) -> bool:
+        """By nothing."""
+        return False
 
     @property
     def couples_images(self) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from deqpipe.analysis.reading import Judge
 from deqpipe.config import Config, Framework
 from deqpipe.workflow import vocabulary
-from deqpipe.workflow.defences import ENTROPY, DefenceName, defence_of
+from deqpipe.workflow.defences import ENTROPY, PLAIN, DefenceName, defence_of
 
 AWP = "AWP"
 """Adversarial weight perturbation, as its authors call it."""
@@ -42,6 +42,8 @@ class Decision:
         value = defence_of(self.defence)
         if value.control_of:
             return f"{replace(self, defence=value.control_of).method}, {value.label}"
+        if value.matched_to:
+            return f"{replace(self, defence=PLAIN.name).method}, {value.label}"
         trained = ["Sec. 3.3"] if kind.random_states else []
         return _with([label for label in (value.label, *trained) if label], also=added)
 

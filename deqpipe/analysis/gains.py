@@ -21,7 +21,7 @@ from deqpipe.config import Config
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap, Correct, Estimate
 from deqpipe.workflow import vocabulary
-from deqpipe.workflow.defences import PLAIN, ZERO_STEPS, defence_of
+from deqpipe.workflow.defences import MATCHED, PLAIN, ZERO_STEPS, defence_of
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class TrainingGain:
 
 
 def undefended(decision: Decision) -> Decision | None:
-    """The same weights undefended, at their own early state; None for what is that itself, and for controls."""
-    if decision.defence == PLAIN.name or defence_of(decision.defence).control_of:
+    """The same weights undefended, at their own early state; None for that itself and what only explains a gain."""
+    if decision.defence == PLAIN.name or defence_of(decision.defence).beside:
         return None
     return replace(decision, defence=PLAIN.name)
 
@@ -76,6 +76,12 @@ def own_control(decision: Decision) -> Decision | None:
     if defence_of(ZERO_STEPS.name).control_of != decision.defence:
         return None
     return replace(decision, defence=ZERO_STEPS.name)
+
+
+def equal_cost(decision: Decision) -> Decision | None:
+    """The same weights undefended, solved for as long as costs the same; None where a defence has no such rival."""
+    rival = next((name for name in MATCHED if defence_of(name).matched_to == decision.defence), None)
+    return None if rival is None else replace(decision, defence=rival)
 
 
 def without_random_states(decision: Decision) -> Decision | None:

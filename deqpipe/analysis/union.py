@@ -189,9 +189,14 @@ def attacked_images(config: Config) -> int:
 
 
 def deciding_state(tree: Tree, decision: Decision) -> int:
-    """The state of a decision, counted from 1, or FINAL; a control decides where what it is a control of does."""
+    """The state of a decision, counted from 1, or FINAL; a control decides where what it is a control of does.
+
+    A baseline at equal cost decides at its last state: nobody selects one.
+    """
     if decision.model not in vocabulary.DEQS:
         return FINAL
+    if defence_of(decision.defence).matched_to:
+        return tree.config.solver.steps
     whose: DefenceName = defence_of(decision.defence).control_of or decision.defence
     return early_states.early_states(tree, decision.model)[whose].state
 
@@ -227,7 +232,7 @@ def curves(tree: Tree) -> tuple[RadiusCurve, ...]:
         UserError: as `gather`.
     """
     _asked(tree.config)
-    deciding = (one for one in decisions(tree.config) if not defence_of(one.defence).control_of)
+    deciding = (one for one in decisions(tree.config) if not defence_of(one.defence).beside)
     return tuple(_curve(tree, decision) for decision in deciding)
 
 

@@ -61,7 +61,7 @@ class Victim:
         """What sort of decision it is."""
         if self.dynamics is None:
             return "network"
-        return "plain" if isinstance(self.dynamics, PlainDynamics) else "defended"
+        return "defended" if self.dynamics.is_defended else "plain"
 
     @property
     def deq(self) -> DEQClassifier:

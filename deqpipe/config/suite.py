@@ -30,6 +30,8 @@ class AttackSuiteConfig(AnySuiteConfig):
     """Images of a job; no influence on results."""
     controls: bool
     """Whether the controls of Sec. 3.2 are attacked as well: what remains of its gain over them."""
+    static: bool
+    """Whether an undefended solve that costs what Sec. 3.2 does is attacked as well, on the same weights."""
     iterations: Rounds
     """Steps of APGD from each start."""
     restarts: Rounds

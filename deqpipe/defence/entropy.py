@@ -27,6 +27,7 @@ from deqpipe.solver.solve import (
 )
 from deqpipe.threat_model import LinfBall, ball_of
 from deqpipe.workflow.defences import Defence, entropy_keys
+from deqpipe.workflow.equal_cost import undefended
 
 
 def prediction_entropy(logits: Logits) -> PerImage:
@@ -168,6 +169,11 @@ class InputEntropyReduction:
     schedule: Schedule
     returned: Returned = "last"
 
+    @property
+    def is_defended(self) -> bool:
+        """By updates of the input."""
+        return True
+
     def up_to(self, index: int) -> "InputEntropyReduction":
         """The dynamics that end at z^[index]: line 13 solves every state again that an update follows, so this one."""
         return _up_to(self, index, update_last=True)
@@ -276,6 +282,11 @@ class RestartedEntropyReduction:
     schedule: Schedule
     returned: Returned = "last"
 
+    @property
+    def is_defended(self) -> bool:
+        """By updates of the input, or by restarts alone."""
+        return True
+
     def up_to(self, index: int) -> "RestartedEntropyReduction":
         """The dynamics that end at z^[index], which remains as it is: only z^[N] is solved again, if at all."""
         return _up_to(self, index, update_last=False)
@@ -357,22 +368,6 @@ def _joined(segments: list[Solution]) -> Solution:
         moved=torch.cat([segment.moved for segment in segments]),
         status=torch.where(broken, Status.NONFINITE, status[-1]),
     )
-
-
-def undefended(config: EntropyConfig, *, steps: int) -> bool:
-    """Whether Sec. 3.2 with these keys is the plain dynamics bit for bit, which are not computed twice.
-
-    It is where the input is never updated, and in Algorithm 1 also without descent steps. The authors' code differs in
-    restarting its solver, but a single round is the plain solve.
-
-    Args:
-        config: of the defence.
-        steps: N, solver steps of the whole solve.
-    """
-    every = config.solver_steps
-    if every > steps or (every == steps and config.last_update == "dead"):
-        return True
-    return config.resolve == "alg1" and config.input_steps == 0
 
 
 def build_entropy_reduction(

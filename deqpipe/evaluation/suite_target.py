@@ -11,7 +11,7 @@ from torch import Tensor
 from deqpipe import build
 from deqpipe.attack.judged import Crafted
 from deqpipe.attack.suite import Victim
-from deqpipe.config import AttackSuiteConfig
+from deqpipe.config import AttackSuiteConfig, parse_solver
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.errors import UserError
 from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, load_evaluated_model
@@ -201,11 +201,13 @@ def _early_states(
         return dict.fromkeys(decisions, 1)
     if select is None:
         raise UserError(f"--select is missing, but {evaluated.name} decides at the states that were selected")
-    chooses = {name: DEFENCES[name].control_of or name for name in decisions}
+    last = evaluated.settings.variant("solver", parse_solver).steps
+    matched = {name: last for name in decisions if DEFENCES[name].matched_to}  # nobody selects a state of theirs
+    chooses = {name: DEFENCES[name].control_of or name for name in decisions if name not in matched}
     chosen, told = early_states.read(select, dict.fromkeys(chooses.values()))
     if specs.fingerprint(told["spec"]) != evaluated.job.spec["upstream"]["select"]:
         raise UserError(f"early states {select} were selected by another spec than the one that this job depends on")
-    return {name: chosen[whose].state for name, whose in chooses.items()}
+    return {name: chosen[whose].state for name, whose in chooses.items()} | matched
 
 
 def defence_in(spec: Mapping[str, Any]) -> DefenceName:
@@ -215,9 +217,9 @@ def defence_in(spec: Mapping[str, Any]) -> DefenceName:
         UserError: the model has no such one.
     """
     model, name = vocabulary.MODELS[spec["model"]], defence_of(str(spec.get("defence"))).name
-    if name not in model.defences and DEFENCES[name].control_of not in model.defences:
+    if name not in model.defences and DEFENCES[name].beside not in model.defences:
         raise UserError(
-            f"spec has defence {name!r}, but must have one of {', '.join(model.defences)} or their controls"
+            f"spec has defence {name!r}, but must have one of {', '.join(model.defences)} or what stands beside them"
         )
     return name
 

@@ -15,11 +15,11 @@ from typing import TypeAlias
 from deqpipe.attack.autoattack import runnable
 from deqpipe.config import AttackName, AttackSuiteConfig, Config, EntropyConfig
 from deqpipe.counts import NO_EVALUATIONS, Evaluations, Number, sum_of
-from deqpipe.defence.entropy import undefended
 from deqpipe.evaluation.judge import CLASSES, CLASSES_ALONG, EVERYTHING, Wanted, at
 from deqpipe.planning import formulas, suite_formulas
 from deqpipe.workflow import gridpoints, shards, vocabulary
 from deqpipe.workflow.defences import ENTROPY, defence_of
+from deqpipe.workflow.equal_cost import undefended
 from deqpipe.workflow.library_attacks import APGD_CE, LIBRARY_ATTACKS, SQUARE
 from deqpipe.workflow.suite_attacks import AT_RADII, CONTROLS, SuiteAttack, against, suite_attacks
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from deqpipe.config import Config, EntropyConfig, SolverConfig
 from deqpipe.counts import Evaluations, Number
-from deqpipe.defence.entropy import undefended
 from deqpipe.evaluation.judge import EVERYTHING, Wanted
-from deqpipe.workflow import vocabulary
+from deqpipe.workflow import equal_cost, vocabulary
 from deqpipe.workflow.defences import defence_of, entropy_keys
 
 GRADIENT = Evaluations(forward=1, backward_input=1)
@@ -30,48 +29,36 @@ def reached(solver: SolverConfig, steps: Number) -> Evaluations:
 def dynamics(solver: SolverConfig, entropy: EntropyConfig | None = None, *, residual: bool = True) -> Evaluations:
     """The whole dynamics, undefended or with Sec. 3.2; `residual`: with that of the last state, which z* may need."""
     whole = Evaluations(solver.steps + (residual or solver.returned != "last"))
-    if entropy is None or undefended(entropy, steps=solver.steps):
-        return whole
-    due = _updates(solver.steps, entropy)
-    descents = GRADIENT * (entropy.input_steps * len(due))
-    if entropy.resolve == "alg1":  # the new input's residual, and a look ahead for the lowest state
-        return whole + descents + Evaluations(len(due) * (1 + (entropy.state == "lowest")))
-    between = len([n for n in due if n < solver.steps])
-    last_round_again = entropy.solver_steps + 1 if solver.steps in due else 0  # its residual and its steps
-    return whole + descents + Evaluations(between + last_round_again)
+    return whole if entropy is None else whole + equal_cost.added(entropy, steps=solver.steps)
 
 
 def up_to(config: Config, entropy: EntropyConfig | None, state: int) -> Evaluations:
-    """The dynamics as far as one state, which is read without its residual.
-
-    It is solved again where Algorithm 1 says so; the authors' keys do so with z^[N] only, if at all.
-    """
-    solver = config.solver.model_copy(update={"steps": state, "returned": "last"})
-    if entropy is not None and state < config.solver.steps:
-        last = "resolve" if entropy.resolve == "alg1" else "dead"
-        entropy = entropy.model_copy(update={"last_update": last})
-    return dynamics(solver, entropy, residual=False)
-
-
-def _updates(steps: int, entropy: EntropyConfig) -> list[int]:
-    """The states that an update of the input follows."""
-    last = entropy.last_update == "resolve"
-    return [n for n in range(1, steps + 1) if n % entropy.solver_steps == 0 and (n < steps or last)]
+    """The dynamics as far as one state, which is read without its residual."""
+    if entropy is None:
+        return Evaluations(state)
+    return equal_cost.way_to(entropy, state, steps=config.solver.steps)
 
 
 def keys(config: Config, defence: str) -> EntropyConfig | None:
     """The keys of Sec. 3.2 that a defence or a control runs with; None: the plain dynamics."""
     entropy = entropy_keys(defence, config.entropy, steps=config.solver.steps)
-    return None if entropy is None or undefended(entropy, steps=config.solver.steps) else entropy
+    return None if entropy is None or equal_cost.undefended(entropy, steps=config.solver.steps) else entropy
 
 
 def decision(config: Config, defence: str, wanted: Wanted = EVERYTHING) -> Evaluations:
     """One decision of a DEQ, as far as it is looked at."""
-    entropy, cost = keys(config, defence), defence_of(defence).cost
+    entropy, cost, times = keys(config, defence), defence_of(defence).cost, _times_as_long(config, defence)
     if wanted.only is not None:
-        return up_to(config, entropy, wanted.only) * cost
-    whole = dynamics(config.solver, entropy, residual=wanted.residuals) * cost
+        return up_to(config, entropy, times * wanted.only) * cost
+    solver = config.solver.model_copy(update={"steps": times * config.solver.steps})
+    whole = dynamics(solver, entropy, residual=wanted.residuals) * cost
     return whole + final(config) if wanted.final else whole
+
+
+def _times_as_long(config: Config, defence: str) -> int:
+    """How many of the solver's steps there are for each recorded state."""
+    longer = defence_of(defence).longer
+    return 1 if longer is None else longer(config.entropy, config.solver.steps)
 
 
 def final(config: Config) -> Evaluations:

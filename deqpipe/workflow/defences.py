@@ -11,8 +11,11 @@ from typing import Literal, TypeAlias
 
 from deqpipe.config import PROTOCOLS, EntropyConfig
 from deqpipe.errors import UserError
+from deqpipe.workflow.equal_cost import times_as_long
 
-DefenceName: TypeAlias = Literal["plain", "entropy", "entropy_zero_steps", "entropy_restart_only", "entropy_one_round"]
+DefenceName: TypeAlias = Literal[
+    "plain", "entropy", "entropy_zero_steps", "entropy_restart_only", "entropy_one_round", "longer_solve"
+]  # fmt: skip
 
 Adjust: TypeAlias = Callable[[EntropyConfig, int], EntropyConfig]
 """The keys of Sec. 3.2 that a variant of it runs with, from the configured ones and N."""
@@ -34,6 +37,9 @@ class Defence:
         control_of: the defence whose point it lacks, if it is a control: attacked images are scored on it beside that
             one, and it decides at that one's early state.
         attacked: when the suite attacks it as a decision of its own, if it is a control; None: never.
+        matched_to: the defence that it costs as much as, if it is a baseline at equal cost: the suite alone attacks it,
+            at its last state.
+        longer: how many times N steps its solve takes, from the keys of Sec. 3.2 and N; None: N.
     """
 
     name: DefenceName
@@ -45,6 +51,13 @@ class Defence:
     published: bool = False
     control_of: DefenceName | None = None
     attacked: Callable[[EntropyConfig], bool] | None = None
+    matched_to: DefenceName | None = None
+    longer: Callable[[EntropyConfig, int], int] | None = None
+
+    @property
+    def beside(self) -> DefenceName | None:
+        """The defence that it explains, as a control or a baseline at equal cost; None: it stands for itself."""
+        return self.control_of or self.matched_to
 
 
 def _as_configured(entropy: EntropyConfig, steps: int) -> EntropyConfig:
@@ -86,9 +99,18 @@ RESTART_ONLY = Defence(
     attacked=lambda entropy: entropy.resolve == "quasi_newton",  # the defence's own restarts
 )  # fmt: skip
 ONE_ROUND = Defence("entropy_one_round", "control: T_f = N", _SEC_32, _KEYS, _one_round, control_of="entropy")
-DEFENCES: Mapping[str, Defence] = {one.name: one for one in (PLAIN, ENTROPY, ZERO_STEPS, RESTART_ONLY, ONE_ROUND)}
+# What the cost of Sec. 3.2 gives without it.
+LONGER = Defence(
+    "longer_solve", "longer solve", "deqpipe.defence.strided:build", ("entropy",), matched_to="entropy",
+    longer=times_as_long,
+)  # fmt: skip
+DEFENCES: Mapping[str, Defence] = {
+    one.name: one for one in (PLAIN, ENTROPY, ZERO_STEPS, RESTART_ONLY, ONE_ROUND, LONGER)
+}
 CONTROLS: tuple[DefenceName, ...] = tuple(one.name for one in DEFENCES.values() if one.control_of)
-DECIDING: tuple[DefenceName, ...] = tuple(one.name for one in DEFENCES.values() if not one.control_of)
+MATCHED: tuple[DefenceName, ...] = tuple(one.name for one in DEFENCES.values() if one.matched_to)
+"""Baselines at equal cost."""
+DECIDING: tuple[DefenceName, ...] = tuple(one.name for one in DEFENCES.values() if not one.beside)
 """Those that decide for themselves: every adversarially trained DEQ is evaluated with each."""
 
 

@@ -179,8 +179,8 @@ class Product:
 
 _COMPUTATION = (
     "compute", "model", "data", "gradient", "solver", "dynamics", "defence", "attack", "seeding", "threat_model",
-    "lazy", "machine.stopwatch", "build", "workflow.defences", "workflow.gridpoints", "workflow.library_attacks",
-    "workflow.suite_attacks",
+    "lazy", "machine.stopwatch", "build", "workflow.defences", "workflow.equal_cost", "workflow.gridpoints",
+    "workflow.library_attacks", "workflow.suite_attacks",
 )  # fmt: skip
 _FORMATS = (
     "results.document", "results.early_states", "results.example", "results.race", "results.ranking", "results.speeds",

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from deqpipe.config import Config, EntropyConfig, FeedforwardConfig, Framework
-from deqpipe.workflow.defences import CONTROLS, DECIDING, DEFENCES, PLAIN, DefenceName
+from deqpipe.workflow.defences import CONTROLS, DECIDING, DEFENCES, MATCHED, PLAIN, DefenceName
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def transfers_to(config: Config, model: str) -> str | None:
 
 
 def suite_decisions(config: Config, model: str) -> tuple[DefenceName, ...]:
-    """The decisions of a model that the suite attacks: its defences, and the controls that explain a gain.
+    """The decisions of a model that the suite attacks: its defences, controls, and what costs as much.
 
     None where there is no suite.
     """
@@ -138,7 +138,8 @@ def suite_decisions(config: Config, model: str) -> tuple[DefenceName, ...]:
     if not suite.enabled:
         return ()
     explaining = (name for name in CONTROLS if suite.controls and DEFENCES[name].control_of in declared)
-    return (*declared, *(name for name in explaining if _attacked(name, config.entropy)))
+    matched = (name for name in MATCHED if suite.static and DEFENCES[name].matched_to in declared)
+    return (*declared, *(name for name in explaining if _attacked(name, config.entropy)), *matched)
 
 
 def _attacked(control: DefenceName, entropy: EntropyConfig) -> bool:

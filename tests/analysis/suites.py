@@ -22,7 +22,8 @@ STATE, STATES = 3, 4
 def asked(**changes: Any) -> AttackSuiteConfig:
     """A suite with few of everything."""
     values: dict[str, Any] = {
-        "enabled": True, "mode": "individual", "images": 100, "images_per_job": 100, "controls": True, "iterations": 20,
+        "enabled": True, "mode": "individual", "images": 100, "images_per_job": 100, "controls": True, "static": True,
+        "iterations": 20,
         "restarts": 2, "targets": 2, "long": (50, 100), "queries": 1000, "decision_queries": 1000, "radii": (0.0, 1.0),
         "radius_images": 100,
     }  # fmt: skip

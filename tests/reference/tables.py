@@ -394,6 +394,9 @@ def alone11(results: Path, config: Mapping[str, Any], seed: int) -> Values:
             if defence == "entropy" and config["suite"]["controls"]:
                 control = facing(results, config, seed, model, "entropy_zero_steps")
                 faced[f"{name}, control: R = 0"] = control
+            if defence == "entropy" and config["suite"]["static"]:
+                plain = f"{framework} {METHOD_OF[training, 'plain']}"
+                faced[f"{plain}, longer solve"] = facing(results, config, seed, model, "longer_solve")
         for name, (columns, _, _) in faced.items():
             add(values, name, columns)
         for method, (training, defence) in METHODS.items():
@@ -406,6 +409,8 @@ def alone11(results: Path, config: Mapping[str, Any], seed: int) -> Values:
                 values[name, "Sec. 3.2 under union"] = over(faced, name, plain, config)
                 if config["suite"]["controls"]:
                     values[name, "Sec. 3.2 over R = 0"] = over(faced, name, f"{name}, control: R = 0", config)
+                if config["suite"]["static"]:
+                    values[name, "Sec. 3.2 over longer solve"] = over(faced, name, f"{plain}, longer solve", config)
             if training == "random_states":
                 values[name, "Sec. 3.3 by PGD"] = values[name, "PGD"] - values[without, "PGD"]
                 values[name, "Sec. 3.3 under union"] = over(faced, name, without, config)
@@ -430,6 +435,8 @@ def everywhere(parts: Mapping[str, set[int]], names: Iterable[str]) -> set[int]:
 def facing(results: Path, config: Mapping[str, Any], seed: int, model: str, defence: str) -> Facing:
     n = min(config["suite"]["images"], config["evaluation"]["images"])
     place = FINAL if model.startswith("resnet") else early(results, model, defence, seed)
+    if defence == "longer_solve":
+        place = config["solver"]["steps"] - 1
     folder = results / "attacks" / "suite" / model / f"seed{seed}"
     frame = pd.concat([pd.read_parquet(path) for path in sorted(folder.glob(f"{defence}_images*.parquet"))])
     turned: dict[str, set[int]] = {}
@@ -463,7 +470,7 @@ def blind(results: Path, config: Mapping[str, Any], seed: int, whose: tuple[str,
     images, point = config["evaluation"]["images"], (0.0, 0, 0)
     if model.startswith("resnet"):
         attacks = answers(read(results, "pgd", model, seed), FINAL, images=images)
-    elif defence == "entropy_zero_steps" and not config["entropy"]["controls"]:
+    elif defence == "longer_solve" or (defence == "entropy_zero_steps" and not config["entropy"]["controls"]):
         attacks = {}
     else:
         attacks = grid(results, config, seed, model, model, defence)
@@ -472,7 +479,7 @@ def blind(results: Path, config: Mapping[str, Any], seed: int, whose: tuple[str,
         first = {name: {image: met[image] for image in range(n)} for name, met in attacks.items()}
         parts["grid"] = {image for image, right in always(first, n).items() if right}
         columns |= {"PGD": min(accuracies(first).values()), "PGD per image": 100 * len(parts["grid"]) / n}
-    if defence != "entropy_zero_steps":
+    if defence in ("plain", "entropy"):
         met = library(results, config, seed, model, defence, place, point=point)
         parts["AutoAttack"] = {image for image, right in always(met, n).items() if right}
         whole = [one for name, one in met.items() if name != "clean" and len(one) == images]

@@ -490,6 +490,8 @@ def deciding(config: Config, model: str, defence: DefenceName) -> int:
     """The state of a decision, from 1; the final one of a network without states."""
     if model in vocabulary.FEEDFORWARD:
         return 1
+    if defence == "longer_solve":
+        return config.solver.steps
     return early(config, "plain" if defence == "plain" else "entropy")
 
 

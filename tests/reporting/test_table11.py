@@ -33,8 +33,9 @@ def table(finished: Path, config: Config) -> Table:
 
 def test_rows_are_the_decisions_of_the_suite_and_controls_stand_below_their_method(table: Table) -> None:
     methods = [line.labels[-1] for line in table.blocks[0].lines]
-    control = ["control: R = 0"]
-    framework = ["no states", "baseline", "+ Sec. 3.2", *control, "+ Sec. 3.3", "+ Secs. 3.2 & 3.3", *control]
+    control, longer = ["control: R = 0"], ["undefended, N = 64 steps"]
+    framework = ["no states", "baseline", "+ Sec. 3.2", *control, *longer]
+    framework += ["+ Sec. 3.3", "+ Secs. 3.2 & 3.3", *control, *longer]
     assert methods == framework * 2
     assert [line.labels[-1] for line in table.blocks[-1].lines] == methods
 
@@ -52,6 +53,17 @@ def test_a_gain_leaves_out_what_one_of_the_two_did_not_face_and_says_so(table: T
     assert note == "over TRADES + Sec. 3.2, control: R = 0, without AutoAttack, which one of them did not face"
     assert cells["TRADES + Sec. 3.2", "Sec. 3.2 under union"].note == "over TRADES baseline"
     assert any("did not face AutoAttack" in one for one in table.notes)
+
+
+def test_a_longer_solve_stands_beside_sec_32_with_what_both_cost(table: Table) -> None:
+    cells = by_name(table.cells)
+    gain = cells["TRADES + Secs. 3.2 & 3.3", "Sec. 3.2 over longer solve"]
+    assert gain.note.startswith("over TRADES + Sec. 3.3, longer solve, without AutoAttack and grid")
+    assert gain.low is not None
+    assert ("TRADES baseline", "Sec. 3.2 over longer solve") not in cells
+    assert ("TRADES baseline, longer solve", "Sec. 3.2 under union") not in cells
+    (said,) = (one for one in table.notes if one.startswith("Undefended, N = 64 steps"))
+    assert "Evaluations of f of a decision: 64; with Sec. 3.2: " in said
 
 
 def test_the_table_fits_a_narrow_terminal_with_the_union_and_what_is_left(table: Table) -> None:

@@ -5,6 +5,7 @@ import pytest
 from deqpipe import build
 from deqpipe.analysis.decision import Decision
 from deqpipe.defence.entropy import InputEntropyReduction, RestartedEntropyReduction
+from deqpipe.defence.strided import Strided
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.errors import UserError
 from deqpipe.evaluation import evaluated_model
@@ -13,7 +14,7 @@ from deqpipe.evaluation.stages import autoattack
 from deqpipe.planning import cost, formulas
 from deqpipe.settings import Settings
 from deqpipe.workflow import specs, vocabulary
-from deqpipe.workflow.defences import CONTROLS, DECIDING, DEFENCES, Defence, defence_of, entropy_keys
+from deqpipe.workflow.defences import CONTROLS, DECIDING, DEFENCES, MATCHED, Defence, defence_of, entropy_keys
 from deqpipe.workflow.stages import StageName
 from tests import tiny
 
@@ -45,6 +46,7 @@ def test_a_defence_has_the_dynamics_that_its_value_names() -> None:
         "entropy_zero_steps": PlainDynamics,  # Algorithm 1 without descent steps
         "entropy_restart_only": RestartedEntropyReduction,
         "entropy_one_round": PlainDynamics,  # a single round of the authors' solver
+        "longer_solve": Strided,
     }
 
 
@@ -83,7 +85,7 @@ def test_a_spec_of_other_decisions_is_refused_where_images_are_judged() -> None:
 
 def test_controls_are_those_of_a_defence_that_decides() -> None:
     assert {DEFENCES[name].control_of for name in CONTROLS} <= set(DECIDING)
-    assert [*DECIDING, *CONTROLS] == list(DEFENCES)
+    assert [*DECIDING, *CONTROLS, *MATCHED] == list(DEFENCES)
     assert vocabulary.MODELS[MODEL].defences == DECIDING
     assert vocabulary.MODELS["resnet18_trades"].defences == ("plain",)
 

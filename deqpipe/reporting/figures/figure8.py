@@ -80,9 +80,9 @@ def draw(tree: Tree) -> Drawing:
 
 
 def _drawn(config: Config) -> tuple[Decision, ...]:
-    """Decisions of DEQs that are no controls: a network without states evaluates no f."""
+    """Decisions of DEQs that the grid attacks too: a network without states evaluates no f."""
     deqs = (one for one in union.decisions(config) if one.model in vocabulary.DEQS)
-    return tuple(one for one in deqs if not defence_of(one.defence).control_of)
+    return tuple(one for one in deqs if not defence_of(one.defence).beside)
 
 
 def _curves(outcome: SuiteOutcome) -> Iterator[CostCurve]:

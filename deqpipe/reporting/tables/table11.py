@@ -18,15 +18,16 @@ from deqpipe.reporting import conditions, phrases, quantities
 from deqpipe.reporting.cells import EMPTY, Block, Cell, Digits, Line, Shown, percent, show
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Correct, Estimate
-from deqpipe.workflow import vocabulary
-from deqpipe.workflow.defences import PLAIN, defence_of
+from deqpipe.workflow import equal_cost, vocabulary
+from deqpipe.workflow.defences import ENTROPY, PLAIN, defence_of
 from deqpipe.workflow.suite_attacks import GROUPS, NOISE
 
 CLEAN, PGD, PER_IMAGE, AA, UNION, SPENT = "Clean", "PGD", "PGD per image", "AA", "Union", "f per image"
 GAIN = "Union gain"
 DEFENCE, DEFENCE_BY_PGD, OVER_CONTROL = "Sec. 3.2 under union", "Sec. 3.2 by PGD", "Sec. 3.2 over R = 0"
+OVER_LONGER = "Sec. 3.2 over longer solve"
 TRAINING, TRAINING_BY_PGD = "Sec. 3.3 under union", "Sec. 3.3 by PGD"
-GAINS = (DEFENCE_BY_PGD, DEFENCE, OVER_CONTROL, TRAINING_BY_PGD, TRAINING)
+GAINS = (DEFENCE_BY_PGD, DEFENCE, OVER_CONTROL, OVER_LONGER, TRAINING_BY_PGD, TRAINING)
 COLUMNS = (CLEAN, PGD, PER_IMAGE, AA, UNION, GAIN, *GAINS, SPENT)
 _ROUNDED = Digits(0, 0, 0)
 
@@ -67,7 +68,7 @@ def caption(config: Config) -> str:
         "AutoAttack. Union: right when clean and under everything that was run: grid, AutoAttack, the suite, and "
         f"images made against other decisions. Below, each group of the suite's attacks {alone}. Gains, paired by "
         "image: Union gain over the baseline of the same framework; of Sec. 3.2 over the same weights undefended at "
-        "their own early state, and over its own control R = 0; "
+        "their own early state, over its own control R = 0, and over an undefended solve that costs as much; "
         "of Sec. 3.3 over the weights without it, same defence. f per image: evaluations of f that the suite spent."
     )
 
@@ -124,6 +125,7 @@ def _gains(one: Faced, faces: Mapping[Decision, Faced], tree: Tree) -> list[Cell
         (baseline(one.decision), (None, GAIN)),
         (gains.undefended(one.decision), (DEFENCE_BY_PGD, DEFENCE)),
         (gains.own_control(one.decision), (None, OVER_CONTROL)),
+        (gains.equal_cost(one.decision), (None, OVER_LONGER)),
         (gains.without_random_states(one.decision), (TRAINING_BY_PGD, TRAINING)),
     ):
         if rival in faces and rival is not None:
@@ -180,7 +182,7 @@ def _block(
     best = max((cells[one.row, UNION].here or 0.0 for one in rows if not _control(one)), default=0.0)
     lines = tuple(
         Line(
-            (one.framework, conditions.architecture(config, one.model), _method(one)),
+            (one.framework, conditions.architecture(config, one.model), _method(one, config)),
             tuple(_shown(cells.get((one.row, column)), best=best, control=_control(one)) for column in named),
         )
         for one in rows
@@ -192,12 +194,20 @@ def _control(decision: Decision) -> bool:
     return defence_of(decision.defence).control_of is not None
 
 
-def _method(decision: Decision) -> str:
-    """Its name in the table; a control stands right below what it is a control of."""
+def _method(decision: Decision, config: Config) -> str:
+    """Its name in the table; what explains a gain stands right below whose gain that is."""
     if _control(decision):
         return defence_of(decision.defence).label
+    if steps := _longer(decision, config):
+        return f"undefended, N = {steps} steps"
     network = vocabulary.MODELS[decision.model].architecture.method
     return "no states" if network else decision.method
+
+
+def _longer(decision: Decision, config: Config) -> int | None:
+    """The steps of a solve that costs as much as a defence does; None for every other decision."""
+    longer, steps = defence_of(decision.defence).longer, config.solver.steps
+    return None if longer is None else steps * longer(config.entropy, steps)
 
 
 def _shown(cell: Cell | None, *, best: float, control: bool) -> Shown:
@@ -228,6 +238,7 @@ def notes(gathered: Gathered, config: Config) -> tuple[str, ...]:
         _groups(gathered, config),
         _by_attack(gathered, config),
         _states(gathered),
+        *_equal_cost(gathered, config),
         _budget(config),
     )
 
@@ -290,6 +301,22 @@ def _turned(one: SuiteOutcome) -> str:
 def _states(gathered: Gathered) -> str:
     deqs = [one for one in gathered.faces.outcomes if one.decision.model in vocabulary.DEQS]
     return f"Early states, counted from 1: {'; '.join(f'{one.decision.row} {one.state}' for one in deqs)}."
+
+
+def _equal_cost(gathered: Gathered, config: Config) -> tuple[str, ...]:
+    """What the rows of a longer solve are, and what a decision costs beside Sec. 3.2's; none: there is no such row."""
+    outcomes, steps = gathered.faces.outcomes, config.solver.steps
+    solve = next((_longer(one.decision, config) for one in outcomes if _longer(one.decision, config)), None)
+    if solve is None:
+        return ()
+    states = sorted({one.state for one in outcomes if one.decision.defence == ENTROPY.name})
+    costs = ((state, equal_cost.way_to(config.entropy, state, steps=steps).total) for state in states)
+    each = ", ".join(f"{cost} at state {state}" for state, cost in costs)
+    return (
+        f"Undefended, N = {solve} steps: the same weights, solved for {solve} steps in place of {steps}, as long as "
+        f"costs about what Sec. 3.2 does, and read at the last one. Evaluations of f of a decision: {solve}; with "
+        f"Sec. 3.2: {each}.",
+    )
 
 
 def _starts(count: int) -> str:
