@@ -40,6 +40,7 @@ STRENGTH = {
 # How much a test-time defence adds; controls differ from each other, and one is better than any method.
 DEFENDED: Mapping[DefenceName, float] = {
     "plain": 0.0, "entropy": 0.15, "entropy_zero_steps": -0.3, "entropy_restart_only": 0.6, "entropy_one_round": -0.9,
+    "longer_solve": 0.05,
 }  # fmt: skip
 HISTORY = (
     "epoch", "step", "phase", "learning_rate", "loss", "train_accuracy", "clean_accuracy", "robust_accuracy", "seconds",

@@ -21,7 +21,7 @@ from deqpipe.reporting.tables import screen, tables
 from deqpipe.reporting.tables.screen import Screen
 from deqpipe.results import numbers, records
 from deqpipe.statistics.intervals import Bootstrap, Term, pooled_difference
-from deqpipe.workflow import products
+from deqpipe.workflow import equal_cost, products
 from deqpipe.workflow.gridpoints import GridPoint
 from tests.reporting import fabricate
 
@@ -31,11 +31,16 @@ def table(finished: Path, config: Config) -> Table:
     return tables.build(11, config, finished).table
 
 
-def test_rows_are_the_decisions_of_the_suite_and_controls_stand_below_their_method(table: Table) -> None:
+def longer(config: Config) -> str:
+    return (
+        f"undefended, N = {equal_cost.times_as_long(config.entropy, config.solver.steps) * config.solver.steps} steps"
+    )
+
+
+def test_rows_are_the_decisions_of_the_suite_and_what_explains_them_below(table: Table, config: Config) -> None:
     methods = [line.labels[-1] for line in table.blocks[0].lines]
-    control, longer = ["control: R = 0"], ["undefended, N = 64 steps"]
-    framework = ["no states", "baseline", "+ Sec. 3.2", *control, *longer]
-    framework += ["+ Sec. 3.3", "+ Secs. 3.2 & 3.3", *control, *longer]
+    beside = ["control: R = 0", longer(config)]
+    framework = ["no states", "baseline", "+ Sec. 3.2", *beside, "+ Sec. 3.3", "+ Secs. 3.2 & 3.3", *beside]
     assert methods == framework * 2
     assert [line.labels[-1] for line in table.blocks[-1].lines] == methods
 
@@ -55,15 +60,15 @@ def test_a_gain_leaves_out_what_one_of_the_two_did_not_face_and_says_so(table: T
     assert any("did not face AutoAttack" in one for one in table.notes)
 
 
-def test_a_longer_solve_stands_beside_sec_32_with_what_both_cost(table: Table) -> None:
+def test_a_longer_solve_stands_beside_sec_32_with_what_both_cost(table: Table, config: Config) -> None:
     cells = by_name(table.cells)
     gain = cells["TRADES + Secs. 3.2 & 3.3", "Sec. 3.2 over longer solve"]
     assert gain.note.startswith("over TRADES + Sec. 3.3, longer solve, without AutoAttack and grid")
     assert gain.low is not None
     assert ("TRADES baseline", "Sec. 3.2 over longer solve") not in cells
     assert ("TRADES baseline, longer solve", "Sec. 3.2 under union") not in cells
-    (said,) = (one for one in table.notes if one.startswith("Undefended, N = 64 steps"))
-    assert "Evaluations of f of a decision: 64; with Sec. 3.2: " in said
+    (said,) = (one for one in table.notes if one.startswith(longer(config).capitalize().replace("n =", "N =")))
+    assert f"a decision: {longer(config).split()[-2]}; with Sec. 3.2: " in said
 
 
 def test_the_table_fits_a_narrow_terminal_with_the_union_and_what_is_left(table: Table) -> None:
