@@ -65,8 +65,8 @@ def caption(config: Config) -> str:
     return (
         f"Accuracy (%) of {conditions.data(config)}, the first {images:,} test images in every column. PGD: the "
         "paper's figure, the lowest mean accuracy over the grid. Per image: right under every attack of the grid. AA: "
-        "AutoAttack. Union: right when clean and under everything that was run: grid, AutoAttack, the suite, and "
-        f"images made against other decisions. Below, each group of the suite's attacks {alone}. Gains, paired by "
+        "AutoAttack. Union: right when clean and under everything that was run: grid, AutoAttack, suite, "
+        f"images made against other decisions. Below, each group of attacks {alone}. Gains, paired by "
         "image: Union gain over the baseline of the same framework; of Sec. 3.2 over the same weights undefended at "
         "their own early state, its own control R = 0 and a longer solve of equal cost; "
         "of Sec. 3.3 over the weights without it, same defence. f per image: evaluations of f that the suite spent."
