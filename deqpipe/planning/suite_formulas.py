@@ -28,7 +28,8 @@ class Decided:
         solves: applications of f in its solves that its state follows from.
         updates: of the input on the way.
         descents: applications of f in each update, every one with its gradient.
-        defended: whether its dynamics are other ones than the undefended.
+        defended: whether a defence changes its dynamics.
+        longer: whether its dynamics are the undefended ones with more steps.
         restarts: of the first evaluation, which nothing follows from once the input is updated behind z^[1].
     """
 
@@ -39,6 +40,7 @@ class Decided:
     updates: int = 0
     descents: int = 0
     defended: bool = False
+    longer: bool = False
     restarts: bool = False
 
     @property
@@ -52,7 +54,8 @@ def decided(config: Config, defence: str, state: int) -> Decided:
     entropy, evaluations = formulas.keys(config, defence), formulas.decision(config, defence, at(state))
     last = config.solver.steps
     if entropy is None:
-        return Decided(state, last, evaluations, state)
+        solves = int(evaluations.forward)
+        return Decided(state, last, evaluations, solves, longer=solves > state)
     every, looks_ahead = entropy.solver_steps, entropy.resolve == "alg1"
     solved_again = looks_ahead or (state == last and entropy.last_update == "resolve")
     due = [n for n in range(every, state + 1, every) if n < state or solved_again]
@@ -109,7 +112,7 @@ def _unrolled(one: Decided, number: int) -> Evaluations:
 
 def _adjoint(one: Decided, number: int) -> Evaluations:
     """The solve and its first residual, f at the state, and a product at every state."""
-    asked = NO_EVALUATIONS if one.kind == "plain" else one.decision
+    asked = one.decision if one.defended or one.longer else NO_EVALUATIONS
     return Evaluations(one.state + 1) + GRADIENT * (one.state + 1) + asked
 
 

@@ -22,8 +22,8 @@ from tests.tiny import Trained
 
 IMAGES, CLASSES = 2, len(tiny.CLASSES)
 SUITE = AttackSuiteConfig(
-    enabled=True, mode="standard", images=2, images_per_job=2, controls=True, iterations=1, restarts=2, targets=2,
-    long=(2,), queries=2, decision_queries=2, radii=(0.0, 1.0), radius_images=2,
+    enabled=True, mode="standard", images=2, images_per_job=2, controls=True, static=True, iterations=1, restarts=2,
+    targets=2, long=(2,), queries=2, decision_queries=2, radii=(0.0, 1.0), radius_images=2,
 )  # fmt: skip
 CASES = [
     (protocol, every, defence, state)
@@ -31,10 +31,10 @@ CASES = [
     for every in (2, 1)
     for defence in ("plain", "entropy", "entropy_restart_only", "entropy_zero_steps")
     for state in (4, 3)
-]
+] + [("paper", 2, "longer_solve", 4)]
 
 
-@pytest.mark.parametrize(("protocol", "every", "defence", "state"), one_in(16, CASES, first=2))
+@pytest.mark.parametrize(("protocol", "every", "defence", "state"), one_in(16, CASES, first=0))
 def test_every_attack_takes_what_its_formula_says_where_nothing_falls(
     trained: Trained, protocol: str, every: int, defence: str, state: int
 ) -> None:
