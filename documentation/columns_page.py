@@ -11,8 +11,12 @@ from documentation.keys import cell
 
 
 def records_blocks() -> dict[str, str]:
-    """The two tables of docs/records.md."""
-    return {"per-row": _columns(columns.SCALARS), "per-state": _columns(columns.PER_STATE)}
+    """The three tables of docs/records.md."""
+    return {
+        "per-row": _columns(columns.SCALARS),
+        "per-row-of-suite": _columns(columns.FURTHER),
+        "per-state": _columns(columns.PER_STATE),
+    }
 
 
 def _columns(named: Mapping[str, Column[type[np.generic] | type[str]]]) -> str:

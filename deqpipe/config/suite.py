@@ -25,7 +25,8 @@ class AttackSuiteConfig(AnySuiteConfig):
     """standard: an image leaves once the decision errs, so that a column of Table 11 says what is left after it;
     individual: every attack faces every image that is right when clean, and a column is its group's alone."""
     images: Count
-    """The first so many test images, of those that are evaluated at all."""
+    """The first so many test images, of those that are evaluated at all; like the next key and the last one made up to
+    whole batches where the solver couples images."""
     images_per_job: Count
     """Images of a job; no influence on results."""
     controls: bool
