@@ -195,13 +195,15 @@ def attacked(config: Config, model: str, defence: str, points: Sequence[gridpoin
     return AttackCost(
         gradient_pass(config, state, steps) + through,
         forward_pass(config, state, steps) + through,
-        decision(config, defence, at(_deciding(config))),
+        decision(config, defence, at(_deciding(config, defence))),
     )
 
 
-def _deciding(config: Config) -> int:
+def _deciding(config: Config, defence: str) -> int:
+    """The state that decides; nobody selects one of a baseline at equal cost."""
     early = config.early_state
-    return early.index if early.mode == "fixed" else config.solver.steps
+    matched = defence_of(defence).matched_to
+    return early.index if early.mode == "fixed" and not matched else config.solver.steps
 
 
 def library(config: Config, attack: AttackName, target: AttackCost, *, classes: int) -> Work:
@@ -536,7 +538,7 @@ def suite_attack(
             gradients = starts * (steps + (attack.search == "apgd"))
             return network_work(model, {"gradient": float(gradients), "decide": float(starts + 1)})
         return network_work(model, {"decide": float(starts * steps)})
-    one = suite_formulas.decided(config, defence, _deciding(config))
+    one = suite_formulas.decided(config, defence, _deciding(config, defence))
     return differentiated(suite_formulas.spent(attack, suite, one, others=classes - 1))
 
 
@@ -551,14 +553,14 @@ def deciding(config: Config, model: str, defence: str) -> Work:
     """A decision at the state that decides."""
     if not vocabulary.MODELS[model].architecture.has_states:
         return network_work(model, {"decide": 1.0})
-    return decision(config, defence, at(_deciding(config)))
+    return decision(config, defence, at(_deciding(config, defence)))
 
 
 def faced(config: Config, model: str, defence: str, *, classes: int) -> dict[SuiteAttack, Work]:
     """The attacks of the suite that a decision faces, each with what it takes on an image that withstands it."""
     suite = suite_of(config)
     network = not vocabulary.MODELS[model].architecture.has_states
-    kind = "network" if network else suite_formulas.decided(config, defence, _deciding(config)).kind
+    kind = "network" if network else suite_formulas.decided(config, defence, _deciding(config, defence)).kind
     return {
         attack: suite_attack(config, model, defence, attack, suite, classes=classes) for attack in against(suite, kind)
     }
