@@ -5,7 +5,7 @@ image leaves once the decision errs, so that later attacks have no row of it; in
 of every image that is right when clean.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
@@ -173,6 +173,13 @@ class SuiteOutcome:
     def evaluations(self) -> float:
         """Evaluations of f that the suite's attacks spent, per image; NaN without states."""
         return float(sum(run.work(self.images).mean() for run in self.attacking))
+
+    def after_each(self) -> Iterator[tuple[AttackRun, float, float]]:
+        """Each attack in its order, what all so far cost an image that withstands them, and the accuracy by then."""
+        spent, right = np.zeros(self.images), self.clean
+        for run in self.attacking:
+            spent, right = spent + run.work(self.images), run.left(right)
+            yield run, float(spent.max(initial=0.0)), float(right.mean())
 
     def fallen_after(self) -> _Numbers:
         """Evaluations of f, over all attacks in their order, until each image fell; 0 where wrong when clean.

@@ -81,6 +81,18 @@ def test_the_evaluations_of_a_standard_suite_leave_out_what_left() -> None:
     assert outcome.evaluations < wide.evaluations
 
 
+@pytest.mark.parametrize("mode", ["standard", "individual"])
+def test_after_each_attack_stands_what_those_before_left_and_what_an_image_that_withstands_has_cost(mode: str) -> None:
+    outcome = made(mode)
+    first, second, third, *_, last = list(outcome.after_each())
+    assert (first[0].attack.name, *first[1:]) == ("exact_margin", 400.0, 0.7)
+    assert (second[0].attack.name, *second[1:]) == ("exact_targeted", 800.0, 0.7)
+    assert (third[0].attack.name, *third[1:]) == ("exact_dlr", 1200.0, 0.6)
+    assert last[2] == 0.4  # noise is no attack: image 9 stands
+    costs = [cost for _, cost, _ in outcome.after_each()]
+    assert costs == sorted(costs)
+
+
 def changed(rows: Records, **columns: np.ndarray) -> Records:
     return Records({**rows.columns, **columns}, rows.provenance)
 

@@ -1,6 +1,6 @@
 """Figure 8: robust accuracy over the evaluations of f that attacks spend."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from deqpipe.analysis import evaluation, union
 from deqpipe.analysis.decision import SWEEP_DECISION, Decision
 from deqpipe.analysis.evaluation import Evaluation
 from deqpipe.analysis.layout import Tree
-from deqpipe.analysis.suite import AttackRun, SuiteOutcome
+from deqpipe.analysis.suite import AttackRun, Mode, SuiteOutcome
 from deqpipe.config import Config
 from deqpipe.reporting import conditions
 from deqpipe.reporting.figures import plotting
@@ -51,7 +51,7 @@ class CostCurve:
 
 
 def draw(tree: Tree) -> Drawing:
-    """A panel for each framework with all decisions, and one with the single attacks on one decision."""
+    """A panel for each framework with all decisions, and one of one decision, attack by attack."""
     union.attacked_images(tree.config)  # refuses a configuration without a suite
     outcomes = {one: union.outcome(tree, one) for one in _drawn(tree.config)}
     models = dict.fromkeys(one.model for one in outcomes)
@@ -62,8 +62,9 @@ def draw(tree: Tree) -> Drawing:
         plotting.headline(part, letter, f"{framework}: all attacks, in their order")
         own = {one: outcome for one, outcome in outcomes.items() if one.framework == framework}
         _panel(part.subplots(), own, graded, tree)
-    plotting.headline(parts[-1], "abcdef"[len(frameworks)], f"{SWEEP_DECISION.row}: single attacks")
-    _singles(parts[-1].subplots(), outcomes[SWEEP_DECISION], tree.config)
+    title, by_attack = _BY_ATTACK[outcomes[SWEEP_DECISION].mode]
+    plotting.headline(parts[-1], "abcdef"[len(frameworks)], f"{SWEEP_DECISION.row}: {title}")
+    by_attack(parts[-1].subplots(), outcomes[SWEEP_DECISION])
     curves = [curve for one in outcomes.values() for curve in _curves(one)]
     sources = [source for one in outcomes.values() for source in one.sources]
     sources += [source for one in graded.values() for source in one.sources]
@@ -72,7 +73,11 @@ def draw(tree: Tree) -> Drawing:
         alt=_alt(curves),
         figure=figure,
         columns=_COLUMNS,
-        rows=(*(row for curve in curves for row in _rows(curve)), *_grid_rows(outcomes, graded, tree.config)),
+        rows=(
+            *(row for curve in curves for row in _rows(curve)),
+            *(row for one in outcomes.values() for row in _sequence_rows(one)),
+            *_grid_rows(outcomes, graded, tree.config),
+        ),
         notes=_notes(tree.config),
         conditions=conditions.setup(tree.config, seed=tree.seed),
         sources=tuple(sources),
@@ -149,24 +154,52 @@ def _grid_points(evaluation: Evaluation, images: int, config: Config) -> list[tu
     return [*each, (float(sum(costs)), 100 * float(intervals.worst_case(right).mean()))]
 
 
-def _singles(axes: Axes, outcome: SuiteOutcome, config: Config) -> None:
+def _sequence(axes: Axes, outcome: SuiteOutcome) -> None:
+    """One staircase: how far the accuracy has come down by the end of each attack, in the colour of its group."""
+    steps = [(run.attack.group.label, cost, 100 * accuracy) for run, cost, accuracy in outcome.after_each()]
+    styles = _styles(label for label, _, _ in steps)
+    first = next((cost for _, cost, _ in steps if cost > 0), 1.0)
+    least, before, shown = max(1.0, first / 2), 100 * float(outcome.clean.mean()), set[str]()
+    start = least
+    for label, cost, accuracy in steps:
+        colour, dash = styles[label]
+        axes.plot([start, cost, cost], [before, before, accuracy], color=colour, linestyle=dash, linewidth=2.2,
+                  solid_capstyle="butt", label=None if label in shown else label)  # fmt: skip
+        start, before = max(start, cost), accuracy
+        shown.add(label)
+    plotting.logarithmic(axes, least, start)
+    _frame(axes)
+    plotting.key_above(axes, columns=4)
+
+
+def _singles(axes: Axes, outcome: SuiteOutcome) -> None:
+    """A curve of every attack alone, in the colour of its group, and of all in their order."""
     every, *singles = _curves(outcome)
     groups = {run.attack.label: run.attack.group.label for run in outcome.runs.values()}
-    colours = {
-        name: plotting.COLOURS[at % 6] for at, name in enumerate(dict.fromkeys(groups[one.attack] for one in singles))
-    }
-    dashes = {name: ("-", "--")[at // 6] for at, name in enumerate(colours)}
-    seen: set[str] = set()
+    styles, seen = _styles(groups[one.attack] for one in singles), set[str]()
     for curve in singles:
         group = groups[curve.attack]
-        axes.step(curve.costs, 100 * curve.accuracy, where="post", color=colours[group], linestyle=dashes[group],
-                  linewidth=1, label=None if group in seen else group)  # fmt: skip
+        colour, dash = styles[group]
+        axes.step(curve.costs, 100 * curve.accuracy, where="post", color=colour, linestyle=dash, linewidth=1,
+                  label=None if group in seen else group)  # fmt: skip
         seen.add(group)
     axes.step(every.costs, 100 * every.accuracy, where="post", color="black", linewidth=1.8, label=UNION)
     least = min((cost for curve in (every, *singles) for cost in curve.costs if cost > 0), default=1.0)
     plotting.logarithmic(axes, max(1.0, least), max(curve.costs[-1] for curve in (every, *singles)))
     _frame(axes)
     plotting.key_above(axes, columns=4)
+
+
+def _styles(groups: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """A colour and a dash of each group."""
+    return {name: (plotting.COLOURS[at % 6], ("-", "--")[at // 6]) for at, name in enumerate(dict.fromkeys(groups))}
+
+
+_BY_ATTACK: Mapping[Mode, tuple[str, Callable[[Axes, SuiteOutcome], None]]] = {
+    "standard": ("what is left after each attack", _sequence),
+    "individual": ("single attacks", _singles),
+}
+"""The last panel: where images leave, most attacks meet but what is left."""
 
 
 def _frame(axes: Axes) -> None:
@@ -180,6 +213,13 @@ def _rows(curve: CostCurve) -> Iterator[tuple[str | float | int, ...]]:
         yield curve.decision.row, curve.attack, cost, 100 * accuracy, curve.n
 
 
+def _sequence_rows(outcome: SuiteOutcome) -> Iterator[tuple[str | float | int, ...]]:
+    """Where images leave: what is left after each attack."""
+    if outcome.mode == "standard":
+        for run, cost, accuracy in outcome.after_each():
+            yield outcome.decision.row, f"after {run.attack.label}", cost, 100 * accuracy, outcome.images
+
+
 def _grid_rows(
     outcomes: Mapping[Decision, SuiteOutcome], graded: Mapping[Decision, Evaluation], config: Config
 ) -> Iterator[tuple[str | float | int, ...]]:
@@ -190,12 +230,19 @@ def _grid_rows(
             yield decision.row, name, cost, accuracy, outcome.images
 
 
+_LAST_PANEL: Mapping[Mode, str] = {
+    "standard": "all attacks in their order again, what each takes away in the colour of its group",
+    "individual": "attacks alone, coloured by group, on all images that are right when clean",
+}
+
+
 def _caption(config: Config) -> str:
+    assert config.suite.enabled
     return (
         f"Accuracy on the first {union.attacked_images(config):,} test images after so many evaluations of f per image "
         "(forward 1, gradient to the input 1 more, judging included). Lines: the suite's attacks one after the other, "
         "an image being done with once it falls. Dots: single attacks of the grid; star: all of them, per image; both "
-        "without judging. Last panel: attacks alone, coloured by group, on the images that they faced."
+        f"without judging. Last panel: {_LAST_PANEL[config.suite.mode]}."
     )
 
 
@@ -213,6 +260,6 @@ def _notes(config: Config) -> tuple[str, ...]:
     if config.suite.mode == "individual":
         return ()
     return (
-        "Mode standard: but for the first, an attack meets what those before it left, so that the last panel holds "
-        "those alone that faced every image; suite.mode: individual has all.",
+        "Mode standard: an attack meets what those before it left, so that those behind have little to take away; "
+        "suite.mode: individual has every attack alone.",
     )
