@@ -89,11 +89,17 @@ rule select_all:
         every("select"),
 
 
+rule suite_all:
+    """Attacks that know the defence: the suite, its images on every decision, and other radii (Table 11, Figure 7)."""
+    input:
+        every("attack_suite", "attack_transferred", "attack_radius"),
+
+
 rule attack_all:
     """All evaluations: clean images, the grid of Eq. (11), PGD, AutoAttack, the attacks of Tables 3 to 5, the suite."""
     input:
         every("clean", "attack_grid", "attack_pgd", "autoattack", "attack_top", "attack_in_loop", "attack_sweep"),
-        every("attack_suite", "attack_transferred", "attack_radius"),
+        rules.suite_all.input,
 
 
 refuse_unknown_targets()

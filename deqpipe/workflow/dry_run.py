@@ -12,7 +12,7 @@ from pathlib import Path
 from deqpipe.errors import UserError
 from deqpipe.workflow.endings import PROGRAM
 
-TARGETS = ("all", "train_all", "select_all", "attack_all", "tables", "figures")
+TARGETS = ("all", "train_all", "select_all", "attack_all", "suite_all", "tables", "figures")
 """Rules that only ask for the files of others."""
 TO_BE_DETERMINED = "<TBD>"
 """What a dry run prints of a resource that depends on files that are not there yet."""

@@ -115,7 +115,7 @@ def test_every_submitted_rule_has_its_limits_in_the_slurm_profile_and_no_other_o
     named = {line.split()[1].rstrip(":") for line in rules.splitlines() if line.startswith("rule ")}
     snakefile = (tiny.ROOT / "Snakefile").read_text()
     local = {line.strip(" ,") for line in snakefile.partition("localrules:\n")[2].partition("\n\n")[0].splitlines()}
-    targets = {"tables", "figures", "train_all", "select_all", "attack_all", "all"}
+    targets = {"tables", "figures", "train_all", "select_all", "attack_all", "suite_all", "all"}
     asked = yaml.safe_load((tiny.ROOT / "profiles" / "slurm" / "profile.yaml").read_text())["set-resources"]
     assert asked.keys() == named - local - targets
     assert all(values.keys() >= {"runtime", "mem_mb"} for values in asked.values())

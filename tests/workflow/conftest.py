@@ -126,7 +126,7 @@ def job_counts(printed: str) -> dict[str, int]:
     return {name: count for name, count in counts.items() if name not in TARGETS}
 
 
-TARGETS = ("all", "train_all", "select_all", "attack_all", "tables", "figures", "total")
+TARGETS = ("all", "train_all", "select_all", "attack_all", "suite_all", "tables", "figures", "total")
 
 
 def environment(folder: Path, deqpipe: str) -> Path:
