@@ -98,7 +98,10 @@ RESTART_ONLY = Defence(
     "entropy_restart_only", "control: restart only", _SEC_32, _KEYS, restarts_alone, control_of="entropy",
     attacked=lambda entropy: entropy.resolve == "quasi_newton",  # the defence's own restarts
 )  # fmt: skip
-ONE_ROUND = Defence("entropy_one_round", "control: T_f = N", _SEC_32, _KEYS, _one_round, control_of="entropy")
+ONE_ROUND = Defence(
+    "entropy_one_round", "control: T_f = N", _SEC_32, _KEYS, _one_round, control_of="entropy",
+    attacked=lambda entropy: entropy.resolve == "quasi_newton",  # where R = 0 still restarts: the choice of the state
+)  # fmt: skip
 # What the cost of Sec. 3.2 gives without it.
 LONGER = Defence(
     "longer_solve", "longer solve", "deqpipe.defence.strided:build", ("entropy",), matched_to="entropy",

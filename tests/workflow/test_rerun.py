@@ -11,18 +11,22 @@ from deqpipe.workflow.stages import PRODUCTS, STAGES
 from tests.workflow.conftest import DEMO, Workspace
 
 TABLES = dict.fromkeys((f"table{number}" for number in range(1, 12)), 1)
-FIGURES = dict.fromkeys((f"figure{number}" for number in range(2, 9)), 1)
+FIGURES = dict.fromkeys((f"figure{number}" for number in (2, 3, 4, 5, 7, 8)), 1)
 REPORTING = {**TABLES, **FIGURES, "report": 1}
 CHANGED_CONFIG = {"write_config": 1, **REPORTING}  # tables and figures state the conditions they were made under
 RANKED = {"strongest": 4, "autoattack": 8, "attack_top": 1, "attack_in_loop": 2, "attack_sweep": 1, "attack_example": 1}
 """Where the strongest points of the grids are attacked again."""
 GRID = {"attack_grid": 4, **RANKED}
-EVALUATED_DEQS = {"select_early_state": 4, "clean": 4, **GRID, "time_inference": 1}
+SUITE = {"attack_suite": 14, "attack_radius": 10, "attack_transferred": 6}
+"""Its images are judged on the decisions of all models."""
+SUITE_OF_DEQS = {**SUITE, "attack_suite": 12, "attack_radius": 8}
+EVALUATED_DEQS = {"select_early_state": 4, "clean": 4, **GRID, **SUITE_OF_DEQS, "time_inference": 1}
 TRADES_AGAIN = {"attack_grid": 2, "strongest": 2, "autoattack": 4, "attack_top": 1, "attack_in_loop": 2,
                 "attack_sweep": 1}  # fmt: skip
-TRAINED = {"train_deq": 6, "time_training": 1}
-EVERYTHING = {**EVALUATED_DEQS, "train_feedforward": 2, "clean": 7, "attack_pgd": 3, "autoattack": 10}
-FEEDFORWARD = {"train_feedforward": 2, "clean": 2, "attack_pgd": 2, "autoattack": 2}
+TRAINED = {"train_deq": 4, "time_training": 1}
+EVERYTHING = {**EVALUATED_DEQS, "train_feedforward": 2, "clean": 7, "attack_pgd": 3, "autoattack": 10, **SUITE}
+FEEDFORWARD = {"train_feedforward": 2, "clean": 2, "attack_pgd": 2, "autoattack": 2, **SUITE, "attack_suite": 2,
+               "attack_radius": 2}  # fmt: skip
 
 
 def test_a_finished_run_has_nothing_to_do(finished: Workspace) -> None:
@@ -66,7 +70,7 @@ CHANGES: tuple[tuple[Mapping[str, object], Mapping[str, int]], ...] = (
     ({"autoattack.queries": 9}, {"autoattack": 10, "attack_top": 1, **CHANGED_CONFIG}),
     ({"entropy_sweep.input_steps": [1, 2]}, {"attack_sweep": 1, "time_inference": 1, **CHANGED_CONFIG}),
     ({"timing.repeats": 4}, {"time_training": 1, "time_inference": 1, **CHANGED_CONFIG}),
-    ({"figures.jacobian": False}, {name: jobs for name, jobs in CHANGED_CONFIG.items() if name != "figure6"}),
+    ({"figures.jacobian": True}, {"train_deq": 2, "figure6": 1, **CHANGED_CONFIG}),
     ({"early_state.mode": "fixed", "early_state.index": 8}, {"select_early_state": 4, **RANKED, **CHANGED_CONFIG}),
     # training
     (
@@ -84,10 +88,11 @@ CHANGES: tuple[tuple[Mapping[str, object], Mapping[str, int]], ...] = (
     (
         {"jacobian.weight.trades": 0.5},
         {"train_deq": 2, "select_early_state": 2, "clean": 2, **TRADES_AGAIN}
+        | {"attack_suite": 6, "attack_radius": 4, "attack_transferred": 6}
         | {"time_training": 1, "time_inference": 1, **CHANGED_CONFIG},
     ),
     ({"resnet.training.epochs": 5}, {**FEEDFORWARD, **CHANGED_CONFIG}),
-    ({"jacobian.other_weight.trades": 3.0}, {"train_deq": 1, **CHANGED_CONFIG}),
+    ({"jacobian.other_weight.trades": 3.0}, CHANGED_CONFIG),
     (
         {"training.epochs": 12},
         {"pretrain": 1, **TRAINED, **EVALUATED_DEQS, "clean": 5, "attack_pgd": 1, **CHANGED_CONFIG},
@@ -98,7 +103,7 @@ CHANGES: tuple[tuple[Mapping[str, object], Mapping[str, int]], ...] = (
     ),
     (
         {"selection.freeze_fooled": True},
-        {**TRAINED, **EVALUATED_DEQS, **FEEDFORWARD, "clean": 6, "autoattack": 10, **CHANGED_CONFIG},
+        {**TRAINED, **EVALUATED_DEQS, **FEEDFORWARD, "clean": 6, "autoattack": 10, **SUITE, **CHANGED_CONFIG},
     ),
     (
         {"protocol": "release"},
@@ -107,7 +112,7 @@ CHANGES: tuple[tuple[Mapping[str, object], Mapping[str, int]], ...] = (
     (
         {"seeds": [0, 1]},  # speed is measured, and the example shown, of the first
         {name: jobs for name, jobs in EVERYTHING.items() if name not in ("time_inference", "attack_example")}
-        | {"pretrain": 1, "train_deq": 6, "attack_suite": 14, "attack_radius": 10, "attack_transferred": 12}
+        | {"pretrain": 1, "train_deq": 4, "attack_suite": 14, "attack_radius": 10, "attack_transferred": 12}
         | CHANGED_CONFIG,
     ),
     # everything

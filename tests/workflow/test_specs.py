@@ -666,10 +666,11 @@ def test_a_raised_revision_reaches_the_suite_behind_it(
 def test_transferred_images_are_those_of_every_decision_of_every_model_and_seed() -> None:
     config = changed(seeds=(0, 2), protocol="release", entropy__resolve="quasi_newton")
     spec = specs.build("attack_transferred", config, model="resnet18_trades", seed=2)
-    assert len(spec["upstream"]) == 1 + 2 * (4 * 4 + 2)
+    assert len(spec["upstream"]) == 1 + 2 * (4 * 6 + 2)
     of_deq = {role for role in spec["upstream"] if role.startswith("deq_trades_base/seed2/")}
-    assert of_deq == {
-        f"deq_trades_base/seed2/{name}" for name in ("plain", "entropy", "entropy_zero_steps", "entropy_restart_only")
-    }
+    decisions = (
+        "plain", "entropy", "entropy_zero_steps", "entropy_restart_only", "entropy_one_round", "longer_solve",
+    )  # fmt: skip
+    assert of_deq == {f"deq_trades_base/seed2/{name}" for name in decisions}
     restarts = specs.build("attack_suite", config, model="deq_trades_base", seed=2, defence="entropy_restart_only")
     assert spec["upstream"]["deq_trades_base/seed2/entropy_restart_only"] == specs.fingerprint(restarts)
