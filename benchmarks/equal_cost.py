@@ -11,6 +11,7 @@ images, the grid stands beside them, with the cost of crafting it: per image, un
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,13 @@ import deqpipe
 from deqpipe import build, config
 from deqpipe.api import Model
 from deqpipe.attack.suite import Victim, run
-from deqpipe.config import AttackSuiteConfig
+from deqpipe.config import AttackSuiteConfig, Config
+from deqpipe.planning import suite_formulas
+from deqpipe.reporting.figures.figure8 import point_cost
 from deqpipe.results import records
 from deqpipe.seeding import Stream
-from deqpipe.shapes import Images, Labels
+from deqpipe.shapes import Images, Labels, State
+from deqpipe.workflow import gridpoints
 from deqpipe.workflow.suite_attacks import SuiteAttack, suite_attacks
 from deqpipe.workflow.vocabulary import DEQS
 
@@ -41,50 +45,79 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", choices=DEQS, default=DEQS)
     parser.add_argument("--attacks", nargs="+", default=ATTACKS)
     options = parser.parse_args(arguments)
+    asked = config.load([options.results / "config.yaml"])
     x, y = deqpipe.images(options.results / "data/dataset.safetensors", count=options.images)
     print(f"| model | attack | f per step | {' | '.join(f'{one:,}' for one in options.budgets)} |")
     print(f"| --- | --- | --- |{' --- |' * len(options.budgets)}")
     for name in options.models:
         folder = options.results / "models" / name / f"seed{options.seed}"
-        model = deqpipe.load(folder / "best.safetensors")
+        bench = Bench(deqpipe.load(folder / "best.safetensors"), asked, x, y, options.budgets)
         for attack in options.attacks:
-            told = measured(model, attack, x, y, options.budgets)
-            left = " | ".join(f"{share:.1%}" for share in told.left)
-            print(f"| {name} | {suite_attacks(_suite(1))[attack].label} | {told.per_step:.1f} | {left} |", flush=True)
-        print_grid(options.results, name, options.seed, options.images, model.early_states["plain"])
+            print(f"| {name} | {bench.row(attack)} |", flush=True)
+        print_grid(options.results, asked, name, options.seed, options.images, bench.model.early_states["plain"])
     return 0
 
 
+ITERATIONS = 20
+"""Of APGD from each start."""
+
+
 @dataclass(frozen=True)
-class Told:
-    """What an attack leaves.
+class Bench:
+    """The undefended decision of a model, attacked alone by one attack after the other.
 
     Attributes:
-        per_step: evaluations of f of a step.
-        left: share of the images that withstand it at each budget.
+        model: whose.
+        config: of its experiment.
+        x, y: the images.
+        budgets: evaluations of f per image.
     """
 
-    per_step: float
-    left: list[float]
+    model: Model
+    config: Config
+    x: Images
+    y: Labels
+    budgets: Sequence[int]
+
+    @property
+    def state(self) -> int:
+        """That decides."""
+        return self.model.early_states["plain"]
+
+    def row(self, name: str) -> str:
+        """An attack's label, its evaluations of f per step, and the share that withstands it at each budget."""
+        plain = build.plain_dynamics(self.model.settings)
+        victim = Victim(self.model.network, self.model.ball, plain, self.state, plain)
+        right = (victim.logits(self.x).argmax(1) == self.y).nonzero().flatten()
+        starts = self.starts(name)
+        attack = _with_starts(suite_attacks(_suite(1))[name], starts)
+        before = self.model.network.counter.counted
+        made = run(
+            attack, victim, self.x[right], self.y[right], images=right.tolist(), stream=Stream(0, f"equal/{name}"),
+            suite=_suite(starts),
+        )  # fmt: skip
+        spent = self.model.network.counter.counted - before
+        per_step = spent.total / float(made.taken.sum())
+        fallen_after = np.where(made.broken_at.numpy() < 0, np.inf, np.maximum(made.broken_at.numpy(), 1) * per_step)
+        shares = [(fallen_after > budget).sum() / len(self.x) for budget in self.budgets]
+        return f"{attack.label} | {per_step:.1f} | {' | '.join(f'{share:.1%}' for share in shares)}"
+
+    def starts(self, name: str) -> int:
+        """As few as spend the last budget on an image that withstands them."""
+        attack, classes = suite_attacks(_suite(1))[name], self.model.network.logits(self._state()).shape[1]
+        decided = suite_formulas.decided(self.config, "plain", self.state)
+        for starts in count(1):
+            spent = suite_formulas.spent(_with_starts(attack, starts), _suite(starts), decided, others=classes - 1)
+            if spent.total >= max(self.budgets):
+                return starts
+        raise AssertionError("an attack costs nothing")
+
+    def _state(self) -> State:
+        return self.model.network.initial_state(self.x[:1])
 
 
-def measured(model: Model, name: str, x: Images, y: Labels, budgets: Sequence[int]) -> Told:
-    """An attack on the undefended decision, alone."""
-    plain = build.plain_dynamics(model.settings)
-    victim = Victim(model.network, model.ball, plain, model.early_states["plain"], plain)
-    right = (victim.logits(x).argmax(1) == y).nonzero().flatten()
-    starts = -(-max(budgets) // (15 * ITERATIONS))  # at least 15 evaluations a step, so enough for the last budget
-    counted = model.network.counter.counted
-    attack, stream = _with_starts(name, starts), Stream(0, f"equal/{name}")
-    made = run(attack, victim, x[right], y[right], images=right.tolist(), stream=stream, suite=_suite(starts))
-    spent = model.network.counter.counted - counted
-    per_step = (spent.forward + spent.backward_input) / float(made.taken.sum())
-    at = made.broken_at.numpy() * per_step
-    stands = [((made.broken_at.numpy() < 0) | (at > budget)).sum() / len(x) for budget in budgets]
-    return Told(per_step, [float(share) for share in stands])
-
-
-ITERATIONS = 20
+def _with_starts(attack: SuiteAttack, starts: int) -> SuiteAttack:
+    return replace(attack, starts=lambda suite, others: starts)
 
 
 def _suite(restarts: int) -> AttackSuiteConfig:
@@ -93,29 +126,26 @@ def _suite(restarts: int) -> AttackSuiteConfig:
     return suite.model_copy(update={"iterations": ITERATIONS, "restarts": restarts})
 
 
-def _with_starts(name: str, starts: int) -> SuiteAttack:
-    return replace(suite_attacks(_suite(1))[name], starts=lambda suite, others: starts)
-
-
-def print_grid(results: Path, model: str, seed: int, images: int, state: int) -> None:
+def print_grid(results: Path, asked: Config, model: str, seed: int, images: int, state: int) -> None:
     """What all points of the grid leave together, and what crafting them costs."""
     files = sorted((results / "attacks/grid" / model / f"seed{seed}").glob("*.parquet"))
     if not files:
         return
     rows = records.merge([records.read(file) for file in files])
     own = rows.where((rows["model"] == model) & (rows["defence"] == "plain") & (rows["image"] < images))
-    found = set(own["image"].tolist())
-    if len(found) < images:
+    scored = set(own["image"].tolist())
+    if len(scored) < images:
         return
     right = own["predicted"][:, state - 1] == own["label"]
-    points = {(int(a), int(b), float(c)) for a, b, c in zip(own["state"], own["steps"], own["damping"], strict=True)}
-    stands = [bool(right[own["image"] == image].all()) for image in sorted(found)]
+    points = gridpoints.grid_points(asked)
+    stands = [bool(right[own["image"] == image].all()) for image in sorted(scored)]
     strongest = min(
-        right[(own["state"] == a) & (own["steps"] == b) & (own["damping"] == np.float32(c))].mean()
-        for a, b, c in points
+        right[
+            (own["state"] == one.state) & (own["steps"] == one.steps) & np.isclose(own["damping"], one.damping)
+        ].mean()
+        for one in points
     )
-    steps = config.load([Path("config.yaml"), Path("config/demo.yaml")]).attack.pgd.steps
-    cost = sum(steps * (point[0] + 2 * point[1]) for point in points)
+    cost = sum(point_cost(point, asked) for point in points)
     print(
         f"| {model} | all {len(points)} points of the grid, {cost:,} evaluations per image | | "
         f"per image {np.mean(stands):.1%}, strongest point {strongest:.1%} |"

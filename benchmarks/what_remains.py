@@ -1,6 +1,6 @@
 """What is left of the paper's gains under the suite of attacks that know the defence: docs/findings.md.
 
-python -m benchmarks.what_remains RESULTS [--images 120] [--seeds 0 1 2] [--configfile config/suite.yaml]
+python -m benchmarks.what_remains RESULTS [--images 96] [--seeds 0 1 2] [--configfile config/suite.yaml]
 
 RESULTS has finished jobs of `attack_suite`; those that are missing have no row. Two tables in Markdown:
 
@@ -32,12 +32,15 @@ from deqpipe.workflow import vocabulary
 from deqpipe.workflow.defences import defence_of
 from deqpipe.workflow.suite_attacks import GROUPS
 
+KEY = ("image", "attack", "crafted_on", "crafted_seed", "crafted_defence", "state", "steps", "damping")
+"""Whose answers a row has, of one decision."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("results", type=Path)
-    parser.add_argument("--images", type=int, default=120)
+    parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--configfile", type=Path, nargs="+", default=[Path("config/demo.yaml"), Path("config/suite.yaml")]
@@ -109,25 +112,30 @@ class Finished:
 
 
 def _of(files: Sequence[Path], images: int, decision: Decision) -> Records | None:
-    """The rows of a decision's first images, once each; None where an image has none."""
-    taken, parts = set[int](), []
+    """The rows of a decision's first images, once each; None where an image has none.
+
+    Files of one image and attack that overlap (of another suite.images_per_job) say the same of it.
+    """
+    parts = []
     for path in files:
         rows = records.read(path)
         mask = (rows["model"] == decision.model) & (rows["defence"] == decision.defence) & (rows["image"] < images)
-        own = rows.where(mask & ~np.isin(rows["image"], list(taken)))
-        taken |= set(own["image"].tolist())
-        parts.append(own)
-    if len(taken) < images:
+        parts.append(rows.where(mask))
+    if not parts:
         return None
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0].columns}
-    return Records(columns, parts[0].provenance)
+    if len(np.unique(columns["image"])) < images:
+        return None
+    whose = zip(*(columns[name].tolist() for name in KEY if name in columns), strict=True)
+    once = sorted({key: row for row, key in enumerate(whose)}.values())
+    return Records({name: column[once] for name, column in columns.items()}, parts[0].provenance)
 
 
 def print_unions(tree: Finished) -> None:
     """What is left of each decision, group by group."""
     names = [group.label for group in GROUPS[:-1]]
     print(f"Seed {tree.seed}, the first {tree.images} test images, %.\n")
-    print(f"| decision | state | clean | grid | {' | '.join(names)} | suite | transferred | union | f per image |")
+    print(f"| decision | state | clean | grid | {' | '.join(names)} | suite | transferred | all | f per image |")
     print(f"|{' --- |' * (len(names) + 8)}")
     for decision in union.decisions(tree.config):
         outcome = tree.outcome(decision)

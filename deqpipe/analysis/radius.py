@@ -48,7 +48,9 @@ class RadiusCurve:
         return alone
 
 
-def curve(rows: Records, decision: Decision, *, state: int, images: int, sources: Sequence[Source]) -> RadiusCurve:
+def curve(
+    rows: Records, decision: Decision, *, state: int, images: int, within: Sequence[float], sources: Sequence[Source]
+) -> RadiusCurve:
     """The curve of a decision, once its rows were seen to be complete.
 
     An image without a row at a radius was wrong when clean, and counts as wrong.
@@ -58,6 +60,7 @@ def curve(rows: Records, decision: Decision, *, state: int, images: int, sources
         decision: whose answers.
         state: that decides, counted from 1, or FINAL.
         images: how many, counted from 0.
+        within: the radii, in units of the pixel range.
         sources: the files.
 
     Raises:
@@ -69,11 +72,11 @@ def curve(rows: Records, decision: Decision, *, state: int, images: int, sources
     place = rows["predicted"].shape[1] - 1 if state == FINAL else state - 1
     predicted = rows["predicted"][:, place]
     refuse_uncomputed(predicted, state, where)
-    right, attack, radius = predicted == rows["label"], rows["attack"].astype(str), rows["radius"]
+    right, attack = predicted == rows["label"], rows["attack"].astype(str)
     alone = attack == "clean"
     clean, labels = _placed(rows["image"][alone], right[alone], images, where), np.zeros(images, np.int64)
     labels[rows["image"][alone]] = rows["label"][alone]
-    radii = tuple(sorted({float(value) for value in radius[~alone]}))
+    radii = tuple(sorted(float(np.float32(value)) for value in within))
     by_attack = {
         name: _over(rows, (attack == name) & ~alone, right, radii, clean, f"{where} under {name}")
         for name in (ATTACK, NOISE)

@@ -119,8 +119,7 @@ def black_box(one: SuiteOutcome) -> list[Finding]:
     if one.clean.sum() < LEAST:
         return [_few(one, name, f"{one.clean.sum()} images are right when clean")]
     every = np.logical_or.reduce(list(by_group.values()))
-    rivals = [every] if one.mode == "standard" else list(by_group.values())
-    bad = all(_beyond_chance(*_discordant(queries, rival)) for rival in rivals)
+    bad = _beyond_chance(*_discordant(queries, every))
     words = f"queries alone turn {queries.sum()} images, all attacks with gradients {every.sum()}"
     return [_found(one, name, bad=bad, words=words)]
 
@@ -171,7 +170,7 @@ def never_succeeds(one: SuiteOutcome) -> list[Finding]:
     attacks = [run for run in one.runs.values() if run.attack.search != "noise"]
     if right < LEAST:
         return [_few(one, name, f"{right} images are right when clean")]
-    turned = right - int(one.crafted.sum())
+    turned = right - int(one.right_under(attacks).sum())
     if not turned:
         return [_found(one, name, bad=True, words=f"no attack turns any of {right} images")]
     if one.mode == "standard" or turned < right / 4:
@@ -190,14 +189,16 @@ def _has_budget(run: AttackRun) -> bool:
 def deterministic(one: SuiteOutcome) -> list[Finding]:
     """The decision answers the same when asked again: clean images by its jobs' word, attacked ones by their records.
 
-    A fallen image whose row says that the decision is right about it was judged twice with two answers.
+    An image that fell, and about which the decision is right when its row is made, was judged twice with two answers.
+    One in a hundred may be a margin of rounding errors, in a batch of another size.
     """
     said = [flag for flag in one.flags if flag.startswith(_DETERMINISTIC)]
-    twice = sum(int(((run.broken_at != WITHSTOOD) == run.right).sum()) for run in one.runs.values())
+    fallen = sum(int((run.broken_at != WITHSTOOD).sum()) for run in one.runs.values())
+    twice = sum(int(((run.broken_at != WITHSTOOD) & run.right).sum()) for run in one.runs.values())
     seen = [f"{flag} ({one.flags[flag]} of {one.jobs} jobs)" for flag in said]
-    seen += [f"{twice} attacked images were judged otherwise when asked again"] if twice else []
+    seen += [f"{twice} of {fallen} attacked images on which it erred were right when asked again"] if twice else []
     words = "; ".join(seen) or "every answer came out the same twice"
-    return [_found(one, "deterministic", bad=bool(seen), words=words)]
+    return [_found(one, "deterministic", bad=bool(said) or twice > fallen / 100, words=words)]
 
 
 def noise(one: SuiteOutcome) -> list[Finding]:

@@ -83,11 +83,14 @@ class AttackRun:
         return spent
 
     def fallen_after(self, count: int) -> _Numbers:
-        """Evaluations of f until each of `count` images fell under this attack alone; infinite where it did not."""
+        """Evaluations of f until each of `count` images fell under this attack alone; infinite where it did not.
+
+        What fell at the start cost one step: it was looked at there.
+        """
         spent = np.full(count, np.inf)
         fell = ~self.right
-        first = np.where(self.broken_at == WITHSTOOD, self.taken, self.broken_at)
-        spent[self.images[fell]] = (first * self.per_step)[fell]
+        first = np.where(self.broken_at == WITHSTOOD, self.taken, np.maximum(self.broken_at, 1))
+        spent[self.images[fell]] = np.nan_to_num(first * self.per_step)[fell]
         return spent
 
 
@@ -132,7 +135,7 @@ class SuiteOutcome:
     @cached_property
     def crafted(self) -> Correct:
         """(images,) right when clean and under every attack that was made against this decision."""
-        return self._after(self.runs.values())
+        return self.right_under(self.runs.values())
 
     def group(self, group: AttackGroup) -> Correct | None:
         """(images,) right when clean and under a group's attacks alone; None: none of them ran.
@@ -146,24 +149,25 @@ class SuiteOutcome:
         if not own:
             return None
         if self.mode == "individual":
-            return self._after(own)
+            return self.right_under(own)
         last = max(self.attacking.index(run) for run in own)
-        return self._after(self.attacking[: last + 1])
+        return self.right_under(self.attacking[: last + 1])
 
     def _transferred(self) -> Correct | None:
         if self.transferred is None:
             return None
-        before = self.clean if self.mode == "individual" else self.crafted
+        before = self.clean if self.mode == "individual" else self.right_under(self.attacking)
         left: Correct = before & self.transferred
         return left
 
     def turned_by(self, groups: Sequence[AttackGroup]) -> Correct:
         """(images,) right when clean and wrong under an attack of some groups, whatever else broke them."""
         own = [run for run in self.runs.values() if run.attack.group in groups]
-        turned: Correct = self.clean & ~self._after(own)
+        turned: Correct = self.clean & ~self.right_under(own)
         return turned
 
-    def _after(self, runs: Iterable[AttackRun]) -> Correct:
+    def right_under(self, runs: Iterable[AttackRun]) -> Correct:
+        """(images,) right when clean and under some attacks."""
         right = self.clean
         for run in runs:
             right = run.left(right)
@@ -229,6 +233,7 @@ def outcome(
         if kind in attack.against:
             due = np.flatnonzero(alive if suite.mode == "standard" else right)
             _refuse_lacking(run.images, due, f"{where} under {attack.label}", more=True)
+            runs[name] = run  # even where nobody was left for it to meet
         if len(run.images):
             runs[name] = run
             alive = alive if name in CONTROLS else run.left(alive)

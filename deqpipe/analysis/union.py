@@ -240,6 +240,8 @@ def _curve(tree: Tree, decision: Decision) -> RadiusCurve:
     model, defence = decision.model, decision.defence
     files = tree.opened("attack_radius", model, tree.files("attack_radius", model, defence=defence), defence=defence)
     rows = reading.whole(files, radius.COLUMNS)
+    within = [times * (tree.config.threat_model.epsilon_255 / 255) for times in _asked(tree.config).radii]
     return radius.curve(
-        rows, decision, state=deciding_state(tree, decision), images=radius_images(tree.config), sources=files.sources
-    )
+        rows, decision, state=deciding_state(tree, decision), images=radius_images(tree.config), within=within,
+        sources=files.sources,
+    )  # fmt: skip

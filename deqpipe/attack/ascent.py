@@ -53,8 +53,6 @@ class APGD:
             if since == interval:
                 climb, since = climb.reconsidered(interval), 0
                 interval = max(interval - max(int(_SHORTER * self.iterations), 1), int(_LEAST * self.iterations), 1)
-        if len(climb.rows):
-            hunt.judge(climb.now, climb.rows)
 
 
 @dataclass(frozen=True)

@@ -310,12 +310,13 @@ def _undefended(victim: Victim, gradient: StateGradient, x: Images, index: int) 
 
 def _adjoint(victim: Victim, number: int) -> Read:
     """The undefended state of the decision's number, by an adjoint that is carried along with its solve."""
-    gradient, undefended = SimultaneousAdjoint(victim.blind.solver, victim.state), victim.dynamics is victim.undefended
+    gradient = SimultaneousAdjoint(victim.blind.solver, victim.state, victim.through())
+    decides = victim.dynamics is victim.undefended and not victim.blind.termination.may_stop_early
 
     def read(x: Images) -> tuple[list[Logits], Logits | None]:
         z = gradient(victim.deq.bind(x), victim.deq.initial_state(x))
         logits = victim.deq.logits(z)
-        return [logits], logits if undefended else None
+        return [logits], logits if decides else None
 
     return read
 

@@ -88,7 +88,11 @@ class SuiteTarget:
     def attacked_rows(
         self, attack: str, images: Sequence[int], x: Images, y: Labels, crafted: Crafted, *, per_step: float
     ) -> Columns:
-        """Rows of what an attack ended with, judged anew; whether it erred is what this judgement says."""
+        """Rows of what an attack ended with, judged anew: whether it errs is what this judgement says.
+
+        `broken_at` is the attack's own word: an image that fell to it, and that the decision is right about now, shows
+        a decision that does not answer twice the same (analysis/sanity.py).
+        """
         judged, label, ball = self.judge(crafted.images, y), y.cpu().numpy(), self.victim.ball
         change = ball.distance(crafted.images, x).cpu().numpy()
         assert change.max(initial=0) <= ball.epsilon + 1e-6, "an attack left its ball"
@@ -97,7 +101,7 @@ class SuiteTarget:
         facts = {
             **_facts(attack, self.evaluated.name, change),
             "lost_gradient": _host(crafted.lost_gradient),
-            "broken_at": np.where(errs, np.where(broken_at < 0, taken, broken_at), -1),
+            "broken_at": np.where(errs & (broken_at < 0), taken, broken_at),
             "taken": taken,
             "per_step": per_step,
             "spread": _host(crafted.spread),

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deqpipe.gradient.through import EXACT, Through
 from deqpipe.model.classifier import eager
 from deqpipe.shapes import State
 from deqpipe.solver.base import FixedPointMap, Solver
@@ -31,24 +32,30 @@ from deqpipe.solver.pairs import low_rank
 class SimultaneousAdjoint:
     """A state whose gradient is that of an adjoint state carried along with its solve.
 
+    f is evaluated once at each state, in the solve, and its gradient taken there. So n + 1 evaluations, and as many
+    gradients, are all that it costs.
+
     Attributes:
         solver: that the state is solved with.
         steps: n, its number.
+        through: whether what f's gradients need is kept, or computed again.
     """
 
     solver: Solver[Any]
     steps: int
+    through: Through = EXACT
 
     def __call__(self, fn: FixedPointMap, z: State) -> State:
         """z^[n], solved from 0, with gradient to what `fn` closes over; `z` gives the shape alone."""
-        fn = eager(fn)
+        applied = _Applied(eager(fn), self.through, [])
         with torch.no_grad():
-            passed = self._solved(fn, torch.zeros_like(z))
+            passed = self._solved(applied, torch.zeros_like(z))
         last: Tensor = passed[-1].z
-        value = fn(last)
-        if not value.requires_grad:
+        if not torch.is_grad_enabled():
             return last
-        value.register_hook(lambda v: self._adjoint(fn, passed, v))
+        _, image = applied.at(last)
+        value = image.view_as(image)  # a node of its own: the adjoint's own gradients of f's value call no hook
+        value.register_hook(lambda v: _adjoint(applied, passed, v))
         return last + (value - value.detach())  # z^[n] itself, with f's gradient at it
 
     def _solved(self, fn: FixedPointMap, z0: State) -> list[Any]:
@@ -58,16 +65,45 @@ class SimultaneousAdjoint:
             passed.append(state)
         return passed
 
-    def _adjoint(self, fn: FixedPointMap, passed: list[Any], v: Tensor) -> Tensor:
-        """u^[n+1] for the gradient that arrives at the state."""
-        u = torch.zeros_like(v)
-        for state in passed:
-            at = state.z.detach().requires_grad_()
-            with torch.enable_grad():
-                image = fn(at)
-            (product,) = torch.autograd.grad(image, at, u)
-            u = u - _transposed_inverse(state, product + v - u)
-        return u
+
+@dataclass(frozen=True)
+class _Applied:
+    """f, with what it was evaluated at, and the values with their graphs.
+
+    Attributes:
+        fn: f.
+        through: whether a graph holds all that its gradient needs.
+        pairs: arguments, each the leaf of its value's graph, and values.
+    """
+
+    fn: FixedPointMap
+    through: Through
+    pairs: list[tuple[State, Tensor]]
+
+    def __call__(self, z: State) -> Tensor:
+        leaf = z.detach().requires_grad_()
+        with torch.enable_grad():
+            value = self.through.apply(self.fn, leaf)
+        self.pairs.append((leaf, value))
+        return value.detach()
+
+    def at(self, z: State) -> tuple[State, Tensor]:
+        """The argument and the value at a state: of the solve, or evaluated now where that did not ask for it."""
+        for leaf, value in reversed(self.pairs):
+            if leaf.data_ptr() == z.data_ptr():
+                return leaf, value
+        self(z)
+        return self.pairs[-1]
+
+
+def _adjoint(applied: _Applied, passed: list[Any], v: Tensor) -> Tensor:
+    """u^[n+1] for the gradient that arrives at the state."""
+    u = torch.zeros_like(v)
+    for state in passed:
+        leaf, value = applied.at(state.z)
+        (product,) = torch.autograd.grad(value, leaf, u, retain_graph=True)
+        u = u - _transposed_inverse(state, product + v - u)
+    return u
 
 
 def _transposed_inverse(state: Any, vector: State) -> State:

@@ -30,6 +30,7 @@ class Decided:
         descents: applications of f in each update, every one with its gradient.
         defended: whether a defence changes its dynamics.
         longer: whether its dynamics are the undefended ones with more steps.
+        may_stop_early: whether a solve may end before N, as the one that the adjoint is carried along with does not.
         restarts: of the first evaluation, which nothing follows from once the input is updated behind z^[1].
     """
 
@@ -41,6 +42,7 @@ class Decided:
     descents: int = 0
     defended: bool = False
     longer: bool = False
+    may_stop_early: bool = False
     restarts: bool = False
 
     @property
@@ -52,10 +54,10 @@ class Decided:
 def decided(config: Config, defence: str, state: int) -> Decided:
     """A decision of a DEQ at a state."""
     entropy, evaluations = formulas.keys(config, defence), formulas.decision(config, defence, at(state))
-    last = config.solver.steps
+    last, stops = config.solver.steps, config.solver.tolerance > 0 or config.solver.scope == "batch"
     if entropy is None:
         solves = int(evaluations.forward)
-        return Decided(state, last, evaluations, solves, longer=solves > state)
+        return Decided(state, last, evaluations, solves, longer=solves > state, may_stop_early=stops)
     every, looks_ahead = entropy.solver_steps, entropy.resolve == "alg1"
     solved_again = looks_ahead or (state == last and entropy.last_update == "resolve")
     due = [n for n in range(every, state + 1, every) if n < state or solved_again]
@@ -79,7 +81,8 @@ def spent(attack: SuiteAttack, suite: AttackSuiteConfig, one: Decided, *, others
         return one.decision * (starts * steps)
     each = [_gradient(attack, one, number) for number in range(starts)]
     measured = steps + (attack.search == "apgd")  # where it starts as well
-    asked = starts + 1 + (attack.loss == "features")  # at last, from every start; and the clean image
+    last = starts * (attack.search == "pgd")  # where each start ends; of APGD it was measured
+    asked = last + 1 + (attack.loss == "features")  # and the clean image
     return sum_of(each) * measured + one.decision * asked
 
 
@@ -111,9 +114,9 @@ def _unrolled(one: Decided, number: int) -> Evaluations:
 
 
 def _adjoint(one: Decided, number: int) -> Evaluations:
-    """The solve and its first residual, f at the state, and a product at every state."""
-    asked = one.decision if one.defended or one.longer else NO_EVALUATIONS
-    return Evaluations(one.state + 1) + GRADIENT * (one.state + 1) + asked
+    """The solve and its first residual, a product at every state, and the gradient of f at the last one."""
+    asked = one.decision if one.defended or one.longer or one.may_stop_early else NO_EVALUATIONS
+    return GRADIENT * (one.state + 1) + asked
 
 
 def _bpda(one: Decided, number: int) -> Evaluations:

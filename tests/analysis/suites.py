@@ -133,4 +133,4 @@ def curve(attack: Sequence[int], noise: Sequence[int], *, images: int = 100, lab
     columns["label"] = columns["image"] % labels
     columns["predicted"] = np.where(columns["predicted"] < 0, -2, (columns["label"][:, None] + shifted) % 10)
     columns |= {name: columns[name].astype(np.int16) for name in ("label", "predicted")}
-    return radius.curve(Records(columns, ()), DECISION, state=STATE, images=images, sources=())
+    return radius.curve(Records(columns, ()), DECISION, state=STATE, images=images, within=radii, sources=())

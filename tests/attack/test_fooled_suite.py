@@ -134,7 +134,8 @@ def curve_on(network: Network) -> radius.RadiusCurve:
         one = target(network, factor * EPSILON)
         for name in (radius.ATTACK, radius.NOISE):
             parts.append(attacked(one, suite_attacks(SUITE)[name], standing, y, X)[0])
-    return radius.curve(Records(stored(parts), ()), DECISION, state=FINAL, images=IMAGES, sources=())
+    within = [factor * EPSILON for factor in SUITE.radii]
+    return radius.curve(Records(stored(parts), ()), DECISION, state=FINAL, images=IMAGES, within=within, sources=())
 
 
 def failed(network: Network) -> set[str]:

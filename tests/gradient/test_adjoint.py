@@ -1,5 +1,7 @@
 """The simultaneous adjoint against dense matrices, image by image, and against the gradient of an equilibrium."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -114,6 +116,24 @@ def test_the_state_is_that_of_the_solver_bit_for_bit() -> None:
         assert torch.equal(z, state.z)
 
 
+@pytest.mark.parametrize("solver", [Broyden(), FixedPointIteration()])
+def test_f_is_evaluated_once_at_each_state(solver: Any) -> None:
+    """A fixed-point iteration does not look at its last state, where the adjoint does."""
+    calls: list[Tensor] = []
+
+    def counted(x: Tensor) -> FixedPointMap:
+        def f(z: Tensor) -> Tensor:
+            calls.append(z)
+            return bent(x)(z)
+
+        return f
+
+    state_and_gradient(SimultaneousAdjoint(solver, 4), counted)
+    assert len(calls) == 4 + 1
+    assert len({call.detach().numpy().tobytes() for call in calls}) == 4 + 1
+
+
 def test_without_anything_to_take_a_gradient_to_it_is_the_state_alone() -> None:
-    z = SimultaneousAdjoint(Broyden(), 3)(bent(X), torch.zeros_like(X))
+    with torch.no_grad():
+        z = SimultaneousAdjoint(Broyden(), 3)(bent(X), torch.zeros_like(X))
     assert not z.requires_grad

@@ -119,7 +119,7 @@ def test_the_last_point_of_a_curve_over_cost_is_what_the_suite_leaves(finished: 
     for decision in (Decision("deq_trades_base", "plain"), Decision("deq_trades_base", "entropy")):
         outcome = union.outcome(Tree(finished, config, 0), decision)
         curve = next(figure8._curves(outcome))
-        attacked = outcome._after(outcome.attacking)  # noise is no attack
+        attacked = outcome.right_under(outcome.attacking)  # noise is no attack
         assert curve.accuracy[-1] == pytest.approx(attacked.mean())
         assert (np.diff(curve.accuracy) <= 0).all()
 
