@@ -191,7 +191,7 @@ def attacked_images(config: Config) -> int:
 def deciding_state(tree: Tree, decision: Decision) -> int:
     """The state of a decision, counted from 1, or FINAL; a control decides where what it is a control of does.
 
-    A baseline at equal cost decides at its last state: nobody selects one.
+    A baseline of at most a defence's cost decides at its last state: nobody selects one.
     """
     if decision.model not in vocabulary.DEQS:
         return FINAL

@@ -200,7 +200,7 @@ def attacked(config: Config, model: str, defence: str, points: Sequence[gridpoin
 
 
 def _deciding(config: Config, defence: str) -> int:
-    """The state that decides; nobody selects one of a baseline at equal cost."""
+    """The state that decides; nobody selects one of a baseline of at most a defence's cost."""
     early = config.early_state
     matched = defence_of(defence).matched_to
     return early.index if early.mode == "fixed" and not matched else config.solver.steps

@@ -26,8 +26,14 @@ SCALARS: Mapping[str, Column[type[np.generic] | type[str]]] = {
     "image": Column(np.int32, "index in the split, counted from 0"),
     "label": Column(np.int16, "the right class, counted from 0"),
     "model": Column(str, "whose weights decide, such as `deq_trades_base`"),
-    "defence": Column(str, "the defence at test time: `plain`, `entropy` (Sec. 3.2), or a control of it"),
-    "attack": Column(str, "`clean`, `pgd`, `pgd_in_loop` (through Sec. 3.2), or an attack of AutoAttack"),
+    "defence": Column(
+        str,
+        "the defence at test time: `plain`, `entropy` (Sec. 3.2), a control of it, or `longer_solve`, whose states are "
+        "every eighth of 64",
+    ),
+    "attack": Column(
+        str, "`clean`, `pgd`, `pgd_in_loop` (through Sec. 3.2), an attack of AutoAttack, or one of the suite"
+    ),
     "crafted_on": Column(str, "whose gradients made the image; empty for clean ones"),
     "state": Column(np.int16, "i of the surrogate of Eq. (11), counted from 1; 0: no surrogate"),
     "steps": Column(np.int16, "K_a of the surrogate"),

@@ -37,8 +37,8 @@ class Defence:
         control_of: the defence whose point it lacks, if it is a control: attacked images are scored on it beside that
             one, and it decides at that one's early state.
         attacked: when the suite attacks it as a decision of its own, if it is a control; None: never.
-        matched_to: the defence that it costs as much as, if it is a baseline at equal cost: the suite alone attacks it,
-            at its last state.
+        matched_to: the defence that it costs at most as much as, if it is a baseline of that cost: the suite alone
+            attacks it, at its last state.
         longer: how many times N steps its solve takes, from the keys of Sec. 3.2 and N; None: N.
     """
 
@@ -56,7 +56,7 @@ class Defence:
 
     @property
     def beside(self) -> DefenceName | None:
-        """The defence that it explains, as a control or a baseline at equal cost; None: it stands for itself."""
+        """The defence that it explains, as a control or a baseline of at most its cost; None: it stands for itself."""
         return self.control_of or self.matched_to
 
 
@@ -112,7 +112,7 @@ DEFENCES: Mapping[str, Defence] = {
 }
 CONTROLS: tuple[DefenceName, ...] = tuple(one.name for one in DEFENCES.values() if one.control_of)
 MATCHED: tuple[DefenceName, ...] = tuple(one.name for one in DEFENCES.values() if one.matched_to)
-"""Baselines at equal cost."""
+"""Baselines of at most the cost of a defence."""
 DECIDING: tuple[DefenceName, ...] = tuple(one.name for one in DEFENCES.values() if not one.beside)
 """Those that decide for themselves: every adversarially trained DEQ is evaluated with each."""
 

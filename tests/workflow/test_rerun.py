@@ -64,7 +64,8 @@ CHANGES: tuple[tuple[Mapping[str, object], Mapping[str, int]], ...] = (
     ({"evaluation.images": 40}, {**GRID, "clean": 7, "attack_pgd": 3, "autoattack": 10, **CHANGED_CONFIG}),
     ({"entropy.input_steps": 5}, {**EVALUATED_DEQS, **CHANGED_CONFIG}),
     ({"entropy.controls": False}, {"clean": 4, **GRID, **CHANGED_CONFIG}),
-    ({"entropy.resolve": "quasi_newton"}, {**EVALUATED_DEQS, **CHANGED_CONFIG}),
+    # and two controls of each DEQ, which are undefended or R = 0 otherwise
+    ({"entropy.resolve": "quasi_newton"}, {**EVALUATED_DEQS, "attack_suite": 12 + 2 * 4, **CHANGED_CONFIG}),
     ({"attack.pgd.steps": 9}, {**GRID, "attack_pgd": 3, **CHANGED_CONFIG}),
     ({"attack.transfer": False}, {**TRADES_AGAIN, **CHANGED_CONFIG}),
     ({"autoattack.queries": 9}, {"autoattack": 10, "attack_top": 1, **CHANGED_CONFIG}),
@@ -107,7 +108,7 @@ CHANGES: tuple[tuple[Mapping[str, object], Mapping[str, int]], ...] = (
     ),
     (
         {"protocol": "release"},
-        {"pretrain": 1, **TRAINED, **EVERYTHING, **CHANGED_CONFIG},
+        {"pretrain": 1, **TRAINED, **EVERYTHING, "attack_suite": 14 + 2 * 4, **CHANGED_CONFIG},
     ),
     (
         {"seeds": [0, 1]},  # speed is measured, and the example shown, of the first
