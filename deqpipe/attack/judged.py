@@ -129,6 +129,18 @@ class Hunt:
         self._note(images, rows, self.margins(logits.detach(), rows), right)
         return right
 
+    @torch.no_grad()
+    def answers(self, images: Images, rows: Rows) -> Logits:
+        """The decision's logits on images that stand for some of the batch.
+
+        Where images influence each other it is asked about the whole batch, the others as they came.
+        """
+        if not self._together or len(rows) == len(self.x):
+            return self.decide(images)
+        batch = self.x.clone()
+        batch[rows] = images
+        return self.decide(batch)[rows]
+
     def right(self, logits: Logits, rows: Rows) -> Bool[Tensor, " some"]:
         """Whether logits, of some of the batch, say the label; they do not where one is not finite."""
         return logits.isfinite().all(1) & (logits.argmax(1) == self.y[rows])

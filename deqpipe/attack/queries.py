@@ -167,8 +167,7 @@ class RayS:
         images = (x + radius[:, None, None, None] * signs.view_as(x)).clamp(0, 1)
         allowed = radius <= hunt.ball.epsilon
         images = torch.where(allowed[:, None, None, None], hunt.inside(images, rows), images)
-        with torch.no_grad():
-            logits = hunt.decide(images)
+        logits = hunt.answers(images, rows)
         hunt.step(rows)
         if bool(allowed.any()):
             hunt.judge(images[allowed], rows[allowed], logits[allowed])

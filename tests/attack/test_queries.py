@@ -105,6 +105,18 @@ def test_an_image_has_what_it_has_alone(search: Queries) -> None:
         assert every.taken[number] == alone.taken[0]
 
 
+@pytest.mark.parametrize("search", [Square(40), RayS(60)], ids=str)
+def test_where_images_influence_each_other_the_decision_is_asked_about_whole_batches(search: Queries) -> None:
+    asked: list[int] = []
+
+    def counting(x: Tensor) -> Tensor:
+        asked.append(len(x))
+        return NETWORK(x)
+
+    search(Hunt(X, Y, counting, LinfBall(0.1), together=True), STREAM, KEYS)
+    assert set(asked) == {BATCH}
+
+
 @pytest.mark.parametrize(("search", "most"), [(Noise(6), 6), (Square(30), 30), (RayS(30), 30 + 11)], ids=str)
 @pytest.mark.parametrize("epsilon", [0.0, 0.12])
 def test_queries_are_counted_and_stay_within_the_budget(search: Queries, most: int, epsilon: float) -> None:
