@@ -28,5 +28,7 @@ STEPS = Quantity("steps")
 SPEED = Quantity("images/s", higher_is_better=True, repeats=True)
 SPEED_UP = Quantity("times", higher_is_better=True, repeats=True)
 COST = Quantity("times", higher_is_better=False, repeats=True)
+IMAGES = Quantity("images")
+"""Out of those that an attack faced."""
 EVALUATIONS = Quantity("evaluations of f per image")
 """That an attack spends; neither many nor few are better in themselves."""

@@ -6,7 +6,8 @@ from deqpipe.analysis.decision import paper_decisions
 from deqpipe.config import Config
 from deqpipe.reporting.cells import Cell, OverSeeds
 from deqpipe.reporting.report import claims
-from deqpipe.reporting.report.claims import Claim, Sign
+from deqpipe.reporting.report.claims import Claim
+from deqpipe.reporting.report.survival import Sign, beyond
 from tests.reporting import fabricate
 
 
@@ -74,7 +75,7 @@ def test_intervals_that_touch_leave_a_comparison_open(
 
 
 def test_a_bound_must_lie_outside_the_interval() -> None:
-    assert [claims.beyond(cell(*ends), 50.0) for ends in ((51.0, 60.0), (40.0, 49.0), (50.0, 60.0))] == [1, -1, 0]
+    assert [beyond(cell(*ends), 50.0) for ends in ((51.0, 60.0), (40.0, 49.0), (50.0, 60.0))] == [1, -1, 0]
     assert [claims.below(cell(*ends), 0.0) for ends in ((-2.0, -1.0), (1.0, 2.0), (-1.0, 0.0))] == [1, -1, 0]
 
 
@@ -84,7 +85,7 @@ def over(*values: float) -> Cell:
 
 
 def test_a_bound_must_lie_outside_the_values_of_all_seeds() -> None:
-    assert [claims.beyond(over(2.0, other), 0.0) for other in (3.0, -4.0)] == [1, 0]
+    assert [beyond(over(2.0, other), 0.0) for other in (3.0, -4.0)] == [1, 0]
     assert [claims.below(over(-2.0, other), 0.0) for other in (-3.0, 4.0)] == [1, 0]
 
 

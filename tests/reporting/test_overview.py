@@ -64,6 +64,23 @@ def test_a_defence_stands_beside_its_own_control(config: Config) -> None:
     assert "own control, R = 0" in keys(figure)
 
 
+def test_with_a_suite_the_control_stands_on_the_line_of_the_union_too(config: Config, tmp_path: Path) -> None:
+    made = table("Clean", "PGD", "AA", "Union", control=20.0)
+    together = Cell("TRADES + Sec. 3.2, control: R = 0", "Union", 15.0, 5.0, 25.0, 24)
+    both = replace(made, cells=(*made.cells, together))
+    bars = [line for line in drawn(both, config).axes[0].lines if line.get_marker() == "|"]
+    diamonds = [line for line in drawn(both, config).axes[0].lines if line.get_marker() == "D"]
+    assert [places(bar) for bar in bars] == [[20.0], [15.0]]
+    heights = [float(np.asarray(line.get_ydata(), dtype=float)[0]) for line in (bars[1], *diamonds)]
+    assert heights[0] in heights[1:]
+    words = overview.write(by_name(both.cells), config, tmp_path / "overview")
+    assert "Right answers on the first 24 test images" in words.caption
+    assert "each by the figure of the mark on its line; AutoAttack was not run on it." in words.caption
+    assert words.caption.endswith("All numbers stand in Table 11.")
+    alone = overview.write(by_name(table("PGD", control=20.0).cells), config, tmp_path / "alone")
+    assert "Bar, on the square's line: the same weights" in alone.caption
+
+
 def test_what_there_is_not_has_no_key_and_no_words(config: Config, tmp_path: Path) -> None:
     """With racing there is no answer to all attacks together, without controls no bar."""
     made = table("Clean", "PGD")

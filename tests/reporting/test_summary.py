@@ -134,6 +134,50 @@ def test_the_most_robust_stands_beside_its_own_control(config: Config, best: str
 
 
 @pytest.mark.parametrize(
+    ("rival", "kept", "named"),
+    [(CONTROL, 60.0, True), (f"{BEST}, longer solve", 60.0, True), (CONTROL, 50.0, False), (CONTROL, 40.0, False)],
+)
+def test_rivals_that_keep_more_than_the_most_robust_are_named(
+    config: Config, rival: str, kept: float, named: bool
+) -> None:
+    """Only decisions of the paper were compared, as if nothing else withstood more."""
+    numbers = {(BEST, column): (50.0, 40.0, 60.0) for column in ("PGD", "Union")}
+    numbers |= {(rival, "Union"): (kept, kept - 10, kept + 10)}
+    numbers |= {(BASE, "PGD"): (45.0, 35.0, 55.0), (BASE, "Union"): (45.0, 35.0, 55.0)}
+    first, *_ = summary.sentences({11: table(11, numbers)}, config)
+    assert f"the most robust DEQ is {BEST}, right on 50.0 %" in first
+    told = "; rivals that only explain a gain, and faced fewer attacks, keep more: "
+    assert (f"{told}{rival} {kept:.1f} % (" in first) == named
+    assert (told in first) == named
+
+
+@pytest.mark.parametrize(
+    ("union", "words"),
+    [
+        (
+            (9.0, 4.0, 14.0),
+            f"holds for {DEFENDED}, +9.0 points (+4 to +14); is open for PGD-AT + Sec. 3.2 (0.0 points)",
+        ),
+        ((-9.0, -14.0, -4.0), f"is a loss for {DEFENDED}, {MINUS}9.0 points"),
+        ((1.0, -4.0, 6.0), f"is lost for {DEFENDED} (+1.0 points); is open for PGD-AT + Sec. 3.2 (0.0 points)"),
+    ],
+)
+def test_a_sentence_says_what_becomes_of_a_gain_and_names_decisions_only_where_they_differ(
+    config: Config, union: tuple[float, float, float], words: str
+) -> None:
+    open_for = (0.0, -5.0, 5.0)
+    numbers = {("PGD-AT + Sec. 3.2", "Sec. 3.2 under union"): open_for, (DEFENDED, "Sec. 3.2 under union"): union}
+    numbers |= {(DEFENDED, column): (10.0, 5.0, 15.0) for column in ("Sec. 3.2 by PGD", "Sec. 3.2: fall")}
+    numbers |= {(BEST, column): (50.0, 40.0, 60.0) for column in ("PGD", "Union")}
+    _, said, *_ = summary.sentences({11: table(11, numbers)}, config)
+    assert words in said
+    assert said.endswith("; by the paper's figure it is +10.0 points.")
+    alike = numbers | {(DEFENDED, "Sec. 3.2 under union"): (2.0, -5.0, 9.0), (DEFENDED, "Sec. 3.2 by PGD"): open_for}
+    _, said, *_ = summary.sentences({11: table(11, alike)}, config)
+    assert "is open for all 2 decisions (0.0 to +2.0 points); by" in said
+
+
+@pytest.mark.parametrize(
     ("high", "words"),
     [(-1.0, "stronger than blind ones for TRADES + Sec. 3.2, so blind"), (1.0, "not shown to be stronger")],
 )

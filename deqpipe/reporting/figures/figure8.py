@@ -241,8 +241,8 @@ def _caption(config: Config) -> str:
     return (
         f"Accuracy on the first {union.attacked_images(config):,} test images after so many evaluations of f per image "
         "(forward 1, gradient to the input 1 more, judging included). Lines: the suite's attacks one after the other, "
-        "an image being done with once it falls. Dots: single attacks of the grid; star: all of them, per image; both "
-        f"without judging. Last panel: {_LAST_PANEL[config.suite.mode]}."
+        "an image is left alone once the decision errs. Dots: single attacks of the grid; star: all of them, per image;"
+        f" both without judging. Last panel: {_LAST_PANEL[config.suite.mode]}."
     )
 
 

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib.style
@@ -57,13 +57,23 @@ SERIES = (
 TOGETHER = Series(UNION, "union with attacks that know it", (plotting.VERMILION, "#ff8a4c"), "D")
 """In place of the last one where there is a suite, whose union is the stricter figure."""
 _CONTROL = "own control, R = 0"
+_CONTROLLED = (PGD, UNION)
+"""The kinds of marks on whose line the control's own number is drawn: the two that a gain is read off."""
 _STEP = 0.2  # rows stand 1 apart: so far apart stand the marks of one row
 
 
 def shown(tables: Mapping[int, Table]) -> Cells:
-    """The numbers of the picture: those of Table 1, and the union of Table 11 where there is one."""
-    union = tables[11].cells if 11 in tables else ()
-    return {**by_name(tables[1].cells), **by_name(cell for cell in union if cell.column == UNION)}
+    """The numbers of the picture, all of the same images: Table 11's where it has the union, else Table 1's.
+
+    The paper's are Table 1's.
+    """
+    first = by_name(tables[1].cells)
+    union = by_name(tables[11].cells) if 11 in tables else {}
+    if not any(column == UNION for _, column in union):
+        return first
+    drawn = {kind.column for kind in (*SERIES[:-1], TOGETHER)}
+    papers = {name: cell.paper for name, cell in first.items()}
+    return {name: replace(cell, paper=papers.get(name)) for name, cell in union.items() if name[1] in drawn}
 
 
 def series(cells: Cells) -> tuple[Series, ...]:
@@ -149,9 +159,9 @@ def _marks(axes: Axes, decision: Decision, cells: Cells, *, place: float, dark: 
                 markeredgewidth=0.9, linestyle="none", zorder=5,
             )  # fmt: skip
         control = cells.get((Decision(decision.model, ZERO_STEPS.name).row, kind.column))
-        if decision.defence == ENTROPY.name and kind.column == PGD and control and control.here is not None:
+        if decision.defence == ENTROPY.name and kind.column in _CONTROLLED and control and control.here is not None:
             axes.plot(
-                [control.here], [height], color=theme.ink, marker="|", markersize=10, markeredgewidth=1.6, zorder=5
+                [control.here], [height], color=theme.ink, marker="|", markersize=8, markeredgewidth=1.6, zorder=5
             )
 
 
@@ -203,21 +213,39 @@ def _key(cells: Cells, *, dark: bool, theme: Theme) -> list[Line2D]:
 
 def _controlled(cells: Cells) -> bool:
     """Whether there are controls of Sec. 3.2."""
-    return any((Decision(model, ZERO_STEPS.name).row, PGD) in cells for model in vocabulary.DEQS)
+    rows = [Decision(model, ZERO_STEPS.name).row for model in vocabulary.DEQS]
+    return any((row, column) in cells for row in rows for column in _CONTROLLED)
 
 
 def _caption(cells: Cells, config: Config) -> str:
     context = "" if conditions.comparable(config) else ", of another experiment than this one, as context"
+    union = series(cells)[-1] == TOGETHER
     said = (
-        f"Right answers on {config.evaluation.images:,} test images of {conditions.data(config)}, with "
+        f"Right answers on {_images(cells, config)} test images of {conditions.data(config)}, with "
         f"{100 * config.statistics.confidence:g} % intervals.",
         "Square: the lowest mean accuracy over the attacks of the grid, as the paper counts (ResNets: one attack).",
         _diamond(cells),
-        "Bar: the same weights at the same state without Sec. 3.2's descent." if _controlled(cells) else "",
+        _bars(cells),
         f"Hollow: the paper's numbers{context}.",
-        f"All numbers stand in Table 1{' and, of the union, in Table 11' if series(cells)[-1] == TOGETHER else ''}.",
+        f"All numbers stand in Table {11 if union else 1}.",
     )
     return " ".join(filter(None, said))
+
+
+def _images(cells: Cells, config: Config) -> str:
+    """How many, the same for every mark."""
+    counted = {cell.n for (_, column), cell in cells.items() if column == UNION and cell.n}
+    return f"the first {counted.pop():,}" if len(counted) == 1 else f"{config.evaluation.images:,}"
+
+
+def _bars(cells: Cells) -> str:
+    """What the control's numbers are, on the lines that have them."""
+    if not _controlled(cells):
+        return ""
+    control = "the same weights at the same state without Sec. 3.2's descent"
+    if not any(column == UNION for _, column in cells):
+        return f"Bar, on the square's line: {control}."
+    return f"Bars: {control}, each by the figure of the mark on its line; AutoAttack was not run on it."
 
 
 def _diamond(cells: Cells) -> str:
@@ -229,8 +257,8 @@ def _diamond(cells: Cells) -> str:
     if column == ALL_PER_IMAGE:
         return "Diamond: an image counts only if it withstands every attack, the stricter figure."
     return (
-        f"Diamond: of the first {counted[0]:,} images, those that withstand every attack, those included that know "
-        "the decision: what the other marks are worth."
+        "Diamond: images that withstand every attack, those included that know the decision: what the other marks are "
+        "worth."
     )
 
 

@@ -14,15 +14,13 @@ from deqpipe.analysis.decision import Decision, paper_decisions
 from deqpipe.config import Config
 from deqpipe.reporting.cells import Cell, Cells, by_name
 from deqpipe.reporting.paper import published
+from deqpipe.reporting.report.survival import Fate, Sign, Survival, beyond, survivals
 from deqpipe.reporting.tables import table1
-from deqpipe.reporting.tables.table11 import GAIN as UNION_GAIN
-from deqpipe.reporting.tables.table11 import OVER_CONTROL
+from deqpipe.reporting.tables.table11 import OVER_BASELINE, OVER_CONTROL, GainColumns
 from deqpipe.workflow import vocabulary
 from deqpipe.workflow.defences import ENTROPY
 
 Verdict: TypeAlias = Literal["shown", "contradicted", "open", "not comparable"]
-Sign: TypeAlias = Literal[-1, 0, 1]
-"""Of one comparison: it shows the claim (1), the opposite (-1), or neither."""
 Rows: TypeAlias = Sequence[Mapping[str, str]]
 """Of one figure's csv."""
 
@@ -144,12 +142,6 @@ def _by_seed(high: Cell | None, low: Cell | None) -> list[float]:
     return [one[seed] - other[seed] for seed in one if seed in other]
 
 
-def beyond(cell: Cell | None, bound: float) -> Sign | None:
-    """Whether a number lies above a bound: neither its interval nor, where there are several, a seed reaches it."""
-    ends = None if cell is None else cell.extent
-    return None if ends is None else 1 if ends[0] > bound else -1 if ends[1] < bound else 0
-
-
 def below(cell: Cell | None, bound: float) -> Sign | None:
     """Whether a number lies below a bound: its interval does not reach it."""
     sign = beyond(cell, bound)
@@ -170,47 +162,60 @@ def of_table1(cells: Cells, config: Config) -> Evidence:
     theirs = [published.value(1, row, table1.PGD) for row in rows]
     base = [published.value(1, f"{row.split(' + ')[0]} baseline", table1.PGD) for row in rows]
     up = sum(a is not None and b is not None and a > b for a, b in zip(theirs, base, strict=True))
-    by_figure = {row: beyond(cells.get((row, table1.GAIN)), 0.0) for row in rows}
-    by_union = {row: beyond(cells.get((row, UNION_GAIN)), 0.0) for row in rows}
+    gains = survivals(rows, cells, OVER_BASELINE)
     return Evidence(
         paper="Secs. 3.2 and 3.3 raise robustness over adversarial training alone.",
-        signs=by_union if _any(by_union) else by_figure,
-        compared=f"each method with its baseline {_under(by_union)}, paired by image",
+        signs=_signs(rows, cells, OVER_BASELINE, alone=table1.GAIN),
+        compared=f"each method with its baseline {_under(gains, config)}, paired by image",
         aside=f"In the paper's own Table 1, {up} of {len(rows)} are above.",
-        first=_lost(by_figure, by_union),
+        first=_fates(gains),
     )
 
 
 def of_descent(cells: Cells, config: Config) -> Evidence:
     """What Sec. 3.2 gains is its descent's, and not another early state's or a restarted solver's."""
     rows = [one.row for one in paper_decisions("pgd_at", "trades") if one.defence == ENTROPY.name]
-    by_figure = {row: beyond(cells.get((row, table1.DESCENT)), 0.0) for row in rows}
-    by_union = {row: beyond(cells.get((row, OVER_CONTROL)), 0.0) for row in rows}
+    gains = survivals(rows, cells, OVER_CONTROL)
     return Evidence(
         paper="Sec. 3.2 gains by lowering the entropy of the prediction.",
-        signs=by_union if _any(by_union) else by_figure,
+        signs=_signs(rows, cells, OVER_CONTROL, alone=table1.DESCENT),
         compared=f"each defence with its own control, the same weights at the same state without descent, "
-        f"{_under(by_union)}, paired by image",
+        f"{_under(gains, config)}, paired by image",
         aside="Table 1 says what else a gain is made of: another early state, and restarts of the solver.",
-        first=_lost(by_figure, by_union),
+        first=_fates(gains),
     )
 
 
-def _any(signs: Mapping[str, Sign | None]) -> bool:
-    return any(sign is not None for sign in signs.values())
+def _signs(rows: Sequence[str], cells: Cells, columns: GainColumns, *, alone: str) -> Mapping[str, Sign | None]:
+    """Those of a gain under the union or, where none of the rows has it, by the paper's figure in Table 1."""
+    column = columns.under_union if survivals(rows, cells, columns) else alone
+    return {row: beyond(cells.get((row, column)), 0.0) for row in rows}
 
 
-def _under(by_union: Mapping[str, Sign | None]) -> str:
+def _under(gains: Sequence[Survival], config: Config) -> str:
     """Which attacks a verdict rests on."""
-    if _any(by_union):
-        return "under the union of all attacks (Table 11)"
-    return "under PGD, the paper's figure, as there is no union (suite.enabled: false)"
+    if gains:
+        return f"under the union of all attacks (Table 11{_images(gains)})"
+    key = "suite.controls" if config.suite.enabled else "suite.enabled"
+    return f"under PGD, the paper's figure, as there is no union ({key}: false)"
 
 
-def _lost(by_figure: Mapping[str, Sign | None], by_union: Mapping[str, Sign | None]) -> str:
-    """What the paper's figure shows and the union does not."""
-    lost = [row for row, sign in by_figure.items() if sign == 1 and by_union.get(row) in (0, -1)]
-    return f"Does not survive the union of all attacks: {'; '.join(lost)}." if lost else ""
+def _images(gains: Sequence[Survival]) -> str:
+    counted = {one.under_union.n for one in gains if one.under_union.n is not None}
+    return f", {counted.pop():,} images" if len(counted) == 1 else ""
+
+
+_FATES: Mapping[Fate, str] = {
+    "lost": "Lost under the union of all attacks: {}.",
+    "too few images": "Too few images to tell whether it survives the union of all attacks: {}.",
+}
+"""What must be known before all else: a reader who knows the paper's figure would not expect it."""
+
+
+def _fates(gains: Sequence[Survival]) -> str:
+    """What the paper's figure shows on these images, and the union does not."""
+    named = {fate: [one.row for one in gains if one.fate == fate] for fate in _FATES}
+    return " ".join(_FATES[fate].format("; ".join(rows)) for fate, rows in named.items() if rows)
 
 
 def of_table2(cells: Cells, config: Config) -> Evidence:

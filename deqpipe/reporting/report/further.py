@@ -6,8 +6,9 @@ from deqpipe.analysis.decision import Decision, paper_decisions
 from deqpipe.config import Config
 from deqpipe.reporting import conditions
 from deqpipe.reporting.cells import Cell, Cells, Table, by_name, show
-from deqpipe.reporting.report.claims import above, beyond
+from deqpipe.reporting.report.claims import above
 from deqpipe.reporting.report.summary import value
+from deqpipe.reporting.report.survival import beyond
 from deqpipe.reporting.tables import table1
 from deqpipe.reporting.tables.table1 import ALL, CLEAN, OVER_CONTROL, PGD, TRUNK
 from deqpipe.workflow import vocabulary

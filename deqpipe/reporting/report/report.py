@@ -20,7 +20,7 @@ from deqpipe.reporting import cells, conditions, pages
 from deqpipe.reporting.cells import Table
 from deqpipe.reporting.figures import described
 from deqpipe.reporting.figures.described import Described, Overview
-from deqpipe.reporting.report import claims, further, summary
+from deqpipe.reporting.report import claims, further, standings, summary
 from deqpipe.reporting.report.remarks import NONE, Remarks, told
 from deqpipe.reporting.sidecar import Input, Origin
 from deqpipe.reporting.tables import table1, tables
@@ -186,6 +186,8 @@ def _page(
         names=table1.file_names(config),
         first=first,
         warnings=tuple(text for table in by_number.values() for text in table.warnings),
+        standings=standings.standings(by_number),
+        tones=standings.TONES,
         summary=summary.sentences(by_number, config),
         further=further.sentences(by_number, config),
         claims=claims.overview(

@@ -9,15 +9,16 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from deqpipe.analysis.decision import Decision, controls, paper_decisions
+from deqpipe.analysis.union import decisions
 from deqpipe.config import Config
-from deqpipe.reporting import phrases
 from deqpipe.reporting.cells import Cell, Cells, Table, by_name, show
+from deqpipe.reporting.report.survival import Fate, Sign, Survival, beyond, survivals
 from deqpipe.reporting.tables import table1, table11
 from deqpipe.reporting.tables.table1 import AA, ALL_PER_IMAGE, GAIN, OVER_CONTROL, PER_IMAGE, PGD
 from deqpipe.reporting.tables.table2 import DIFF
 from deqpipe.reporting.tables.table11 import UNION
 from deqpipe.workflow import gridpoints
-from deqpipe.workflow.defences import ENTROPY, PLAIN, ZERO_STEPS
+from deqpipe.workflow.defences import ENTROPY, PLAIN, ZERO_STEPS, defence_of
 from deqpipe.workflow.suite_attacks import EXACT
 
 Outcome: TypeAlias = Literal["helps", "hurts", "is open for"]
@@ -33,8 +34,8 @@ class Comparison:
     @property
     def outcome(self) -> Outcome:
         """What the interval and all seeds leave of it: the sign that they exclude the opposite of, or nothing."""
-        ends = self.gain.extent
-        return "is open for" if ends is None else "helps" if ends[0] > 0 else "hurts" if ends[1] < 0 else "is open for"
+        outcomes: Mapping[Sign, Outcome] = {1: "helps", -1: "hurts", 0: "is open for"}
+        return outcomes[beyond(self.gain, 0.0) or 0]
 
 
 def sentences(written: Mapping[int, Table], config: Config) -> tuple[str, ...]:
@@ -48,7 +49,13 @@ def sentences(written: Mapping[int, Table], config: Config) -> tuple[str, ...]:
         by_name(written[number].cells) if number in written else {} for number in (1, 2, 3, 11)
     )
     if _has(union, UNION):
-        said = (_union(union), _left_of_defence(union), _left_of_training(union), _made_of(robustness), _groups(union))
+        said = (
+            _union(union, config),
+            _left_of_defence(union),
+            _left_of_training(union),
+            _left_of_descent(union, config),
+            _groups(union),
+        )
     else:
         said = (
             _random_states(robustness, config),
@@ -64,8 +71,8 @@ def _has(cells: Cells, column: str) -> bool:
     return any(name == column and cell.here is not None for (_, name), cell in cells.items())
 
 
-def _union(cells: Cells) -> str:
-    """The most robust decision by each of the two figures, each with both."""
+def _union(cells: Cells, config: Config) -> str:
+    """The most robust decision by each of the two figures, each with both; and rivals that keep more."""
     rows = [one.row for one in paper_decisions("pgd_at", "trades") if (one.row, UNION) in cells]
     best, picked = (max(rows, key=lambda row: cells[row, column].here or 0.0) for column in (UNION, PGD))
     n = cells[best, UNION].n or 0
@@ -74,69 +81,88 @@ def _union(cells: Cells) -> str:
     )
     if picked != best:
         said += f"; the best by that figure is {picked}, {_both(picked, cells)}"
-    return f"{said}."
+    return f"{said}{_rivals(best, cells, config)}."
 
 
 def _both(row: str, cells: Cells) -> str:
     return f"right on {value(cells[row, UNION])}, by the paper's figure on {value(cells[row, PGD])}"
 
 
-def _left_of_defence(cells: Cells) -> str:
-    """Sec. 3.2 over the same weights undefended, by both figures."""
-    left = _left(cells, table11.DEFENCE_BY_PGD, table11.DEFENCE)
-    if not left:
+def _rivals(best: str, cells: Cells, config: Config) -> str:
+    """What only explains a gain, such as a control or a longer solve, where it keeps more than the best decision."""
+    rivals = [one.row for one in decisions(config) if defence_of(one.defence).beside and (one.row, UNION) in cells]
+    most = cells[best, UNION].here or 0.0
+    listed = [f"{row} {value(cells[row, UNION])}" for row in rivals if (cells[row, UNION].here or 0.0) > most]
+    if not listed:
         return ""
-    return f"Sec. 3.2, lowering the entropy at test time: points over the same weights undefended, {left}."
+    return f"; rivals that only explain a gain, and faced fewer attacks, keep more: {'; '.join(listed)}"
+
+
+_DECIDED = tuple(one.row for one in paper_decisions("pgd_at", "trades"))
+
+
+def _left_of_defence(cells: Cells) -> str:
+    """Sec. 3.2 over the same weights undefended."""
+    left = _left(survivals(_DECIDED, cells, table11.OF_DEFENCE, pooled=True), "over the same weights undefended")
+    return f"Sec. 3.2, lowering the entropy at test time: {left}." if left else ""
 
 
 def _left_of_training(cells: Cells) -> str:
-    """Sec. 3.3 over the weights without it, by both figures."""
-    left = _left(cells, table11.TRAINING_BY_PGD, table11.TRAINING)
-    if not left:
+    """Sec. 3.3 over the weights without it."""
+    left = _left(survivals(_DECIDED, cells, table11.OF_TRAINING, pooled=True), "over the weights without it")
+    return f"Sec. 3.3, training on random states: {left}." if left else ""
+
+
+def _left_of_descent(cells: Cells, config: Config) -> str:
+    """The descent of Sec. 3.2 over its own control, and what the rest of the gain is by the paper's figure."""
+    found = survivals(_DECIDED, cells, table11.OVER_CONTROL, pooled=True)
+    left = _left(found, "over its own control (same weights and state, R = 0)")
+    return f"The descent of Sec. 3.2 alone: {left}{_rest(found, cells, config)}." if left else ""
+
+
+def _rest(found: Sequence[Survival], cells: Cells, config: Config) -> str:
+    """What a gain of Sec. 3.2 is without its descent: the control over the undefended weights."""
+    whole = {one.row: one.by_figure for one in survivals(_DECIDED, cells, table11.OF_DEFENCE, pooled=True)}
+    pairs = [(whole[one.row], one.by_figure) for one in found if one.row in whole]
+    rest = [replace(all_of, here=(all_of.here or 0) - (part.here or 0)) for all_of, part in pairs if all_of and part]
+    if not rest:
         return ""
-    return f"Sec. 3.3, training on random states: points over the weights without it, {left}."
+    restarts = " with restarts of the solver" if config.entropy.resolve == "quasi_newton" else ""
+    return f"; another early state{restarts} makes the rest of Sec. 3.2's gain, {_range(rest)}"
 
 
-def _left(cells: Cells, by_figure: str, by_union: str) -> str:
-    """Gains by what is left of them, each with what it was by the paper's figure; pooled over seeds where it can be."""
-    words: Mapping[Outcome, str] = {"helps": "it helps", "hurts": "it hurts", "is open for": "open for"}
-    groups: dict[Outcome, list[str]] = {kind: [] for kind in words}
-    for one in paper_decisions("pgd_at", "trades"):
-        gain, before = (_pooled(cells, one.row, column) for column in (by_union, by_figure))
-        if gain is not None and gain.here is not None:
-            was = "" if before is None else f"{show(before, signed=True).value}, then "
-            groups[Comparison(one.row, gain).outcome].append(f"{one.row} {was}{_bare(gain)}")
-    listed = "; ".join(f"{words[kind]} {', '.join(found)}" for kind, found in groups.items() if found)
-    return f"by the paper's figure and then under the union: {listed}" if listed else ""
-
-
-def _bare(gain: Cell) -> str:
-    """A gain with its interval, without its unit."""
-    return points(gain).replace(" points", "")
-
-
-def _pooled(cells: Cells, row: str, column: str) -> Cell | None:
-    return cells.get((row, phrases.pooled(column)), cells.get((row, column)))
-
-
-def _made_of(cells: Cells) -> str:
-    """What the gains of Sec. 3.2 are by the paper's figure, one change at a time."""
-    listed = [
-        f"{one.row} {show(whole, signed=True).value} = {parts}"
-        for one in paper_decisions("pgd_at", "trades")
-        if (whole := cells.get((one.row, table1.OF_DEFENCE))) is not None
-        and whole.here is not None
-        and (parts := _parts(cells, one.row))
-    ]
-    if not listed:
+def _left(found: Sequence[Survival], over: str) -> str:
+    """What becomes of a gain under the union, the decisions named unless all fare alike; and by the paper's figure."""
+    if not found:
         return ""
-    return f"What Sec. 3.2's gain by the paper's figure is made of, in points: {'; '.join(listed)}."
+    by_fate = {fate: [one for one in found if one.fate == fate] for fate in _FATES}
+    told = "; ".join(f"{_FATES[fate]} {_which(ones, found, fate)}" for fate, ones in by_fate.items() if ones)
+    before = [one.by_figure for one in found if one.by_figure is not None]
+    figure = f"; by the paper's figure it is {_range(before)}" if before else ""
+    return f"under the union its gain {over} {told}{figure}"
 
 
-def _parts(cells: Cells, row: str) -> str:
-    names = {table1.STATE: "another early state", table1.RESTARTS: "restarts", table1.DESCENT: "descent"}
-    known = {words: cells[row, column] for column, words in names.items() if (row, column) in cells}
-    return ", ".join(f"{words} {show(cell, signed=True).value}" for words, cell in known.items())
+_FATES: Mapping[Fate, str] = {
+    "holds": "holds for",
+    "hurts": "is a loss for",
+    "lost": "is lost for",
+    "too few images": "cannot be told, for want of images, for",
+    "open": "is open for",
+}
+
+
+def _which(ones: Sequence[Survival], found: Sequence[Survival], fate: Fate) -> str:
+    if fate in ("holds", "hurts"):
+        return " and ".join(f"{one.row}, {points(one.under_union)}" for one in ones)
+    several = f"all {len(ones)} decisions" if len(ones) == len(found) > 1 else " and ".join(one.row for one in ones)
+    return f"{several} ({_range([one.under_union for one in ones])})"
+
+
+def _range(gains: Sequence[Cell]) -> str:
+    """The lowest and the highest value of some gains."""
+    ordered = sorted(gains, key=lambda cell: cell.here or 0.0)
+    ends = dict.fromkeys(show(cell, signed=True).value for cell in (ordered[0], ordered[-1]))
+    return f"{' to '.join(ends)} points"
 
 
 def _groups(cells: Cells) -> str:

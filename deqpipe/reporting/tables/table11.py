@@ -11,7 +11,6 @@ from deqpipe.analysis.decision import Decision
 from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.reading import Source
 from deqpipe.analysis.sanity import Finding
-from deqpipe.analysis.suite import SuiteOutcome
 from deqpipe.analysis.union import Faced, Faces
 from deqpipe.config import Config
 from deqpipe.reporting import conditions, phrases, quantities
@@ -23,13 +22,39 @@ from deqpipe.workflow.defences import ENTROPY, PLAIN, defence_of
 from deqpipe.workflow.suite_attacks import GROUPS, NOISE
 
 CLEAN, PGD, PER_IMAGE, AA, UNION, SPENT = "Clean", "PGD", "PGD per image", "AA", "Union", "f per image"
-GAIN = "Union gain"
-DEFENCE, DEFENCE_BY_PGD, OVER_CONTROL = "Sec. 3.2 under union", "Sec. 3.2 by PGD", "Sec. 3.2 over R = 0"
-OVER_LONGER = "Sec. 3.2 over longer solve"
-TRAINING, TRAINING_BY_PGD = "Sec. 3.3 under union", "Sec. 3.3 by PGD"
-GAINS = (DEFENCE_BY_PGD, DEFENCE, OVER_CONTROL, OVER_LONGER, TRAINING_BY_PGD, TRAINING)
-COLUMNS = (CLEAN, PGD, PER_IMAGE, AA, UNION, GAIN, *GAINS, SPENT)
+TURNED = "turned by"
+"""How columns begin that say how many images an attack turned: the csv alone has them."""
 _ROUNDED = Digits(0, 0, 0)
+
+
+@dataclass(frozen=True)
+class GainColumns:
+    """The columns of a gain, all three on the same images.
+
+    Attributes:
+        by_figure: by the paper's figure, the lowest mean accuracy over the grid.
+        under_union: over what both decisions faced, image by image.
+        fall: how much less the second is than the first.
+    """
+
+    by_figure: str
+    under_union: str
+    fall: str
+
+
+OVER_BASELINE = GainColumns("Gain by PGD", "Union gain", "Gain: fall")
+OF_DEFENCE = GainColumns("Sec. 3.2 by PGD", "Sec. 3.2 under union", "Sec. 3.2: fall")
+OVER_CONTROL = GainColumns("Sec. 3.2 over R = 0 by PGD", "Sec. 3.2 over R = 0", "Sec. 3.2 over R = 0: fall")
+OVER_LONGER = GainColumns(
+    "Sec. 3.2 over longer solve by PGD", "Sec. 3.2 over longer solve", "Sec. 3.2 over longer solve: fall"
+)
+OF_TRAINING = GainColumns("Sec. 3.3 by PGD", "Sec. 3.3 under union", "Sec. 3.3: fall")
+GAINS = (OVER_BASELINE, OF_DEFENCE, OVER_CONTROL, OVER_LONGER, OF_TRAINING)
+"""In the order of the columns."""
+FALLS = tuple(gain.fall for gain in GAINS)
+COLUMNS = (
+    CLEAN, PGD, PER_IMAGE, AA, UNION, *(name for gain in GAINS for name in (gain.by_figure, gain.under_union)), SPENT,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,7 +94,8 @@ def caption(config: Config) -> str:
         f"images made against other decisions. Below, each group of attacks {alone}. Gains, paired by "
         "image: Union gain over the baseline of the same framework; of Sec. 3.2 over the same weights undefended at "
         "their own early state, its own control R = 0 and a longer solve of equal cost; "
-        "of Sec. 3.3 over the weights without it, same defence. f per image: evaluations of f that the suite spent."
+        "of Sec. 3.3 over the weights without it, same defence. By PGD: the same gain by the paper's figure; fall: it "
+        "minus what is left of it under the union. f per image: evaluations of f that the suite spent."
     )
 
 
@@ -100,7 +126,7 @@ def _own(one: Faced, tree: Tree) -> list[Cell]:
         shown.append(percent(row, AA, intervals.minimum(one.library, tree.bootstrap)))
     groups = ((group, one.outcome.group(group)) for group in GROUPS)
     shown += [alone(group.label, right, note=group.meaning) for group, right in groups if right is not None]
-    return [*shown, alone(UNION, one.union(), note=f"over {', '.join(one.parts)}"), _spent(one)]
+    return [*shown, alone(UNION, one.union(), note=f"over {', '.join(one.parts)}"), _spent(one), *_turned(one)]
 
 
 def _strongest(one: Faced) -> str:
@@ -118,15 +144,32 @@ def _spent(one: Faced) -> Cell:
     return Cell(row, SPENT, spent, n=one.outcome.images, quantity=quantities.EVALUATIONS)
 
 
+def _turned(one: Faced) -> list[Cell]:
+    """How many images each attack turned, of those that it faced."""
+    row = one.decision.row
+    return [
+        Cell(
+            row, f"{TURNED} {name}", float((~run.right).sum()), n=len(run.images), quantity=quantities.IMAGES,
+            note=f"{run.attack.label}; n: the images that it faced",
+        )
+        for name, run in one.outcome.runs.items()
+    ]  # fmt: skip
+
+
 def _gains(one: Faced, faces: Mapping[Decision, Faced], tree: Tree) -> list[Cell]:
-    """What remains of the gains of Secs. 3.2 and 3.3, each beside what it is by the paper's figure."""
+    """What remains of the gains of Secs. 3.2 and 3.3, each beside what it is by the paper's figure.
+
+    What only explains a gain has none.
+    """
     found: list[Cell] = []
+    if _explains(one.decision):
+        return found
     for rival, columns in (
-        (baseline(one.decision), (None, GAIN)),
-        (gains.undefended(one.decision), (DEFENCE_BY_PGD, DEFENCE)),
-        (gains.own_control(one.decision), (None, OVER_CONTROL)),
-        (gains.equal_cost(one.decision), (None, OVER_LONGER)),
-        (gains.without_random_states(one.decision), (TRAINING_BY_PGD, TRAINING)),
+        (baseline(one.decision), OVER_BASELINE),
+        (gains.undefended(one.decision), OF_DEFENCE),
+        (gains.own_control(one.decision), OVER_CONTROL),
+        (gains.equal_cost(one.decision), OVER_LONGER),
+        (gains.without_random_states(one.decision), OF_TRAINING),
     ):
         if rival in faces and rival is not None:
             found += _over(one, faces[rival], columns, tree)
@@ -134,8 +177,8 @@ def _gains(one: Faced, faces: Mapping[Decision, Faced], tree: Tree) -> list[Cell
 
 
 def baseline(decision: Decision) -> Decision | None:
-    """The undefended DEQ of the same framework without Sec. 3.3; None for that, for controls and for networks."""
-    if decision.model not in vocabulary.DEQS or _control(decision):
+    """The undefended DEQ of the same framework without Sec. 3.3; None for that, for rivals and for networks."""
+    if decision.model not in vocabulary.DEQS or _explains(decision):
         return None
     framework = vocabulary.MODELS[decision.model].framework
     base = next(name for name in vocabulary.BASELINES if vocabulary.MODELS[name].framework == framework)
@@ -143,16 +186,19 @@ def baseline(decision: Decision) -> Decision | None:
     return None if found == decision else found
 
 
-def _over(one: Faced, other: Faced, columns: tuple[str | None, str], tree: Tree) -> list[Cell]:
-    by_pgd, under_union = columns
+def _over(one: Faced, other: Faced, columns: GainColumns, tree: Tree) -> list[Cell]:
+    """A gain under the union; where the grid attacked both, by the paper's figure too, and the paired fall."""
+    row = one.decision.row
     here, there, lacking = union.shared_difference(one, other)
     without = f", without {' and '.join(sorted(lacking))}, which one of them did not face" if lacking else ""
     note = f"over {other.decision.row}{without}"
     left = intervals.minimum_difference(here[None], there[None], tree.bootstrap)
-    found = [_gain(one.decision.row, under_union, left, note)]
-    if by_pgd and one.grid is not None and other.grid is not None:
+    found = [_gain(row, columns.under_union, left, note)]
+    if one.grid is not None and other.grid is not None:
         gain = intervals.minimum_difference(one.grid, other.grid, tree.bootstrap)
-        found.append(_gain(one.decision.row, by_pgd, gain, f"over {other.decision.row}"))
+        fall = intervals.paired_difference(gain.answers, left.answers, tree.bootstrap)
+        found.append(_gain(row, columns.by_figure, gain, f"over {other.decision.row}"))
+        found.append(percent(row, columns.fall, fall, note=note, quantity=quantities.DIFFERENCE))
     return found
 
 
@@ -166,12 +212,15 @@ _STUB = ("Training", "Model", "Method")
 
 
 def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
-    """What decisions keep and what remains of gains; gains pooled over seeds; what each group of attacks leaves."""
+    """What decisions keep and what remains of gains, and how much less; pooled over seeds; what groups leave."""
     deciding = [one for one in union.decisions(config) if (one.row, CLEAN) in cells]
-    pooled = tuple(phrases.pooled(column) for column in GAINS)
-    gaining = [one for one in deciding if any((one.row, column) in cells for column in pooled)]
+    pooled = tuple(phrases.pooled(column) for gain in GAINS for column in (gain.by_figure, gain.under_union, gain.fall))
     groups = (*(group.label for group in GROUPS), UNION)
-    parts = ((deciding, COLUMNS), (gaining, pooled), (deciding, groups))
+
+    def having(columns: Sequence[str]) -> list[Decision]:
+        return [one for one in deciding if any((one.row, column) in cells for column in columns)]
+
+    parts = ((deciding, COLUMNS), (having(FALLS), FALLS), (having(pooled), pooled), (deciding, groups))
     return tuple(_block(rows, columns, cells, config) for rows, columns in parts if rows)
 
 
@@ -179,27 +228,28 @@ def _block(
     rows: Sequence[Decision], columns: Sequence[str], cells: Mapping[tuple[str, str], Cell], config: Config
 ) -> Block:
     named = tuple(column for column in columns if any((one.row, column) in cells for one in rows))
-    best = max((cells[one.row, UNION].here or 0.0 for one in rows if not _control(one)), default=0.0)
+    best = max((cells[one.row, UNION].here or 0.0 for one in rows if not _explains(one)), default=0.0)
     lines = tuple(
         Line(
             (one.framework, conditions.architecture(config, one.model), _method(one, config)),
-            tuple(_shown(cells.get((one.row, column)), best=best, control=_control(one)) for column in named),
+            tuple(_shown(cells.get((one.row, column)), best=best, explains=_explains(one)) for column in named),
         )
         for one in rows
     )
     return Block(_STUB, named, lines)
 
 
-def _control(decision: Decision) -> bool:
-    return defence_of(decision.defence).control_of is not None
+def _explains(decision: Decision) -> bool:
+    """Whether it only explains the gain of another decision: a control, or a rival at equal cost."""
+    return defence_of(decision.defence).beside is not None
 
 
 def _method(decision: Decision, config: Config) -> str:
     """Its name in the table; what explains a gain stands right below whose gain that is."""
-    if _control(decision):
-        return defence_of(decision.defence).label
     if steps := _longer(decision, config):
         return f"undefended, N = {steps} steps"
+    if _explains(decision):
+        return defence_of(decision.defence).label
     network = vocabulary.MODELS[decision.model].architecture.method
     return "no states" if network else decision.method
 
@@ -210,13 +260,13 @@ def _longer(decision: Decision, config: Config) -> int | None:
     return None if longer is None else steps * longer(config.entropy, steps)
 
 
-def _shown(cell: Cell | None, *, best: float, control: bool) -> Shown:
+def _shown(cell: Cell | None, *, best: float, explains: bool) -> Shown:
     if cell is None or cell.here is None:
         return EMPTY
     if cell.quantity == quantities.EVALUATIONS:
         return show(cell, digits=_ROUNDED)
-    strong = cell.column == UNION and not control and cell.here == best
-    return show(cell, signed=cell.quantity == quantities.GAIN, strong=strong)
+    strong = cell.column == UNION and not explains and cell.here == best
+    return show(cell, signed=cell.quantity in (quantities.GAIN, quantities.DIFFERENCE), strong=strong)
 
 
 # Words
@@ -236,7 +286,7 @@ def notes(gathered: Gathered, config: Config) -> tuple[str, ...]:
         _mode(config),
         _faced(gathered.faces),
         _groups(gathered, config),
-        _by_attack(gathered, config),
+        _by_attack(config),
         _states(gathered),
         *_equal_cost(gathered, config),
         _budget(config),
@@ -283,19 +333,11 @@ def _groups(gathered: Gathered, config: Config) -> str:
     return f"Groups of attacks: {'; '.join(f'{group.label}: {group.meaning}' for group in (*shown, NOISE))}."
 
 
-def _by_attack(gathered: Gathered, config: Config) -> str:
-    """How many images each attack turned, of those that it faced."""
-    listed = "; ".join(f"{one.decision.row}: {_turned(one)}" for one in gathered.faces.outcomes)
-    return f"Images that attacks turned, of those that they faced (attacks that turned none are left out): {listed}."
-
-
-def _turned(one: SuiteOutcome) -> str:
-    turned = (
-        f"{run.attack.label} {(~run.right).sum()} of {len(run.images)}"
-        for run in one.runs.values()
-        if not run.right.all()
+def _by_attack(config: Config) -> str:
+    return (
+        f'What each attack did alone stands in table11.csv: columns "{TURNED} ..." count the images that it turned, '
+        "and n those that it faced."
     )
-    return ", ".join(turned) or "none"
 
 
 def _states(gathered: Gathered) -> str:
@@ -323,13 +365,18 @@ def _starts(count: int) -> str:
     return "one start" if count == 1 else f"{count} starts"
 
 
+def _classes(count: int) -> str:
+    return "one class" if count == 1 else f"{count} classes"
+
+
 def _budget(config: Config) -> str:
     """What the attacks might spend."""
     asked = config.suite
     assert asked.enabled
     lengths = ", ".join(map(str, asked.long))
     return (
-        f"Budget: APGD {asked.iterations} steps from {_starts(asked.restarts)} (targeted losses: {asked.targets} "
-        f"classes), PGD {lengths} steps, Square {asked.queries:,} and RayS {asked.decision_queries:,} queries; every "
-        "iterate is judged by the decision itself. An evaluation of f counts 1, its gradient to the input 1 more."
+        f"Budget: APGD {asked.iterations} steps from {_starts(asked.restarts)} (targeted losses: "
+        f"{_classes(asked.targets)}), PGD {lengths} steps, Square {asked.queries:,} and RayS "
+        f"{asked.decision_queries:,} queries; every iterate is judged by the decision itself. An evaluation of f "
+        "counts 1, its gradient to the input 1 more."
     )
