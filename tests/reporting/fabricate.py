@@ -55,7 +55,7 @@ _SMALL: dict[str, Any] = {
     "entropy_sweep": {"solver_steps": [1, 2, 4], "input_steps": [1, 5], "points": 2},
     "evaluation": {"images": 20},
     "statistics": {"resamples": 100},
-    "suite": {"static": True},  # which the demo leaves out
+    "suite": {"static": True}, "figures": {"jacobian": True},  # which the demo leaves out
 }  # fmt: skip
 
 
