@@ -409,12 +409,12 @@ def alone11(results: Path, config: Mapping[str, Any], seed: int) -> Values:
             if defence == "entropy":
                 values |= fallen(name, "Sec. 3.2", "Sec. 3.2 under union", values[name, "PGD"] - values[plain, "PGD"],
                                  over(faced, name, plain, config))  # fmt: skip
-                control = f"{name}, control: R = 0"
+                rival = f"{name}, control: R = 0"
                 if config["suite"]["controls"]:
-                    values[name, "Sec. 3.2 over R = 0"] = over(faced, name, control, config)
-                if (control, "PGD") in values:
+                    values[name, "Sec. 3.2 over R = 0"] = over(faced, name, rival, config)
+                if (rival, "PGD") in values:
                     values |= fallen(name, "Sec. 3.2 over R = 0", "Sec. 3.2 over R = 0",
-                                     values[name, "PGD"] - values[control, "PGD"],
+                                     values[name, "PGD"] - values[rival, "PGD"],
                                      values[name, "Sec. 3.2 over R = 0"])  # fmt: skip
                 if config["suite"]["static"]:
                     values[name, "Sec. 3.2 over longer solve"] = over(faced, name, f"{plain}, longer solve", config)

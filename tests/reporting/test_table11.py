@@ -237,13 +237,15 @@ def test_the_fall_of_a_gain_is_paired_and_that_of_the_same_images(table: Table, 
 def test_what_only_explains_a_gain_is_never_printed_bold_and_has_no_gain(table: Table, config: Config) -> None:
     """A longer solve was."""
     rival = "TRADES + Sec. 3.3, longer solve"
-    cells = {**by_name(table.cells)}
-    cells[rival, "Union"] = replace(cells[rival, "Union"], here=99.0)
-    first, *_ = table11.blocks(cells, config)
-    at = first.columns.index("Union")
-    bold = [line.labels[-1] for line in first.lines if line.shown[at].strong]
-    assert bold
-    assert longer(config) not in bold
+    cells = dict(by_name(table.cells))
+    best = max(cells[one.row, "Union"].here or 0 for one in paper_decisions("pgd_at", "trades"))
+    for kept in (best, 99.0):
+        cells[rival, "Union"] = replace(cells[rival, "Union"], here=kept)
+        first, *_ = table11.blocks(cells, config)
+        at = first.columns.index("Union")
+        bold = [line.labels[-1] for line in first.lines if line.shown[at].strong]
+        assert bold
+        assert longer(config) not in bold
     assert not any(row == rival and column in (*table11.FALLS, "Union gain") for row, column in cells)
 
 
@@ -256,7 +258,7 @@ def test_what_each_attack_turned_is_counted_in_the_csv_and_not_in_a_note(table: 
     assert not any(table11.TURNED in column for block in table.blocks for column in block.columns)
 
 
-def test_one_target_is_one_class(table: Table, finished: Path, config: Config) -> None:
+def test_one_target_is_one_class(table: Table, config: Config) -> None:
     assert not any("1 classes" in note for note in table.notes)
     asked = config.suite
     assert isinstance(asked, AttackSuiteConfig)
