@@ -156,6 +156,7 @@ def _table11(config: Config) -> tuple[Need, ...]:
         Need("autoattack", SUITE_MODELS),
         Need("attack_transferred", SUITE_MODELS),
         Need("attack_radius", SUITE_MODELS),
+        Need("attack_ensemble", DEQS),
     )
 
 
@@ -211,8 +212,8 @@ _TABLES = (
         "table", 11, "Every decision under attacks that know it, and what remains of the gains.",
         "attacks that know the defence", "deqpipe.reporting.tables.table11", _table11, wanted=_has_suite,
         unwanted=_NO_SUITE, foremost=("Union", "PGD", "Sec. 3.2 under union", "Sec. 3.2 by PGD", "Clean", "AA"),
-        pooled=("Sec. 3.2 by PGD", "Sec. 3.2 under union", "Sec. 3.2 over R = 0", "Sec. 3.3 by PGD",
-                "Sec. 3.3 under union"),
+        pooled=("Sec. 3.2 by PGD", "Sec. 3.2 under union", "Sec. 3.2 over R = 0", "Sec. 3.2 over longer solve",
+                "Sec. 3.2 over ensemble", "Sec. 3.3 by PGD", "Sec. 3.3 under union"),
     ),
 )  # fmt: skip
 _FIGURES = (
