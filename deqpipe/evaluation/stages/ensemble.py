@@ -1,7 +1,7 @@
 """The job that attacks a decision which the networks of all seeds take together (Table 11).
 
-It belongs to no seed. What its attacks make is judged, and leaves, as in the jobs of the suite; then it is shown all that
-the suite has made against its members and against all other decisions.
+It belongs to no seed. What its attacks make is judged, and leaves, as in the jobs of the suite; then it is shown all
+that the suite has made against its members and against all other decisions.
 """
 
 import functools
