@@ -1,4 +1,4 @@
-"""Networks that decide together: what they say, its gradient, what attacks on them cost, and who takes notice of them."""
+"""Networks that decide together: what they say, its gradient, what attacks on it cost, and who takes notice of it."""
 
 from dataclasses import replace
 
