@@ -1,5 +1,6 @@
 """Specs: a job's spec changes with exactly what its output depends on."""
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -602,9 +603,14 @@ def suite_jobs(config: Config) -> dict[tuple[str, str, str], str]:
     }
 
 
-def differing(config: Config, base: Config = CONFIG) -> set[str]:
-    """The stages of the suite that have a job of another spec, of jobs that there are by both."""
-    before, after = suite_jobs(base), suite_jobs(config)
+@functools.cache
+def suite_jobs_by_default() -> dict[tuple[str, str, str], str]:
+    return suite_jobs(CONFIG)
+
+
+def differing(config: Config) -> set[str]:
+    """The stages of the suite that have a job of another spec than by default, of jobs that there are by both."""
+    before, after = suite_jobs_by_default(), suite_jobs(config)
     return {job[0] for job in before.keys() & after.keys() if before[job] != after[job]}
 
 
