@@ -54,6 +54,7 @@ _SMALL: dict[str, Any] = {
     "autoattack": {"square_images": 12, "images_per_job": 11, "top_points": 3},
     "entropy_sweep": {"solver_steps": [1, 2, 4], "input_steps": [1, 5], "points": 2},
     "evaluation": {"images": 20},
+    "suite": {"static": True},
     "statistics": {"resamples": 100},
 }  # fmt: skip
 

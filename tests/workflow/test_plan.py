@@ -1,5 +1,7 @@
 """What the workflow would run before anything has been run."""
 
+import re
+
 import pytest
 
 from tests.sampling import one_in
@@ -170,6 +172,23 @@ def test_names_outside_the_vocabularies_have_no_rule(workspace: Workspace, targe
 def test_two_seeds_share_the_data_and_nothing_else(workspace: Workspace) -> None:
     plan = workspace.plan("train_all", *DEMO, workspace.overlay({"seeds": [0, 3]}))
     assert plan == {"prepare_data": 1, "pretrain": 2, "train_deq": 8, "train_feedforward": 4}
+
+
+def test_what_all_seeds_decide_together_is_attacked_once_for_every_deq_and_not_with_one_seed(
+    workspace: Workspace,
+) -> None:
+    seeds = workspace.overlay({"seeds": [0, 3], "suite.static": True, "suite.images_per_job": 12})
+    printed = workspace.dry_run("suite_all", *DEMO, seeds, "--printshellcmds")
+    assert job_counts(printed)["attack_ensemble"] == 4 * 2
+    called = next(line for line in printed.splitlines() if "deqpipe attack-ensemble" in line)
+    weights, states = (f"results/demo/{folder}/deq_\\w+/seed{{}}" for folder in ("models", "select"))
+    for option, path in (("checkpoint", f"{weights}/best.safetensors"), ("select", f"{states}.json")):
+        assert re.search(f"--{option} {path.format(0)} {path.format(3)} --", called)
+    assert called.count("_images0-11.safetensors") + called.count("_images12-23.safetensors") == 2 * (4 * 4 + 2)
+    target = "results/demo/attacks/ensemble/deq_trades_base/images0-23.parquet"
+    assert "MissingRuleException" in workspace.dry_run(
+        target, *DEMO, workspace.overlay({"suite.static": True}), status=1
+    )
 
 
 def test_grid_jobs_cover_states_and_images_in_chunks(workspace: Workspace) -> None:
