@@ -138,8 +138,10 @@ def test_its_job_belongs_to_no_seed_and_runs_once() -> None:
 def test_weights_and_early_states_of_every_seed_and_all_saved_images_cause_it() -> None:
     spec = specs.build("attack_ensemble", SEVERAL, model=MODEL)
     for seed in SEVERAL.seeds:
-        for role, stage in (("model", "train_deq"), ("select", "select")):
-            made = specs.build(stage, SEVERAL, model=MODEL, seed=seed)
+        for role, made in (
+            ("model", specs.build("train_deq", SEVERAL, model=MODEL, seed=seed)),
+            ("select", specs.build("select", SEVERAL, model=MODEL, seed=seed)),
+        ):
             assert spec["upstream"][f"{role}/seed{seed}"] == specs.fingerprint(made)
     images_of = {role for role in spec["upstream"] if role.count("/") == 2}
     others = specs.build("attack_transferred", SEVERAL, model=MODEL, seed=0)["upstream"]
