@@ -92,7 +92,7 @@ rule select_all:
 rule suite_all:
     """Attacks that know the defence: the suite, its images on every decision, and other radii (Table 11, Figure 7)."""
     input:
-        every("attack_suite", "attack_transferred", "attack_radius"),
+        every("attack_suite", "attack_transferred", "attack_radius", "attack_ensemble"),
 
 
 rule attack_all:

@@ -25,6 +25,7 @@ from deqpipe.analysis.decision import Decision
 from deqpipe.analysis.suite import SuiteOutcome
 from deqpipe.config import AttackSuiteConfig, Config
 from deqpipe.results import early_states, records
+from deqpipe.results.columns import OWN_SEED
 from deqpipe.results.records import Records
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap, Correct, Estimate, Term
@@ -71,19 +72,29 @@ class Finished:
 
     def outcome(self, decision: Decision) -> SuiteOutcome | None:
         """The suite on a decision; None where its jobs do not reach so many images."""
-        folder = self.results / "attacks/suite" / decision.model / f"seed{self.seed}"
-        rows = _of(sorted(folder.glob(f"{decision.defence}_images*.parquet")), self.images, decision)
+        rows = _of(self._files(decision), self.images, decision)
         if rows is None:
             return None
+        if "crafted_seed" in rows.columns:  # what others have made stands beside it
+            rows = rows.where(rows["crafted_seed"] == OWN_SEED)
         asked = self.config.suite
         assert isinstance(asked, AttackSuiteConfig)
         return suite.outcome(rows, decision, asked, state=self.state(decision), images=self.images, sources=())
 
+    def _files(self, decision: Decision) -> list[Path]:
+        """Records of the suite on a decision; those of all seeds together belong to none."""
+        folder = self.results / "attacks"
+        if defence_of(decision.defence).of_seeds:
+            return sorted((folder / "ensemble" / decision.model).glob("images*.parquet"))
+        return sorted(
+            (folder / "suite" / decision.model / f"seed{self.seed}").glob(f"{decision.defence}_images*.parquet")
+        )
+
     def state(self, decision: Decision) -> int:
         """That decides."""
-        if decision.model not in vocabulary.DEQS:
-            return FINAL
         value = defence_of(decision.defence)
+        if decision.model not in vocabulary.DEQS or value.of_seeds:
+            return FINAL
         if value.matched_to:
             return self.config.solver.steps
         whose = value.control_of or decision.defence
@@ -174,7 +185,7 @@ def comparisons(decisions: Sequence[Decision]) -> Iterator[Comparison]:
         others: Mapping[str, Decision | None] = {
             "Sec. 3.2 over undefended": gains.undefended(one),
             "Sec. 3.2 over its control R = 0": gains.own_control(one),
-            "Sec. 3.2 over the longer solve": gains.equal_cost(one),
+            **{f"Sec. 3.2 over the {defence_of(rival.defence).label}": rival for rival in gains.equal_cost(one)},
             "Sec. 3.3": gains.without_random_states(one),
         }
         yield from (Comparison(label, one, rival) for label, rival in others.items() if rival in decisions and rival)

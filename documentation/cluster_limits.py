@@ -34,13 +34,32 @@ def needs_at(root: Path, name: SpeedName) -> tuple[Speed, tuple[Need, ...]]:
     return speed, tuple(needs(setting, submitted(settings)))
 
 
+SEEDS = 3
+"""With which rules are reckoned that there are with several seeds alone."""
+
+
+@cache
+def needs_of_seeds(root: Path, name: SpeedName) -> tuple[Need, ...]:
+    """What the rules need that there are with several seeds alone, with config.yaml but for its seeds.
+
+    Args:
+        root: the repository.
+        name: of the speed.
+    """
+    speed, one = needs_at(root, name)
+    settings = config.load([root / "config.yaml"]).model_copy(update={"seeds": tuple(range(SEEDS))})
+    setting = Setting(settings, images_of(settings), speed, entering(settings, ()).shares, on_gpu=True)
+    known = {need.rule for need in one}
+    return tuple(needs(setting, [job for job in submitted(settings) if job.rule not in known]))
+
+
 def block(root: Path) -> str:
     """Retries, and what each rule asks for.
 
     Args:
         root: the repository.
     """
-    _, found = needs_at(root, "paper")
+    found = (*needs_at(root, "paper")[1], *needs_of_seeds(root, "paper"))
     tries = {need.rule: limits(need.longest).needed or 1 for need in found}
     most = max(tries, key=lambda rule: tries[rule])
     rows = (f"  {need.rule}: {{runtime: {limits(need.longest).runtime}, mem_mb: {need.mem_mb}}}\n" for need in found)

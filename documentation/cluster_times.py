@@ -14,7 +14,7 @@ from deqpipe.planning.speeds import ROWS, Speed
 from deqpipe.workflow import gridpoints
 from deqpipe.workflow.defences import ENTROPY
 from deqpipe.workflow.library_attacks import APGD_T, SQUARE
-from documentation.cluster_limits import needs_at
+from documentation.cluster_limits import SEEDS, needs_at, needs_of_seeds
 
 HEAD = """\
 # Hours, tries and kept work on a cluster
@@ -65,7 +65,11 @@ def page(root: Path) -> str:
         [
             HEAD.format(speeds=told),
             "## Every rule\n",
-            *_rules(of_paper, of_rates),
+            *_rows(of_paper, of_rates),
+            *_in_sum(of_paper, of_rates),
+            f"With several seeds (here {SEEDS}) there is one rule more:\n",
+            *_rows(needs_of_seeds(root, "paper"), needs_of_seeds(root, "rates")),
+            "",
             FORMULAS.format(**policy),
             "## Against what is known\n",
             *_trainings(root, paper),
@@ -80,7 +84,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def _rules(of_paper: Sequence[Need], of_rates: Sequence[Need]) -> Iterator[str]:
+def _rows(of_paper: Sequence[Need], of_rates: Sequence[Need]) -> Iterator[str]:
     """A row per rule: both speeds."""
     yield _cells(_COLUMNS)
     yield "| --- |" + " ---: |" * 8 + " --- |" + " ---: |" * 2 + " --- |"
@@ -92,6 +96,10 @@ def _rules(of_paper: Sequence[Need], of_rates: Sequence[Need]) -> Iterator[str]:
             (paper.rule, paper.jobs, asked.runtime, paper.mem_mb // 1000, _hours(paper), _hours(other), asked.needed,
              needed, asked.allowed, paper.unit, _minutes(paper), _minutes(other), fits)
         )  # fmt: skip
+
+
+def _in_sum(of_paper: Sequence[Need], of_rates: Sequence[Need]) -> Iterator[str]:
+    """All rules together."""
     yield ""
     total = [sum(need.minutes for need in found) / 60 / 24 for found in (of_paper, of_rates)]
     yield (

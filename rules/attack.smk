@@ -393,3 +393,37 @@ rule attack_radius:
         "deqpipe attack-radius --spec {params.spec:q} {params.execution:q} {params.budget:q} {params.optional:q}"
         " --data {input.data:q} --checkpoint {input.checkpoint:q} --images {params.images:q}"
         " --batch-size {params.batch_size:q} --state {params.state:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule attack_ensemble:
+    """Every attack of the suite on what the undefended networks of all seeds decide together (Table 11)."""
+    input:
+        data=given(rules.prepare_data.output),
+        checkpoint=given(of_all_seeds(CHECKPOINT)),
+        select=given(of_all_seeds(file_of("select"))),
+        saved=given(all_saved_images),
+        outdated=outdated([file_of("attack_ensemble"), images_of("attack_ensemble")]),
+    output:
+        rows=file_of("attack_ensemble"),
+        images=images_of("attack_ensemble"),
+    log:
+        "<logs>/attack_ensemble/{model}/images{images}.log",
+    benchmark:
+        "<logs>/benchmark/attack_ensemble/{model}/images{images}.tsv"
+    wildcard_constraints:
+        model=any_of(ENSEMBLES),
+    priority: 30
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+    params:
+        spec=spec("attack_ensemble"),
+        execution=execution,
+        batch_size=batch_size,
+        state=state_folder("attack_ensemble"),
+        budget=time_budget,
+    shell:
+        "deqpipe attack-ensemble --spec {params.spec:q} {params.execution:q} {params.budget:q}"
+        " --data {input.data:q} --checkpoint {input.checkpoint:q} --select {input.select:q} --saved {input.saved:q}"
+        " --images {wildcards.images:q} --batch-size {params.batch_size:q} --state {params.state:q}"
+        " --output {output.rows:q} > {log:q} 2>&1"

@@ -76,6 +76,7 @@ DEQS, FEEDFORWARD = (
 TRUNK, SUITE_MODELS, TRADES = vocabulary.TRUNK, vocabulary.SUITE_MODELS, vocabulary.TRADES
 SWEEP_MODEL, FIGURE2_MODEL = vocabulary.SWEEP_MODEL, vocabulary.FIGURE2_MODEL
 TRAINED, IMPORTED = vocabulary.trained_here(CONFIG), tuple(CONFIG.imported)
+ENSEMBLES = tuple(name for name in vocabulary.DEQS if vocabulary.ensembles(CONFIG, name))  # none of one seed
 OTHER_JACOBIAN = vocabulary.OTHER_JACOBIAN  # Figure 6 alone
 SEEDS = CONFIG.seeds
 SHARDS = shards.shard_names(CONFIG)
@@ -341,6 +342,11 @@ def all_saved_images(wildcards):
         )
         for made in stages.suites(CONFIG).values()
     ]
+
+
+def of_all_seeds(file):
+    """The same file of every seed."""
+    return lambda wildcards: expand(file, model=wildcards.model, seed=SEEDS)
 
 
 def suite_of_model(wildcards):

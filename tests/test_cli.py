@@ -32,7 +32,7 @@ COMMANDS = (
     "time-training",
     "import-checkpoint", "export-checkpoint", "use-imported", "select-early-state", "clean", "attack-pgd",
     "attack-grid", "attack-point", "autoattack", "attack-top", "attack-in-loop", "attack-sweep", "attack-suite",
-    "attack-transferred", "attack-radius", "time-inference",
+    "attack-transferred", "attack-radius", "attack-ensemble", "time-inference",
     "attack-example", "strongest", "race", "table", "figure", "report", "show-table", "compare", "predict", "plan",
     "status", "doctor", "trial", "watch",
 )  # fmt: skip

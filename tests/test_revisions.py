@@ -41,6 +41,7 @@ ENTRIES = {
     "attack_example": "deqpipe.evaluation.stages.example",
     **dict.fromkeys(("attack_suite", "attack_radius"), "deqpipe.evaluation.stages.suite"),
     "attack_transferred": "deqpipe.evaluation.stages.transferred",
+    "attack_ensemble": "deqpipe.evaluation.stages.ensemble",
     "time_training": "deqpipe.training.timing",
     "time_inference": "deqpipe.evaluation.stages.timing",
     "strongest": "deqpipe.analysis.ranking",

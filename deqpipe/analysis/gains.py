@@ -78,16 +78,19 @@ def own_control(decision: Decision) -> Decision | None:
     return replace(decision, defence=ZERO_STEPS.name)
 
 
-def equal_cost(decision: Decision) -> Decision | None:
-    """The same weights undefended, solved for as long as costs the same; None where a defence has no such rival."""
-    rival = next((name for name in MATCHED if defence_of(name).matched_to == decision.defence), None)
-    return None if rival is None else replace(decision, defence=rival)
+def equal_cost(decision: Decision) -> tuple[Decision, ...]:
+    """What a defence's cost gives without it, undefended: a longer solve, the networks of all seeds together."""
+    rivals = (name for name in MATCHED if defence_of(name).matched_to == decision.defence)
+    return tuple(replace(decision, defence=name) for name in rivals)
 
 
 def without_random_states(decision: Decision) -> Decision | None:
-    """The same defence with weights of the same framework that were trained without Sec. 3.3; None for these."""
+    """The same defence with weights of the same framework that were trained without Sec. 3.3; None for these.
+
+    None as well for what only explains a gain.
+    """
     trained = vocabulary.MODELS[decision.model]
-    if not trained.random_states or defence_of(decision.defence).control_of:
+    if not trained.random_states or defence_of(decision.defence).beside:
         return None
     base = next(name for name in vocabulary.BASELINES if vocabulary.MODELS[name].framework == trained.framework)
     return replace(decision, model=base)

@@ -14,7 +14,7 @@ from deqpipe.workflow import gridpoints, specs, vocabulary
 from deqpipe.workflow.defences import DefenceName
 from deqpipe.workflow.layout import files, needed
 from deqpipe.workflow.products import Need
-from deqpipe.workflow.stages import StageName, training_stage
+from deqpipe.workflow.stages import STAGES, StageName, training_stage
 
 AttacksOf: TypeAlias = Literal["grid", "sweep"]
 """Which attacks race: those of the grid, or those of Table 5."""
@@ -106,7 +106,8 @@ class Tree:
         Raises:
             UserError: a file is missing, no records file, or of another configuration.
         """
-        spec = specs.build(stage, self.config, model=model, seed=self.seed, defence=defence)
+        seed = self.seed if STAGES[stage].seeded else None
+        spec = specs.build(stage, self.config, model=model, seed=seed, defence=defence)
         return reading.opened(paths, spec, root=self.root)
 
     def rows(

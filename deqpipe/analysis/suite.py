@@ -21,6 +21,7 @@ from deqpipe.errors import UserError
 from deqpipe.results.records import Records
 from deqpipe.statistics.intervals import Correct
 from deqpipe.workflow import vocabulary
+from deqpipe.workflow.defences import defence_of
 from deqpipe.workflow.suite_attacks import (
     CONTROLS,
     GROUPS,
@@ -247,6 +248,8 @@ def _kind(rows: Records, known: Mapping[str, SuiteAttack], decision: Decision) -
     """What was attacked: a defence that leaves the dynamics as they are faced no attack on updates of the input."""
     if decision.model in vocabulary.FEEDFORWARD:
         return "network"
+    if defence_of(decision.defence).of_seeds:
+        return "ensemble"
     of_defences = [name for name, attack in known.items() if attack.against == ("defended",)]
     return "defended" if np.isin(rows["attack"].astype(str), of_defences).any() else "plain"
 

@@ -22,11 +22,13 @@ from deqpipe.analysis.reading import Source
 from deqpipe.analysis.suite import SuiteOutcome
 from deqpipe.config import AttackSuiteConfig, Config
 from deqpipe.errors import UserError
+from deqpipe.results.columns import OWN_SEED
 from deqpipe.results.records import Records
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Correct
 from deqpipe.workflow import vocabulary
-from deqpipe.workflow.defences import DefenceName, defence_of
+from deqpipe.workflow.defences import PLAIN, DefenceName, defence_of
+from deqpipe.workflow.products import Need
 from deqpipe.workflow.shards import radius_images, suite_ranges
 
 Part: TypeAlias = Literal["suite", "grid", "AutoAttack", "transferred"]
@@ -125,7 +127,11 @@ def shared_difference(one: Faced, other: Faced) -> tuple[Correct, Correct, froze
 def decisions(config: Config) -> tuple[Decision, ...]:
     """Those that the suite attacks: networks, then the DEQs, framework by framework; controls behind their method."""
     models = sorted(vocabulary.SUITE_MODELS, key=_place)
-    return tuple(Decision(model, one) for model in models for one in vocabulary.suite_decisions(config, model))
+    return tuple(
+        Decision(model, one)
+        for model in models
+        for one in (*vocabulary.suite_decisions(config, model), *vocabulary.ensembles(config, model))
+    )
 
 
 def _place(model: str) -> tuple[int, bool]:
@@ -150,8 +156,41 @@ def gather(tree: Tree) -> Faces:
             own = replace(outcome(tree, decision), transferred=foreign[decision])
             own = replace(own, sources=(*own.sources, *behind))
             found[decision] = _faced(tree, own, graded.get(decision))
-    ordered = {decision: found[decision] for decision in decisions(tree.config)}
+        found |= {one: Faced(ensemble(tree, one), None, None) for one in _ensembles(tree, model)}
+    ordered = {decision: found[decision] for decision in decisions(tree.config) if decision in found}
     return Faces(ordered, curves(tree))
+
+
+def _ensembles(tree: Tree, model: str) -> list[Decision]:
+    """Those of a model, once they are there: they wait for all seeds, and the first one's numbers do not."""
+    if not tree.complete([Need("attack_ensemble", (model,))]):
+        return []
+    return [Decision(model, name) for name in vocabulary.ensembles(tree.config, model)]
+
+
+def ensemble(tree: Tree, decision: Decision) -> SuiteOutcome:
+    """The suite on what the networks of all seeds decide together, the images of others included.
+
+    Raises:
+        UserError: as `gather`.
+    """
+    files = tree.opened("attack_ensemble", decision.model, tree.files("attack_ensemble", decision.model))
+    rows = reading.whole(files, tuple(dict.fromkeys((*suite.COLUMNS, *_TRANSFERRED))))
+    own, images = rows["crafted_seed"] == OWN_SEED, attacked_images(tree.config)
+    found = suite.outcome(
+        rows.where(own), decision, _asked(tree.config), state=FINAL, images=images, sources=files.sources
+    )
+    return replace(found, transferred=_right_under_all(rows.where(~own), decision, FINAL, images))
+
+
+def members(tree: Tree, decision: Decision) -> tuple[int, ...]:
+    """The states at which the networks of an ensemble are read, seed by seed.
+
+    Raises:
+        UserError: as `gather`.
+    """
+    seeds = (replace(tree, seed=seed) for seed in tree.config.seeds)
+    return tuple(early_states.early_states(one, decision.model)[PLAIN.name].state for one in seeds)
 
 
 def _faced(tree: Tree, own: SuiteOutcome, evaluation: Evaluation | None) -> Faced:
@@ -193,7 +232,7 @@ def deciding_state(tree: Tree, decision: Decision) -> int:
 
     A baseline of at most a defence's cost decides at its last state: nobody selects one.
     """
-    if decision.model not in vocabulary.DEQS:
+    if decision.model not in vocabulary.DEQS or defence_of(decision.defence).of_seeds:
         return FINAL
     if defence_of(decision.defence).matched_to:
         return tree.config.solver.steps

@@ -19,6 +19,7 @@ from deqpipe.attack.losses import Loss
 from deqpipe.attack.pgd import uniform_start
 from deqpipe.attack.queries import Noise, RayS, Square
 from deqpipe.config.suite import AttackSuiteConfig
+from deqpipe.defence.ensemble import Ensemble
 from deqpipe.dynamics import Dynamics, PlainDynamics, Trajectory
 from deqpipe.gradient import StateGradient, Unrolled
 from deqpipe.gradient.adjoint import SimultaneousAdjoint
@@ -45,7 +46,7 @@ class Victim:
     Attributes:
         model: in evaluation mode, its parameters frozen.
         ball: the threat model.
-        dynamics: that the decision is read off; None: an ordinary network.
+        dynamics: that the decision is read off; None: an ordinary network, or an ensemble, which has its members'.
         state: which of its states decides, counted from 1.
         undefended: the dynamics without a defence, for attacks that are blind to it.
     """
@@ -60,7 +61,7 @@ class Victim:
     def kind(self) -> Kind:
         """What sort of decision it is."""
         if self.dynamics is None:
-            return "network"
+            return "ensemble" if isinstance(self.model, Ensemble) else "network"
         return "defended" if self.dynamics.is_defended else "plain"
 
     @property
@@ -274,8 +275,10 @@ def _average(victim: Victim, number: int) -> Read:
     """Every state up to the one that decides."""
 
     def read(x: Images) -> tuple[list[Logits], Logits | None]:
-        along = _along(victim, x)
-        several = [victim.deq.logits(z) for z in along.solution.states]
+        if isinstance(victim.model, Ensemble):
+            several = victim.model.along(x)
+        else:
+            several = [victim.deq.logits(z) for z in _along(victim, x).solution.states]
         return several, several[-1]
 
     return read

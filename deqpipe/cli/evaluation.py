@@ -31,6 +31,7 @@ class EvaluationCommand:
         adds: the arguments beside those of every evaluation, in the order of --help.
         gives: keywords of the function beside the job, and how options become their values.
         inputs: files that it reads beside data and checkpoint.
+        together: whether it takes the checkpoints of several seeds, which decide as one.
     """
 
     name: str
@@ -40,6 +41,7 @@ class EvaluationCommand:
     adds: tuple[Adder, ...] = ()
     gives: Mapping[str, Value] = field(default_factory=dict)
     inputs: tuple[str, ...] = ()
+    together: bool = False
 
     def function(self) -> Callable[..., int]:
         """What the command calls, imported now."""
@@ -52,7 +54,9 @@ def register(commands: Any) -> None:
     for evaluation in EVALUATIONS:
         parser = add(commands, evaluation.name, functools.partial(_evaluate, evaluation), evaluation.text)
         add_job(parser, evaluation.stage)
-        add_paths(parser, "data", "checkpoint", *evaluation.inputs, "output")
+        add_paths(parser, "data")
+        _add_checkpoint(parser, together=evaluation.together)
+        add_paths(parser, *evaluation.inputs, "output")
         for add_arguments in evaluation.adds:
             add_arguments(parser)
 
@@ -66,10 +70,12 @@ def _job(options: argparse.Namespace) -> Any:
     from deqpipe.evaluation.evaluated_model import EvaluationJob
     from deqpipe.machine import device
 
+    checkpoint, *further = options.checkpoint
     return EvaluationJob(
         spec=options.spec,
         data=options.data,
-        checkpoint=options.checkpoint,
+        checkpoint=checkpoint,
+        further=tuple(further),
         output=options.output,
         device=device.choose(options.device),
         threads=options.threads,
@@ -86,6 +92,14 @@ def _images_at_once(options: argparse.Namespace) -> int | None:
         asked: int | None = options.batch_size
         return asked
     return Settings(options.spec["config"]).section("timing", TimingConfig).batch_size
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser, *, together: bool) -> None:
+    if together:
+        text = "the networks of all seeds, in the order of the spec's"
+        parser.add_argument("--checkpoint", type=Path, nargs="+", required=True, metavar="FILE", help=text)
+    else:
+        parser.add_argument("--checkpoint", type=Path, nargs=1, required=True)
 
 
 def _add_batch_size(parser: argparse.ArgumentParser) -> None:
@@ -131,9 +145,17 @@ def _add_select(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--select", type=Path, metavar="FILE", help=text)
 
 
+def _add_select_of_all(parser: argparse.ArgumentParser) -> None:
+    text = "the states at which each network decides, in the order of the networks"
+    parser.add_argument("--select", type=Path, nargs="+", required=True, metavar="FILE", help=text)
+
+
 def _add_saved(parser: argparse.ArgumentParser) -> None:
     text = "the images that the suite made against every decision of every model and seed"
     parser.add_argument("--saved", type=Path, nargs="+", required=True, metavar="FILE", help=text)
+
+
+def _add_own(parser: argparse.ArgumentParser) -> None:
     text = "the suite's records of this model's and seed's decisions"
     parser.add_argument("--own", type=Path, nargs="+", required=True, metavar="FILE", help=text)
 
@@ -251,7 +273,7 @@ EVALUATIONS = (
         "attack_transferred",
         "Judge all saved images of the suite on every decision of a model.",
         calls="transferred:attack_transferred",
-        adds=(_add_batch_size, _add_part, _add_select, _add_saved),
+        adds=(_add_batch_size, _add_part, _add_select, _add_saved, _add_own),
         gives={"part": _part, **{name: attrgetter(name) for name in ("select", "saved", "own")}},
     ),
     EvaluationCommand(
@@ -261,6 +283,15 @@ EVALUATIONS = (
         calls="suite:attack_radius",
         adds=(_add_batch_size, _add_part, _add_select),
         gives={"part": _part, "select": attrgetter("select")},
+    ),
+    EvaluationCommand(
+        "attack-ensemble",
+        "attack_ensemble",
+        "Attack what the networks of all seeds decide together (Table 11).",
+        calls="ensemble:attack_ensemble",
+        adds=(_add_batch_size, _add_part, _add_select_of_all, _add_saved),
+        gives={"part": _part, "select": attrgetter("select"), "saved": attrgetter("saved")},
+        together=True,
     ),
     EvaluationCommand(
         "time-inference",

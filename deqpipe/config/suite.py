@@ -32,7 +32,8 @@ class AttackSuiteConfig(AnySuiteConfig):
     controls: bool
     """Whether the controls of Sec. 3.2 are attacked as well: what remains of its gain over them."""
     static: bool
-    """Whether an undefended solve that costs what Sec. 3.2 does is attacked as well, on the same weights."""
+    """Whether what the cost of Sec. 3.2 gives without it is attacked as well: a longer undefended solve with the same
+    weights and, with several seeds, what their undefended networks decide together."""
     iterations: Rounds
     """Steps of APGD from each start."""
     restarts: Rounds

@@ -24,6 +24,7 @@ from deqpipe.compute.ways import NOTHING_ASKED, Asked, choose
 from deqpipe.config import DEFAULT_BATCH, EntropyConfig, parse_solver
 from deqpipe.counts import Evaluations, sum_of
 from deqpipe.data import Dataset, load
+from deqpipe.defence.ensemble import counters
 from deqpipe.errors import UserError
 from deqpipe.evaluation.batching import SHARE, SHARE_WITH_GRAPHS, Batching, automatic
 from deqpipe.evaluation.judge import DEQJudge, Judge, NetworkJudge
@@ -50,6 +51,7 @@ class EvaluationJob:
         spec: of the job.
         data: prepared dataset.
         checkpoint: trained model.
+        further: the same model of other seeds, if networks are evaluated together.
         output: file to write.
         device: where it computes.
         threads: of the CPU.
@@ -68,6 +70,7 @@ class EvaluationJob:
     threads: int
     batch_size: int | None
     ways: Asked = NOTHING_ASKED
+    further: tuple[Path, ...] = ()
     other: Path | None = None
     strongest: Path | None = None
     results: Mapping[str, Path] = field(default_factory=dict)
@@ -76,7 +79,8 @@ class EvaluationJob:
     def inputs(self) -> dict[str, Path]:
         """Files that it reads."""
         named = {"data": self.data, "checkpoint": self.checkpoint, "other": self.other, "strongest": self.strongest}
-        return {name: path for name, path in named.items() if path is not None} | dict(self.results)
+        further = {f"checkpoint{number}": path for number, path in enumerate(self.further, start=2)}
+        return {name: path for name, path in named.items() if path is not None} | further | dict(self.results)
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class EvaluatedModel:
     def evaluations(self) -> Evaluations:
         """Evaluations of f so far; none for a ResNet."""
         models = [loaded.model for loaded in (self.loaded, self.other) if loaded]
-        return sum_of(model.counter.counted for model in models if isinstance(model, DEQClassifier))
+        return sum_of(counter.counted for model in models for counter in counters(model))
 
     @property
     def weights(self) -> str:
@@ -135,9 +139,15 @@ class EvaluatedModel:
         """Whether there are states to attack."""
         return isinstance(self.loaded.model, DEQClassifier)
 
+    @property
+    def evaluates_f(self) -> bool:
+        """Whether there is an f to evaluate, of the model or of those that it consists of."""
+        return bool(counters(self.loaded.model))
+
     def stream(self, purpose: str) -> Stream:
-        """Random numbers for a purpose, of the job's seed."""
-        return Stream(self.job.spec["seed"], purpose)
+        """Random numbers for a purpose, of the job's seed; of the first one where a job has all seeds."""
+        spec = self.job.spec
+        return Stream(spec["seed"] if "seed" in spec else self.settings["seeds"][0], purpose)
 
     def final_point(self) -> gridpoints.GridPoint | None:
         """The ready-made attack: the final state of a DEQ; None for an ordinary network."""

@@ -21,7 +21,7 @@ from deqpipe.workflow import gridpoints, shards, vocabulary
 from deqpipe.workflow.defences import ENTROPY, defence_of
 from deqpipe.workflow.equal_cost import undefended
 from deqpipe.workflow.library_attacks import APGD_CE, LIBRARY_ATTACKS, SQUARE
-from deqpipe.workflow.suite_attacks import AT_RADII, CONTROLS, SuiteAttack, against, suite_attacks
+from deqpipe.workflow.suite_attacks import AT_RADII, CONTROLS, Kind, SuiteAttack, against, suite_attacks
 
 ASSUMED = (
     "no image leaves AutoAttack early where nothing is said of it",
@@ -200,10 +200,9 @@ def attacked(config: Config, model: str, defence: str, points: Sequence[gridpoin
 
 
 def _deciding(config: Config, defence: str) -> int:
-    """The state that decides; nobody selects one of a baseline of at most a defence's cost."""
-    early = config.early_state
-    matched = defence_of(defence).matched_to
-    return early.index if early.mode == "fixed" and not matched else config.solver.steps
+    """The state that decides; nobody selects one of a longer solve."""
+    early, longer = config.early_state, defence_of(defence).longer
+    return early.index if early.mode == "fixed" and longer is None else config.solver.steps
 
 
 def library(config: Config, attack: AttackName, target: AttackCost, *, classes: int) -> Work:
@@ -539,7 +538,13 @@ def suite_attack(
             return network_work(model, {"gradient": float(gradients), "decide": float(starts + 1)})
         return network_work(model, {"decide": float(starts * steps)})
     one = suite_formulas.decided(config, defence, _deciding(config, defence))
-    return differentiated(suite_formulas.spent(attack, suite, one, others=classes - 1))
+    spent = suite_formulas.spent(attack, suite, one, others=classes - 1)
+    return differentiated(spent * networks(config, defence))
+
+
+def networks(config: Config, defence: str) -> int:
+    """How many networks take a decision together."""
+    return len(config.seeds) if defence_of(defence).of_seeds else 1
 
 
 def differentiated(evaluations: Evaluations) -> Work:
@@ -553,17 +558,24 @@ def deciding(config: Config, model: str, defence: str) -> Work:
     """A decision at the state that decides."""
     if not vocabulary.MODELS[model].architecture.has_states:
         return network_work(model, {"decide": 1.0})
-    return decision(config, defence, at(_deciding(config, defence)))
+    return decision(config, defence, at(_deciding(config, defence))) * networks(config, defence)
 
 
 def faced(config: Config, model: str, defence: str, *, classes: int) -> dict[SuiteAttack, Work]:
     """The attacks of the suite that a decision faces, each with what it takes on an image that withstands it."""
     suite = suite_of(config)
-    network = not vocabulary.MODELS[model].architecture.has_states
-    kind = "network" if network else suite_formulas.decided(config, defence, _deciding(config, defence)).kind
     return {
-        attack: suite_attack(config, model, defence, attack, suite, classes=classes) for attack in against(suite, kind)
+        attack: suite_attack(config, model, defence, attack, suite, classes=classes)
+        for attack in against(suite, _kind(config, model, defence))
     }
+
+
+def _kind(config: Config, model: str, defence: str) -> Kind:
+    if not vocabulary.MODELS[model].architecture.has_states:
+        return "network"
+    if defence_of(defence).of_seeds:
+        return "ensemble"
+    return suite_formulas.decided(config, defence, _deciding(config, defence)).kind
 
 
 JUDGED_CLEAN = 3
@@ -573,28 +585,47 @@ JUDGED_ATTACKED = 2
 
 
 def _attack_suite(config: Config, images: Images, wildcards: Mapping[str, str], leaving: bool) -> Work:
-    model, defence = wildcards["model"], wildcards["defence"]
+    each = _attacked_by_suite(config, images, wildcards["model"], wildcards["defence"], leaving=leaving)
+    return each * images_in(wildcards["images"])
+
+
+def _attacked_by_suite(config: Config, images: Images, model: str, defence: str, *, leaving: bool) -> Work:
+    """All attacks on an image."""
     decide = deciding(config, model, defence)
     total, share = decide * JUDGED_CLEAN, 1.0
     for attack, work in faced(config, model, defence, classes=images.classes).items():
         total += (work + decide * JUDGED_ATTACKED) * share
         if leaving and suite_of(config).mode == "standard" and attack.name not in CONTROLS:
             share = STANDING
-    return total * images_in(wildcards["images"])
+    return total
 
 
 def _attack_transferred(config: Config, images: Images, wildcards: Mapping[str, str], leaving: bool) -> Work:
     """Every saved image on every decision of a model but on the one that it was made against."""
-    own, share = wildcards["model"], STANDING if leaving and suite_of(config).mode == "standard" else 1.0
-    total = Work()
+    own = wildcards["model"]
+    each = (_shown(config, images, own, one, leaving=leaving) for one in vocabulary.suite_decisions(config, own))
+    return _sum(each) * images_in(wildcards["images"])
+
+
+def _attack_ensemble(config: Config, images: Images, wildcards: Mapping[str, str], leaving: bool) -> Work:
+    """All attacks, and every image that the suite has made against anything else."""
+    model, total = wildcards["model"], Work()
+    for name in vocabulary.ensembles(config, model):
+        total += _attacked_by_suite(config, images, model, name, leaving=leaving)
+        total += _shown(config, images, model, name, leaving=leaving)
+    return total * images_in(wildcards["images"])
+
+
+def _shown(config: Config, images: Images, own: str, decides: str, *, leaving: bool) -> Work:
+    """What a decision is asked about an image that others have changed, all attacks on all decisions together."""
+    share = STANDING if leaving and suite_of(config).mode == "standard" else 1.0
+    shown = 0.0
     for model in vocabulary.SUITE_MODELS:
         for defence in vocabulary.suite_decisions(config, model):
             attacks = faced(config, model, defence, classes=images.classes)
-            made = share * sum(attack.name not in CONTROLS for attack in attacks)
-            for decides in vocabulary.suite_decisions(config, own):
-                times = len(config.seeds) - ((model, defence) == (own, decides))
-                total += deciding(config, own, decides) * (made * share * times)
-    return total * images_in(wildcards["images"])
+            times = len(config.seeds) - ((model, defence) == (own, decides))
+            shown += sum(attack.name not in CONTROLS for attack in attacks) * times
+    return deciding(config, own, decides) * (share * share * shown)
 
 
 def _attack_radius(config: Config, images: Images, wildcards: Mapping[str, str], leaving: bool) -> Work:
@@ -652,6 +683,7 @@ _COMPUTING = {
 _AT_STRONGEST = {"autoattack": _autoattack, "attack_top": _attack_top, "attack_in_loop": _attack_in_loop}
 _OF_SUITE = {
     "attack_suite": _attack_suite, "attack_transferred": _attack_transferred, "attack_radius": _attack_radius,
+    "attack_ensemble": _attack_ensemble,
 }  # fmt: skip
 COMPUTING = (*_COMPUTING, *_AT_STRONGEST, *_OF_SUITE)
 """The rules whose jobs train or evaluate."""

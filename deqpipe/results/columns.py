@@ -56,10 +56,14 @@ FURTHER: Mapping[str, Column[type[np.generic] | type[str]]] = {
         np.float32, "largest minus smallest of the lowest margins that an image's starts came to; NaN with one start"
     ),
     "radius": Column(np.float32, "of the ball that the image was sought in, in units of the pixel range [0, 1]"),
-    "crafted_seed": Column(np.int32, "the seed of the model that the image was made against"),
-    "crafted_defence": Column(str, "the decision that the image was made against"),
+    "crafted_seed": Column(
+        np.int32, "the seed of the model that the image was made against; -1: made against the ensemble that is judged"
+    ),
+    "crafted_defence": Column(str, "the decision that the image was made against; empty as the seed is -1"),
 }
 """One value per row, of the suite's stages alone; the last two of transferred images alone."""
+OWN_SEED = -1
+"""The seed of images that were made against the very ensemble that is judged; and of clean ones beside them."""
 PER_STATE: Mapping[str, Column[type[np.generic]]] = {
     "predicted": Column(np.int16, "class, counted from 0; -1: the logits are not finite; -2: not computed"),
     "margin": Column(np.float32, "logit of the label minus the largest other logit"),

@@ -14,7 +14,7 @@ from deqpipe.errors import UserError
 from deqpipe.workflow.equal_cost import times_as_long
 
 DefenceName: TypeAlias = Literal[
-    "plain", "entropy", "entropy_zero_steps", "entropy_restart_only", "entropy_one_round", "longer_solve"
+    "plain", "entropy", "entropy_zero_steps", "entropy_restart_only", "entropy_one_round", "longer_solve", "ensemble"
 ]  # fmt: skip
 
 Adjust: TypeAlias = Callable[[EntropyConfig, int], EntropyConfig]
@@ -38,7 +38,9 @@ class Defence:
             one, and it decides at that one's early state.
         attacked: when the suite attacks it as a decision of its own, if it is a control; None: never.
         matched_to: the defence that it costs at most as much as, if it is a baseline of that cost: the suite alone
-            attacks it, at its last state.
+            attacks it, at its last state if it is a longer solve.
+        of_seeds: whether the networks of all seeds take it together, each undefended and at its own early state: it
+            belongs to none of them, and there is none of one seed.
         longer: how many times N steps its solve takes, from the keys of Sec. 3.2 and N; None: N.
     """
 
@@ -52,6 +54,7 @@ class Defence:
     control_of: DefenceName | None = None
     attacked: Callable[[EntropyConfig], bool] | None = None
     matched_to: DefenceName | None = None
+    of_seeds: bool = False
     longer: Callable[[EntropyConfig, int], int] | None = None
 
     @property
@@ -107,8 +110,9 @@ LONGER = Defence(
     "longer_solve", "longer solve", "deqpipe.defence.strided:build", ("entropy",), matched_to="entropy",
     longer=times_as_long,
 )  # fmt: skip
+ENSEMBLE = Defence("ensemble", "ensemble", matched_to="entropy", of_seeds=True)
 DEFENCES: Mapping[str, Defence] = {
-    one.name: one for one in (PLAIN, ENTROPY, ZERO_STEPS, RESTART_ONLY, ONE_ROUND, LONGER)
+    one.name: one for one in (PLAIN, ENTROPY, ZERO_STEPS, RESTART_ONLY, ONE_ROUND, LONGER, ENSEMBLE)
 }
 CONTROLS: tuple[DefenceName, ...] = tuple(one.name for one in DEFENCES.values() if one.control_of)
 MATCHED: tuple[DefenceName, ...] = tuple(one.name for one in DEFENCES.values() if one.matched_to)

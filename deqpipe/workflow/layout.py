@@ -42,13 +42,14 @@ def needed(need: Need, config: Config, seed: int) -> Iterator[str]:
 
 
 def all_needed(needs: Iterable[Need], config: Config) -> list[str]:
-    """The files of some needs for all repetitions."""
-    return [
+    """The files of some needs for all repetitions, each once."""
+    every = (
         path
         for need in needs
         for seed in (config.seeds if need.every_seed else config.seeds[:1])
         for path in needed(need, config, seed)
-    ]
+    )
+    return list(dict.fromkeys(every))
 
 
 def asked_for(config: Config) -> list[str]:

@@ -5,7 +5,7 @@ code are derived from these values. The rules themselves are written out in rule
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from deqpipe.config import KNOWN_IMAGES, Config
@@ -32,6 +32,7 @@ from deqpipe.workflow.vocabulary import (
     TRADES,
     TRUNK,
     TrainedModel,
+    ensembles,
     other_trades,
     suite_decisions,
     transfers_to,
@@ -40,7 +41,7 @@ from deqpipe.workflow.vocabulary import (
 StageName: TypeAlias = Literal[
     "data", "pretrain", "train_deq", "train_feedforward", "select", "clean", "attack_grid", "attack_pgd", "race",
     "race_sweep", "strongest", "autoattack", "attack_top", "attack_in_loop", "attack_sweep", "attack_example",
-    "attack_suite", "attack_transferred", "attack_radius", "time_training", "time_inference",
+    "attack_suite", "attack_transferred", "attack_radius", "attack_ensemble", "time_training", "time_inference",
 ]  # fmt: skip
 ProductName: TypeAlias = Literal["table", "figure", "report"]
 Keys: TypeAlias = tuple[str, ...]
@@ -97,6 +98,10 @@ def _by_suites_images(config: Config, model: str, below: int | None) -> tuple[Ma
 def _by_suites_decision(config: Config, model: str, below: int | None) -> tuple[Mapping[str, str], ...]:
     images = _by_suites_images(config, model, below)
     return tuple({"defence": defence, **part} for defence in suite_decisions(config, model) for part in images)
+
+
+def _by_ensembles_images(config: Config, model: str, below: int | None) -> tuple[Mapping[str, str], ...]:
+    return _by_suites_images(config, model, below) if ensembles(config, model) else ()
 
 
 def _by_defence(config: Config, model: str, below: int | None) -> tuple[Mapping[str, str], ...]:
@@ -406,6 +411,29 @@ def suites(config: Config) -> dict[str, Made]:
     }
 
 
+_SUITE = ("mode", "iterations", "restarts", "targets", "long", "queries", "decision_queries")
+"""The keys of its budget."""
+
+
+def _ensemble_keys(config: Config, model: str) -> Keys:
+    return (*_attacked_by_suite(*_SUITE)(config, model), "seeds")
+
+
+def _ensemble_upstream(config: Config, model: str) -> dict[str, Made]:
+    """The networks of all seeds and their early states, and all images of the suite, which are read in this order."""
+    members = {
+        role_of_member(role, seed): replace(made, seed=seed)
+        for seed in config.seeds
+        for role, made in _decided(config, model).items()
+    }
+    return members | suites(config)
+
+
+def role_of_member(role: str, seed: int) -> str:
+    """What a job of an ensemble calls what it reads of one network: its weights (model) and early states (select)."""
+    return f"{role}/seed{seed}"
+
+
 # --- races, and speeds -----------------------------------------------------------------------------------------------
 
 
@@ -500,8 +528,8 @@ STAGES: Mapping[str, Stage] = {
         ),
         Stage(
             "attack_suite", 1, _EVALUATION, "attacks/suite/{model}/seed{seed}/{defence}_images{images}.parquet",
-            _attacked_by_suite("mode", "iterations", "restarts", "targets", "long", "queries", "decision_queries"),
-            _decided, SUITE_MODELS, _without_controls, parts=_by_suites_decision, attacked=suite_decisions,
+            _attacked_by_suite(*_SUITE), _decided, SUITE_MODELS, _without_controls, parts=_by_suites_decision,
+            attacked=suite_decisions,
             beside="attacks/suite/{model}/seed{seed}/{defence}_images{images}.safetensors",
         ),
         Stage(
@@ -513,6 +541,11 @@ STAGES: Mapping[str, Stage] = {
             "attack_radius", 1, _EVALUATION, "attacks/radius/{model}/seed{seed}/{defence}.parquet",
             _attacked_by_suite("iterations", "radii", "radius_images"), _decided, SUITE_MODELS, _without_controls,
             parts=_by_defence, attacked=_defences,
+        ),
+        Stage(
+            "attack_ensemble", 1, _EVALUATION, "attacks/ensemble/{model}/images{images}.parquet", _ensemble_keys,
+            _ensemble_upstream, DEQS, _without_controls, seeded=False, parts=_by_ensembles_images, decisions=ensembles,
+            beside="attacks/ensemble/{model}/images{images}.safetensors",
         ),
         Stage(
             "time_training", 2, (*_TRAINING, "results.document", "results.speeds"), "timing/training/seed{seed}.json",

@@ -10,8 +10,9 @@ from typing import Literal, TypeAlias
 from deqpipe.config.suite import AttackSuiteConfig
 
 SuiteAttackName: TypeAlias = str
-Kind: TypeAlias = Literal["network", "plain", "defended"]
-"""What is attacked: a network without states, a DEQ's undefended dynamics, dynamics that update the input."""
+Kind: TypeAlias = Literal["network", "plain", "defended", "ensemble"]
+"""What is attacked: a network without states, a DEQ's undefended dynamics, dynamics that update the input, several
+undefended DEQs together."""
 Knowledge: TypeAlias = Literal["nothing", "states", "defence"]
 """What an attack knows beside the images' classes: the decision's answers alone; the model and its states; the defence
 as well."""
@@ -56,7 +57,8 @@ GROUPS: tuple[AttackGroup, ...] = (
 """In the order of Table 11."""
 
 _DEQ: tuple[Kind, ...] = ("plain", "defended")
-_ALL: tuple[Kind, ...] = ("network", "plain", "defended")
+_WITH_STATES: tuple[Kind, ...] = (*_DEQ, "ensemble")
+_ALL: tuple[Kind, ...] = ("network", *_WITH_STATES)
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ _FIXED = (
     _apgd("straight_through", "straight through the updates", UPDATES, "defence", "margin", "straight_through",
           ("defended",), _one),
     _apgd("smoothed", "smoothed updates", UPDATES, "defence", "margin", "smoothed", ("defended",), _one),
-    _apgd("average_margin", "average over all states", TRAJECTORY, "states", "margin", "average"),
+    _apgd("average_margin", "average over all states", TRAJECTORY, "states", "margin", "average", _WITH_STATES),
     _apgd("before_update", "states before the updates", TRAJECTORY, "defence", "margin", "before_update",
           ("defended",)),
     _apgd("low_entropy", "confident mistakes", TRAJECTORY, "defence", "low_entropy", "decision", ("defended",),
@@ -141,8 +143,8 @@ _FIXED = (
     _apgd("warm", "from the best images", WARM, "states", "margin", "decision", _ALL, _one, warm=True),
     _apgd("warm_targeted", "from the best images, targeted", WARM, "states", "targeted", "decision", _ALL, _targets,
           warm=True),
-    _apgd("warm_average", "from the best images, average over all states", WARM, "states", "margin", "average", _DEQ,
-          _one, warm=True),
+    _apgd("warm_average", "from the best images, average over all states", WARM, "states", "margin", "average",
+          _WITH_STATES, _one, warm=True),
     _apgd("warm_before_update", "from the best images, states before the updates", WARM, "defence", "margin",
           "before_update", ("defended",), _one, warm=True),
     _apgd("warm_straight_through", "from the best images, straight through the updates", WARM, "defence", "margin",

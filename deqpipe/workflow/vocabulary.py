@@ -130,7 +130,7 @@ def transfers_to(config: Config, model: str) -> str | None:
 
 
 def suite_decisions(config: Config, model: str) -> tuple[DefenceName, ...]:
-    """The decisions of a model that the suite attacks: its defences, controls, and what costs as much.
+    """The decisions of a network that the suite attacks: its defences, controls, and what costs as much.
 
     None where there is no suite.
     """
@@ -138,8 +138,21 @@ def suite_decisions(config: Config, model: str) -> tuple[DefenceName, ...]:
     if not suite.enabled:
         return ()
     explaining = (name for name in CONTROLS if suite.controls and DEFENCES[name].control_of in declared)
-    matched = (name for name in MATCHED if suite.static and DEFENCES[name].matched_to in declared)
+    matched = (name for name in _matched(config, model) if not DEFENCES[name].of_seeds)
     return (*declared, *(name for name in explaining if _attacked(name, config.entropy)), *matched)
+
+
+def ensembles(config: Config, model: str) -> tuple[DefenceName, ...]:
+    """The decisions that a model's networks of all seeds take together, and the suite attacks; none of one seed."""
+    several = len(config.seeds) > 1
+    return tuple(name for name in _matched(config, model) if several and DEFENCES[name].of_seeds)
+
+
+def _matched(config: Config, model: str) -> tuple[DefenceName, ...]:
+    """The baselines at equal cost of a model's defences, where the suite attacks them."""
+    declared, suite = MODELS[model].defences, config.suite
+    asked = suite.enabled and suite.static
+    return tuple(name for name in MATCHED if asked and DEFENCES[name].matched_to in declared)
 
 
 def _attacked(control: DefenceName, entropy: EntropyConfig) -> bool:

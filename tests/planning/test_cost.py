@@ -399,6 +399,25 @@ def judged_right(job: EvaluationJob, target: suite_target.SuiteTarget, folder: P
 # From the configuration alone
 
 
+def test_networks_that_decide_together_cost_what_each_does_and_are_shown_all_that_the_suite_has_made() -> None:
+    config = tiny.settings({"seeds": [0, 1, 2], "early_state": {"mode": "fixed", "index": 3}})
+    plain, together = (cost.deciding(config, BASE, name).evaluations for name in ("plain", "ensemble"))
+    assert together == plain * 3 == Evaluations(9)
+    alone, faced = (
+        {attack.name: work for attack, work in cost.faced(config, BASE, name, classes=IMAGES.classes).items()}
+        for name in ("plain", "ensemble")
+    )
+    assert all(work.evaluations == alone[attack].evaluations * 3 for attack, work in faced.items())
+    whole = cost.job("attack_ensemble", {"model": BASE, "images": "0-11"}, config, IMAGES).evaluations * (1 / 12)
+    own = sum_of(work.evaluations for work in faced.values()) + together * (3 + 2 * len(faced))
+    made = sum(
+        3 * (len(cost.faced(config, model, name, classes=IMAGES.classes)) - 1)  # noise is no attack
+        for model in vocabulary.SUITE_MODELS
+        for name in vocabulary.suite_decisions(config, model)
+    )
+    assert (whole - own).total == pytest.approx(together.total * made)
+
+
 def test_transfer_scores_on_a_second_model_and_controls_that_change_nothing_cost_nothing() -> None:
     one, shard = tiny.settings({"attack": {"transfer": False}}), "states1-3_images0-5"
     both = tiny.settings({"attack": {"transfer": True}})

@@ -397,6 +397,8 @@ def alone11(results: Path, config: Mapping[str, Any], seed: int) -> Values:
             if defence == "entropy" and config["suite"]["static"]:
                 plain = f"{framework} {METHOD_OF[training, 'plain']}"
                 faced[f"{plain}, longer solve"] = facing(results, config, seed, model, "longer_solve")
+                if len(config["seeds"]) > 1:
+                    faced[f"{plain}, ensemble"] = facing(results, config, seed, model, "ensemble")
         for name, (columns, _, _) in faced.items():
             add(values, name, columns)
         for method, (training, defence) in METHODS.items():
@@ -418,6 +420,8 @@ def alone11(results: Path, config: Mapping[str, Any], seed: int) -> Values:
                                      values[name, "Sec. 3.2 over R = 0"])  # fmt: skip
                 if config["suite"]["static"]:
                     values[name, "Sec. 3.2 over longer solve"] = over(faced, name, f"{plain}, longer solve", config)
+                    if len(config["seeds"]) > 1:
+                        values[name, "Sec. 3.2 over ensemble"] = over(faced, name, f"{plain}, ensemble", config)
             if training == "random_states":
                 values |= fallen(name, "Sec. 3.3", "Sec. 3.3 under union", values[name, "PGD"] - values[without, "PGD"],
                                  over(faced, name, without, config))  # fmt: skip
@@ -446,11 +450,10 @@ def everywhere(parts: Mapping[str, set[int]], names: Iterable[str]) -> set[int]:
 
 def facing(results: Path, config: Mapping[str, Any], seed: int, model: str, defence: str) -> Facing:
     n = min(config["suite"]["images"], config["evaluation"]["images"])
-    place = FINAL if model.startswith("resnet") else early(results, model, defence, seed)
+    place = FINAL if model.startswith("resnet") or defence == "ensemble" else early(results, model, defence, seed)
     if defence == "longer_solve":
         place = config["solver"]["steps"] - 1
-    folder = results / "attacks" / "suite" / model / f"seed{seed}"
-    frame = pd.concat([pd.read_parquet(path) for path in sorted(folder.glob(f"{defence}_images*.parquet"))])
+    frame, foreign = made(results, seed, model, defence)
     turned: dict[str, set[int]] = {}
     for row in rows(frame):
         if row.predicted[place] != row.label:
@@ -458,8 +461,6 @@ def facing(results: Path, config: Mapping[str, Any], seed: int, model: str, defe
     clean_images = set(range(n)) - turned.get("clean", set())
     columns = {"Clean": 100 * len(clean_images) / n}
     columns |= {f"turned by {name}": len(turned.get(name, ())) for name in set(frame["attack"]) - {"clean"}}
-    foreign = pd.read_parquet(results / "attacks" / "transferred" / model / f"seed{seed}")
-    foreign = foreign[foreign["defence"] == defence]
     lost = {int(row.image) for row in rows(foreign) if row.predicted[place] != row.label}
     parts = {"suite": clean_images - set().union(*turned.values()), "transferred": set(range(n)) - lost}
     left = clean_images
@@ -477,13 +478,26 @@ def facing(results: Path, config: Mapping[str, Any], seed: int, model: str, defe
     return blind(results, config, seed, (model, defence, place), (columns, parts, n))
 
 
+def made(results: Path, seed: int, model: str, defence: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of what the suite made against a decision, and of what was made against others."""
+    if defence == "ensemble":
+        every = pd.read_parquet(results / "attacks" / "ensemble" / model)
+        return every[every["crafted_seed"] == -1], every[every["crafted_seed"] != -1]
+    folder = results / "attacks" / "suite" / model / f"seed{seed}"
+    frame = pd.concat([pd.read_parquet(path) for path in sorted(folder.glob(f"{defence}_images*.parquet"))])
+    foreign = pd.read_parquet(results / "attacks" / "transferred" / model / f"seed{seed}")
+    return frame, foreign[foreign["defence"] == defence]
+
+
 def blind(results: Path, config: Mapping[str, Any], seed: int, whose: tuple[str, str, int], found: Facing) -> Facing:
     """With the grid and AutoAttack on the same images."""
     (model, defence, place), (columns, parts, n) = whose, found
     images, point = config["evaluation"]["images"], (0.0, 0, 0)
     if model.startswith("resnet"):
         attacks = answers(read(results, "pgd", model, seed), FINAL, images=images)
-    elif defence == "longer_solve" or (defence == "entropy_zero_steps" and not config["entropy"]["controls"]):
+    elif defence in ("longer_solve", "ensemble") or (
+        defence == "entropy_zero_steps" and not config["entropy"]["controls"]
+    ):
         attacks = {}
     else:
         attacks = grid(results, config, seed, model, model, defence)

@@ -40,7 +40,7 @@ STRENGTH = {
 # How much a test-time defence adds; controls differ from each other, and one is better than any method.
 DEFENDED: Mapping[DefenceName, float] = {
     "plain": 0.0, "entropy": 0.15, "entropy_zero_steps": -0.3, "entropy_restart_only": 0.6, "entropy_one_round": -0.9,
-    "longer_solve": 0.05,
+    "longer_solve": 0.05, "ensemble": 0.1,
 }  # fmt: skip
 HISTORY = (
     "epoch", "step", "phase", "learning_rate", "loss", "train_accuracy", "clean_accuracy", "robust_accuracy", "seconds",
@@ -98,13 +98,15 @@ def tree(root: Path, config: Config, *, seeds: Sequence[int] | None = None) -> P
         library(root, config, seed)
         table3(root, config, seed)
         suite(root, config, seed)
+        if seed == config.seeds[-1]:
+            ensembles(root, config)
         sweep(root, config, seed)
         timings(root, config, seed)
         example(root, config, seed)
     return root
 
 
-def provenance(config: Config, stage: stages.StageName, model: str, seed: int, *, code: str = "0" * 64,
+def provenance(config: Config, stage: stages.StageName, model: str, seed: int | None, *, code: str = "0" * 64,
                defence: DefenceName | None = None) -> dict[str, Any]:  # fmt: skip
     return {
         "spec": specs.build(stage, config, model=model or None, seed=seed, defence=defence),
@@ -118,8 +120,9 @@ def provenance(config: Config, stage: stages.StageName, model: str, seed: int, *
     }
 
 
-def write(path: Path, rows: Mapping[str, np.ndarray], config: Config, stage: stages.StageName, model: str, seed: int,
-          *, code: str = "0" * 64, defence: DefenceName | None = None, flags: Sequence[str] = ()) -> None:  # fmt: skip
+def write(path: Path, rows: Mapping[str, np.ndarray], config: Config, stage: stages.StageName, model: str,
+          seed: int | None, *, code: str = "0" * 64, defence: DefenceName | None = None,
+          flags: Sequence[str] = ()) -> None:  # fmt: skip
     origin = provenance(config, stage, model, seed, code=code, defence=defence) | {"flags": list(flags)}
     records.write(path, rows, provenance=origin)
 
@@ -133,7 +136,7 @@ def decisions(config: Config, model: str) -> tuple[DefenceName, ...]:
 def rows(config: Config, model: str, seed: int, *, attack: str, point: GridPoint, defence: DefenceName,
          images: Sequence[int]) -> dict[str, np.ndarray]:  # fmt: skip
     """Rows of one attack and one decision. Images differ in how hard they are, and attacks agree on which."""
-    deq = model not in vocabulary.EVERY_FEEDFORWARD
+    deq = model not in vocabulary.EVERY_FEEDFORWARD and defence != "ensemble"
     states = config.solver.steps + 1 if deq else 1
     index = np.asarray(images, dtype=int)
     hardness = np.random.default_rng(7).normal(size=config.evaluation.images)[index]
@@ -482,6 +485,22 @@ def suite(root: Path, config: Config, seed: int) -> None:
                   defence=defence)  # fmt: skip
 
 
+def ensembles(root: Path, config: Config) -> None:
+    """What the networks of all seeds decide together: attacked, and shown the images of others."""
+    for model in vocabulary.DEQS:
+        for name in vocabulary.ensembles(config, model):
+            for first, last in suite_ranges(config):
+                images = range(first, last + 1)
+                own = suite_rows(config, model, config.seeds[0], name, images)
+                nobody = {
+                    "crafted_seed": np.full(len(own["image"]), -1),
+                    "crafted_defence": np.full(len(own["image"]), ""),
+                }
+                found = joined([own | nobody, from_another(config, model, config.seeds[0], name, images)])
+                path = root / "attacks/ensemble" / model / f"images{first}-{last}.parquet"
+                write(path, found, config, "attack_ensemble", model, None)
+
+
 def asked(config: Config) -> AttackSuiteConfig:
     """What the suite may spend."""
     assert isinstance(config.suite, AttackSuiteConfig)
@@ -490,7 +509,7 @@ def asked(config: Config) -> AttackSuiteConfig:
 
 def deciding(config: Config, model: str, defence: DefenceName) -> int:
     """The state of a decision, from 1; the final one of a network without states."""
-    if model in vocabulary.FEEDFORWARD:
+    if model in vocabulary.FEEDFORWARD or defence == "ensemble":
         return 1
     if defence == "longer_solve":
         return config.solver.steps
@@ -504,7 +523,8 @@ def suite_rows(
     place = deciding(config, model, defence) - 1
     parts = [suite_part(config, model, seed, "clean", defence, images)]
     alive = np.array(images)[parts[0]["predicted"][:, place] == parts[0]["label"]]
-    kind: Kind = "network" if model in vocabulary.FEEDFORWARD else "defended" if defence == "entropy" else "plain"
+    kinds: Mapping[str, Kind] = {"entropy": "defended", "ensemble": "ensemble"}
+    kind: Kind = "network" if model in vocabulary.FEEDFORWARD else kinds.get(defence, "plain")
     for number, attack in enumerate(suite_attacks.against(asked(config), kind)):
         if not len(alive):
             break

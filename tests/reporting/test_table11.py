@@ -1,8 +1,10 @@
 """Table 11, Figures 7 and 8, and what the report makes of them; values are counted again in test_reference_tables."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +71,68 @@ def test_a_longer_solve_stands_beside_sec_32_with_what_both_cost(table: Table, c
     assert ("TRADES baseline, longer solve", "Sec. 3.2 under union") not in cells
     (said,) = (one for one in table.notes if one.startswith(longer(config).capitalize().replace("n =", "N =")))
     assert f"a decision: {longer(config).split()[-2]}; with Sec. 3.2: " in said
+
+
+FEW: dict[str, Any] = {
+    "attack": {"grid": {"states": [2], "steps": [1], "damping": [1.0]}, "images_per_job": 20, "states_per_job": 4},
+    "autoattack": {"images_per_job": 20}, "suite": {"images": 12, "images_per_job": 12, "radius_images": 12},
+}  # fmt: skip
+"""A tree that is made in a moment."""
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Table, Path, Config]:
+    """The table of two seeds, and where its records are."""
+    config = fabricate.small(FEW, {"seeds": [1, 0]})
+    results = fabricate.tree(tmp_path_factory.mktemp("two"), config)
+    return tables.build(11, config, results).table, results, config
+
+
+def test_the_networks_of_all_seeds_together_stand_below_what_they_explain_and_every_seed_is_compared_with_them(
+    of_two: tuple[Table, Path, Config],
+) -> None:
+    table, results, config = of_two
+    methods = [line.labels[-1] for line in table.blocks[0].lines]
+    together = "undefended, ensemble of 2 seeds"
+    assert [methods[n - 1] for n, one in enumerate(methods) if one == together] == [longer(config)] * 4
+    cells, (name, column) = by_name(table.cells), (DEFENDED, "Sec. 3.2 over ensemble")
+    gain = cells[name, column]
+    assert gain.note.startswith("over TRADES baseline, ensemble, without AutoAttack and grid, which one of them did")
+    faces = [union.gather(Tree(results, config, seed)).by_decision for seed in config.seeds]
+    pairs = [
+        union.shared_difference(
+            one[Decision("deq_trades_base", "entropy")], one[Decision("deq_trades_base", "ensemble")]
+        )
+        for one in faces
+    ]
+    assert (pairs[0][1] == pairs[1][1]).all(), "it is one decision"
+    expected = [100 * (mine.mean() - theirs.mean()) for mine, theirs, _ in pairs]
+    assert gain.here == pytest.approx(expected[0])
+    assert gain.over_seeds is not None
+    pooled = cells[name, f"{column}, seeds pooled"]
+    assert pooled.here == pytest.approx(np.mean(expected))
+    assert ("TRADES baseline, ensemble", "Union gain") not in cells
+
+
+def test_a_note_says_what_the_decision_of_all_seeds_costs(of_two: tuple[Table, Path, Config]) -> None:
+    (said,) = (one for one in of_two[0].notes if one.startswith("Undefended, ensemble of 2 seeds: "))
+    state = fabricate.early(of_two[2], "plain")
+    assert "of the networks of seeds 1, 0, each undefended" in said
+    assert f"network by network: PGD-AT baseline {state} + {state} = {2 * state};" in said
+
+
+def test_before_all_seeds_are_there_and_with_one_seed_nothing_is_said_of_them_together(
+    of_two: tuple[Table, Path, Config], table: Table, tmp_path: Path
+) -> None:
+    _, results, config = of_two
+    part = Path(shutil.copytree(results, tmp_path / "part"))
+    shutil.rmtree(part / "attacks" / "ensemble")
+    early = tables.build(11, config, part).table
+    assert "Seeds without complete records: 0." in early.conditions
+    for one in (early, table):
+        assert not any("ensemble" in cell.row or "ensemble" in cell.column for cell in one.cells)
+        assert not any("ensemble" in note for note in one.notes)
+    assert "ensemble" not in table.caption
 
 
 def test_the_table_fits_a_narrow_terminal_with_the_union_and_what_is_left(table: Table) -> None:

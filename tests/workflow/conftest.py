@@ -48,7 +48,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     --output|--best|--last)
       echo "$made" > "$2"
-      [ "$verb" != attack-suite ] || echo "$made" > "${2%.parquet}.safetensors"
+      case $verb in attack-suite|attack-ensemble) echo "$made" > "${2%.parquet}.safetensors" ;; esac
       [ "$verb" != report ] || touch "${2%report.html}overview.png" "${2%report.html}overview.svg" ;;
     --history) echo "$verb" > "$2" ;;
     --numbers) echo "{\\"origin\\": {\\"spec\\": \\"$fingerprint\\"}, \\"digest\\": \\"\\"}" > "$2" ;;

@@ -47,6 +47,7 @@ def test_a_defence_has_the_dynamics_that_its_value_names() -> None:
         "entropy_restart_only": RestartedEntropyReduction,
         "entropy_one_round": PlainDynamics,  # a single round of the authors' solver
         "longer_solve": Strided,
+        "ensemble": PlainDynamics,  # of each of its members
     }
 
 

@@ -172,6 +172,26 @@ def test_two_seeds_share_the_data_and_nothing_else(workspace: Workspace) -> None
     assert plan == {"prepare_data": 1, "pretrain": 2, "train_deq": 8, "train_feedforward": 4}
 
 
+TOGETHER = "results/demo/attacks/ensemble/deq_trades_base/images0-23.parquet"
+
+
+@pytest.mark.slow
+def test_what_all_seeds_decide_together_is_attacked_once_with_the_networks_of_all_of_them(workspace: Workspace) -> None:
+    seeds = workspace.overlay({"seeds": [0, 3], "suite.static": True})
+    printed = workspace.dry_run(TOGETHER, *DEMO, seeds, "--printshellcmds")
+    assert job_counts(printed)["attack_ensemble"] == 1
+    called = next(line for line in printed.splitlines() if "deqpipe attack-ensemble" in line)
+    weights, states = (f"results/demo/{folder}/deq_trades_base/seed{{}}" for folder in ("models", "select"))
+    for option, path in (("checkpoint", f"{weights}/best.safetensors"), ("select", f"{states}.json")):
+        assert f"--{option} {path.format(0)} {path.format(3)} --" in called
+    assert called.count("_images0-23.safetensors") == 2 * (4 * 4 + 2)
+
+
+def test_with_one_seed_nothing_is_attacked_that_several_decide_together(workspace: Workspace) -> None:
+    one = workspace.overlay({"suite.static": True})
+    assert "MissingRuleException" in workspace.dry_run(TOGETHER, *DEMO, one, status=1)
+
+
 def test_grid_jobs_cover_states_and_images_in_chunks(workspace: Workspace) -> None:
     sizes = {"attack.states_per_job": 3, "attack.images_per_job": 20}
     assert workspace.plan("attack_all", *DEMO, workspace.overlay(sizes))["attack_grid"] == 4 * 3 * 3

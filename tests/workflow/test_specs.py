@@ -1,5 +1,6 @@
 """Specs: a job's spec changes with exactly what its output depends on."""
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -117,7 +118,8 @@ EVALUATIONS: tuple[StageName, ...] = (
 )  # fmt: skip
 
 
-SUITE: tuple[StageName, ...] = ("attack_suite", "attack_transferred", "attack_radius")  # they have tests of their own
+SUITE: tuple[StageName, ...] = ("attack_suite", "attack_transferred", "attack_radius", "attack_ensemble")
+"""They have tests of their own."""
 RACES = ("race", "race_sweep")  # only ever run with racing.enabled: they have tests of their own
 
 
@@ -593,7 +595,7 @@ def suite_jobs(config: Config) -> dict[tuple[str, str, str], str]:
     """The fingerprints of the suite's jobs of the first seed, by stage, model and attacked decision."""
     return {
         (stage, model, defence or ""): specs.fingerprint(
-            specs.build(stage, config, model=model, seed=0, defence=defence)
+            specs.build(stage, config, model=model, seed=0 if STAGES[stage].seeded else None, defence=defence)
         )
         for stage in SUITE
         for model in STAGES[stage].models or ()
@@ -601,25 +603,35 @@ def suite_jobs(config: Config) -> dict[tuple[str, str, str], str]:
     }
 
 
-def differing(config: Config, base: Config = CONFIG) -> set[str]:
-    """The stages of the suite that have a job of another spec, of jobs that there are by both."""
-    before, after = suite_jobs(base), suite_jobs(config)
+@functools.cache
+def suite_jobs_by_default() -> dict[tuple[str, str, str], str]:
+    return suite_jobs(CONFIG)
+
+
+def differing(config: Config) -> set[str]:
+    """The stages of the suite that have a job of another spec than by default, of jobs that there are by both."""
+    before, after = suite_jobs_by_default(), suite_jobs(config)
     return {job[0] for job in before.keys() & after.keys() if before[job] != after[job]}
+
+
+MADE = {"attack_suite", "attack_transferred", "attack_ensemble"}
+"""What attacks the images of Table 11, and what is shown them."""
 
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"suite__mode": "individual"}, {"attack_suite", "attack_transferred"}),
+        ({"suite__mode": "individual"}, MADE),
         ({"suite__iterations": 7}, set(SUITE)),
-        ({"suite__queries": 7}, {"attack_suite", "attack_transferred"}),
-        ({"suite__long": (7,)}, {"attack_suite", "attack_transferred"}),
+        ({"suite__queries": 7}, MADE),
+        ({"suite__long": (7,)}, MADE),
         ({"suite__radii": (0.0, 1.0)}, {"attack_radius"}),
         ({"suite__radius_images": 7}, {"attack_radius"}),
         ({"suite__images": 7}, set()),
         ({"suite__images_per_job": 7}, set()),
-        ({"suite__controls": False}, {"attack_transferred"}),
-        ({"seeds": (0, 1)}, {"attack_transferred"}),
+        ({"suite__static": False}, {"attack_transferred", "attack_ensemble"}),
+        ({"suite__controls": False}, {"attack_transferred", "attack_ensemble"}),
+        ({"seeds": (0, 1)}, {"attack_transferred", "attack_ensemble"}),
         ({"evaluation__images": 9}, set()),
         ({"threat_model__epsilon_255": 4.0}, set(SUITE)),
         ({"autoattack__queries": 7, "attack__grid__states": (1,)}, set()),
@@ -649,8 +661,8 @@ def config_without_suite() -> Config:
 @pytest.mark.parametrize(
     ("stage", "below"),
     [
-        ("select", {"attack_suite", "attack_transferred", "attack_radius"}),
-        ("attack_suite", {"attack_suite", "attack_transferred"}),
+        ("select", set(SUITE)),
+        ("attack_suite", MADE),
         ("attack_grid", set()),
     ],
 )

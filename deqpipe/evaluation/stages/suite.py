@@ -51,7 +51,7 @@ def attack_suite(job: EvaluationJob, part: Part, select: Path | None) -> int:
     suite = suite_in(evaluated.settings)
     sequence = SuiteSequence(target, part, suite, against(suite, target.victim.kind), standard=suite.mode == "standard")
     pieces = sequence.pieces()
-    return run_pieces(evaluated, part, pieces, piece_spec=job.spec, publish=partial(_publish, sequence, tuple(pieces)))
+    return run_pieces(evaluated, part, pieces, piece_spec=job.spec, publish=partial(publish, sequence, tuple(pieces)))
 
 
 def attack_radius(job: EvaluationJob, part: Part, select: Path | None) -> int:
@@ -148,7 +148,7 @@ class SuiteSequence:
             made.append(_Made(images, x, y, self._run(attack, images, x, y, starts)))
         spent = self.target.evaluated.evaluations - before
         steps = sum(int(one.crafted.taken.sum()) for one in made)
-        per_step = spent.total / steps if steps and self.target.evaluated.is_deq else np.nan
+        per_step = spent.total / steps if steps and self.target.evaluated.evaluates_f else np.nan
         return self._told(attack, made, counted, per_step)
 
     def _run(
@@ -188,9 +188,18 @@ class SuiteSequence:
 
     def _open(self, attack: SuiteAttack) -> list[int]:
         """The images that an attack is run on, in order."""
+        return self._left_by(self._before(attack))
+
+    @property
+    def left(self) -> list[int]:
+        """The images that are open still once all attacks have run, in order."""
+        return self._left_by(self.attacks)
+
+    def _left_by(self, attacks: Iterable[SuiteAttack]) -> list[int]:
+        """The images that are right when clean and, in standard mode, after some attacks."""
         pieces = [CLEAN]
         if self.standard:
-            pieces += [name for one in self._before(attack) if one.name not in CONTROLS for name in self._names(one)]
+            pieces += [name for one in attacks if one.name not in CONTROLS for name in self._names(one)]
         fallen = self._fallen(pieces)
         return [image for image in self.part.images if image not in fallen]
 
@@ -255,10 +264,17 @@ def _untouched(x: Images) -> Crafted:
     return Crafted(torch.zeros_like(x), x, unknown, none - 1, none, unknown, unknown)
 
 
-def _publish(
+def publish(
     sequence: SuiteSequence, pieces: Sequence[str], columns: Mapping[str, Any], provenance: Mapping[str, Any]
 ) -> None:
-    """Rows and images; then the pieces need theirs no longer."""
+    """Write rows and images; then the pieces need theirs no longer.
+
+    Args:
+        sequence: of attacks.
+        pieces: their names.
+        columns: of all rows.
+        provenance: of the job.
+    """
     output = sequence.target.evaluated.job.output
     kept = [saved_images.beside(sequence.file(piece)) for piece in pieces if piece != CLEAN]
     images: dict[str, Saved] = saved_images.joined(saved_images.read(file)[0] for file in kept)

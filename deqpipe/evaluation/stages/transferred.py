@@ -52,6 +52,11 @@ class Origin:
         """In the spec."""
         return role_of_suite(self.model, self.seed, self.defence)
 
+    @property
+    def piece(self) -> str:
+        """The name of its piece."""
+        return self.role.replace("/", "_")
+
 
 def attack_transferred(
     job: EvaluationJob, part: Part, select: Path | None, saved: Sequence[Path], own: Sequence[Path]
@@ -67,17 +72,21 @@ def attack_transferred(
     """
     decisions = tuple(job.spec.get("decisions", MODELS[job.spec["model"]].defences))
     evaluated = evaluated_for(job, decisions, part.images)
-    sources = _sources(saved, job.spec)
+    sources = sources_of(saved, job.spec)
     targets = targets_of(evaluated, decisions, select)
     transfer = Transfer(evaluated, targets, _open(job.spec, targets, own), part)
     pieces: dict[str, Piece] = {
-        origin.role.replace("/", "_"): partial(transfer.judged, origin, path) for origin, path in sources.items()
+        origin.piece: partial(transfer.judged, origin, path) for origin, path in sources.items()
     }
     return run_pieces(evaluated, part, pieces, piece_spec=job.spec)
 
 
-def _sources(saved: Sequence[Path], spec: Mapping[str, Any]) -> dict[Origin, Path]:
+def sources_of(saved: Sequence[Path], spec: Mapping[str, Any]) -> dict[Origin, Path]:
     """The files of saved images, of whom the spec wants each once.
+
+    Args:
+        saved: the files.
+        spec: of the job that judges them.
 
     Raises:
         UserError: one is missing, stands twice, or was made by another spec.
@@ -92,7 +101,7 @@ def _sources(saved: Sequence[Path], spec: Mapping[str, Any]) -> dict[Origin, Pat
             raise UserError(f"saved images {path} are of the same decision as {found[origin]}")
         found[origin] = path
     roles = {origin.role: origin for origin in found}
-    wanted = [role for role in spec["upstream"] if role not in ("model", "select")]
+    wanted = [role for role in spec["upstream"] if role.partition("/")[0] not in ("model", "select")]
     if lacking := [role for role in wanted if role not in roles]:
         raise UserError(f"--saved has {len(found)} of {len(wanted)} files: those of {', '.join(lacking)} are missing")
     return {roles[role]: found[roles[role]] for role in sorted(wanted)}
@@ -139,13 +148,18 @@ class Transfer:
     part: Part
 
     def judged(self, origin: Origin, path: Path) -> PieceResult:
-        """What all decisions make of what one file has."""
+        """What all decisions make of what one file has.
+
+        Args:
+            origin: whose images they are.
+            path: of the file.
+        """
         attacks, _ = saved_images.read(path)
-        own = Origin(self.evaluated.name, self.evaluated.job.spec["seed"], origin.defence)
+        seed = self.evaluated.job.spec.get("seed", -1)  # an ensemble has none of its own
         parts = [
             rows
             for name, target in self.targets.items()
-            if origin != own or name != origin.defence
+            if origin != Origin(self.evaluated.name, seed, name)
             for rows in self._rows(target, self.open[name], origin, attacks)
         ]
         nothing = next(iter(self.targets.values())).no_rows(OF_TRANSFER)
@@ -161,7 +175,7 @@ class Transfer:
             rows = target.transferred_rows(shown.attack, shown.images, x, y, x + shown.delta.to(x.device), of=of)
             found.append({name: column[shown.counted] for name, column in rows.items()})
         judged, spent = sum(len(rows["image"]) for rows in found), self.evaluated.evaluations - before
-        per_step = spent.total / judged if judged and self.evaluated.is_deq else np.nan
+        per_step = spent.total / judged if judged and self.evaluated.evaluates_f else np.nan
         return [rows | {"per_step": np.full(len(rows["image"]), per_step)} for rows in found]
 
     def _shown(self, attacks: Mapping[str, Saved], open_: np.ndarray, *, coupled: bool) -> list["_Shown"]:

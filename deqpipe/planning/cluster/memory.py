@@ -53,10 +53,11 @@ def parts_mb(
 ) -> dict[str, float]:
     """What a job holds beside libraries, by what it is."""
     count = cost.taken(rule, wildcards, config, images)
-    at_once = min(count, config.training.batch_size if cost.trains(rule) else cost.batch_size(config))
+    networks = len(config.seeds) if rule == "attack_ensemble" else 1
+    at_once = networks * min(count, config.training.batch_size if cost.trains(rule) else cost.batch_size(config))
     held = {
         "images": 2 * (images.train + images.validation + images.test) * prod(images.shape),  # the file, and tensors
-        "weights": (10 if cost.trains(rule) else 3) * _FLOAT * _weights(config),  # with Adam's two, and copies to save
+        "weights": networks * (10 if cost.trains(rule) else 3) * _FLOAT * _weights(config),  # with Adam's two, copies
         "records": _COPIES * count * _rows_per_image(rule, wildcards, config) * _row_bytes(config),
         "clean states": count * _references(wildcards, config, images) if rule == "attack_grid" else 0,
         "saved images": _COPIES * count * _saved(rule, config) * _FLOAT * prod(images.shape),
@@ -110,6 +111,8 @@ def _rows_per_image(rule: str, wildcards: Mapping[str, str], config: Config) -> 
             return _faced(config)
         case "attack_transferred":
             return _transferred(wildcards, config)
+        case "attack_ensemble":
+            return _faced(config) + _made(config)
         case "attack_radius":
             return 1 + 2 * len(cost.suite_of(config).radii)
         case "autoattack":
@@ -121,7 +124,7 @@ def _rows_per_image(rule: str, wildcards: Mapping[str, str], config: Config) -> 
 
 def _saved(rule: str, config: Config) -> int:
     """Attacked images of an image that a job holds: its own, or of one decision."""
-    return _faced(config) if rule in ("attack_suite", "attack_transferred") else 0
+    return _faced(config) if rule in ("attack_suite", "attack_transferred", "attack_ensemble") else 0
 
 
 def _faced(config: Config) -> int:
@@ -131,9 +134,13 @@ def _faced(config: Config) -> int:
 
 def _transferred(wildcards: Mapping[str, str], config: Config) -> int:
     """Rows of an image that every decision made something of with every attack."""
-    decisions = {model: len(vocabulary.suite_decisions(config, model)) for model in vocabulary.SUITE_MODELS}
-    made = len(config.seeds) * sum(decisions.values()) * _faced(config)
-    return made * decisions[wildcards["model"]]
+    return _made(config) * len(vocabulary.suite_decisions(config, wildcards["model"]))
+
+
+def _made(config: Config) -> int:
+    """Attacked images that an image becomes, of all decisions of all seeds."""
+    decisions = sum(len(vocabulary.suite_decisions(config, model)) for model in vocabulary.SUITE_MODELS)
+    return len(config.seeds) * decisions * _faced(config)
 
 
 def _decisions(config: Config, model: str) -> int:

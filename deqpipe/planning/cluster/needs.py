@@ -106,7 +106,7 @@ def submitted(config: Config) -> list[PlannedJob]:
             found += [
                 PlannedJob(rule, {"model": model, "seed": str(seed), **part}, (), ())
                 for model in models
-                for seed in config.seeds
+                for seed in (config.seeds if stage.seeded else config.seeds[:1])
                 for part in stage.parts(config, model, None)
             ]
     return [*found, _a_closer_look(config)]

@@ -189,13 +189,24 @@ def _answers(config: Config, target: cost.AttackCost, batch: int) -> tuple[Unit,
 
 
 def _attack_suite(config: Config, images: Images, wildcards: Wildcards) -> Keeping:
-    model, defence = wildcards["model"], wildcards["defence"]
-    decide, count = cost.deciding(config, model, defence), cost.images_in(wildcards["images"])
-    units = []
+    count = cost.images_in(wildcards["images"])
+    return Keeping(_pieces(config, images, wildcards["model"], wildcards["defence"], count))
+
+
+def _pieces(config: Config, images: Images, model: str, defence: str, count: int) -> tuple[Unit, ...]:
+    """An attack on as many of some images as are kept at once."""
+    decide, units = cost.deciding(config, model, defence), []
     for attack, work in cost.faced(config, model, defence, classes=images.classes).items():
         size = _piece(config, attack, count, classes=images.classes)
         units.append(Unit(f"{attack.label} on {size:,} images", (work + decide * cost.JUDGED_ATTACKED) * size))
-    return Keeping(tuple(units))
+    return tuple(units)
+
+
+def _attack_ensemble(config: Config, images: Images, wildcards: Wildcards) -> Keeping:
+    """As an attack of the suite; what was made against one other decision is a piece as well, and shorter."""
+    model, count = wildcards["model"], cost.images_in(wildcards["images"])
+    names = vocabulary.ensembles(config, model)
+    return Keeping(tuple(unit for name in names for unit in _pieces(config, images, model, name, count)))
 
 
 def _attack_radius(config: Config, images: Images, wildcards: Wildcards) -> Keeping:
@@ -258,6 +269,7 @@ _KEEPING = {
     "attack_pgd": _attack_pgd,
     "attack_point": _whole("attack_point"),
     "attack_sweep": _attack_sweep,
+    "attack_ensemble": _attack_ensemble,
     "attack_example": _whole("attack_example"),
     "attack_in_loop": _attack_in_loop,
     "attack_radius": _attack_radius,

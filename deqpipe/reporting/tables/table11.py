@@ -1,12 +1,13 @@
 """Table 11: every decision under attacks that know it, what each group of them leaves, and what remains of gains."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
 from deqpipe.analysis import gains, sanity, suite, union
+from deqpipe.analysis.answers import FINAL
 from deqpipe.analysis.decision import Decision
 from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.reading import Source
@@ -18,7 +19,7 @@ from deqpipe.reporting.cells import EMPTY, Block, Cell, Digits, Line, Shown, per
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Correct, Estimate
 from deqpipe.workflow import equal_cost, vocabulary
-from deqpipe.workflow.defences import ENTROPY, PLAIN, defence_of
+from deqpipe.workflow.defences import ENTROPY, MATCHED, PLAIN, defence_of
 from deqpipe.workflow.suite_attacks import GROUPS, NOISE
 
 CLEAN, PGD, PER_IMAGE, AA, UNION, SPENT = "Clean", "PGD", "PGD per image", "AA", "Union", "f per image"
@@ -45,11 +46,13 @@ class GainColumns:
 OVER_BASELINE = GainColumns("Gain by PGD", "Union gain", "Gain: fall")
 OF_DEFENCE = GainColumns("Sec. 3.2 by PGD", "Sec. 3.2 under union", "Sec. 3.2: fall")
 OVER_CONTROL = GainColumns("Sec. 3.2 over R = 0 by PGD", "Sec. 3.2 over R = 0", "Sec. 3.2 over R = 0: fall")
-OVER_LONGER = GainColumns(
-    "Sec. 3.2 over longer solve by PGD", "Sec. 3.2 over longer solve", "Sec. 3.2 over longer solve: fall"
-)
+OVER_MATCHED = {
+    name: GainColumns(f"{over} by PGD", over, f"{over}: fall")
+    for name, over in ((name, f"Sec. 3.2 over {defence_of(name).label}") for name in MATCHED)
+}
+"""Over each baseline of at most its cost."""
 OF_TRAINING = GainColumns("Sec. 3.3 by PGD", "Sec. 3.3 under union", "Sec. 3.3: fall")
-GAINS = (OVER_BASELINE, OF_DEFENCE, OVER_CONTROL, OVER_LONGER, OF_TRAINING)
+GAINS = (OVER_BASELINE, OF_DEFENCE, OVER_CONTROL, *OVER_MATCHED.values(), OF_TRAINING)
 """In the order of the columns."""
 FALLS = tuple(gain.fall for gain in GAINS)
 COLUMNS = (
@@ -59,9 +62,15 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Gathered:
-    """What one seed's numbers are made of."""
+    """What one seed's numbers are made of.
+
+    Attributes:
+        faces: what every decision faced.
+        members: of the ensembles among them, the states at which their networks are read, seed by seed.
+    """
 
     faces: Faces
+    members: Mapping[Decision, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -80,12 +89,15 @@ def gather(tree: Tree) -> Gathered:
     Raises:
         UserError: records are missing, incomplete, doubled, or of another configuration.
     """
-    return Gathered(union.gather(tree))
+    faces = union.gather(tree)
+    ensembles = (one for one in faces.by_decision if defence_of(one.defence).of_seeds)
+    return Gathered(faces, {one: union.members(tree, one) for one in ensembles})
 
 
 def caption(config: Config) -> str:
     """What the columns are."""
     images = union.attacked_images(config)
+    together = ", an ensemble of the networks of all seeds" if len(config.seeds) > 1 and _static(config) else ""
     alone = "alone" if _individual(config) else "in the order of the columns, what is left after each"
     return (
         f"Accuracy (%) of {conditions.data(config)}, the first {images:,} test images in every column. PGD: the "
@@ -93,10 +105,14 @@ def caption(config: Config) -> str:
         "AutoAttack. Union: right when clean and under everything that was run: grid, AutoAttack, suite, "
         f"images made against other decisions. Below, each group of attacks {alone}. Gains, paired by "
         "image: Union gain over the baseline of the same framework; of Sec. 3.2 over the same weights undefended at "
-        "their own early state, its own control R = 0 and a longer solve of equal cost; "
+        f"their own early state, its own control R = 0{together} and a longer solve of at most its cost; "
         "of Sec. 3.3 over the weights without it, same defence. By PGD: the same gain by the paper's figure; fall: it "
         "minus what is left of it under the union. f per image: evaluations of f that the suite spent."
     )
+
+
+def _static(config: Config) -> bool:
+    return config.suite.enabled and config.suite.static
 
 
 def _individual(config: Config) -> bool:
@@ -168,7 +184,7 @@ def _gains(one: Faced, faces: Mapping[Decision, Faced], tree: Tree) -> list[Cell
         (baseline(one.decision), OVER_BASELINE),
         (gains.undefended(one.decision), OF_DEFENCE),
         (gains.own_control(one.decision), OVER_CONTROL),
-        (gains.equal_cost(one.decision), OVER_LONGER),
+        *((rival, OVER_MATCHED[rival.defence]) for rival in gains.equal_cost(one.decision)),
         (gains.without_random_states(one.decision), OF_TRAINING),
     ):
         if rival in faces and rival is not None:
@@ -248,10 +264,16 @@ def _method(decision: Decision, config: Config) -> str:
     """Its name in the table; what explains a gain stands right below whose gain that is."""
     if steps := _longer(decision, config):
         return f"undefended, N = {steps} steps"
+    if defence_of(decision.defence).of_seeds:
+        return _of_seeds(config)
     if _explains(decision):
         return defence_of(decision.defence).label
     network = vocabulary.MODELS[decision.model].architecture.method
     return "no states" if network else decision.method
+
+
+def _of_seeds(config: Config) -> str:
+    return f"undefended, ensemble of {len(config.seeds)} seeds"
 
 
 def _longer(decision: Decision, config: Config) -> int | None:
@@ -341,7 +363,7 @@ def _by_attack(config: Config) -> str:
 
 
 def _states(gathered: Gathered) -> str:
-    deqs = [one for one in gathered.faces.outcomes if one.decision.model in vocabulary.DEQS]
+    deqs = [one for one in gathered.faces.outcomes if one.state != FINAL]
     return f"Early states, counted from 1: {'; '.join(f'{one.decision.row} {one.state}' for one in deqs)}."
 
 
@@ -358,6 +380,24 @@ def _equal_cost(gathered: Gathered, config: Config) -> tuple[str, ...]:
         f"Undefended, N = {solve} steps: the same weights, solved for {solve} steps in place of {steps}, as long as "
         f"costs about what Sec. 3.2 does, and read at the last one. Evaluations of f of a decision: {solve}; with "
         f"Sec. 3.2: {each}.",
+        *_together(gathered, config, each),
+    )
+
+
+def _together(gathered: Gathered, config: Config, defended: str) -> tuple[str, ...]:
+    """What the rows of an ensemble are, and what its decision costs; none: there is no such row."""
+    if not gathered.members:
+        return ()
+    spent = "; ".join(
+        f"{replace(one, defence=PLAIN.name).row} {' + '.join(map(str, states))} = {sum(states)}"
+        for one, states in gathered.members.items()
+    )
+    seeds = ", ".join(map(str, config.seeds))
+    return (
+        f"{_of_seeds(config).capitalize()}: the mean of the softmax of the networks of seeds {seeds}, each undefended "
+        "and read at its own early state. It is one decision, which belongs to no seed: gains over it are those of "
+        "each seed's Sec. 3.2 over this one. Its images were shown to no other decision. Evaluations of f of a "
+        f"decision, network by network: {spent}; with Sec. 3.2: {defended}.",
     )
 
 
