@@ -622,7 +622,7 @@ def _shown(config: Config, images: Images, own: str, decides: str, *, leaving: b
     shown = 0.0
     for model in vocabulary.SUITE_MODELS:
         for defence in vocabulary.suite_decisions(config, model):
-            attacks = faced(config, model, defence, classes=images.classes)
+            attacks = against(suite_of(config), _kind(config, model, defence))
             times = len(config.seeds) - ((model, defence) == (own, decides))
             shown += sum(attack.name not in CONTROLS for attack in attacks) * times
     return deciding(config, own, decides) * (share * share * shown)

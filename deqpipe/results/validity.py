@@ -66,7 +66,7 @@ def state_of_output(name: str, config: Config) -> State | None:
     if product := _product(name):
         return _state_of_product(path, product, config)
     job = layout.job_of(name, config)
-    return None if job is None else state_of(path, specs.fingerprint(specs.of_job(job, config)))
+    return None if job is None else state_of(path, specs.fingerprint_of_job(job, config))
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def _state_of_product(path: Path, product: ProductName, config: Config) -> State
 def _same_input(told: Mapping[str, Any], config: Config) -> bool:
     """Whether a file that a product was made of would be made by the same spec now."""
     job = layout.job_of(str(told["path"]), config)
-    return job is None or specs.fingerprint(specs.of_job(job, config)) == told["spec"]
+    return job is None or specs.fingerprint_of_job(job, config) == told["spec"]
 
 
 def _state_of_config(path: Path, config: Config) -> State:

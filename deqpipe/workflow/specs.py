@@ -6,9 +6,11 @@ it; a stage whose results would change has its revision raised instead, and test
 code changes and neither its revision nor the recorded hash does.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 from deqpipe.config import KNOWN_IMAGES, Config, DeqName
@@ -45,7 +47,7 @@ def build(
         "stage": stage,
         "revision": value.revision,
         "config": _dump(value.adapt(config, model or ""), *keys),
-        "upstream": {role: fingerprint(_made(made, config, seed)) for role, made in upstream.items()},
+        "upstream": {role: fingerprint_of(made, config, seed) for role, made in upstream.items()},
     }
     if judged := value.decisions(config, model or ""):
         spec["decisions"] = list(judged)
@@ -61,6 +63,35 @@ def _attacked(value: Stage, config: Config, model: str | None, defence: DefenceN
     if defence not in allowed:
         raise UserError(f"defence is {defence!r}, but must be one of {', '.join(allowed)} for {model}")
     return defence
+
+
+def fingerprint_of(made: Made, config: Config, seed: int | None = None) -> str:
+    """The fingerprint of the spec of a file that a job reads.
+
+    Args:
+        made: the file.
+        config: the resolved configuration.
+        seed: that of the job, for a file that has none of its own.
+    """
+    return _remembered(made, _Itself(config), seed)
+
+
+@dataclass(frozen=True, eq=False)
+class _Itself:
+    """A configuration as a key: equal to itself alone, as parts of it have no hash, and none of it ever changes."""
+
+    config: Config
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and other.config is self.config
+
+    def __hash__(self) -> int:
+        return id(self.config)
+
+
+@functools.lru_cache(maxsize=4096)  # most jobs of a workflow read files that others read as well
+def _remembered(made: Made, whose: _Itself, seed: int | None) -> str:
+    return fingerprint(_made(made, whose.config, seed))
 
 
 def _made(made: Made, config: Config, seed: int | None) -> dict[str, Any]:
@@ -86,16 +117,23 @@ def _check_model_and_seed(stage: StageName, model: str | None, seed: int | None)
 def build_import(config: Config, model: str) -> dict[str, Any]:
     """The spec of a model that is taken from a file: which file, for which architecture."""
     settings = {"imported": config.imported[cast(DeqName, model)], **_dump(config, "model")}
-    upstream = {"data": fingerprint(build("data", config))}
+    upstream = {"data": fingerprint_of(Made("data", None), config)}
     seed = config.seeds[0]
     return {"stage": "import", "revision": 1, "config": settings, "upstream": upstream, "model": model, "seed": seed}
 
 
 def of_job(job: Job, config: Config) -> dict[str, Any]:
     """The spec of the job that makes a file."""
-    if job.stage == "import":
-        return build_import(config, job.model or "")
-    return build(job.stage, config, model=job.model, seed=job.seed, defence=cast(DefenceName | None, job.defence))
+    return _made(_file_of(job), config, job.seed)
+
+
+def fingerprint_of_job(job: Job, config: Config) -> str:
+    """The fingerprint of the spec of the job that makes a file."""
+    return fingerprint_of(_file_of(job), config, job.seed)
+
+
+def _file_of(job: Job) -> Made:
+    return Made(job.stage, job.model, cast(DefenceName | None, job.defence))
 
 
 def build_product(product: ProductName, config: Config) -> dict[str, Any]:

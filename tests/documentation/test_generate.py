@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from documentation import cluster_limits, cluster_times, generate, rules
+from documentation import cluster_limits, cluster_times, generate, readme, rules
 from tests import tiny
 
 
@@ -19,6 +19,7 @@ def test_the_generated_files_are_all_that_say_so(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(rules, "rule_graph", lambda root: "")
     monkeypatch.setattr(cluster_times, "page", lambda root: "")
     monkeypatch.setattr(cluster_limits, "block", lambda root: "")
+    monkeypatch.setattr(readme, "blocks", lambda root: {})
     pages = {path for path in tiny.ROOT.glob("docs/**/*.md") if "This page is generated" in path.read_text("utf-8")}
     in_part = {generate.SCHEMA, generate.SETTINGS, generate.README, generate.ARCHITECTURE, *generate.PROFILES}
     in_part |= {generate.RESULTS_SCHEMA, generate.RECORDS, generate.TRAINING, generate.RESULTS}

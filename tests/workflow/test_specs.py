@@ -123,9 +123,15 @@ SUITE: tuple[StageName, ...] = ("attack_suite", "attack_transferred", "attack_ra
 RACES = ("race", "race_sweep")  # only ever run with racing.enabled: they have tests of their own
 
 
+@functools.cache
+def by_default() -> dict[tuple[str, str], str]:
+    """Of the default configuration, to which most tests compare."""
+    return every_job(CONFIG)
+
+
 def affected(config: Config, base: Config = CONFIG) -> dict[str, frozenset[str]]:
     """The models whose jobs have another spec than by default, for every stage that has any."""
-    before, after = every_job(base), every_job(config)
+    before, after = by_default() if base is CONFIG else every_job(base), every_job(config)
     stages: dict[str, frozenset[str]] = {}
     for stage, model in before:
         if before[stage, model] != after[stage, model] and stage not in RACES:
@@ -498,7 +504,7 @@ def test_a_seed_has_its_own_models_and_shares_the_data() -> None:
 def test_a_raised_revision_reaches_every_stage_below(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = every_job(CONFIG)
     monkeypatch.setitem(STAGES, stage, replace(STAGES[stage], revision=99))
-    after = every_job(CONFIG)
+    after = every_job(CONFIG.model_copy())
     stages = {job[0] for job in before if before[job] != after[job]} - ({*RACES} - {stage})
     ranked = {"strongest", "autoattack", "attack_top", "attack_in_loop", "attack_example"}
     trained = {"train", *EVALUATIONS} - {*RACES}
@@ -671,7 +677,7 @@ def test_a_raised_revision_reaches_the_suite_behind_it(
 ) -> None:
     before = suite_jobs(CONFIG)
     monkeypatch.setitem(STAGES, stage, replace(STAGES[stage], revision=99))
-    after = suite_jobs(CONFIG)
+    after = suite_jobs(CONFIG.model_copy())
     assert {job[0] for job in before if before[job] != after[job]} == below
 
 
