@@ -149,7 +149,7 @@ def ensembles(config: Config, model: str) -> tuple[DefenceName, ...]:
 
 
 def _matched(config: Config, model: str) -> tuple[DefenceName, ...]:
-    """The baselines at equal cost of a model's defences, where the suite attacks them."""
+    """The baselines of at most the cost of a model's defences, where the suite attacks them."""
     declared, suite = MODELS[model].defences, config.suite
     asked = suite.enabled and suite.static
     return tuple(name for name in MATCHED if asked and DEFENCES[name].matched_to in declared)
