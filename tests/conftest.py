@@ -4,12 +4,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests import type_checks
-
-type_checks.install()
-
-from deqpipe.machine import environment  # noqa: E402 - checked as well
-from tests import tiny  # noqa: E402
+from deqpipe.machine import environment
+from tests import tiny
 
 environment.shield()  # before matplotlib: a terminal of a notebook names a backend that only the notebook has
 
