@@ -55,7 +55,12 @@ CARRIERS |= {"shapes"}
 # Of the workflow, what only says where files lie, what jobs depend on, and which models and tables there are. What it
 # imports it names; whoever makes use of that imports it as well.
 PLANNERS = {f"workflow.{name}" for name in ("layout", "products", "shards", "specs", "stages", "vocabulary")}
-CARRIERS |= {*PLANNERS, "workflow.defences", "workflow.gridpoints"}  # their names; who computes with them lists them
+CARRIERS |= {
+    *PLANNERS,
+    "workflow.defences",
+    "workflow.equal_cost",
+    "workflow.gridpoints",
+}  # their names; who computes with them lists them
 CARRIERS |= {"workflow.endings"}  # words for a log
 
 

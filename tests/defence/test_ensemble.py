@@ -160,7 +160,7 @@ def test_whatever_makes_its_members_again_makes_it_again_and_it_changes_no_other
     for stage in ("train_deq", "select", "attack_suite"):
         with monkeypatch.context() as patched:
             patched.setitem(STAGES, stage, replace(STAGES[stage], revision=99))
-            assert specs.build("attack_ensemble", SEVERAL, model=MODEL) != before
+            assert specs.build("attack_ensemble", SEVERAL.model_copy(), model=MODEL) != before
 
 
 def test_it_faces_what_an_undefended_decision_faces_but_for_surrogates_of_one_network() -> None:

@@ -48,6 +48,7 @@ UNNAMED = {
     "suite.images",
     "suite.images_per_job",
     "suite.controls",
+    "suite.static",
     "suite.iterations",
     "suite.restarts",
     "suite.targets",

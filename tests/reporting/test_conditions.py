@@ -18,7 +18,7 @@ UNLISTED = {
     "timing.batch_size", "timing.warmup", "timing.repeats",
     "selection.first_epoch",  # the paper's value
     "suite.images", "suite.iterations", "suite.restarts", "suite.targets", "suite.long", "suite.queries",
-    "suite.decision_queries", "suite.radii", "suite.radius_images",  # Table 11 says them
+    "suite.decision_queries", "suite.static", "suite.radii", "suite.radius_images",  # Table 11 says them
 }  # fmt: skip
 
 
