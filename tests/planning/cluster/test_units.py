@@ -42,12 +42,16 @@ def minutes(unit: units.Unit) -> float:
     return paper().minutes(unit.work)
 
 
+def several() -> Config:
+    """The full reproduction with two seeds: of one there is no attack on what all decide together."""
+    return full().model_copy(update={"seeds": (0, 1)})
+
+
 def test_every_computing_rule_keeps_something() -> None:
-    several = full().model_copy(update={"seeds": (0, 1)})  # of one there is no attack on what all decide together
-    jobs = {job.rule: job for job in needs.submitted(several)}
+    jobs = {job.rule: job for job in needs.submitted(several())}
     assert set(jobs) == set(cost.COMPUTING)
     for job in jobs.values():
-        assert kept(job.rule, job.wildcards, settings=several).units
+        assert kept(job.rule, job.wildcards, settings=several()).units
 
 
 def test_slices_make_up_the_job() -> None:
@@ -131,8 +135,8 @@ def test_what_keeps_nothing_is_one_unit() -> None:
 
 
 def test_every_unit_fits_a_quarter_of_its_runtime_at_the_papers_speed() -> None:
-    setting = needs.Setting(full(), sources.images_of(full()), paper(), {}, on_gpu=True)
-    first = {(job.rule, job.wildcards["model"]): job for job in reversed(needs.submitted(full()))}
+    setting = needs.Setting(several(), sources.images_of(several()), paper(), {}, on_gpu=True)
+    first = {(job.rule, job.wildcards["model"]): job for job in reversed(needs.submitted(several()))}
     found = {need.rule: need for need in needs.needs(setting, first.values())}
     assert found.keys() == set(cost.COMPUTING)
     assert [rule for rule, need in found.items() if not limits.fits(need.longest, limits.runtime(need.longest))] == []
