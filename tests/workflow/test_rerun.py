@@ -72,7 +72,7 @@ CHANGES: tuple[tuple[Mapping[str, object], Mapping[str, int]], ...] = (
     ({"entropy_sweep.input_steps": [1, 2]}, {"attack_sweep": 1, "time_inference": 1, **CHANGED_CONFIG}),
     ({"timing.repeats": 4}, {"time_training": 1, "time_inference": 1, **CHANGED_CONFIG}),
     ({"figures.jacobian": True}, {"train_deq": 2, "figure6": 1, **CHANGED_CONFIG}),
-    ({"early_state.mode": "fixed", "early_state.index": 8}, {"select_early_state": 4, **RANKED, **CHANGED_CONFIG}),
+    ({"early_state.mode": "fixed", "early_state.index": 8}, {"select_early_state": 4, **RANKED, **SUITE_OF_DEQS, **CHANGED_CONFIG}),
     # training
     (
         {"random_state.natural": "shared"},
@@ -100,7 +100,8 @@ CHANGES: tuple[tuple[Mapping[str, object], Mapping[str, int]], ...] = (
     ),
     (
         {"solver.scope": "batch"},
-        {**TRAINED, **EVALUATED_DEQS, "clean": 5, "attack_pgd": 1, **CHANGED_CONFIG},
+        # jobs of the suite take whole batches: those of the ResNets too have other images
+        {**TRAINED, **EVALUATED_DEQS, "attack_suite": 14, "clean": 5, "attack_pgd": 1, **CHANGED_CONFIG},
     ),
     (
         {"selection.freeze_fooled": True},
@@ -168,14 +169,14 @@ WITHOUT_HISTORIES = {name: 1 for name in REPORTING if name not in ("figure4", "f
 @pytest.mark.parametrize(
     ("stage", "expected"),
     [
-        ("select", {"select_early_state": 4, **RANKED, **WITHOUT_HISTORIES}),
-        ("attack_grid", {**GRID, **WITHOUT_HISTORIES}),
+        ("select", {"select_early_state": 4, **RANKED, **SUITE_OF_DEQS, **WITHOUT_HISTORIES}),
+        ("attack_grid", {**GRID, **{name: 1 for name in WITHOUT_HISTORIES if name != "figure7"}}),
         (
             "strongest",
             {name: jobs for name, jobs in RANKED.items() if name != "attack_example"}
-            | {"table1": 1, "table3": 1, "table4": 1, "table5": 1, "report": 1},
+            | {"table1": 1, "table3": 1, "table4": 1, "table5": 1, "table11": 1, "report": 1},
         ),
-        ("autoattack", {"autoattack": 10, "table1": 1, "report": 1}),
+        ("autoattack", {"autoattack": 10, "table1": 1, "table11": 1, "report": 1}),
         ("attack_top", {"attack_top": 1, "table4": 1, "report": 1}),
         ("attack_in_loop", {"attack_in_loop": 2, "table3": 1, "report": 1}),
         ("attack_sweep", {"attack_sweep": 1, "table5": 1, "report": 1}),
@@ -183,11 +184,18 @@ WITHOUT_HISTORIES = {name: 1 for name in REPORTING if name not in ("figure4", "f
         ("time_training", {"time_training": 1, "table9": 1, "report": 1}),
         ("time_inference", {"time_inference": 1, "table10": 1, "report": 1}),
         ("race", {}),
-        ("clean", {"clean": 7, "attack_example": 1, "table1": 1, "table6": 1, "table7": 1, "figure2": 1, "report": 1}),
+        (
+            "clean",
+            {"clean": 7, "attack_example": 1, "table1": 1, "table6": 1, "table7": 1, "table11": 1}
+            | {"figure2": 1, "figure8": 1, "report": 1},
+        ),
         ("table", {**TABLES, "report": 1}),
         ("figure", {**FIGURES, "report": 1}),
         ("report", {"report": 1}),
-        ("train_feedforward", {**FEEDFORWARD, "table1": 1, "report": 1}),
+        (
+            "train_feedforward",
+            {**FEEDFORWARD, "table1": 1, "table11": 1, "figure7": 1, "figure8": 1, "report": 1},
+        ),
     ],
 )
 def test_a_raised_revision_runs_its_stage_and_those_below_again(
