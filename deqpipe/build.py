@@ -18,6 +18,7 @@ from deqpipe.config import (
 )
 from deqpipe.defence.entropy import defended
 from deqpipe.dynamics import Dynamics, PlainDynamics
+from deqpipe.errors import UserError
 from deqpipe.gradient import Unrolled
 from deqpipe.lazy import named
 from deqpipe.settings import Settings
@@ -67,8 +68,23 @@ def dynamics(settings: Settings, defence: str) -> Dynamics:
     value, plain = defence_of(defence), plain_dynamics(settings)
     if value.build is None:
         return plain
+    if callable(value.build):
+        return _own_dynamics(value, plain, settings)
     build: Build = named(value.build)
     return build(settings, plain, value)
+
+
+def _own_dynamics(value: Defence, plain: PlainDynamics, settings: Settings) -> Dynamics:
+    """The dynamics of a defence from a user's file.
+
+    Raises:
+        UserError: what it made is none.
+    """
+    assert callable(value.build)
+    made = value.build(plain, settings)
+    if not isinstance(made, Dynamics):
+        raise UserError(f"defence {value.name}: dynamics made a {type(made).__name__}, but must make a Dynamics")
+    return made
 
 
 def entropy_dynamics(settings: Settings, entropy: EntropyConfig) -> Dynamics:

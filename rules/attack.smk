@@ -5,7 +5,7 @@ rule clean:
     """Decisions of one model on clean test images."""
     input:
         data=given(rules.prepare_data.output),
-        checkpoint=given(CHECKPOINT),
+        checkpoint=given(checkpoint),
         outdated=outdated(file_of("clean")),
     output:
         file_of("clean"),
@@ -33,7 +33,7 @@ rule attack_grid:
     """Intermediate-state attacks (Eq. 11) on one DEQ: some states, some images, every unroll; scored on every decision."""
     input:
         data=given(rules.prepare_data.output),
-        checkpoint=given(CHECKPOINT),
+        checkpoint=given(checkpoint),
         other=given(other_trades),
         race=given(race_of_grid),
         outdated=outdated(file_of("attack_grid")),
@@ -68,7 +68,7 @@ rule attack_pgd:
     """PGD on the trunk and the ResNets, which have no grid."""
     input:
         data=given(rules.prepare_data.output),
-        checkpoint=given(CHECKPOINT),
+        checkpoint=given(checkpoint),
         outdated=outdated(file_of("attack_pgd")),
     output:
         file_of("attack_pgd"),
@@ -98,7 +98,7 @@ rule attack_point:
     """One grid point on some images, for a closer look; part of no other target."""
     input:
         data=given(rules.prepare_data.output),
-        checkpoint=given(CHECKPOINT),
+        checkpoint=given(checkpoint),
         outdated=outdated("<results>/attacks/points/{model}/seed{seed}/{point}_images{images}.parquet"),
     output:
         "<results>/attacks/points/{model}/seed{seed}/{point}_images{images}.parquet",
@@ -126,7 +126,7 @@ rule autoattack:
     """AutoAttack on one decision of a DEQ, at its strongest point of the grid, or on a ResNet."""
     input:
         data=given(rules.prepare_data.output),
-        checkpoint=given(CHECKPOINT),
+        checkpoint=given(checkpoint),
         strongest=given(strongest_of_deqs),
         outdated=outdated(file_of("autoattack")),
     output:
@@ -158,7 +158,7 @@ rule attack_top:
     """APGD-CE and Square at the strongest points of TRADES with Secs. 3.2 and 3.3 (Table 4)."""
     input:
         data=given(rules.prepare_data.output),
-        checkpoint=given(CHECKPOINT),
+        checkpoint=given(checkpoint),
         strongest=given(STRONGEST),
         outdated=outdated(file_of("attack_top")),
     output:
@@ -190,7 +190,7 @@ rule attack_in_loop:
     """The strongest points of a TRADES DEQ, crafted again through Sec. 3.2 (Table 3)."""
     input:
         data=given(rules.prepare_data.output),
-        checkpoint=given(CHECKPOINT),
+        checkpoint=given(checkpoint),
         strongest=given(STRONGEST),
         other=given(other_trades_always),
         outdated=outdated(file_of("attack_in_loop")),
@@ -223,7 +223,7 @@ rule attack_sweep:
     """Attacks on TRADES with Sec. 3.3, scored on Sec. 3.2 with every T_f and R (Table 5)."""
     input:
         data=given(rules.prepare_data.output),
-        checkpoint=given(CHECKPOINT),
+        checkpoint=given(checkpoint),
         strongest=given([] if CONFIG.entropy_sweep.points == "all" else STRONGEST),
         race=given(race_of_sweep),
         outdated=outdated(file_of("attack_sweep")),
@@ -256,7 +256,7 @@ rule attack_example:
     """The images of Figure 2 (c), crafted again from their random streams."""
     input:
         data=given(rules.prepare_data.output),
-        checkpoint=given(CHECKPOINT),
+        checkpoint=given(checkpoint),
         select=given(rules.select_early_state.output),
         clean=given(rules.clean.output),
         grid=given(
@@ -297,7 +297,7 @@ rule attack_suite:
     """Every attack of the suite on one decision of a DEQ or a ResNet, or on a control (Table 11, Figure 8)."""
     input:
         data=given(rules.prepare_data.output),
-        checkpoint=given(CHECKPOINT),
+        checkpoint=given(checkpoint),
         select=given(select_of_deqs),
         outdated=outdated([file_of("attack_suite"), images_of("attack_suite")]),
     output:
@@ -309,7 +309,7 @@ rule attack_suite:
         "<logs>/benchmark/attack_suite/{model}/seed{seed}/{defence}_images{images}.tsv"
     wildcard_constraints:
         model=any_of(SUITE_MODELS),
-        defence=any_of(defences.DEFENCES),
+        defence=any_of((*defences.DEFENCES, *OWN_DEFENCES)),
     priority: 40
     threads: THREADS
     resources:
@@ -331,7 +331,7 @@ rule attack_transferred:
     """All images of the suite, of every model, seed and decision, judged on every decision of one model."""
     input:
         data=given(rules.prepare_data.output),
-        checkpoint=given(CHECKPOINT),
+        checkpoint=given(checkpoint),
         select=given(select_of_deqs),
         saved=given(all_saved_images),
         own=given(suite_of_model),
@@ -366,7 +366,7 @@ rule attack_radius:
     """One attack and random noise on one decision, within balls of other radii (Figure 7)."""
     input:
         data=given(rules.prepare_data.output),
-        checkpoint=given(CHECKPOINT),
+        checkpoint=given(checkpoint),
         select=given(select_of_deqs),
         outdated=outdated(file_of("attack_radius")),
     output:

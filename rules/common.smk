@@ -10,6 +10,7 @@ import uuid
 from pathlib import Path
 
 from deqpipe import config as configuration
+from deqpipe import extending
 from deqpipe.cluster import check, queue, submission
 from deqpipe.errors import UserError, line
 from deqpipe.machine import faults, hardware
@@ -69,11 +70,10 @@ if replaced:
     logger.warning(replaced)
 
 ENDINGS = endings.Watch(since=time.time())
-MODELS = vocabulary.present(CONFIG, vocabulary.EVERY_EVALUATED)
-DEQS, FEEDFORWARD = (
-    vocabulary.present(CONFIG, names) for names in (vocabulary.EVERY_DEQ, vocabulary.EVERY_FEEDFORWARD)
-)
-TRUNK, SUITE_MODELS, TRADES = vocabulary.TRUNK, vocabulary.SUITE_MODELS, vocabulary.TRADES
+MODELS, DEQS = vocabulary.evaluated(CONFIG), vocabulary.deqs(CONFIG)
+FEEDFORWARD, SUITE_MODELS = vocabulary.feedforward_networks(CONFIG), vocabulary.faces_suite(CONFIG)
+TRUNK, TRADES = vocabulary.TRUNK, vocabulary.TRADES
+OWN_DEFENCES = tuple(extending.pieces(extending.Defence, CONFIG.extensions))  # of the users' files
 SWEEP_MODEL, FIGURE2_MODEL = vocabulary.SWEEP_MODEL, vocabulary.FIGURE2_MODEL
 TRAINED, IMPORTED = vocabulary.trained_here(CONFIG), tuple(CONFIG.imported)
 ENSEMBLES = tuple(name for name in vocabulary.DEQS if vocabulary.ensembles(CONFIG, name))  # none of one seed
@@ -313,6 +313,11 @@ def shard_option(name):
     return resolve
 
 
+def checkpoint(wildcards):
+    """The weights that are evaluated: of a defence of one's own those that it is put on."""
+    return expand(CHECKPOINT, model=vocabulary.MODELS[wildcards.model].weights_of or wildcards.model, seed=wildcards.seed)
+
+
 def other_trades(wildcards):
     """The model that the images of a grid job are scored on as well, if any."""
     other = vocabulary.transfers_to(CONFIG, wildcards.model)
@@ -388,7 +393,7 @@ def made_of(product):
 
 def every(*names):
     """The files of all jobs of some stages."""
-    needs = [products.Need(name, vocabulary.present(CONFIG, stages.STAGES[name].models)) for name in names]
+    needs = [products.Need(name, stages.STAGES[name].concerns(CONFIG)) for name in names]
     return [f"<results>/{path}" for path in layout.all_needed(needs, CONFIG)]
 
 
@@ -411,7 +416,7 @@ ALL_CORES = workflow.cores or 4  # a cluster knows no cores of its own: there, a
 
 wildcard_constraints:
     model=any_of(vocabulary.MODELS),
-    defence=any_of(defences.DECIDING),
+    defence=any_of((*defences.DECIDING, *OWN_DEFENCES)),
     seed=r"0|[1-9]\d*",
     shard=any_of(SHARDS),
     point=any_of(point.name for point in gridpoints.grid_points(CONFIG)),

@@ -5,7 +5,7 @@ rule select_early_state:
     """The intermediate state that decides: the best one on the validation split under ready-made PGD."""
     input:
         data=given(rules.prepare_data.output),
-        checkpoint=given(CHECKPOINT),
+        checkpoint=given(checkpoint),
         outdated=outdated(file_of("select")),
     output:
         file_of("select"),

@@ -31,7 +31,7 @@ rule time_inference:
     """Speed of inference with every T_f and R of Sec. 3.2 (Table 10)."""
     input:
         data=given(rules.prepare_data.output),
-        checkpoint=given(CHECKPOINT),
+        checkpoint=given(checkpoint),
         outdated=outdated(file_of("time_inference")),
     output:
         file_of("time_inference"),

@@ -85,6 +85,11 @@ def perturbed_decisions(config: Config, *frameworks: Framework) -> tuple[Decisio
     return _of([name for name in models if vocabulary.MODELS[name].perturbed_weights], frameworks)
 
 
+def own_decisions(config: Config, *frameworks: Framework) -> tuple[Decision, ...]:
+    """Every decision of the models that users' files add."""
+    return _of(vocabulary.own(config), frameworks)
+
+
 def _of(models: Iterable[str], frameworks: Sequence[Framework]) -> tuple[Decision, ...]:
     models = tuple(models)
     return tuple(

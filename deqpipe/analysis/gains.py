@@ -68,7 +68,8 @@ def undefended(decision: Decision) -> Decision | None:
     """The same weights undefended, at their own early state; None for that itself and what only explains a gain."""
     if decision.defence == PLAIN.name or defence_of(decision.defence).beside:
         return None
-    return replace(decision, defence=PLAIN.name)
+    whose = vocabulary.MODELS[decision.model].weights_of or decision.model
+    return Decision(whose, PLAIN.name)
 
 
 def own_control(decision: Decision) -> Decision | None:
@@ -93,7 +94,12 @@ def without_random_states(decision: Decision) -> Decision | None:
     if not trained.random_states or defence_of(decision.defence).beside:
         return None
     base = next(name for name in vocabulary.BASELINES if vocabulary.MODELS[name].framework == trained.framework)
-    return replace(decision, model=base)
+    if trained.weights_of is None:
+        return replace(decision, model=base)
+    peers = (name for name, kind in vocabulary.MODELS.items() if kind.weights_of == base)
+    return next(
+        (replace(decision, model=name) for name in peers if decision.defence in vocabulary.MODELS[name].defences), None
+    )
 
 
 def restarts_solver(decision: Decision, config: Config) -> bool:
@@ -103,7 +109,7 @@ def restarts_solver(decision: Decision, config: Config) -> bool:
 
 def states_needed(tree: Tree) -> tuple[int, ...]:
     """All states at which any decision of a DEQ is taken."""
-    chosen = (early_states(tree, model) for model in vocabulary.DEQS)
+    chosen = (early_states(tree, model) for model in (*vocabulary.DEQS, *vocabulary.own(tree.config)))
     return tuple(sorted({one.state for states in chosen for one in states.values()}))
 
 

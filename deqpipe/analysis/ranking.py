@@ -8,7 +8,6 @@ from deqpipe.analysis.layout import Tree
 from deqpipe.results import provenance, ranking
 from deqpipe.results.ranking import RankedPoint, Ranking
 from deqpipe.workflow import specs, vocabulary
-from deqpipe.workflow.defences import PLAIN
 
 
 def ranked(evaluation: Evaluation) -> tuple[int, ...]:
@@ -34,7 +33,7 @@ def write(tree: Tree, model: str, *, output: Path) -> None:
     told = provenance.provenance(
         spec,
         device="cpu",
-        inputs={source.path: tree.root / source.path for source in judged[PLAIN.name].sources},
+        inputs={source.path: tree.root / source.path for source in judged[defences[0]].sources},
         seconds=time.monotonic() - started,
     )
     ranking.write(output, result, told)

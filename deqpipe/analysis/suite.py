@@ -246,7 +246,7 @@ def outcome(
 
 def _kind(rows: Records, known: Mapping[str, SuiteAttack], decision: Decision) -> Kind:
     """What was attacked: a defence that leaves the dynamics as they are faced no attack on updates of the input."""
-    if decision.model in vocabulary.FEEDFORWARD:
+    if not vocabulary.MODELS[decision.model].architecture.has_states:
         return "network"
     if defence_of(decision.defence).of_seeds:
         return "ensemble"

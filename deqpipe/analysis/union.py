@@ -126,7 +126,7 @@ def shared_difference(one: Faced, other: Faced) -> tuple[Correct, Correct, froze
 
 def decisions(config: Config) -> tuple[Decision, ...]:
     """Those that the suite attacks: networks, then the DEQs, framework by framework; controls behind their method."""
-    models = sorted(vocabulary.SUITE_MODELS, key=_place)
+    models = sorted(vocabulary.faces_suite(config), key=_place)
     return tuple(
         Decision(model, one)
         for model in models
@@ -147,9 +147,9 @@ def gather(tree: Tree) -> Faces:
         UserError: records are missing, incomplete, doubled, or of another configuration.
     """
     _asked(tree.config)
-    graded = evaluate_all(tree, vocabulary.SUITE_MODELS)
+    graded = evaluate_all(tree, vocabulary.faces_suite(tree.config))
     found = {}
-    for model in vocabulary.SUITE_MODELS:
+    for model in vocabulary.faces_suite(tree.config):
         foreign, behind = transferred(tree, model)
         for defence in vocabulary.suite_decisions(tree.config, model):
             decision = Decision(model, defence)
@@ -232,7 +232,7 @@ def deciding_state(tree: Tree, decision: Decision) -> int:
 
     A baseline of at most a defence's cost decides at its last state: nobody selects one.
     """
-    if decision.model not in vocabulary.DEQS or defence_of(decision.defence).of_seeds:
+    if not vocabulary.MODELS[decision.model].is_deq or defence_of(decision.defence).of_seeds:
         return FINAL
     if defence_of(decision.defence).matched_to:
         return tree.config.solver.steps

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from deqpipe import __version__
+from deqpipe import __version__, extending
 from deqpipe.cli import (
     analysis,
     answers,
@@ -74,6 +74,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         threads.settle(getattr(options, "threads", None))  # before numpy and torch, which look once
         devices.take(getattr(options, "device", "cpu"))  # before torch, which looks for devices once
+        extending.expect((getattr(options, "spec", None) or {}).get("extensions", {}))  # a user's file may need torch
         return command(options)
     except UserError as error:
         answers.say(error)

@@ -8,8 +8,7 @@ import yaml
 
 from deqpipe import config
 from deqpipe.cli.arguments import add, add_paths, json_object
-from deqpipe.workflow import inputs, specs, vocabulary
-from deqpipe.workflow.defences import DECIDING
+from deqpipe.workflow import inputs, specs
 from deqpipe.workflow.stages import STAGES
 
 
@@ -23,9 +22,9 @@ def register(commands: Any) -> None:
     spec = add(commands, "spec", _print_spec, "Print the spec of a job, for the other commands' --spec.")
     spec.add_argument("stage", choices=sorted(STAGES))
     spec.add_argument("files", type=Path, nargs="+", help="config files, later ones laid over earlier ones")
-    spec.add_argument("--model", choices=tuple(vocabulary.MODELS))
+    spec.add_argument("--model", help="of stages that concern one")
     spec.add_argument("--seed", type=int)
-    spec.add_argument("--defence", choices=DECIDING, help="for stage autoattack")
+    spec.add_argument("--defence", help="of stages whose jobs attack one decision each")
 
 
 def _check_config(options: argparse.Namespace) -> int:

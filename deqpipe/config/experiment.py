@@ -49,6 +49,9 @@ class Config(Section):
     imported: dict[DeqName, PathName]
     """DEQs that are taken from a file instead of being trained: name of the model, and the file that `deqpipe
     import-checkpoint --model` wrote."""
+    extensions: Annotated[tuple[PathName, ...], Field(max_length=100, strict=False)]
+    """Python files that define pieces of one's own (docs/extending.md). They are run by whoever reads this
+    configuration, relative to the folder that Snakemake runs in."""
     data: DataConfig
     model: ModelConfig
     resnet: ResNetConfig

@@ -6,14 +6,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from deqpipe import extending
 from deqpipe.config.checks import check
 from deqpipe.config.experiment import Config
 from deqpipe.config.old_keys import refuse_old_keys
+from deqpipe.config.paths import expanded
 from deqpipe.config.protocols import is_resolved, resolve_protocol
 from deqpipe.config.reader import read_yaml
 from deqpipe.config.refusals import one_line
 from deqpipe.config.variants import merge, refuse_lookalikes
 from deqpipe.errors import UserError
+from deqpipe.lazy import named
 
 
 def load(paths: Sequence[Path], *, protocol: str | None = None) -> Config:
@@ -75,6 +78,7 @@ def parse(raw: Mapping[str, Any]) -> Config:
     """
     refuse_old_keys(raw)
     refuse_lookalikes(raw)
+    _load_extensions(raw.get("extensions"))
     try:
         config = Config.model_validate(resolve_protocol(raw))
     except ValidationError as error:
@@ -83,3 +87,16 @@ def parse(raw: Mapping[str, Any]) -> Config:
         raise UserError("config: sections are nested too deeply, or within themselves") from None
     check(config)
     return config
+
+
+def _load_extensions(paths: object) -> None:
+    """Run the users' files, whose names other keys may have; what is no list of names is refused with other keys."""
+    if not isinstance(paths, list | tuple) or not all(isinstance(path, str) and path.strip() for path in paths):
+        return
+    try:
+        active = [expanded(path) for path in paths]
+    except ValueError as error:
+        raise UserError(f"config: extensions: {error}") from None
+    extending.activate(active)
+    if active:
+        named("deqpipe.workflow.vocabulary:refuse_taken")(active)  # which names are taken, is known above

@@ -298,7 +298,7 @@ def _check_origin(loaded: Loaded, path: Path, spec: Mapping[str, Any], model: st
             f"but the spec is of {model} of seed {spec['seed']}: import it again with both"
         )
     there = (trained.get("model", vocabulary.TRUNK), trained["seed"])
-    wanted = (model, spec["seed"])
+    wanted = (vocabulary.MODELS[model].weights_of or model, spec["seed"])
     if there != wanted:
         asks = "is of" if model == spec["model"] else "transfers to"
         raise UserError(

@@ -18,7 +18,7 @@ from deqpipe.results.early_states import EarlyState
 from deqpipe.results.weights import Weights
 from deqpipe.workflow.defences import DefenceName
 from deqpipe.workflow.stages import STAGES
-from deqpipe.workflow.vocabulary import EVERY_EVALUATED, MODELS, TrainedModel, present
+from deqpipe.workflow.vocabulary import MODELS, TrainedModel, with_weights
 
 _logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def write_all(config: Config, results: Path) -> tuple[Path, ...]:
     """
     cells = _cells_of_table1(results)
     written = []
-    for name in present(config, EVERY_EVALUATED):
+    for name in with_weights(config):
         for seed in config.seeds:
             file = results / STAGES["train_deq"].path.format(model=name, seed=seed)
             path = file.with_name(NAME)

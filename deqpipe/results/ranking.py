@@ -8,7 +8,6 @@ from typing import Any
 from deqpipe.errors import UserError
 from deqpipe.results import document
 from deqpipe.results.document import number, whole
-from deqpipe.workflow.defences import DECIDING
 from deqpipe.workflow.gridpoints import GridPoint
 
 
@@ -63,13 +62,12 @@ def read(path: Path, *, states: int) -> tuple[Ranking, dict[str, Any]]:
         states: of the solver.
 
     Raises:
-        UserError: the file is missing or no ranking of every defence that decides, or holds points or states that
-            there cannot be.
+        UserError: the file is missing or no ranking, or holds points or states that there cannot be.
     """
     content, provenance = document.read(path)
     with document.understood(path, as_what="ranking of points"):
-        early: dict[str, int] = {defence: whole(content["early"][defence]) for defence in DECIDING}
-        ranking = Ranking(early, {defence: _ranked(content[defence]) for defence in DECIDING})
+        early: dict[str, int] = {defence: whole(state) for defence, state in content["early"].items()}
+        ranking = Ranking(early, {defence: _ranked(content[defence]) for defence in early})
     _check(ranking, path, states)
     return ranking, provenance
 

@@ -7,15 +7,15 @@ never the undefended model.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, TypeAlias
 
+from deqpipe import extending
 from deqpipe.config import PROTOCOLS, EntropyConfig
 from deqpipe.errors import UserError
 from deqpipe.workflow.equal_cost import times_as_long
 
-DefenceName: TypeAlias = Literal[
-    "plain", "entropy", "entropy_zero_steps", "entropy_restart_only", "entropy_one_round", "longer_solve", "ensemble"
-]  # fmt: skip
+DefenceName: TypeAlias = str
+"""A key of `DEFENCES`, or the name of a defence of one's own (deqpipe/extending)."""
 
 Adjust: TypeAlias = Callable[[EntropyConfig, int], EntropyConfig]
 """The keys of Sec. 3.2 that a variant of it runs with, from the configured ones and N."""
@@ -28,7 +28,8 @@ class Defence:
     Attributes:
         name: in records, specs and file names.
         label: in tables, behind the name of the training method.
-        build: `module:function` that makes its dynamics (see `deqpipe.build.dynamics`); None: the undefended ones.
+        build: `module:function` that makes its dynamics (see `deqpipe.build.dynamics`), or of one's own the function
+            itself; None: the undefended ones.
         keys: of the configuration that its dynamics depend on, beside the solver's.
         adjust: of the keys of Sec. 3.2, if it is a variant of that.
         cost: evaluations of f of a decision, as a multiple of the undefended one's, if it is no such variant: those
@@ -42,11 +43,13 @@ class Defence:
         of_seeds: whether the networks of all seeds take it together, each undefended and at its own early state: it
             belongs to none of them, and there is none of one seed.
         longer: how many times N steps its solve takes, from the keys of Sec. 3.2 and N; None: N.
+        decide: logits (n, batch, classes) of z^[1] .. z^[n] -> logits (batch, classes) that the decision at state n
+            goes by; None: those of z^[n].
     """
 
     name: DefenceName
     label: str
-    build: str | None = None
+    build: str | Callable[[Any, Any], Any] | None = None
     keys: tuple[str, ...] = ()
     adjust: Adjust | None = None
     cost: float = 1.0
@@ -56,6 +59,7 @@ class Defence:
     matched_to: DefenceName | None = None
     of_seeds: bool = False
     longer: Callable[[EntropyConfig, int], int] | None = None
+    decide: Callable[[Any], Any] | None = None
 
     @property
     def beside(self) -> DefenceName | None:
@@ -121,15 +125,23 @@ DECIDING: tuple[DefenceName, ...] = tuple(one.name for one in DEFENCES.values() 
 """Those that decide for themselves: every adversarially trained DEQ is evaluated with each."""
 
 
+def own_defence(piece: extending.Defence) -> Defence:
+    """The value of a defence that a user's file defines."""
+    return Defence(piece.name, piece.label, piece.dynamics, piece.keys, cost=piece.evaluations, decide=piece.decide)
+
+
 def defence_of(name: str) -> Defence:
     """The defence of a name.
 
     Raises:
         UserError: nobody declared it.
     """
-    if name not in DEFENCES:
-        raise UserError(f"defence is {name!r}, but must be one of {', '.join(DEFENCES)}")
-    return DEFENCES[name]
+    if name in DEFENCES:
+        return DEFENCES[name]
+    if (piece := extending.find(extending.Defence, name)) is not None:
+        return own_defence(piece)
+    known = (*DEFENCES, *extending.pieces(extending.Defence))
+    raise UserError(f"defence is {name!r}, but must be one of {', '.join(known)}")
 
 
 def entropy_keys(name: str, entropy: EntropyConfig, *, steps: int) -> EntropyConfig | None:

@@ -10,7 +10,7 @@ from typing import Literal
 from deqpipe.config import Config
 from deqpipe.workflow.products import FIGURES, TABLES, Need
 from deqpipe.workflow.stages import STAGES, StageName, training_stage
-from deqpipe.workflow.vocabulary import MODELS, TRUNK
+from deqpipe.workflow.vocabulary import MODELS, TRUNK, own
 
 
 def files(
@@ -60,7 +60,7 @@ def asked_for(config: Config) -> list[str]:
     made = [
         path
         for value in STAGES.values()
-        for model in dict.fromkeys((*(value.models or ()), None))
+        for model in dict.fromkeys((*(value.models or ()), *own(config), None))
         if (value.name, model) in behind
         for seed in (config.seeds if value.seeded else config.seeds[:1])
         for path in files(value.name, config, model, seed)
@@ -138,8 +138,12 @@ def job_of(name: str, config: Config) -> Job | None:
 
 def _declared(job: Job, config: Config) -> Job | None:
     stage = STAGES[job.stage]
-    model = job.model is None if stage.models is None else job.model in stage.models
-    return job if model and (job.defence is None or job.defence in stage.attacked(config, job.model or "")) else None
+    return (
+        job
+        if stage.may_concern(job.model)
+        and (job.defence is None or job.defence in stage.attacked(config, job.model or ""))
+        else None
+    )
 
 
 @cache

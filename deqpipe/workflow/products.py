@@ -14,17 +14,15 @@ from deqpipe.workflow.stages import StageName
 from deqpipe.workflow.vocabulary import (
     BASELINES,
     DEQS,
-    EVERY_DEQ,
-    EVERY_EVALUATED,
-    EVERY_FEEDFORWARD,
-    FEEDFORWARD,
     FIGURE2_MODEL,
     OTHER_JACOBIAN,
-    SUITE_MODELS,
     SWEEP_MODEL,
     TRADES,
     TRUNK,
-    present,
+    deqs,
+    evaluated,
+    faces_suite,
+    feedforward_networks,
     trained_here,
 )
 
@@ -104,12 +102,12 @@ def _of_decisions(*models: str) -> Needs:
 
 
 def _table1(config: Config) -> tuple[Need, ...]:
-    deqs, networks = present(config, EVERY_DEQ), present(config, EVERY_FEEDFORWARD)
+    networks = feedforward_networks(config)
     return (
-        Need("clean", present(config, EVERY_EVALUATED)),
+        Need("clean", evaluated(config)),
         Need("attack_pgd", (TRUNK, *networks)),
-        Need("autoattack", (*deqs, *networks)),
-        *_decisions(config, *deqs),
+        Need("autoattack", (*deqs(config), *networks)),
+        *_decisions(config, *deqs(config)),
     )
 
 
@@ -146,16 +144,18 @@ def _histories(models: tuple[str, ...], config: Config) -> tuple[Need, ...]:
 
 def _suite(config: Config) -> tuple[Need, ...]:
     """What Figure 8 is made of: the suite, and the grid beside it."""
-    return (*_decisions(config, *DEQS), Need("clean", SUITE_MODELS), Need("attack_suite", SUITE_MODELS))
+    models = faces_suite(config)
+    return (*_decisions(config, *deqs(config)), Need("clean", models), Need("attack_suite", models))
 
 
 def _table11(config: Config) -> tuple[Need, ...]:
+    models = faces_suite(config)
     return (
         *_suite(config),
-        Need("attack_pgd", FEEDFORWARD),
-        Need("autoattack", SUITE_MODELS),
-        Need("attack_transferred", SUITE_MODELS),
-        Need("attack_radius", SUITE_MODELS),
+        Need("attack_pgd", feedforward_networks(config)),
+        Need("autoattack", models),
+        Need("attack_transferred", models),
+        Need("attack_radius", models),
         Need("attack_ensemble", DEQS),
     )
 
@@ -248,7 +248,7 @@ _FIGURES = (
     Definition(
         "figure", 7, "Robust accuracy over the radius of the ball.", "accuracy over epsilon",
         "deqpipe.reporting.figures.figure7",
-        lambda config: (Need("attack_radius", SUITE_MODELS), Need("select", DEQS)), wanted=_has_suite,
+        lambda config: (Need("attack_radius", faces_suite(config)), Need("select", deqs(config))), wanted=_has_suite,
         unwanted=_NO_SUITE,
     ),
     Definition(

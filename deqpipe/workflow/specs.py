@@ -13,11 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from deqpipe import extending
 from deqpipe.config import KNOWN_IMAGES, Config, DeqName
 from deqpipe.errors import UserError
 from deqpipe.workflow.defences import DefenceName
 from deqpipe.workflow.layout import Job
 from deqpipe.workflow.stages import PRODUCTS, STAGES, Made, ProductName, Stage, StageName
+from deqpipe.workflow.vocabulary import MODELS
 
 
 def build(
@@ -51,8 +53,15 @@ def build(
     }
     if judged := value.decisions(config, model or ""):
         spec["decisions"] = list(judged)
+    if files := extending.digests(_extensions(value, config, model)):
+        spec["extensions"] = files
     whose = {"model": model, "seed": seed, "defence": _attacked(value, config, model, defence)}
     return spec | {name: value for name, value in whose.items() if value is not None}
+
+
+def _extensions(value: Stage, config: Config, model: str | None) -> tuple[str, ...]:
+    """The users' files whose code a job runs."""
+    return (MODELS[model].origin,) if model else ()
 
 
 def _attacked(value: Stage, config: Config, model: str | None, defence: DefenceName | None) -> DefenceName | None:
@@ -108,7 +117,7 @@ def _check_model_and_seed(stage: StageName, model: str | None, seed: int | None)
     allowed = STAGES[stage].models
     if allowed is None and model is not None:
         raise UserError(f"model is {model!r}, but stage {stage} has no model")
-    if allowed is not None and model not in allowed:
+    if allowed is not None and not STAGES[stage].may_concern(model):
         raise UserError(f"model is {model!r}, but stage {stage} needs one of {', '.join(allowed)}")
     if seed is None and STAGES[stage].seeded:
         raise UserError(f"stage {stage} needs a seed")
@@ -133,7 +142,7 @@ def fingerprint_of_job(job: Job, config: Config) -> str:
 
 
 def _file_of(job: Job) -> Made:
-    return Made(job.stage, job.model, cast(DefenceName | None, job.defence))
+    return Made(job.stage, job.model, job.defence)
 
 
 def build_product(product: ProductName, config: Config) -> dict[str, Any]:
@@ -148,8 +157,10 @@ def conditions(config: Config) -> dict[str, Any]:
         exclude["evaluation"] = {"batch_size"}
     if config.data.source in KNOWN_IMAGES:
         exclude["data"] = {"root"}
+    if not config.extensions:
+        exclude["extensions"] = True  # as of before there was such a key, as the next one
     if not config.weight_perturbation.enabled:
-        exclude["weight_perturbation"] = True  # as of before there was such a section
+        exclude["weight_perturbation"] = True
     return config.model_dump(mode="json", exclude=exclude)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from deqpipe.config import KNOWN_IMAGES, Config
-from deqpipe.workflow.defences import DEFENCES, DefenceName
+from deqpipe.workflow.defences import DefenceName, defence_of
 from deqpipe.workflow.shards import (
     autoattack_ranges,
     image_ranges,
@@ -27,13 +27,15 @@ from deqpipe.workflow.vocabulary import (
     FIGURE2_MODEL,
     MODELS,
     OTHER_JACOBIAN,
-    SUITE_MODELS,
     SWEEP_MODEL,
     TRADES,
     TRUNK,
     TrainedModel,
     ensembles,
+    faces_suite,
     other_trades,
+    own,
+    present,
     suite_decisions,
     transfers_to,
 )
@@ -122,6 +124,14 @@ def _with_controls(config: Config, model: str) -> tuple[DefenceName, ...]:
     return (*MODELS[model].defences, *MODELS[model].controls(config.entropy))
 
 
+def _no_model(model: TrainedModel) -> bool:
+    return False
+
+
+def _deq(model: TrainedModel) -> bool:
+    return model.is_deq
+
+
 def _unchanged(config: Config, model: str) -> Config:
     return config
 
@@ -150,6 +160,7 @@ class Stage:
             records lack it.
         attacked: the decisions that have jobs of their own, for a model; none: a job attacks all, or none.
         beside: another file of the same jobs.
+        own: which models of users' files it concerns as well.
     """
 
     name: StageName
@@ -165,6 +176,18 @@ class Stage:
     decisions: Callable[[Config, str], tuple[DefenceName, ...]] = _none
     attacked: Callable[[Config, str], tuple[DefenceName, ...]] = _none
     beside: str | None = None
+    own: Callable[[TrainedModel], bool] = _no_model
+
+    def concerns(self, config: Config) -> tuple[str, ...]:
+        """The models that it concerns in a configuration; none, if it concerns none by name."""
+        added = (name for name in own(config) if self.own(MODELS[name]))
+        return (*present(config, self.models or ()), *added)
+
+    def may_concern(self, model: str | None) -> bool:
+        """Whether it has jobs of a model under any configuration, the users' files that are loaded included."""
+        if self.models is None or model is None:
+            return self.models is None and model is None
+        return model in self.models or (model in MODELS and bool(MODELS[model].origin) and self.own(MODELS[model]))
 
 
 @dataclass(frozen=True)
@@ -222,10 +245,11 @@ def training_stage(model: str) -> StageName:
 
 def trained(config: Config, model: str) -> Made:
     """The weights of a model, trained or taken from a file."""
-    if model in config.imported:
-        return Made("import", model)
-    stage = training_stage(model)
-    return Made(stage, None if stage == "pretrain" else model)
+    whose = MODELS[model].weights_of or model
+    if whose in config.imported:
+        return Made("import", whose)
+    stage = training_stage(whose)
+    return Made(stage, None if stage == "pretrain" else whose)
 
 
 def _weights(config: Config, model: str) -> dict[str, Made]:
@@ -316,7 +340,7 @@ def _decision_keys(config: Config, model: str) -> Keys:
     if not MODELS[model].architecture.has_states:
         return ("precision",)
     coupled = ("evaluation.batch_size", "evaluation.images") if config.couples_images else ()  # which images meet
-    defended = (key for name in MODELS[model].defences for key in DEFENCES[name].keys)
+    defended = (key for name in MODELS[model].defences for key in defence_of(name).keys)
     return ("solver", "evaluation.final_unroll_steps", "attack.unroll", "precision", *coupled, *dict.fromkeys(defended))
 
 
@@ -402,10 +426,14 @@ def role_of_suite(model: str, seed: int, defence: str) -> str:
 
 
 def suites(config: Config) -> dict[str, Made]:
-    """The suite against every decision of every model and seed, by the roles of its files."""
+    """The suite against every decision of every model and seed, by the roles of its files.
+
+    But for models of users' files: whoever adds one has nothing of the others computed again.
+    """
     return {
         role_of_suite(name, seed, defence): Made("attack_suite", name, defence, seed)
-        for name in SUITE_MODELS
+        for name in faces_suite(config)
+        if not MODELS[name].origin
         for seed in config.seeds
         for defence in suite_decisions(config, name)
     }
@@ -472,40 +500,46 @@ STAGES: Mapping[str, Stage] = {
         Stage("pretrain", 2, _TRAINING, f"models/{TRUNK}/seed{{seed}}/best.safetensors", _pretrain_keys, _images),
         Stage(
             "train_deq", 2, _TRAINING, "models/{model}/seed{seed}/best.safetensors", _train_deq_keys,
-            lambda config, model: {"trunk": Made("pretrain", None)}, (*EVERY_DEQ, *OTHER_JACOBIAN), _adapt_training,
+            lambda config, model: {"trunk": Made("pretrain", None)}, (*EVERY_DEQ, *OTHER_JACOBIAN),
+            adapt=_adapt_training,
         ),
         Stage(
             "train_feedforward", 2, _TRAINING, "models/{model}/seed{seed}/best.safetensors", _train_feedforward_keys,
-            _images, EVERY_FEEDFORWARD, _adapt_training,
+            _images, EVERY_FEEDFORWARD, adapt=_adapt_training,
         ),
         Stage(
             "select", 2, _EVALUATION, "select/{model}/seed{seed}.json", _select_keys, _weights, EVERY_DEQ,
-            _without_controls, decisions=_defences,
+            _without_controls, decisions=_defences, own=_deq,
         ),
         Stage(
             "clean", 4, _EVALUATION, "attacks/clean/{model}/seed{seed}.parquet", _and("evaluation.images"), _weights,
-            EVERY_EVALUATED, decisions=_with_controls,
+            EVERY_EVALUATED, decisions=_with_controls, own=_deq,
         ),
         Stage(
             "attack_grid", 5, _EVALUATION, "attacks/grid/{model}/seed{seed}/{shard}.parquet", _grid_keys,
-            _grid_upstream, EVERY_DEQ, parts=_shards, decisions=_with_controls,
+            _grid_upstream, EVERY_DEQ, parts=_shards, decisions=_with_controls, own=_deq,
         ),
         Stage(
             "attack_pgd", 3, _EVALUATION, "attacks/pgd/{model}/seed{seed}.parquet", _and(*_PGD, "evaluation.images"),
             _weights, (TRUNK, *EVERY_FEEDFORWARD), decisions=_defences,
         ),
-        Stage("race", 1, _ANALYSIS, "race/grid/{model}/seed{seed}.json", _racing_keys, _race_upstream, EVERY_DEQ),
+        Stage(
+            "race", 1, _ANALYSIS, "race/grid/{model}/seed{seed}.json", _racing_keys, _race_upstream, EVERY_DEQ,
+            own=_deq,
+        ),
         Stage(
             "race_sweep", 1, _ANALYSIS, "race/sweep/{model}/seed{seed}.json", _racing_keys, _race_sweep_upstream,
             (SWEEP_MODEL,),
         ),
-        Stage("strongest", 1, _ANALYSIS, "strongest/{model}/seed{seed}.json", _images_key, _graded, EVERY_DEQ),
+        Stage(
+            "strongest", 1, _ANALYSIS, "strongest/{model}/seed{seed}.json", _images_key, _graded, EVERY_DEQ, own=_deq,
+        ),
         Stage(
             "autoattack", 2, _EVALUATION, "attacks/autoattack/{model}/seed{seed}/{defence}_images{images}.parquet",
             _and(*_AUTOATTACK, "autoattack.mode", "autoattack.attacks", "autoattack.targets",
                  "autoattack.defence_in_loop"),
             _autoattack_upstream, (*EVERY_DEQ, *EVERY_FEEDFORWARD), _without_controls, parts=_by_decision,
-            attacked=_defences,
+            attacked=_defences, own=_deq,
         ),
         Stage(
             "attack_top", 2, _EVALUATION, "attacks/top/{model}/seed{seed}/images{images}.parquet",
@@ -528,19 +562,19 @@ STAGES: Mapping[str, Stage] = {
         ),
         Stage(
             "attack_suite", 1, _EVALUATION, "attacks/suite/{model}/seed{seed}/{defence}_images{images}.parquet",
-            _attacked_by_suite(*_SUITE), _decided, SUITE_MODELS, _without_controls, parts=_by_suites_decision,
-            attacked=suite_decisions,
+            _attacked_by_suite(*_SUITE), _decided, (*EVERY_DEQ, *EVERY_FEEDFORWARD), _without_controls,
+            parts=_by_suites_decision, attacked=suite_decisions, own=_deq,
             beside="attacks/suite/{model}/seed{seed}/{defence}_images{images}.safetensors",
         ),
         Stage(
             "attack_transferred", 1, _EVALUATION, "attacks/transferred/{model}/seed{seed}/images{images}.parquet",
-            _attacked_by_suite("mode"), _transferred_upstream, SUITE_MODELS, _without_controls,
-            parts=_by_suites_images, decisions=suite_decisions,
+            _attacked_by_suite("mode"), _transferred_upstream, (*EVERY_DEQ, *EVERY_FEEDFORWARD), _without_controls,
+            parts=_by_suites_images, decisions=suite_decisions, own=_deq,
         ),
         Stage(
             "attack_radius", 1, _EVALUATION, "attacks/radius/{model}/seed{seed}/{defence}.parquet",
-            _attacked_by_suite("iterations", "radii", "radius_images"), _decided, SUITE_MODELS, _without_controls,
-            parts=_by_defence, attacked=_defences,
+            _attacked_by_suite("iterations", "radii", "radius_images"), _decided,
+            (*EVERY_DEQ, *EVERY_FEEDFORWARD), _without_controls, parts=_by_defence, attacked=_defences, own=_deq,
         ),
         Stage(
             "attack_ensemble", 1, _EVALUATION, "attacks/ensemble/{model}/images{images}.parquet", _ensemble_keys,

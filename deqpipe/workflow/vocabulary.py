@@ -1,9 +1,16 @@
-"""The closed vocabulary of trained models: what the workflow trains, attacks and reports, by name."""
+"""The vocabulary of evaluated models: what the workflow trains, attacks and reports, by name.
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+It is closed, but for what a user's file adds (deqpipe/extending). A defence of one's own is evaluated on weights that
+are trained without it: weights and the decisions that are read off them are an entry of their own, with files of its
+own, so that nothing else is computed again when the defence comes, changes or goes.
+"""
 
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from deqpipe import extending
 from deqpipe.config import Config, EntropyConfig, FeedforwardConfig, Framework
+from deqpipe.errors import UserError
 from deqpipe.workflow.defences import CONTROLS, DECIDING, DEFENCES, MATCHED, PLAIN, DefenceName
 
 
@@ -33,7 +40,7 @@ RESNET = Architecture("resnet", "resnet", "ResNet")
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """One entry of the closed vocabulary of models."""
+    """One entry of the vocabulary of models."""
 
     name: str
     architecture: Architecture
@@ -44,7 +51,13 @@ class TrainedModel:
     other_jacobian: bool = False
     """Trained with `jacobian.other_weight`, for Figure 6 alone: never evaluated."""
     perturbed_weights: bool = False
-    """Trained with adversarial weight perturbation, for Table 1 alone, where the configuration asks for it."""
+    """Trained with adversarial weight perturbation, where the configuration asks for it."""
+    decides_by: tuple[DefenceName, ...] = ()
+    """The test-time defences that it is evaluated with, where these are of one's own."""
+    weights_of: str | None = None
+    """The model whose weights it has; None: it is trained, or imported, itself."""
+    origin: str = ""
+    """The user's file that it comes from, as the configuration names it."""
 
     @property
     def is_deq(self) -> bool:
@@ -53,6 +66,8 @@ class TrainedModel:
 
     def is_present(self, config: Config) -> bool:
         """Whether a configuration has this model; those of Figure 6 may be asked for under every one."""
+        if self.origin and self.origin not in config.extensions:
+            return False
         return config.weight_perturbation.enabled or not self.perturbed_weights
 
     @property
@@ -60,7 +75,7 @@ class TrainedModel:
         """The test-time defences that this model is evaluated with."""
         if self.other_jacobian:
             return ()
-        return DECIDING if self.is_deq else (PLAIN.name,)
+        return self.decides_by or (DECIDING if self.is_deq else (PLAIN.name,))
 
     def controls(self, entropy: EntropyConfig) -> tuple[DefenceName, ...]:
         """The control decisions that its attacked images are scored on as well."""
@@ -69,7 +84,7 @@ class TrainedModel:
         return tuple(name for name in CONTROLS if DEFENCES[name].control_of in self.defences)
 
 
-MODELS: Mapping[str, TrainedModel] = {
+_BUILT_IN: Mapping[str, TrainedModel] = {
     model.name: model
     for model in (
         TrainedModel("deq_pretrain", DEQ, None),
@@ -89,21 +104,51 @@ MODELS: Mapping[str, TrainedModel] = {
         TrainedModel("resnet18_trades_awp", RESNET, "trades", perturbed_weights=True),
     )
 }
+
+
+class _Models(Mapping[str, TrainedModel]):
+    """The entries that this process knows: those of the package, and of the users' files that are loaded."""
+
+    def __getitem__(self, name: str) -> TrainedModel:
+        return _BUILT_IN[name] if name in _BUILT_IN else _own(None)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (*_BUILT_IN, *_own(None))
+
+    def __len__(self) -> int:
+        return len(_BUILT_IN) + len(_own(None))
+
+
+def _own(paths: Iterable[str] | None) -> dict[str, TrainedModel]:
+    """The entries of users' files; None: of all that are loaded."""
+    return {
+        entry.name: entry
+        for piece, file in extending.pieces(extending.Defence, paths).values()
+        for entry in _defended(piece, file.path)
+    }
+
+
+def _defended(piece: extending.Defence, path: str) -> Iterator[TrainedModel]:
+    """The weights that a defence of one's own is evaluated on, each with it."""
+    for name in piece.models or DEQS:
+        kind = _BUILT_IN[name]
+        yield replace(kind, name=f"{name}_{piece.name}", decides_by=(piece.name,), weights_of=name, origin=path)
+
+
+MODELS: Mapping[str, TrainedModel] = _Models()
 FRAMEWORKS: tuple[Framework, ...] = ("pgd_at", "trades")
 TRUNK = "deq_pretrain"
-OTHER_JACOBIAN = tuple(name for name, model in MODELS.items() if model.other_jacobian)
-EVERY_EVALUATED = tuple(name for name in MODELS if name not in OTHER_JACOBIAN)
-EVERY_DEQ = tuple(name for name in EVERY_EVALUATED if MODELS[name].is_deq)
-EVERY_FEEDFORWARD = tuple(name for name in EVERY_EVALUATED if not MODELS[name].architecture.has_states)
+OTHER_JACOBIAN = tuple(name for name, model in _BUILT_IN.items() if model.other_jacobian)
+EVERY_EVALUATED = tuple(name for name in _BUILT_IN if name not in OTHER_JACOBIAN)
+EVERY_DEQ = tuple(name for name in EVERY_EVALUATED if _BUILT_IN[name].is_deq)
+EVERY_FEEDFORWARD = tuple(name for name in EVERY_EVALUATED if not _BUILT_IN[name].architecture.has_states)
 """Networks without states, for comparison. Like the two before, with what only some configurations have: `present`."""
-EVALUATED = tuple(name for name in EVERY_EVALUATED if not MODELS[name].perturbed_weights)
+EVALUATED = tuple(name for name in EVERY_EVALUATED if not _BUILT_IN[name].perturbed_weights)
 """The paper's, and so in those below."""
-DEQS = tuple(name for name in EVALUATED if MODELS[name].is_deq)
+DEQS = tuple(name for name in EVALUATED if _BUILT_IN[name].is_deq)
 FEEDFORWARD = tuple(name for name in EVALUATED if name in EVERY_FEEDFORWARD)
-SUITE_MODELS = (*DEQS, *FEEDFORWARD)
-"""Those whose decisions face the suite: a defence is compared with what faced as much."""
-TRADES = tuple(name for name in DEQS if MODELS[name].framework == "trades")
-BASELINES = tuple(name for name in DEQS if not MODELS[name].random_states)
+TRADES = tuple(name for name in DEQS if _BUILT_IN[name].framework == "trades")
+BASELINES = tuple(name for name in DEQS if not _BUILT_IN[name].random_states)
 SWEEP_MODEL = "deq_trades_random_states"  # the model of Tables 4, 5, 8 and 10
 FIGURE2_MODEL = "deq_pgd_at_base"  # the model of Figure 2
 
@@ -111,6 +156,52 @@ FIGURE2_MODEL = "deq_pgd_at_base"  # the model of Figure 2
 def present(config: Config, models: Iterable[str]) -> tuple[str, ...]:
     """Those of some models that a configuration has."""
     return tuple(name for name in models if MODELS[name].is_present(config))
+
+
+def own(config: Config) -> tuple[str, ...]:
+    """The models that the users' files of a configuration add."""
+    return present(config, _own(config.extensions))
+
+
+def deqs(config: Config) -> tuple[str, ...]:
+    """Every DEQ that a configuration evaluates, those of users' files behind the others."""
+    return (*present(config, EVERY_DEQ), *own(config))
+
+
+def feedforward_networks(config: Config) -> tuple[str, ...]:
+    """Every network without states that a configuration evaluates."""
+    return present(config, EVERY_FEEDFORWARD)
+
+
+def evaluated(config: Config) -> tuple[str, ...]:
+    """Every model that a configuration evaluates, the trunk included."""
+    return (*present(config, EVERY_EVALUATED), *own(config))
+
+
+def faces_suite(config: Config) -> tuple[str, ...]:
+    """The models whose decisions face the suite: a defence is compared with what faced as much."""
+    return (*deqs(config), *feedforward_networks(config))
+
+
+def with_weights(config: Config) -> tuple[str, ...]:
+    """Every model with weights of its own that a configuration evaluates."""
+    return tuple(name for name in evaluated(config) if MODELS[name].weights_of is None)
+
+
+def refuse_taken(paths: Iterable[str]) -> None:
+    """Refuse a user's file that gives a name which something else has, or names models that are none.
+
+    Raises:
+        UserError: in one line, with the line of the file.
+    """
+    seen = {**{name: "the package" for name in (*_BUILT_IN, *DEFENCES)}}
+    for piece, file in extending.pieces(extending.Defence, paths).values():
+        where = f"extension {file.where(piece)}"
+        if piece.name in seen:
+            raise UserError(f"{where}: {piece.kind} {piece.name!r} is taken by {seen[piece.name]}")
+        for model in piece.models:
+            if model not in EVERY_DEQ:
+                raise UserError(f"{where}: models has {model!r}, but may have {', '.join(EVERY_DEQ)}")
 
 
 def other_trades(model: str) -> str:
@@ -144,7 +235,7 @@ def suite_decisions(config: Config, model: str) -> tuple[DefenceName, ...]:
 
 def ensembles(config: Config, model: str) -> tuple[DefenceName, ...]:
     """The decisions that a model's networks of all seeds take together, and the suite attacks; none of one seed."""
-    several = len(config.seeds) > 1
+    several = len(config.seeds) > 1 and model in DEQS
     return tuple(name for name in _matched(config, model) if several and DEFENCES[name].of_seeds)
 
 
@@ -168,4 +259,4 @@ def feedforward(config: Config, model: str) -> FeedforwardConfig:
 
 def trained_here(config: Config) -> tuple[str, ...]:
     """The DEQs that are not imported."""
-    return tuple(model for model in present(config, EVERY_DEQ) if model not in config.imported)
+    return tuple(model for model in deqs(config) if MODELS[model].weights_of is None and model not in config.imported)

@@ -113,7 +113,7 @@ SEVERAL = tiny.settings({"seeds": [0, 2], "suite": {"enabled": True, "static": T
 
 
 def test_it_is_there_for_every_deq_with_several_seeds_and_never_a_decision_of_one() -> None:
-    for model in vocabulary.SUITE_MODELS:
+    for model in vocabulary.faces_suite(SEVERAL):
         assert vocabulary.ensembles(SEVERAL, model) == ((ENSEMBLE.name,) if model in vocabulary.DEQS else ())
         assert ENSEMBLE.name not in vocabulary.suite_decisions(SEVERAL, model)
     for changes in ({"seeds": [2]}, {"suite": {"static": False}}, {"suite": {"enabled": False}}):

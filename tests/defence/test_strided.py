@@ -128,7 +128,7 @@ def test_what_it_costs_is_what_the_counter_counts() -> None:
 def test_the_suite_alone_attacks_it_where_it_is_asked_for() -> None:
     config = tiny.settings({"suite": {"enabled": True, "static": True}})
     without = tiny.settings({"suite": {"enabled": True, "static": False}})
-    for model in vocabulary.SUITE_MODELS:
+    for model in vocabulary.faces_suite(config):
         asked = vocabulary.suite_decisions(config, model)
         assert (LONGER.name in asked) == vocabulary.MODELS[model].is_deq
         assert tuple(name for name in asked if name != LONGER.name) == vocabulary.suite_decisions(without, model)

@@ -74,7 +74,7 @@ def job_of(
 def saved_by_others(trained: Trained, folder: Path, config: Config) -> Path:
     """Noise at the edge of the ball, as if the suite had made it of another model."""
     model, seed, defence = FOREIGN
-    spec = specs.build("attack_suite", config, model=model, seed=seed, defence=defence)  # type: ignore[arg-type]
+    spec = specs.build("attack_suite", config, model=model, seed=seed, defence=defence)
     x = load(trained.data).test.float_images(torch.tensor(IMAGES), torch.device("cpu"))
     noise = torch.sign(torch.randn(x.shape, generator=torch.Generator().manual_seed(2)))
     made = saved_images.saved(IMAGES, x, x + ((x + noise * 19 / 255).clamp(0, 1) - x), torch.zeros(len(x)))

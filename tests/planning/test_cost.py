@@ -412,7 +412,7 @@ def test_networks_that_decide_together_cost_what_each_does_and_are_shown_all_tha
     own = sum_of(work.evaluations for work in faced.values()) + together * (3 + 2 * len(faced))
     made = sum(
         3 * (len(cost.faced(config, model, name, classes=IMAGES.classes)) - 1)  # noise is no attack
-        for model in vocabulary.SUITE_MODELS
+        for model in vocabulary.faces_suite(config)
         for name in vocabulary.suite_decisions(config, model)
     )
     assert (whole - own).total == pytest.approx(together.total * made)

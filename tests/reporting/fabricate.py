@@ -468,7 +468,7 @@ WEAKER = {"noise": 1.6, "square": 0.5, "rays": 0.9}
 
 def suite(root: Path, config: Config, seed: int) -> None:
     """The suite on every decision, images of others on every decision, and balls of several radii."""
-    for model in vocabulary.SUITE_MODELS:
+    for model in vocabulary.faces_suite(config):
         named = vocabulary.suite_decisions(config, model)
         for first, last in suite_ranges(config):
             images = range(first, last + 1)
@@ -561,7 +561,7 @@ def from_another(
     config: Config, model: str, seed: int, defence: DefenceName, images: Sequence[int]
 ) -> dict[str, np.ndarray]:
     """Images that were made against the other models' undefended decisions."""
-    others = [name for name in vocabulary.SUITE_MODELS if name != model]
+    others = [name for name in vocabulary.faces_suite(config) if name != model]
     parts = []
     for number, other in enumerate(others):
         part = suite_part(config, model, seed, "exact_margin", defence, images, number=40 + number, shift=0.7)

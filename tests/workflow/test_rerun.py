@@ -72,7 +72,10 @@ CHANGES: tuple[tuple[Mapping[str, object], Mapping[str, int]], ...] = (
     ({"entropy_sweep.input_steps": [1, 2]}, {"attack_sweep": 1, "time_inference": 1, **CHANGED_CONFIG}),
     ({"timing.repeats": 4}, {"time_training": 1, "time_inference": 1, **CHANGED_CONFIG}),
     ({"figures.jacobian": True}, {"train_deq": 2, "figure6": 1, **CHANGED_CONFIG}),
-    ({"early_state.mode": "fixed", "early_state.index": 8}, {"select_early_state": 4, **RANKED, **SUITE_OF_DEQS, **CHANGED_CONFIG}),
+    (
+        {"early_state.mode": "fixed", "early_state.index": 8},
+        {"select_early_state": 4, **RANKED, **SUITE_OF_DEQS, **CHANGED_CONFIG},
+    ),
     # training
     (
         {"random_state.natural": "shared"},

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +94,7 @@ def sources_of(saved: Sequence[Path], spec: Mapping[str, Any]) -> dict[Origin, P
     found: dict[Origin, Path] = {}
     for path in saved:
         told = saved_images.provenance_of(path)["spec"]
-        origin = Origin(str(told.get("model")), int(told.get("seed", -1)), cast(DefenceName, str(told.get("defence"))))
+        origin = Origin(str(told.get("model")), int(told.get("seed", -1)), str(told.get("defence")))
         if spec["upstream"].get(origin.role) != specs.fingerprint(told):
             raise UserError(f"saved images {path} were made by another spec than the ones that this job depends on")
         if origin in found:
@@ -119,7 +119,7 @@ def _open(
     for path in own:
         rows = records.read(path, ("image", "label", "attack", "predicted"))
         told = rows.provenance[0]["spec"]
-        defence = cast(DefenceName, str(told.get("defence")))
+        defence = str(told.get("defence"))
         role = role_of_suite(spec["model"], spec["seed"], defence)
         if spec["upstream"].get(role) != specs.fingerprint(told):
             raise UserError(f"records {path} were made by another spec than the ones that this job depends on")

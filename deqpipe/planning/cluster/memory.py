@@ -139,7 +139,7 @@ def _transferred(wildcards: Mapping[str, str], config: Config) -> int:
 
 def _made(config: Config) -> int:
     """Attacked images that an image becomes, of all decisions of all seeds."""
-    decisions = sum(len(vocabulary.suite_decisions(config, model)) for model in vocabulary.SUITE_MODELS)
+    decisions = sum(len(vocabulary.suite_decisions(config, model)) for model in vocabulary.faces_suite(config))
     return len(config.seeds) * decisions * _faced(config)
 
 

@@ -220,7 +220,7 @@ def _attack_radius(config: Config, images: Images, wildcards: Wildcards) -> Keep
 def _attack_transferred(config: Config, images: Images, wildcards: Wildcards) -> Keeping:
     """What the suite made of the images against one decision."""
     decisions = len(config.seeds) * sum(
-        len(vocabulary.suite_decisions(config, name)) for name in vocabulary.SUITE_MODELS
+        len(vocabulary.suite_decisions(config, name)) for name in vocabulary.faces_suite(config)
     )
     whole = _started(cost.job("attack_transferred", wildcards, config, images))
     return Keeping((Unit("the images of one decision's suite", whole * (1 / decisions)),))

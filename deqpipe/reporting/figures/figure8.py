@@ -86,7 +86,7 @@ def draw(tree: Tree) -> Drawing:
 
 def _drawn(config: Config) -> tuple[Decision, ...]:
     """Decisions of DEQs that the grid attacks too: a network without states evaluates no f."""
-    deqs = (one for one in union.decisions(config) if one.model in vocabulary.DEQS)
+    deqs = (one for one in union.decisions(config) if vocabulary.MODELS[one.model].is_deq)
     return tuple(one for one in deqs if not defence_of(one.defence).beside)
 
 

@@ -218,7 +218,7 @@ def _first(by_number: Mapping[int, Table], config: Config, folder: Path) -> Firs
 
 def _trained(config: Config) -> tuple[str, ...]:
     """The models that were trained here, those of Figure 6 last."""
-    trained = vocabulary.present(config, vocabulary.EVERY_EVALUATED)
+    trained = vocabulary.with_weights(config)
     others = vocabulary.OTHER_JACOBIAN if config.figures.jacobian else ()
     return (*(model for model in trained if model not in config.imported), *others)
 

@@ -5,7 +5,15 @@ from dataclasses import dataclass, replace
 
 from deqpipe.analysis import autoattack_outcomes, gains
 from deqpipe.analysis.autoattack_outcomes import AutoAttackOutcome
-from deqpipe.analysis.decision import AWP, Decision, all_decisions, controls, paper_decisions, perturbed_decisions
+from deqpipe.analysis.decision import (
+    AWP,
+    Decision,
+    all_decisions,
+    controls,
+    own_decisions,
+    paper_decisions,
+    perturbed_decisions,
+)
 from deqpipe.analysis.evaluation import Evaluation, evaluate_all
 from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.reading import Source
@@ -25,9 +33,12 @@ OVER_CONTROL = "method's gain"
 OF_DEFENCE, OF_TRAINING = "gain of Sec. 3.2", "gain of Sec. 3.3"
 STATE, RESTARTS, DESCENT = "3.2: state", "3.2: restarts", "3.2: descent"
 TRAINING_STATE, WEIGHTS = "3.3: state", "3.3: weights"
+OF_OWN, OWN_STATE, OWN_REST = "gain of own defence", "own: state", "own: the rest"
+"""Of a defence from a user's file."""
 DEFENCE_PARTS = (OF_DEFENCE, STATE, RESTARTS, DESCENT)
+OWN_PARTS = (OF_OWN, OWN_STATE, OWN_REST)
 TRAINING_PARTS = (OF_TRAINING, TRAINING_STATE, WEIGHTS)
-_SIGNED = (GAIN, OVER_CONTROL, *DEFENCE_PARTS, *TRAINING_PARTS)
+_SIGNED = (GAIN, OVER_CONTROL, *DEFENCE_PARTS, *OWN_PARTS, *TRAINING_PARTS)
 COLUMNS = (CLEAN, PGD, AA, ALL, PER_IMAGE, ALL_PER_IMAGE, GAIN)
 TRUNK = Decision(vocabulary.TRUNK, "plain")
 
@@ -69,10 +80,10 @@ def _groups(config: Config) -> tuple[Group, ...]:
 def _of(framework: Framework, config: Config) -> Iterator[Group]:
     networks = [name for name in vocabulary.FEEDFORWARD if vocabulary.MODELS[name].framework == framework]
     baseline, *others = all_decisions(framework)
-    yield Group(_plain(networks), baseline, tuple(others))
+    yield Group(_plain(networks), baseline, (*others, *own_decisions(config, framework)))
     perturbed = perturbed_decisions(config, framework)
     if perturbed:
-        also = vocabulary.present(config, vocabulary.EVERY_FEEDFORWARD)
+        also = vocabulary.feedforward_networks(config)
         more = [name for name in also if name not in vocabulary.FEEDFORWARD]
         mine = [name for name in more if vocabulary.MODELS[name].framework == framework]
         named = f"{Group.named} + {AWP}"
@@ -84,7 +95,7 @@ def _plain(models: Iterable[str]) -> tuple[Decision, ...]:
 
 
 def _controls(config: Config) -> tuple[Decision, ...]:
-    return controls(config, vocabulary.present(config, vocabulary.EVERY_DEQ))
+    return controls(config, vocabulary.deqs(config))
 
 
 @dataclass(frozen=True)
@@ -115,7 +126,7 @@ def gather(tree: Tree) -> Robustness:
         UserError: records are missing, incomplete, doubled, of another configuration, or of another point than the
             strongest.
     """
-    evaluated = vocabulary.present(tree.config, vocabulary.EVERY_EVALUATED)
+    evaluated = vocabulary.evaluated(tree.config)
     evaluations = evaluate_all(tree, evaluated, elsewhere=gains.states_needed(tree))
     attacked = _attacked(tree.config)
     outcomes = {decision: autoattack_outcomes.outcome(tree, evaluations[decision]) for decision in attacked}
@@ -153,7 +164,7 @@ def cells(gathered: Robustness, tree: Tree) -> tuple[Cell, ...]:
     for control in _controls(tree.config):
         method = gathered.evaluations[controlled(control)]
         rows += [*_deq(gathered.evaluations[control], tree), _over(method, gathered.evaluations[control], tree)]
-    rows += [cell for one in all_decisions(*vocabulary.FRAMEWORKS) for cell in _parts(one, gathered, tree)]
+    rows += [cell for one in _with_parts(tree.config) for cell in _parts(one, gathered, tree)]
     return (*rows, *_single(gathered.evaluations[TRUNK], tree, final_column(tree.config)))
 
 
@@ -233,15 +244,21 @@ def _gain(evaluation: Evaluation, baseline: Evaluation, tree: Tree) -> Cell:
     return percent(row, GAIN, gain, paper=published.value(1, row, GAIN), note=words, quantity=quantities.GAIN)
 
 
+def _with_parts(config: Config) -> tuple[Decision, ...]:
+    """The decisions whose gains are taken apart."""
+    return (*all_decisions(*vocabulary.FRAMEWORKS), *own_decisions(config, *vocabulary.FRAMEWORKS))
+
+
 def _parts(decision: Decision, gathered: Robustness, tree: Tree) -> list[Cell]:
     """What the gains of Secs. 3.2 and 3.3 of a decision are made of."""
     parts: list[tuple[str, intervals.Estimate, str]] = []
     if defence := gains.of_defence(decision, gathered.evaluations, tree.config, tree.bootstrap):
+        whole, moved, rest = OWN_PARTS if vocabulary.MODELS[decision.model].origin else (OF_DEFENCE, STATE, DESCENT)
         state = gathered.evaluations[decision].state
         at = f"state {state} in place of {gathered.evaluations[defence.undefended].state}, undefended"
-        parts += [(OF_DEFENCE, defence.whole, f"over {defence.undefended.row}"), (STATE, defence.state, at)]
+        parts += [(whole, defence.whole, f"over {defence.undefended.row}"), (moved, defence.state, at)]
         parts += [(RESTARTS, defence.restarts, "R = 0 over undefended")] if defence.restarts else []
-        parts += [(DESCENT, defence.descent, f"the rest, at state {state}")]
+        parts += [(rest, defence.descent, f"the rest, at state {state}")]
     if training := gains.of_training(decision, gathered.evaluations, tree.bootstrap):
         state = gathered.evaluations[decision].state
         at = f"state {state} in place of {gathered.evaluations[training.baseline].state}, weights without"
@@ -280,7 +297,7 @@ def blocks(cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block
     trunk = Line(("clean", conditions.architecture(config, TRUNK.model), TRUNK.method), shown)
     stub = ("Training", "Model", "Method")
     main = Block(stub, _columns(COLUMNS, config), tuple(lines))
-    parts = (_part_block(stub, names, cells, config) for names in (DEFENCE_PARTS, TRAINING_PARTS))
+    parts = (_part_block(stub, names, cells, config) for names in (DEFENCE_PARTS, OWN_PARTS, TRAINING_PARTS))
     made_of = [block for block in parts if block.lines]
     return main, *made_of, *_control_block(stub, cells, config), Block(stub, (CLEAN, final), (trunk,))
 
@@ -289,7 +306,7 @@ def _part_block(
     stub: tuple[str, ...], names: tuple[str, ...], cells: Mapping[tuple[str, str], Cell], config: Config
 ) -> Block:
     """A gain and its parts, of every decision that has it; parts that no decision has are left out."""
-    having = [one for one in all_decisions(*vocabulary.FRAMEWORKS) if (one.row, names[0]) in cells]
+    having = [one for one in _with_parts(config) if (one.row, names[0]) in cells]
     columns = tuple(name for name in names if any((one.row, name) in cells for one in having))
     lines = tuple(_line(one, one.method, cells, config, columns=columns) for one in having)
     return Block(stub, columns, lines)
@@ -340,7 +357,7 @@ def _as_published(cells: Mapping[tuple[str, str], Cell], config: Config) -> Line
 
 def notes(gathered: Robustness, config: Config) -> tuple[str, ...]:
     """What is absent, what is not the same attack, and which states decide."""
-    decisions = (*all_decisions("pgd_at", "trades"), *perturbed_decisions(config, "pgd_at", "trades"))
+    decisions = (*_with_parts(config), *perturbed_decisions(config, *vocabulary.FRAMEWORKS))
     judged = [gathered.evaluations[decision] for decision in decisions]
     outcomes = tuple(gathered.outcomes.values())
     return (
@@ -376,7 +393,7 @@ def _perturbation(config: Config) -> tuple[str, ...]:
 def file_names(config: Config) -> tuple[str, ...]:
     """What the files of a network are called, where its depth is not the one that their names say."""
     named: dict[str, list[str]] = {}
-    for model in vocabulary.present(config, vocabulary.EVERY_FEEDFORWARD):
+    for model in vocabulary.feedforward_networks(config):
         name = conditions.architecture(config, model)
         if not model.startswith(name.replace("-", "").lower()):
             named.setdefault(name, []).append(model)

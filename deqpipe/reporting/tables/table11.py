@@ -52,7 +52,9 @@ OVER_MATCHED = {
 }
 """Over each baseline of at most its cost."""
 OF_TRAINING = GainColumns("Sec. 3.3 by PGD", "Sec. 3.3 under union", "Sec. 3.3: fall")
-GAINS = (OVER_BASELINE, OF_DEFENCE, OVER_CONTROL, *OVER_MATCHED.values(), OF_TRAINING)
+OF_OWN = GainColumns("Own defence by PGD", "Own defence under union", "Own defence: fall")
+"""Of a user's file, over the same weights undefended."""
+GAINS = (OVER_BASELINE, OF_DEFENCE, OF_OWN, OVER_CONTROL, *OVER_MATCHED.values(), OF_TRAINING)
 """In the order of the columns."""
 FALLS = tuple(gain.fall for gain in GAINS)
 COLUMNS = (
@@ -147,7 +149,7 @@ def _own(one: Faced, tree: Tree) -> list[Cell]:
 
 def _strongest(one: Faced) -> str:
     assert one.evaluation is not None
-    if one.decision.model not in vocabulary.DEQS:
+    if not vocabulary.MODELS[one.decision.model].is_deq:
         return "one attack"
     assert one.grid is not None
     return f"strongest at {one.evaluation.points[intervals.strongest(one.grid)].triple}"
@@ -182,7 +184,7 @@ def _gains(one: Faced, faces: Mapping[Decision, Faced], tree: Tree) -> list[Cell
         return found
     for rival, columns in (
         (baseline(one.decision), OVER_BASELINE),
-        (gains.undefended(one.decision), OF_DEFENCE),
+        (gains.undefended(one.decision), OF_OWN if vocabulary.MODELS[one.decision.model].origin else OF_DEFENCE),
         (gains.own_control(one.decision), OVER_CONTROL),
         *((rival, OVER_MATCHED[rival.defence]) for rival in gains.equal_cost(one.decision)),
         (gains.without_random_states(one.decision), OF_TRAINING),
@@ -194,7 +196,7 @@ def _gains(one: Faced, faces: Mapping[Decision, Faced], tree: Tree) -> list[Cell
 
 def baseline(decision: Decision) -> Decision | None:
     """The undefended DEQ of the same framework without Sec. 3.3; None for that, for rivals and for networks."""
-    if decision.model not in vocabulary.DEQS or _explains(decision):
+    if not vocabulary.MODELS[decision.model].is_deq or _explains(decision):
         return None
     framework = vocabulary.MODELS[decision.model].framework
     base = next(name for name in vocabulary.BASELINES if vocabulary.MODELS[name].framework == framework)

@@ -1,0 +1,22 @@
+"""Pieces of one's own: what a file that `extensions:` in the configuration names may define (docs/extending.md).
+
+A file defines values of the classes below at its top level. From then on their names are allowed in the configuration,
+their jobs are planned and priced, and their rows stand in the tables. Nothing here imports torch; a user's file may.
+"""
+
+from deqpipe.extending.loading import Extension
+from deqpipe.extending.pieces import KINDS, Defence, Piece
+from deqpipe.extending.registry import activate, digests, expect, find, loaded, pieces
+
+__all__ = [
+    "KINDS",
+    "Defence",
+    "Extension",
+    "Piece",
+    "activate",
+    "digests",
+    "expect",
+    "find",
+    "loaded",
+    "pieces",
+]

@@ -1,0 +1,88 @@
+"""The values that a user's file defines, one class per kind of piece.
+
+What is callable here is called by jobs with the package's own types, which are named in the docstrings: nothing in this
+module imports torch.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What all kinds have in common.
+
+    Attributes:
+        kind: what messages call it.
+        name: in the configuration, in records and in file names: lower-case letters, digits and underscores.
+        label: in tables and figures.
+    """
+
+    kind: ClassVar[str] = "piece"
+
+    name: str
+    label: str
+
+    def __post_init__(self) -> None:
+        """Refuse what lacks something.
+
+        Raises:
+            ValueError: says which attribute, its value and what is allowed.
+        """
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"{self.kind} name is {self.name!r}, but must be lower-case letters, digits and underscores, at most "
+                "40, the first a letter"
+            )
+        if not isinstance(self.label, str) or not self.label.strip() or not self.label.isprintable():
+            raise ValueError(f"{self.kind} {self.name}: label is {self.label!r}, but must be a line of text")
+
+    def _check_callable(self, **given: object) -> None:
+        for attribute, value in given.items():
+            if not callable(value):
+                raise ValueError(f"{self.kind} {self.name}: {attribute} is {value!r}, but must be a function")
+
+
+@dataclass(frozen=True)
+class Defence(Piece):
+    """A defence at test time: it changes the dynamics, what is decided by, or both.
+
+    Every DEQ that is trained adversarially is evaluated with it as well: rows of their own in Tables 1 and 11, with an
+    early state of their own, and the attacks of the grid, AutoAttack and the suite.
+
+    Attributes:
+        dynamics: (undefended `PlainDynamics`, `Settings`) -> `Dynamics`; None: the undefended ones.
+        decide: logits (n, batch, classes), what the head reads off z^[1] .. z^[n] -> logits (batch, classes), what the
+            decision at state n goes by. It must be differentiable, and no image may influence another. None: those of
+            z^[n].
+        evaluations: how many evaluations of f a decision takes, as a multiple of the undefended one's; the plan prices
+            it by this.
+        keys: dotted keys of the configuration that `dynamics` reads beside solver and threat_model.
+        models: the DEQs that it is evaluated with; none: those of the paper.
+    """
+
+    kind: ClassVar[str] = "defence"
+
+    dynamics: Callable[[Any, Any], Any] | None = None
+    decide: Callable[[Any], Any] | None = None
+    evaluations: float = 1.0
+    keys: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a defence that defends by nothing."""
+        super().__post_init__()
+        given = {"dynamics": self.dynamics, "decide": self.decide}
+        if self.dynamics is None and self.decide is None:
+            raise ValueError(f"{self.kind} {self.name}: has neither dynamics nor decide, but must change one of them")
+        self._check_callable(**{name: value for name, value in given.items() if value is not None})
+        if not isinstance(self.evaluations, int | float) or not 0 < self.evaluations < 1e6:
+            raise ValueError(f"{self.kind} {self.name}: evaluations is {self.evaluations!r}, but must be above 0")
+
+
+KINDS: tuple[type[Piece], ...] = (Defence,)
+Kinds: TypeAlias = type[Piece]
