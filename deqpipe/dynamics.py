@@ -7,7 +7,7 @@ import torch
 
 from deqpipe.gradient import Unrolled
 from deqpipe.gradient.through import EXACT, Through
-from deqpipe.model.classifier import DEQClassifier
+from deqpipe.model.interface import FixedPointModel
 from deqpipe.shapes import Images, State
 from deqpipe.solver.base import FixedPointMap, Solver
 from deqpipe.solver.solve import Returned, Solution, Termination, reach, solve_with_gradient
@@ -84,7 +84,7 @@ class Dynamics(Protocol):
         """
         ...
 
-    def __call__(self, model: DEQClassifier, x: Images, *, last_residual: bool = True) -> Trajectory:
+    def __call__(self, model: FixedPointModel, x: Images, *, last_residual: bool = True) -> Trajectory:
         """All states of the model on `x`, without gradient.
 
         Without `last_residual` the residual of z^[N] is no number, for one evaluation of f less, unless z* depends on
@@ -92,7 +92,7 @@ class Dynamics(Protocol):
         """
         ...
 
-    def with_gradient(self, model: DEQClassifier, x: Images, through: Through = EXACT) -> Trajectory:
+    def with_gradient(self, model: FixedPointModel, x: Images, through: Through = EXACT) -> Trajectory:
         """All states with gradient to `x`, through the way to them; but for smoothed updates the same states.
 
         On a CPU they are equal bit for bit. The residual of z^[N] is no number, unless z* depends on it.
@@ -131,12 +131,12 @@ class PlainDynamics:
         return replace(self, termination=replace(self.termination, max_steps=index), returned="last")
 
     @torch.no_grad()
-    def __call__(self, model: DEQClassifier, x: Images, *, last_residual: bool = True) -> Trajectory:
+    def __call__(self, model: FixedPointModel, x: Images, *, last_residual: bool = True) -> Trajectory:
         """States z^[1] .. z^[N] from z^[0] = 0; N + 1 evaluations of f, without `last_residual` N."""
         return self._solved(self.solver, model.bind(x), model.initial_state(x), x, last_residual=last_residual)
 
     @torch.enable_grad()
-    def with_gradient(self, model: DEQClassifier, x: Images, through: Through = EXACT) -> Trajectory:
+    def with_gradient(self, model: FixedPointModel, x: Images, through: Through = EXACT) -> Trajectory:
         """The same states with gradient through the solver's steps."""
         start, solver = model.initial_state(x), self.solver.differentiable()
         return self._solved(solver, through.bind(model, x), start, x, last_residual=False)
@@ -148,7 +148,7 @@ class PlainDynamics:
         solution, _ = solve_with_gradient(solver, fn, start, termination=self.termination, last_residual=last_residual)
         return Trajectory(solution, solution.returned(self.returned), fn, x)
 
-    def state(self, model: DEQClassifier, fn: FixedPointMap, x: Images, *, index: int) -> State:
+    def state(self, model: FixedPointModel, fn: FixedPointMap, x: Images, *, index: int) -> State:
         """z^[index] alone, with `index` evaluations of f.
 
         States are causal: this is bit for bit the state that the whole solve records.

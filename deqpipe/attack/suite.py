@@ -24,7 +24,7 @@ from deqpipe.dynamics import Dynamics, PlainDynamics, Trajectory
 from deqpipe.gradient import StateGradient, Unrolled
 from deqpipe.gradient.adjoint import SimultaneousAdjoint
 from deqpipe.gradient.through import Through, UpdateRule, moved_with
-from deqpipe.model.classifier import DEQClassifier
+from deqpipe.model.interface import FixedPointModel
 from deqpipe.seeding import Stream
 from deqpipe.shapes import Images, Labels, Logits, State
 from deqpipe.threat_model import LinfBall
@@ -65,9 +65,9 @@ class Victim:
         return "defended" if self.dynamics.is_defended else "plain"
 
     @property
-    def deq(self) -> DEQClassifier:
+    def deq(self) -> FixedPointModel:
         """The model, which has states."""
-        assert isinstance(self.model, DEQClassifier)
+        assert isinstance(self.model, FixedPointModel)
         return self.model
 
     @property

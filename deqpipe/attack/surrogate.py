@@ -7,7 +7,7 @@ import torch
 
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.gradient import StateGradient, Unrolled
-from deqpipe.model.classifier import DEQClassifier
+from deqpipe.model.interface import FixedPointModel
 from deqpipe.shapes import Images, Logits, State
 from deqpipe.workflow.gridpoints import GridPoint
 
@@ -26,7 +26,7 @@ class IntermediateState:
     gradient: StateGradient
     dynamics: PlainDynamics
 
-    def __call__(self, model: DEQClassifier, x: Images) -> Logits:
+    def __call__(self, model: FixedPointModel, x: Images) -> Logits:
         """h(z_a^[i + K_a]) with gradient to `x`; z^[i] itself is a constant."""
         fn = model.bind(x)
         z = self.dynamics.state(model, fn, x, index=self.index)
@@ -60,7 +60,7 @@ class StackedStates:
         if len(same) != 1 or steps != sorted(steps, reverse=True):
             raise ValueError(f"unrolls are {self.gradients}, but must differ in steps only, the longest first")
 
-    def __call__(self, model: DEQClassifier, x: Images) -> Logits:
+    def __call__(self, model: FixedPointModel, x: Images) -> Logits:
         """h(z_a^[i + K_a]) of each part of `x` (equal parts, one per unroll), with gradient to `x`."""
         fn, part = model.bind(x), len(x) // len(self.gradients)
         z = self.dynamics.state(model, fn, x, index=self.index).detach()
@@ -92,7 +92,7 @@ class DefendedState:
     gradient: StateGradient
     dynamics: Dynamics
 
-    def __call__(self, model: DEQClassifier, x: Images) -> Logits:
+    def __call__(self, model: FixedPointModel, x: Images) -> Logits:
         """h(U(z^[i], x)) with gradient to `x`; z^[i] itself is a constant."""
         z = self.dynamics.up_to(self.index)(model, x, last_residual=False).state(self.index)
         return model.logits(self.gradient(model.bind(x), z))

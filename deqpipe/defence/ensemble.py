@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from deqpipe.compute.evaluations import Counter
 from deqpipe.dynamics import Dynamics
 from deqpipe.gradient.through import EXACT, Through
-from deqpipe.model.classifier import DEQClassifier
+from deqpipe.model.interface import FixedPointModel
 from deqpipe.shapes import Images, Logits, State
 
 
@@ -24,7 +24,7 @@ class Member:
         through: how they are differentiated.
     """
 
-    model: DEQClassifier
+    model: FixedPointModel
     dynamics: Dynamics
     through: Through = EXACT
 
@@ -89,4 +89,4 @@ def counters(network: nn.Module) -> tuple[Counter, ...]:
     """Those of the evaluations of f that a network makes; none of one without an f."""
     if isinstance(network, Ensemble):
         return tuple(member.model.counter for member in network.members)
-    return (network.counter,) if isinstance(network, DEQClassifier) else ()
+    return (network.counter,) if isinstance(network, FixedPointModel) else ()

@@ -11,7 +11,7 @@ from torch import Tensor
 from deqpipe.config import EntropyConfig
 from deqpipe.dynamics import Dynamics, Intervention, PlainDynamics, Trajectory
 from deqpipe.gradient.through import EXACT, Through, moved_with
-from deqpipe.model.classifier import DEQClassifier
+from deqpipe.model.interface import FixedPointModel
 from deqpipe.settings import Settings
 from deqpipe.shapes import Images, Logits, PerImage, Scalar, State
 from deqpipe.solver.base import FixedPointMap, Solver
@@ -52,7 +52,7 @@ class InputDescent:
     step_size: float
     sign: bool = True
 
-    def __call__(self, model: DEQClassifier, z: State, x: Images, received: Images) -> Images:
+    def __call__(self, model: FixedPointModel, z: State, x: Images, received: Images) -> Images:
         """The input after `steps` steps from `x` on H(h(f(z; x)))."""
         value = model.holding(z)
         for _ in range(self.steps):
@@ -62,7 +62,7 @@ class InputDescent:
         return x
 
 
-def _entropy_gradient(model: DEQClassifier, value: Callable[[Images], State], x: Images) -> Tensor:
+def _entropy_gradient(model: FixedPointModel, value: Callable[[Images], State], x: Images) -> Tensor:
     """Gradient of H(h(f(z; x))) with respect to x, image by image; `value` is x -> f(z; x)."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
@@ -71,7 +71,7 @@ def _entropy_gradient(model: DEQClassifier, value: Callable[[Images], State], x:
     return gradient
 
 
-Descent: TypeAlias = Callable[[DEQClassifier, State, Images, Images], Images]
+Descent: TypeAlias = Callable[[FixedPointModel, State, Images, Images], Images]
 """(model, z, input in force, received input) -> the updated input, as `InputDescent`."""
 Bind: TypeAlias = Callable[[Images], FixedPointMap]
 """x -> f(.; x)."""
@@ -89,7 +89,7 @@ class DifferentiableDescent:
     descent: InputDescent
     through: Through
 
-    def __call__(self, model: DEQClassifier, z: State, x: Images, received: Images) -> Images:
+    def __call__(self, model: FixedPointModel, z: State, x: Images, received: Images) -> Images:
         """The input after the descent's steps."""
         if self.through.updates == "constant":
             with torch.no_grad():
@@ -99,7 +99,7 @@ class DifferentiableDescent:
             x = self.through.apply(partial(self._step, model), z, x, received)
         return x
 
-    def _step(self, model: DEQClassifier, z: State, x: Images, received: Images) -> Images:
+    def _step(self, model: FixedPointModel, z: State, x: Images, received: Images) -> Images:
         gradient = _entropy_gradient_with_graph(model, z, x)
         direction = self._signed(gradient) if self.descent.sign else gradient
         return self.descent.ball.project(x - self.descent.step_size * direction, received)
@@ -113,7 +113,7 @@ class DifferentiableDescent:
         return gradient.detach().sign() + (soft - soft.detach())
 
 
-def _entropy_gradient_with_graph(model: DEQClassifier, z: State, x: Images) -> Tensor:
+def _entropy_gradient_with_graph(model: FixedPointModel, z: State, x: Images) -> Tensor:
     """The same with a graph behind it: a second backward pass goes through it, to x and to z.
 
     z is a constant where the gradient is taken, though it comes from x: hence an input of its own.
@@ -179,17 +179,24 @@ class InputEntropyReduction:
         return _up_to(self, index, update_last=True)
 
     @torch.no_grad()
-    def __call__(self, model: DEQClassifier, x: Images, *, last_residual: bool = True) -> Trajectory:
+    def __call__(self, model: FixedPointModel, x: Images, *, last_residual: bool = True) -> Trajectory:
         """States z^[1] .. z^[N] under the updated inputs; z^[t+1] is recorded as solved again."""
         return self._run(model, x, self.descent, model.bind, last_residual=last_residual)
 
     @torch.enable_grad()
-    def with_gradient(self, model: DEQClassifier, x: Images, through: Through = EXACT) -> Trajectory:
+    def with_gradient(self, model: FixedPointModel, x: Images, through: Through = EXACT) -> Trajectory:
         """The same states with gradient through the solver's steps and the updates."""
         return _with_gradient(self, model, x, through)
 
     def _run(
-        self, model: DEQClassifier, x: Images, descent: Descent, bind: Bind, *, last_residual: bool, keep: bool = False
+        self,
+        model: FixedPointModel,
+        x: Images,
+        descent: Descent,
+        bind: Bind,
+        *,
+        last_residual: bool,
+        keep: bool = False,
     ) -> Trajectory:
         last, last_residual = self.termination.max_steps, last_residual or self.returned != "last"
         received = bind(x)
@@ -246,7 +253,7 @@ def _up_to(dynamics: R, index: int, *, update_last: bool) -> R:
 
 
 def _with_gradient(
-    dynamics: "InputEntropyReduction | RestartedEntropyReduction", model: DEQClassifier, x: Images, through: Through
+    dynamics: "InputEntropyReduction | RestartedEntropyReduction", model: FixedPointModel, x: Images, through: Through
 ) -> Trajectory:
     """Their own loop, with a solver and a descent that can be differentiated."""
     differentiable = replace(dynamics, solver=dynamics.solver.differentiable())
@@ -292,17 +299,24 @@ class RestartedEntropyReduction:
         return _up_to(self, index, update_last=False)
 
     @torch.no_grad()
-    def __call__(self, model: DEQClassifier, x: Images, *, last_residual: bool = True) -> Trajectory:
+    def __call__(self, model: FixedPointModel, x: Images, *, last_residual: bool = True) -> Trajectory:
         """States z^[1] .. z^[N], round by round."""
         return self._run(model, x, self.descent, model.bind, last_residual=last_residual)
 
     @torch.enable_grad()
-    def with_gradient(self, model: DEQClassifier, x: Images, through: Through = EXACT) -> Trajectory:
+    def with_gradient(self, model: FixedPointModel, x: Images, through: Through = EXACT) -> Trajectory:
         """The same states with gradient through the rounds and the updates."""
         return _with_gradient(self, model, x, through)
 
     def _run(
-        self, model: DEQClassifier, x: Images, descent: Descent, bind: Bind, *, last_residual: bool, keep: bool = False
+        self,
+        model: FixedPointModel,
+        x: Images,
+        descent: Descent,
+        bind: Bind,
+        *,
+        last_residual: bool,
+        keep: bool = False,
     ) -> Trajectory:
         last, last_residual = self.termination.max_steps, last_residual or self.returned != "last"
         received = bind(x)

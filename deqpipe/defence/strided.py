@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from deqpipe.config import EntropyConfig
 from deqpipe.dynamics import Dynamics, PlainDynamics, Trajectory
 from deqpipe.gradient.through import EXACT, Through
-from deqpipe.model.classifier import DEQClassifier
+from deqpipe.model.interface import FixedPointModel
 from deqpipe.settings import Settings
 from deqpipe.shapes import Images
 from deqpipe.solver.solve import Solution, Termination
@@ -52,11 +52,11 @@ class Strided:
         """The dynamics that end at state `index`."""
         return replace(self, solve=self.solve.up_to(index * self.stride))
 
-    def __call__(self, model: DEQClassifier, x: Images, *, last_residual: bool = True) -> Trajectory:
+    def __call__(self, model: FixedPointModel, x: Images, *, last_residual: bool = True) -> Trajectory:
         """Every k-th state; k N + 1 evaluations of f, without `last_residual` k N."""
         return self._every(self.solve(model, x, last_residual=last_residual))
 
-    def with_gradient(self, model: DEQClassifier, x: Images, through: Through = EXACT) -> Trajectory:
+    def with_gradient(self, model: FixedPointModel, x: Images, through: Through = EXACT) -> Trajectory:
         """The same states with gradient through all steps of the solve."""
         return self._every(self.solve.with_gradient(model, x, through))
 

@@ -32,6 +32,7 @@ from deqpipe.gradient import Unrolled
 from deqpipe.machine.device import set_up
 from deqpipe.model.architecture import Loaded, fitting, load_model
 from deqpipe.model.classifier import DEQClassifier
+from deqpipe.model.interface import FixedPointModel
 from deqpipe.seeding import Stream
 from deqpipe.settings import Settings
 from deqpipe.shapes import Logits
@@ -137,7 +138,7 @@ class EvaluatedModel:
     @property
     def is_deq(self) -> bool:
         """Whether there are states to attack."""
-        return isinstance(self.loaded.model, DEQClassifier)
+        return isinstance(self.loaded.model, FixedPointModel)
 
     @property
     def evaluates_f(self) -> bool:
@@ -168,7 +169,7 @@ class EvaluatedModel:
         model = self.loaded.model
         if point is None:
             return model
-        assert isinstance(model, DEQClassifier)
+        assert isinstance(model, FixedPointModel)
         lead_step: bool = self.settings["attack.unroll"]["lead_step"]
         if through == "plain":
             return LogitsOf(
@@ -184,7 +185,7 @@ class EvaluatedModel:
             points: the largest K_a first.
         """
         model, lead_step = self.loaded.model, self.settings["attack.unroll"]["lead_step"]
-        assert isinstance(model, DEQClassifier), "only DEQs have surrogates"
+        assert isinstance(model, FixedPointModel), "only DEQs have surrogates"
         return LogitsOf(
             model, stacked_surrogate_of(points, dynamics=build.plain_dynamics(self.settings), lead_step=lead_step)
         )
@@ -308,7 +309,7 @@ def _check_origin(loaded: Loaded, path: Path, spec: Mapping[str, Any], model: st
 
 def _judge(loaded: Loaded, settings: Settings, name: str, defence: defences.DefenceName) -> Judge:
     model = loaded.model
-    if not isinstance(model, DEQClassifier):
+    if not isinstance(model, FixedPointModel):
         return NetworkJudge(model, name)
     return DEQJudge(model, build.dynamics(settings, defence), defence, build.final_unroll(settings), name)
 
@@ -317,7 +318,7 @@ def _judge(loaded: Loaded, settings: Settings, name: str, defence: defences.Defe
 class LogitsOf:
     """Images to the logits of a surrogate; equal for equal surrogates of one model."""
 
-    model: DEQClassifier
+    model: FixedPointModel
     surrogate: IntermediateState | StackedStates | DefendedState
 
     def __call__(self, x: Tensor) -> Logits:

@@ -17,7 +17,7 @@ from deqpipe.defence.entropy import prediction_entropy
 from deqpipe.dynamics import Dynamics, Trajectory
 from deqpipe.gradient import Unrolled
 from deqpipe.machine import stopping
-from deqpipe.model.classifier import DEQClassifier
+from deqpipe.model.interface import FixedPointModel
 from deqpipe.results.records import NOT_COMPUTED, PER_STATE
 from deqpipe.shapes import Images, Labels
 
@@ -158,7 +158,7 @@ class DEQJudge:
         wanted: what is looked at.
     """
 
-    model: DEQClassifier
+    model: FixedPointModel
     dynamics: Dynamics
     defence: str
     unroll: Unrolled

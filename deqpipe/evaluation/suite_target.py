@@ -18,7 +18,7 @@ from deqpipe.evaluation.evaluated_model import EvaluatedModel, EvaluationJob, lo
 from deqpipe.evaluation.images import check_images, load_test_images
 from deqpipe.evaluation.judge import Judge, Judgement, at
 from deqpipe.evaluation.scoring import Columns, no_rows, record_rows
-from deqpipe.model.classifier import DEQClassifier
+from deqpipe.model.interface import FixedPointModel
 from deqpipe.results import early_states
 from deqpipe.results.records import FURTHER
 from deqpipe.seeding import Stream
@@ -186,7 +186,7 @@ def targets_of(
 
 def _target(evaluated: EvaluatedModel, judge: Judge, state: int) -> SuiteTarget:
     model = evaluated.loaded.model
-    if not isinstance(model, DEQClassifier):
+    if not isinstance(model, FixedPointModel):
         return SuiteTarget(evaluated, judge, Victim(model, evaluated.ball))
     settings = evaluated.settings
     dynamics, undefended = build.dynamics(settings, judge.defence), build.plain_dynamics(settings)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from deqpipe.gradient.through import EXACT, Through
-from deqpipe.model.classifier import eager
+from deqpipe.model.interface import eager
 from deqpipe.shapes import State
 from deqpipe.solver.base import FixedPointMap, Solver
 from deqpipe.solver.broyden import BroydenState

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from deqpipe.model.classifier import eager
+from deqpipe.model.interface import eager
 from deqpipe.shapes import State
 from deqpipe.solver.base import FixedPointMap, Solver
 from deqpipe.solver.solve import Termination, reach

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from deqpipe.model.classifier import DEQClassifier
+from deqpipe.model.interface import FixedPointModel
 from deqpipe.shapes import Images
 from deqpipe.solver.base import FixedPointMap
 
@@ -53,7 +53,7 @@ class Through:
         if not self.sharpness > 0:
             raise ValueError(f"sharpness is {self.sharpness}, but must be above 0")
 
-    def bind(self, model: DEQClassifier, x: Images) -> FixedPointMap:
+    def bind(self, model: FixedPointModel, x: Images) -> FixedPointMap:
         """f(.; x), with gradient to both."""
         return partial(self.apply, model.bind(x).eager)
 

@@ -63,11 +63,6 @@ class BoundMap:
         return replace(self, injection=self.injection[:count], frozen=replace(self.frozen, masks=masks))
 
 
-def eager(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A map as it can be differentiated twice, or its backward pass run again: not compiled."""
-    return fn.eager if isinstance(fn, BoundMap) else fn
-
-
 CONVOLUTION_STD = 0.01
 
 

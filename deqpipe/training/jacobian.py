@@ -8,7 +8,7 @@ from torch import Tensor
 
 from deqpipe.compute.evaluations import Counter
 from deqpipe.machine.device import upload
-from deqpipe.model.classifier import eager
+from deqpipe.model.interface import eager
 from deqpipe.shapes import Scalar, State
 from deqpipe.solver.base import FixedPointMap
 

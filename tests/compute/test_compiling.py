@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from deqpipe.compute.ways import Way
-from deqpipe.model.classifier import BoundMap, eager
+from deqpipe.model.classifier import BoundMap
+from deqpipe.model.interface import eager
 from deqpipe.training.jacobian import jacobian_loss
 from tests.reference.tiny import images, states, tiny_model
 

@@ -18,7 +18,7 @@ from deqpipe.defence.entropy import (
 )
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.gradient.through import EXACT, Through, UpdateRule, moved_with
-from deqpipe.model.classifier import DEQClassifier
+from deqpipe.model.interface import FixedPointModel
 from deqpipe.solver.anderson import Anderson
 from deqpipe.solver.base import Solver
 from deqpipe.solver.broyden import Broyden
@@ -110,7 +110,7 @@ class Recorded(InputDescent):
     moves: Callable[[int, Tensor, Tensor], Tensor] = lambda number, z, x: x
     number: list[int] = field(default_factory=lambda: [0])
 
-    def __call__(self, model: DEQClassifier, z: Tensor, x: Tensor, received: Tensor) -> Tensor:
+    def __call__(self, model: FixedPointModel, z: Tensor, x: Tensor, received: Tensor) -> Tensor:
         for _ in range(self.steps):
             x = self.ball.project(x + self.moves(self.number[0], z, x), received)
             self.number[0] += 1
@@ -123,7 +123,7 @@ class Updated(InputDescent):
 
     changes: Iterator[Tensor] = field(default_factory=lambda: iter(()))
 
-    def __call__(self, model: DEQClassifier, z: Tensor, x: Tensor, received: Tensor) -> Tensor:
+    def __call__(self, model: FixedPointModel, z: Tensor, x: Tensor, received: Tensor) -> Tensor:
         return received + next(self.changes)
 
 
@@ -133,7 +133,7 @@ class Watched(InputDescent):
 
     changes: list[Tensor] = field(default_factory=list)
 
-    def __call__(self, model: DEQClassifier, z: Tensor, x: Tensor, received: Tensor) -> Tensor:
+    def __call__(self, model: FixedPointModel, z: Tensor, x: Tensor, received: Tensor) -> Tensor:
         self.changes.append(super().__call__(model, z, x, received) - received)
         return received + self.changes[-1]
 
@@ -151,7 +151,7 @@ def recording(monkeypatch: pytest.MonkeyPatch, dynamics: Any) -> list[Tensor]:
     met: list[Tensor] = []
     plain = entropy._entropy_gradient
 
-    def watched(model: DEQClassifier, value: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def watched(model: FixedPointModel, value: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         met.append(plain(model, value, x))
         return met[-1]
 
