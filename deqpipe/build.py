@@ -17,6 +17,7 @@ from deqpipe.config import (
     parse_solver,
 )
 from deqpipe.defence.entropy import defended
+from deqpipe.defence.rule import DecisionRule
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.errors import UserError
 from deqpipe.gradient import Unrolled
@@ -85,6 +86,20 @@ def _own_dynamics(value: Defence, plain: PlainDynamics, settings: Settings) -> D
     if not isinstance(made, Dynamics):
         raise UserError(f"defence {value.name}: dynamics made a {type(made).__name__}, but must make a Dynamics")
     return made
+
+
+def rule(settings: Settings, defence: str) -> DecisionRule | None:
+    """What decisions with a defence go by; None: the logits of a state.
+
+    Raises:
+        UserError: nobody declared the defence, or its rule is none.
+    """
+    value = defence_of(defence)
+    if value.decide is None:
+        return None
+    own = DecisionRule(value.name, value.decide)
+    own.check(settings.variant("solver", parse_solver).steps)
+    return own
 
 
 def entropy_dynamics(settings: Settings, entropy: EntropyConfig) -> Dynamics:

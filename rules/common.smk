@@ -315,7 +315,9 @@ def shard_option(name):
 
 def checkpoint(wildcards):
     """The weights that are evaluated: of a defence of one's own those that it is put on."""
-    return expand(CHECKPOINT, model=vocabulary.MODELS[wildcards.model].weights_of or wildcards.model, seed=wildcards.seed)
+    return expand(
+        CHECKPOINT, model=vocabulary.MODELS[wildcards.model].weights_of or wildcards.model, seed=wildcards.seed
+    )
 
 
 def other_trades(wildcards):

@@ -20,6 +20,7 @@ from deqpipe.attack.pgd import uniform_start
 from deqpipe.attack.queries import Noise, RayS, Square
 from deqpipe.config.suite import AttackSuiteConfig
 from deqpipe.defence.ensemble import Ensemble
+from deqpipe.defence.rule import DecisionRule, decision_at
 from deqpipe.dynamics import Dynamics, PlainDynamics, Trajectory
 from deqpipe.gradient import StateGradient, Unrolled
 from deqpipe.gradient.adjoint import SimultaneousAdjoint
@@ -49,6 +50,7 @@ class Victim:
         dynamics: that the decision is read off; None: an ordinary network, or an ensemble, which has its members'.
         state: which of its states decides, counted from 1.
         undefended: the dynamics without a defence, for attacks that are blind to it.
+        rule: what the decision goes by; None: the logits of its state.
     """
 
     model: nn.Module
@@ -56,6 +58,7 @@ class Victim:
     dynamics: Dynamics | None = None
     state: int = 1
     undefended: PlainDynamics | None = None
+    rule: DecisionRule | None = None
 
     @property
     def kind(self) -> Kind:
@@ -93,7 +96,11 @@ class Victim:
         if self.dynamics is None:
             logits: Tensor = self.model(x)
             return logits
-        return self.deq.logits(self.deciding(self.deq, x, last_residual=False).state(self.state))
+        return self.read(self.deciding(self.deq, x, last_residual=False))
+
+    def read(self, along: Trajectory) -> Logits:
+        """What decides, of states that were reached; with gradient where they have one."""
+        return decision_at(self.deq, along, self.state, self.rule)
 
     def through(self, updates: UpdateRule = "constant", sharpness: float = 1.0) -> Through:
         """How its dynamics are differentiated."""
@@ -254,7 +261,7 @@ def _decision(victim: Victim, number: int, updates: UpdateRule = "constant", sha
         if victim.dynamics is None:
             logits = victim.model(x)
         else:
-            logits = victim.deq.logits(_along(victim, x, victim.through(updates, sharpness)).state(victim.state))
+            logits = victim.read(_along(victim, x, victim.through(updates, sharpness)))
         return [logits], logits
 
     return read
@@ -277,9 +284,9 @@ def _average(victim: Victim, number: int) -> Read:
     def read(x: Images) -> tuple[list[Logits], Logits | None]:
         if isinstance(victim.model, Ensemble):
             several = victim.model.along(x)
-        else:
-            several = [victim.deq.logits(z) for z in _along(victim, x).solution.states]
-        return several, several[-1]
+            return several, several[-1]
+        along = _along(victim, x)
+        return [victim.deq.logits(z) for z in along.solution.states], victim.read(along)
 
     return read
 
@@ -292,7 +299,7 @@ def _before_update(victim: Victim, number: int) -> Read:
 
     def read(x: Images) -> tuple[list[Logits], Logits | None]:
         along = _along(victim, x)
-        decided = victim.deq.logits(along.state(victim.state))
+        decided = victim.read(along)
         looked_at = [victim.deq.logits(one.fn(one.z)) for one in along.interventions]
         return [*looked_at, decided], decided
 
@@ -314,7 +321,8 @@ def _undefended(victim: Victim, gradient: StateGradient, x: Images, index: int) 
 def _adjoint(victim: Victim, number: int) -> Read:
     """The undefended state of the decision's number, by an adjoint that is carried along with its solve."""
     gradient = SimultaneousAdjoint(victim.blind.solver, victim.state, victim.through())
-    decides = victim.dynamics is victim.undefended and not victim.blind.termination.may_stop_early
+    own = victim.dynamics is victim.undefended and victim.rule is None
+    decides = own and not victim.blind.termination.may_stop_early
 
     def read(x: Images) -> tuple[list[Logits], Logits | None]:
         z = gradient(victim.deq.bind(x), victim.deq.initial_state(x))
@@ -330,7 +338,7 @@ def _received(victim: Victim, number: int) -> Read:
     def read(x: Images) -> tuple[list[Logits], Logits | None]:
         along = victim.deciding(victim.deq, x.detach(), last_residual=False)
         z = along.state(victim.state)
-        return [victim.deq.logits(UNROLL(victim.deq.bind(x), z))], _of_state(victim, z)
+        return [victim.deq.logits(UNROLL(victim.deq.bind(x), z))], _decided(victim, along)
 
     return read
 
@@ -341,14 +349,14 @@ def _updated(victim: Victim, number: int) -> Read:
     def read(x: Images) -> tuple[list[Logits], Logits | None]:
         along = victim.deciding(victim.deq, x.detach(), last_residual=False)
         z, fn = along.state(victim.state), victim.deq.bind(moved_with(along.x, x))
-        return [victim.deq.logits(UNROLL(fn, z))], _of_state(victim, z)
+        return [victim.deq.logits(UNROLL(fn, z))], _decided(victim, along)
 
     return read
 
 
 @torch.no_grad()
-def _of_state(victim: Victim, z: State) -> Logits:
-    return victim.deq.logits(z)
+def _decided(victim: Victim, along: Trajectory) -> Logits:
+    return victim.read(along)
 
 
 _READS: Mapping[str, Callable[[Victim, int], Read]] = {
@@ -378,8 +386,9 @@ class _Features:
 
     def __call__(self, x: Images, rows: Rows) -> Measured:
         """At images that stand for some of the batch."""
-        z = _along(self.victim, x).state(self.victim.state)
-        return Measured((z - self.clean[rows]).abs().sum(1), _of_state(self.victim, z.detach()))
+        along = _along(self.victim, x)
+        moved = (along.state(self.victim.state) - self.clean[rows]).abs().sum(1)
+        return Measured(moved, _decided(self.victim, along))
 
 
 def _clean_state(victim: Victim, x: Images) -> State:

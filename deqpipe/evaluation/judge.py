@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from deqpipe.compute.host import to_host
 from deqpipe.defence.entropy import prediction_entropy
+from deqpipe.defence.rule import DecisionRule, decided_along, decision_at
 from deqpipe.dynamics import Dynamics, Trajectory
 from deqpipe.gradient import Unrolled
 from deqpipe.machine import stopping
@@ -156,6 +157,7 @@ class DEQJudge:
         unroll: from z^[N] to the final state.
         decides_for: name of the model; "" where no records are made.
         wanted: what is looked at.
+        rule: what the decision goes by; None: the logits of its state. The final state follows z^[N].
     """
 
     model: FixedPointModel
@@ -164,11 +166,12 @@ class DEQJudge:
     unroll: Unrolled
     decides_for: str = ""
     wanted: Wanted = EVERYTHING
+    rule: DecisionRule | None = None
 
     @property
     def behaviour(self) -> Hashable:
-        """Model, dynamics and unroll, and what is looked at."""
-        return self.model, self.dynamics, self.unroll, self.wanted
+        """Model, dynamics, unroll and rule, and what is looked at."""
+        return self.model, self.dynamics, self.unroll, self.rule, self.wanted
 
     def restricted(self, wanted: Wanted) -> "DEQJudge":
         """The same decision, of which less is looked at."""
@@ -191,14 +194,14 @@ class DEQJudge:
         trajectory = self.dynamics(self.model, x, last_residual=self.wanted.residuals)
         solution = trajectory.solution
         states = self._with_final(trajectory) if self.wanted.final else solution.states
-        columns = readings(self.model.trajectory_logits(states), y)
+        columns = readings(decided_along(self.model.trajectory_logits(states), self.rule), y)
         columns |= {"residual": solution.residuals} if self.wanted.residuals else {}
         count = len(solution.states) + 1
         return Seen(columns, first=1, count=count, status=solution.status, states=states if self.wanted.final else None)
 
     def _see_one(self, x: Images, y: Labels, state: int) -> Seen:
         trajectory = self.dynamics.up_to(state)(self.model, x, last_residual=False)
-        columns = readings(self.model.logits(trajectory.state(state))[None], y)
+        columns = readings(decision_at(self.model, trajectory, state, self.rule)[None], y)
         count = self.dynamics.termination.max_steps + 1
         return Seen(columns, first=state, count=count, status=trajectory.solution.status)
 

@@ -1,0 +1,83 @@
+"""What a decision goes by, where that is more than the logits of one state."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from deqpipe.dynamics import Trajectory
+from deqpipe.errors import UserError
+from deqpipe.model.interface import FixedPointModel
+from deqpipe.shapes import Logits
+
+Along = Float[Tensor, "step batch classes"]
+"""What the head reads off z^[1], z^[2], ..."""
+_IMAGES, _CLASSES = 4, 10
+
+
+@dataclass(frozen=True)
+class DecisionRule:
+    """A rule from a user's file.
+
+    Attributes:
+        defence: whose, for messages.
+        decide: logits (n, batch, classes) of z^[1] .. z^[n] -> logits (batch, classes) of the decision at state n.
+    """
+
+    defence: str
+    decide: Callable[[Along], Logits]
+
+    def __call__(self, along: Along) -> Logits:
+        """What the decision at the last of some states goes by.
+
+        Raises:
+            UserError: the user's function gives something else than logits of every image.
+        """
+        decided = self.decide(along)
+        if not isinstance(decided, Tensor) or decided.shape != along.shape[1:]:
+            gave = f"shape {tuple(decided.shape)}" if isinstance(decided, Tensor) else f"a {type(decided).__name__}"
+            raise self._error(f"gives {gave} for logits of shape {tuple(along.shape)}", tuple(along.shape[1:]))
+        return decided
+
+    def at_every_state(self, along: Along) -> Along:
+        """What the decision would go by at each of the states."""
+        return torch.stack([self(along[:n]) for n in range(1, len(along) + 1)])
+
+    def check(self, states: int) -> None:
+        """Try it on logits that are made up.
+
+        Args:
+            states: N.
+
+        Raises:
+            UserError: it gives something else than logits, has no gradient, or lets images influence each other.
+        """
+        generator = torch.Generator().manual_seed(0)
+        along = torch.randn(states, _IMAGES, _CLASSES, generator=generator)
+        for n in (1, states):
+            together = self(along[:n].clone().requires_grad_())
+            alone = torch.cat([self(along[:n, image : image + 1]) for image in range(_IMAGES)])
+            if not torch.allclose(together, alone, atol=1e-5, equal_nan=True):
+                raise self._error("gives an image other logits beside others than alone", "the same")
+            if not together.requires_grad:
+                raise self._error("has no gradient", "one: attacks that know the defence need it")
+
+    def _error(self, what: str, allowed: object) -> UserError:
+        return UserError(f"defence {self.defence}: decide {what}, but must give {allowed}")
+
+
+def decision_at(model: FixedPointModel, along: Trajectory, state: int, rule: DecisionRule | None) -> Logits:
+    """What a decision at one state goes by, with gradient where the states have one.
+
+    Raises:
+        IndexError: there is no such state.
+    """
+    z = along.state(state)
+    return model.logits(z) if rule is None else rule(model.trajectory_logits(along.solution.states[:state]))
+
+
+def decided_along(along: Along, rule: DecisionRule | None) -> Along:
+    """What decisions go by at each state: without a rule, the logits of that state."""
+    return along if rule is None else rule.at_every_state(along)
