@@ -5,15 +5,17 @@ vocabulary of defences imports no torch; here the name is looked up.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
+from deqpipe import extending
 from deqpipe.config import (
     AndersonConfig,
+    AnySolverConfig,
     BroydenConfig,
     EntropyConfig,
     FixedPointConfig,
     Section,
-    SolverConfig,
     parse_solver,
 )
 from deqpipe.defence.entropy import defended
@@ -44,12 +46,19 @@ SOLVERS: Mapping[type[Section], Callable[[Any], Solver[Any]]] = {
 """The solvers, by their sections of the configuration."""
 
 
-def build_solver(config: SolverConfig) -> Solver[Any]:
+def build_solver(config: AnySolverConfig) -> Solver[Any]:
     """The solver that a config names."""
-    return SOLVERS[type(config)](config)
+    if type(config) in SOLVERS:
+        return SOLVERS[type(config)](config)
+    piece = extending.find(extending.Solver, config.name)
+    assert piece is not None, f"nothing builds a solver {config.name}"
+    assert piece.build is not None
+    given = {one.name: getattr(config, one.name) for one in fields(piece.build) if one.init}
+    solver: Solver[Any] = piece.build(**given)
+    return solver
 
 
-def build_termination(config: SolverConfig) -> Termination:
+def build_termination(config: AnySolverConfig) -> Termination:
     """When the configured solve stops."""
     return Termination(max_steps=config.steps, rtol=config.tolerance, scope=config.scope)
 

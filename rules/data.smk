@@ -31,6 +31,6 @@ rule prepare_data:
     priority: 90
     params:
         spec=spec("data"),
-        root=lambda wildcards, output: [] if CONFIG.data.source == "digits" else ["--root", CONFIG.data.root],
+        root=lambda wildcards, output: ["--root", CONFIG.data.root] if hasattr(CONFIG.data, "root") else [],
     shell:
         "deqpipe prepare-data --spec {params.spec:q} {params.root:q} --output {output:q} > {log:q} 2>&1"

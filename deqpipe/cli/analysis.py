@@ -5,7 +5,7 @@ from typing import Any
 
 from deqpipe import config
 from deqpipe.cli.arguments import add, add_expected_spec, add_paths, json_object, refuse_other_spec
-from deqpipe.workflow import specs, vocabulary
+from deqpipe.workflow import specs
 from deqpipe.workflow.stages import StageName
 
 
@@ -21,7 +21,7 @@ def register(commands: Any) -> None:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", choices=vocabulary.EVERY_DEQ, required=True)
+    parser.add_argument("--model", required=True)
     parser.add_argument("--seed", type=int, required=True)
 
 

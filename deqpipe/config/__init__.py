@@ -39,7 +39,7 @@ from deqpipe.config.base import (
     Width,
 )
 from deqpipe.config.checks import check
-from deqpipe.config.data import KNOWN_IMAGES, DataConfig, ImageFolderConfig, KnownImages
+from deqpipe.config.data import KNOWN_IMAGES, DataConfig, ImageFolderConfig, KnownImages, known_images
 from deqpipe.config.defence import EntropyConfig, EntropySweepConfig
 from deqpipe.config.evaluation import EvaluationConfig, FiguresConfig, StatisticsConfig, TimingConfig
 from deqpipe.config.experiment import Config
@@ -53,6 +53,7 @@ from deqpipe.config.reader import read_yaml
 from deqpipe.config.schema import json_schema
 from deqpipe.config.solver import (
     AndersonConfig,
+    AnySolverConfig,
     BroydenConfig,
     FixedPointConfig,
     SolverConfig,
@@ -84,6 +85,7 @@ __all__ = [
     "PROTOCOLS",
     "READY_MADE_DAMPING",
     "AndersonConfig",
+    "AnySolverConfig",
     "AttackConfig",
     "AttackName",
     "AttackSuiteConfig",
@@ -151,6 +153,7 @@ __all__ = [
     "couples_images",
     "fitted",
     "json_schema",
+    "known_images",
     "leaves",
     "load",
     "merge",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from deqpipe.config.attack import READY_MADE_DAMPING
-from deqpipe.config.data import KNOWN_IMAGES, KnownImages
+from deqpipe.config.data import KnownImages, known_images
 from deqpipe.config.experiment import Config
 from deqpipe.config.model import FeedforwardConfig, check_model
 from deqpipe.config.paths import check_folders, check_path, holds
@@ -31,7 +31,7 @@ def check(config: Config) -> None:
         UserError: names the keys and the values.
     """
     check_folders(config.pathvars)
-    if config.data.source != "digits":
+    if config.data.source in ("cifar10", "folder"):
         check_path("data.root", config.data.root)
     _check_imported(config)
     check_model(config.model)
@@ -42,8 +42,8 @@ def check(config: Config) -> None:
     check_schedule(config)
     _check_protocol(config)
     _check_library(config)
-    if config.data.source in KNOWN_IMAGES:
-        _check_images(config, KNOWN_IMAGES[config.data.source])
+    if (images := known_images(config.data.source)) is not None:
+        _check_images(config, images)
 
 
 def _check_imported(config: Config) -> None:

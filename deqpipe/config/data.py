@@ -6,7 +6,9 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
+from deqpipe import extending
 from deqpipe.config.base import Count, Section
+from deqpipe.config.own import own_section
 from deqpipe.config.paths import PathName
 
 
@@ -79,3 +81,18 @@ class ImageFolderConfig(AnyDataConfig):
 
 
 DataConfig: TypeAlias = Annotated[DigitsConfig | Cifar10Config | ImageFolderConfig, Field(discriminator="source")]
+
+
+def own_data(raw: object) -> AnyDataConfig | None:
+    """The section of images that come from a user's file; None of others."""
+    return own_section(raw, AnyDataConfig, "source", extending.DataSource, lambda piece: {})
+
+
+def known_images(source: str) -> KnownImages | None:
+    """What is known of the images of a source before they are read; None of an image folder."""
+    piece = None if source in KNOWN_IMAGES else extending.find(extending.DataSource, source)
+    if piece is None:
+        return KNOWN_IMAGES.get(source)
+    return KnownImages(
+        piece.label, piece.train, piece.test, piece.size, piece.channels, len(piece.classes), described=piece.label
+    )

@@ -1,18 +1,25 @@
 """The whole experiment."""
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import (
+    Field,
+    field_serializer,
+    field_validator,
+)
 
+from deqpipe import extending
 from deqpipe.config.attack import AttackConfig, RacingConfig, ThreatModelConfig
 from deqpipe.config.autoattack import AutoAttackConfig
 from deqpipe.config.base import DeqName, Section, Seed, Switch
-from deqpipe.config.data import DataConfig
+from deqpipe.config.data import DataConfig, own_data
 from deqpipe.config.defence import EntropyConfig, EntropySweepConfig
 from deqpipe.config.evaluation import EvaluationConfig, FiguresConfig, StatisticsConfig, TimingConfig
 from deqpipe.config.model import ModelConfig, ResNetConfig
+from deqpipe.config.own import is_own
 from deqpipe.config.paths import PathName, PathVars
-from deqpipe.config.solver import SolverConfig, couples_images
+from deqpipe.config.solver import SolverConfig, couples_images, parse_solver
 from deqpipe.config.suite import SuiteConfig
 from deqpipe.config.training import (
     AnyWeightPerturbation,
@@ -23,6 +30,9 @@ from deqpipe.config.training import (
     SelectionConfig,
     TrainingConfig,
 )
+
+Handler: TypeAlias = Callable[[Any], Any]
+"""What pydantic would make of a value (its own types cannot be checked where tests run)."""
 
 
 class Config(Section):
@@ -74,6 +84,22 @@ class Config(Section):
     timing: TimingConfig
     evaluation: EvaluationConfig
     statistics: StatisticsConfig
+
+    @field_validator("solver", mode="wrap")
+    @classmethod
+    def _own_solver(cls, raw: Any, handler: Handler) -> Any:
+        named = raw.get("name") if isinstance(raw, dict) else None
+        return parse_solver(raw) if extending.find(extending.Solver, str(named)) else handler(raw)
+
+    @field_validator("data", mode="wrap")
+    @classmethod
+    def _own_data(cls, raw: Any, handler: Handler) -> Any:
+        return own_data(raw) or handler(raw)
+
+    @field_serializer("solver", "data", mode="wrap")
+    def _own_section(self, value: Any, handler: Handler, info: Any) -> Any:
+        """Of a section that a user's file has, the keys that it has itself."""
+        return value.model_dump(mode=info.mode) if is_own(value) else handler(value)
 
     @property
     def couples_images(self) -> bool:

@@ -99,4 +99,8 @@ def _load_extensions(paths: object) -> None:
         raise UserError(f"config: extensions: {error}") from None
     extending.activate(active)
     if active:
-        named("deqpipe.workflow.vocabulary:refuse_taken")(active)  # which names are taken, is known above
+        try:
+            named("deqpipe.workflow.vocabulary:refuse_taken")(active)  # which names are taken, is known above
+        except UserError:
+            extending.forget(active)
+            raise

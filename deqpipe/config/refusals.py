@@ -70,7 +70,9 @@ class _Place:
     def into(self, part: int | str) -> "_Place":
         """One step further along pydantic's path, which has the variant's tag as a step of its own."""
         if self.choices is not None:
-            chosen = next(kind for tag, kind in self.choices.sections.items() if tag == part)
+            chosen = next((kind for tag, kind in self.choices.sections.items() if tag == part), None)
+            if chosen is None:  # a key of a section that a user's file has, which has no step for its tag
+                return _Place((*self.parts, _word(part)), Section, inner=None)
             return replace(self, inner=chosen, inside=self.choices, choices=None)
         if self.inner is None:  # within a list, the key of a mapping, or one of several types
             inside = isinstance(part, int) or self.parts == ("imported",)
@@ -150,6 +152,8 @@ def _needed_by(place: _Place) -> str:
 def _closest(place: _Place) -> str:
     kinds = (place.section,) if place.variants is None else tuple(place.variants.sections.values())
     names = list(dict.fromkeys(name for kind in (place.section, *kinds) for name in kind.model_fields))
+    if not names:
+        return ""
     close = difflib.get_close_matches(place.parts[-1], names, n=1)
     return f"; did you mean {close[0]}?" if close else f"; allowed here: {', '.join(names)}"
 

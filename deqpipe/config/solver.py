@@ -1,10 +1,13 @@
 """The fixed-point solver."""
 
-from typing import Annotated, Literal, TypeAlias
+from dataclasses import fields
+from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 
 from pydantic import Field, TypeAdapter
 
+from deqpipe import extending
 from deqpipe.config.base import Depth, NonNegative, Section
+from deqpipe.config.own import own_section
 
 
 class AnySolverConfig(Section):
@@ -48,11 +51,21 @@ SolverConfig: TypeAlias = Annotated[BroydenConfig | AndersonConfig | FixedPointC
 _SOLVER: TypeAdapter[SolverConfig] = TypeAdapter(SolverConfig)
 
 
-def parse_solver(raw: object) -> SolverConfig:
-    """The section of a solver, whichever variant it is."""
-    return _SOLVER.validate_python(raw)
+def parse_solver(raw: object) -> AnySolverConfig:
+    """The section of a solver, whichever variant it is, those of users' files included."""
+    return own_section(raw, AnySolverConfig, "name", extending.Solver, _fields) or _SOLVER.validate_python(raw)
 
 
-def couples_images(solver: SolverConfig) -> bool:
+def _fields(piece: extending.Solver) -> dict[str, Any]:
+    """The keys of a user's solver, beside those that all have."""
+    assert piece.build is not None
+    kinds = get_type_hints(piece.build)
+    return {one.name: kinds[one.name] for one in fields(piece.build) if one.init and one.name not in _COMMON}
+
+
+_COMMON = frozenset(AnySolverConfig.model_fields)
+
+
+def couples_images(solver: AnySolverConfig) -> bool:
     """Whether a solve of several images at once is something else than a solve of each."""
     return solver.scope == "batch" or solver.returned == "lowest_batch"

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from deqpipe import extending
 from deqpipe.data.dataset import Dataset, Split, hold_out
 from deqpipe.errors import UserError
 
@@ -26,6 +27,8 @@ def prepare(source: str, root: Path | None, *, validation: int) -> Dataset:
     """
     if source == "digits":
         return digits(validation=validation)
+    if (piece := extending.find(extending.DataSource, source)) is not None:
+        return own(piece, validation=validation)
     if root is None:
         raise UserError(f"images of data.source {source} need a root: the folder that they are in")
     if source not in READERS:
@@ -88,6 +91,35 @@ def folder(root: Path, *, validation: int) -> Dataset:
     train, test, classes = read_folder(root)
     name = f"folder {root.resolve().name}"
     return hold_out(train, test, validation=validation, classes=classes, name=name)
+
+
+def own(piece: extending.DataSource, *, validation: int) -> Dataset:
+    """Images that a user's file makes.
+
+    Raises:
+        UserError: they are not as the file says that they are.
+    """
+    assert piece.prepare is not None
+    made = piece.prepare()
+    if not isinstance(made, tuple) or len(made) != 4:
+        raise UserError(f"data source {piece.name}: prepare must give training images, classes, test images, classes")
+    images, labels, test_images, test_labels = map(torch.as_tensor, made)
+    train = _checked(piece, images, labels, "training", piece.train)
+    test = _checked(piece, test_images, test_labels, "test", piece.test)
+    return hold_out(train, test, validation=validation, classes=piece.classes, name=piece.label)
+
+
+def _checked(piece: extending.DataSource, images: torch.Tensor, labels: torch.Tensor, split: str, count: int) -> Split:
+    wanted, most = (count, piece.channels, piece.size, piece.size), len(piece.classes) - 1
+    if tuple(images.shape) != wanted or images.dtype != torch.uint8:
+        raise UserError(
+            f"data source {piece.name}: {split} images are {images.dtype} of shape {tuple(images.shape)}, but must be "
+            f"torch.uint8 of shape {wanted}"
+        )
+    labels = labels.to(torch.int64)
+    if tuple(labels.shape) != (count,) or labels.min() < 0 or labels.max() > most:
+        raise UserError(f"data source {piece.name}: {split} classes must be {count} numbers from 0 to {most}")
+    return Split(images, labels)
 
 
 READERS: Mapping[str, Callable[..., Dataset]] = {"cifar10": cifar10, "folder": folder}

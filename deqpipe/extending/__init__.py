@@ -5,18 +5,21 @@ their jobs are planned and priced, and their rows stand in the tables. Nothing h
 """
 
 from deqpipe.extending.loading import Extension
-from deqpipe.extending.pieces import KINDS, Defence, Piece
-from deqpipe.extending.registry import activate, digests, expect, find, loaded, pieces
+from deqpipe.extending.pieces import KINDS, DataSource, Defence, Piece, Solver
+from deqpipe.extending.registry import activate, digests, expect, find, forget, loaded, pieces
 
 __all__ = [
     "KINDS",
+    "DataSource",
     "Defence",
     "Extension",
     "Piece",
+    "Solver",
     "activate",
     "digests",
     "expect",
     "find",
+    "forget",
     "loaded",
     "pieces",
 ]

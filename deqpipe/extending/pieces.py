@@ -6,8 +6,8 @@ module imports torch.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from dataclasses import dataclass, is_dataclass
+from typing import Any, ClassVar
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
@@ -84,5 +84,65 @@ class Defence(Piece):
             raise ValueError(f"{self.kind} {self.name}: evaluations is {self.evaluations!r}, but must be above 0")
 
 
-KINDS: tuple[type[Piece], ...] = (Defence,)
-Kinds: TypeAlias = type[Piece]
+@dataclass(frozen=True)
+class Solver(Piece):
+    """A fixed-point solver, chosen by `solver: {name: ...}`.
+
+    Attributes:
+        build: a frozen dataclass with the methods of `deqpipe.solver.base.Solver`. Its fields are keys of the section,
+            with their types; of those that every solver's section has (steps, tolerance, ...) it gets the values.
+    """
+
+    kind: ClassVar[str] = "solver"
+
+    build: type | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no dataclass."""
+        super().__post_init__()
+        if not isinstance(self.build, type) or not is_dataclass(self.build):
+            raise ValueError(f"{self.kind} {self.name}: build is {self.build!r}, but must be a dataclass")
+        lacking = [name for name in SOLVER_METHODS if not callable(getattr(self.build, name, None))]
+        if lacking:
+            raise ValueError(f"{self.kind} {self.name}: {self.build.__name__} lacks {', '.join(lacking)}")
+
+
+@dataclass(frozen=True)
+class DataSource(Piece):
+    """Images, chosen by `data: {source: ...}`. What is known of them is said before they are read: the plan needs it.
+
+    Attributes:
+        prepare: () -> training images, their classes, test images, their classes: bytes (images, channels, size, size)
+            and whole numbers, as tensors or arrays. The same at every call.
+        train: how many training images, those included that are held out for selection.
+        test: how many test images.
+        size: height and width.
+        channels: of an image.
+        classes: names; class k is classes[k].
+    """
+
+    kind: ClassVar[str] = "data source"
+
+    prepare: Callable[[], Any] | None = None
+    train: int = 0
+    test: int = 0
+    size: int = 0
+    channels: int = 1
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a source that says too little."""
+        super().__post_init__()
+        self._check_callable(prepare=self.prepare)
+        for attribute in ("train", "test", "size", "channels"):
+            value = getattr(self, attribute)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{self.kind} {self.name}: {attribute} is {value!r}, but must be at least 1")
+        if len(self.classes) < 2 or not all(isinstance(one, str) and one for one in self.classes):
+            raise ValueError(f"{self.kind} {self.name}: classes is {self.classes!r}, but must be two names or more")
+
+
+SOLVER_METHODS = (
+    "init", "propose", "step", "advance", "forget", "reevaluate", "rebase", "differentiable", "keep",
+)  # fmt: skip
+KINDS: tuple[type[Piece], ...] = (DataSource, Defence, Solver)

@@ -48,6 +48,12 @@ def expect(digests: Mapping[str, str]) -> None:
             raise UserError(f"extension {one.path} has changed since this job was planned: start the workflow again")
 
 
+def forget(paths: Iterable[str]) -> None:
+    """Know no more of these files: something of them was refused."""
+    for path in paths:
+        _LOADED.pop(path, None)
+
+
 def loaded(paths: Iterable[str]) -> tuple[Extension, ...]:
     """These files, as they were loaded."""
     return tuple(_LOADED[path] for path in paths if path in _LOADED)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from deqpipe.config import KNOWN_IMAGES, Config, ImageFolderConfig, check_image_folder
+from deqpipe.config import Config, ImageFolderConfig, check_image_folder, known_images
 from deqpipe.data.opening import opened
 from deqpipe.errors import UserError
 from deqpipe.planning.cost import Images
@@ -18,7 +18,8 @@ def images_of(config: Config) -> Images:
     if config.data.source == "folder":
         check_image_folder(config)
         return _folder(config.data)
-    known = KNOWN_IMAGES[config.data.source]
+    known = known_images(config.data.source)
+    assert known is not None
     shape = (known.channels, known.size, known.size)
     return Images(known.train - held_out, held_out, known.test, shape, classes=known.classes)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from deqpipe.config import KNOWN_IMAGES, PROTOCOLS, Config, leaves
+from deqpipe.config import PROTOCOLS, Config, known_images, leaves
 from deqpipe.reporting.paper import experiment
 from deqpipe.reporting.paper.settings import SETTINGS
 from deqpipe.workflow import gridpoints, shards, vocabulary
@@ -70,7 +70,9 @@ def data(config: Config) -> str:
     """The data set in words; image folders by their name."""
     if config.data.source == "folder":
         return f"the image folder {Path(config.data.root).name or config.data.root}"
-    return KNOWN_IMAGES[config.data.source].described
+    known = known_images(config.data.source)
+    assert known is not None
+    return known.described
 
 
 def architecture(config: Config, model: str) -> str:

@@ -23,12 +23,12 @@ from deqpipe.compute.precision import Precision
 from deqpipe.compute.replay import DIRECT, Graphs, Runner
 from deqpipe.compute.ways import NOTHING_ASKED, Asked, choose
 from deqpipe.config import (
+    AnySolverConfig,
     FeedforwardConfig,
     ModelConfig,
     PretrainConfig,
     RandomStateConfig,
     SelectionConfig,
-    SolverConfig,
     TradesConfig,
     TrainingAttackConfig,
     Unroll,
@@ -482,12 +482,12 @@ def _deq_forward(settings: Settings, kind: vocabulary.TrainedModel, dataset: Dat
     )
 
 
-def _random_states(config: RandomStateConfig, solver: SolverConfig) -> RandomStates:
+def _random_states(config: RandomStateConfig, solver: AnySolverConfig) -> RandomStates:
     returned = "last" if config.pick == "iterate" else lowest_of(solver.scope)
     return RandomStates(in_attack=config.in_attack, natural=config.natural, returned=returned)
 
 
-def _training_gradient(settings: Settings, solver: SolverConfig) -> StateGradient:
+def _training_gradient(settings: Settings, solver: AnySolverConfig) -> StateGradient:
     gradient = settings.variant("training.gradient", parse_gradient)
     if gradient.name == "exact":
         return Implicit(solver=build_solver(solver), steps=gradient.steps)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from deqpipe import extending
-from deqpipe.config import KNOWN_IMAGES, Config, DeqName
+from deqpipe.config import Config, DeqName, known_images
 from deqpipe.errors import UserError
 from deqpipe.workflow.defences import DefenceName
 from deqpipe.workflow.layout import Job
@@ -61,7 +61,16 @@ def build(
 
 def _extensions(value: Stage, config: Config, model: str | None) -> tuple[str, ...]:
     """The users' files whose code a job runs."""
-    return (MODELS[model].origin,) if model else ()
+    keys = value.keys(config, model or "")
+    files = [_file_of_piece(extending.Solver, config.solver.name, config)] if "solver" in keys else []
+    files += [_file_of_piece(extending.DataSource, config.data.source, config)] if "data.source" in keys else []
+    return (*files, MODELS[model].origin if model else "")
+
+
+def _file_of_piece(kind: type[extending.Piece], name: str, config: Config) -> str:
+    """The user's file that defines a piece; "" where the package does."""
+    known = extending.pieces(kind, config.extensions).get(name)
+    return "" if known is None else known[1].path
 
 
 def _attacked(value: Stage, config: Config, model: str | None, defence: DefenceName | None) -> DefenceName | None:
@@ -155,7 +164,7 @@ def conditions(config: Config) -> dict[str, Any]:
     exclude: dict[str, Any] = {"device": True, "gpu_request": True, "pathvars": True, "compile": True, "graphs": True}
     if not config.couples_images:
         exclude["evaluation"] = {"batch_size"}
-    if config.data.source in KNOWN_IMAGES:
+    if known_images(config.data.source):
         exclude["data"] = {"root"}
     if not config.extensions:
         exclude["extensions"] = True  # as of before there was such a key, as the next one

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from deqpipe.config import KNOWN_IMAGES, Config
+from deqpipe.config import Config, known_images
 from deqpipe.workflow.defences import DefenceName, defence_of
 from deqpipe.workflow.shards import (
     autoattack_ranges,
@@ -274,7 +274,7 @@ def _without_controls(config: Config, model: str) -> Config:
 
 
 def _data_keys(config: Config, model: str) -> Keys:
-    return ("data.source", "data.validation", *(() if config.data.source in KNOWN_IMAGES else ("data.root",)))
+    return ("data.source", "data.validation", *(() if known_images(config.data.source) else ("data.root",)))
 
 
 def _pretrain_keys(config: Config, model: str) -> Keys:
