@@ -21,7 +21,7 @@ PHASES: Mapping[str, tuple[str, ...]] = {
     "144 attacks": ("attack_grid",),
     "strongest": ("strongest", "race", "race_sweep"),
     "AutoAttack, sweeps": ("autoattack", "attack_top", "attack_in_loop", "attack_sweep"),
-    "attacks that know it": ("attack_suite", "attack_transferred", "attack_radius", "attack_ensemble"),
+    "attacks that know it": ("attack_suite", "attack_transferred", "attack_radius", "attack_ensemble", "attack_own"),
     "speed": ("time_training", "time_inference"),
     "tables, figures": (r"table\d+", r"figure\d+", "attack_example"),
     "report": ("report", "model_cards"),

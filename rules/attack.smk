@@ -427,3 +427,36 @@ rule attack_ensemble:
         " --data {input.data:q} --checkpoint {input.checkpoint:q} --select {input.select:q} --saved {input.saved:q}"
         " --images {wildcards.images:q} --batch-size {params.batch_size:q} --state {params.state:q}"
         " --output {output.rows:q} > {log:q} 2>&1"
+
+
+rule attack_own:
+    """An attack that a user's file defines, on one decision (a column of Table 1)."""
+    input:
+        data=given(rules.prepare_data.output),
+        checkpoint=given(checkpoint),
+        select=given(select_of_deqs),
+        outdated=outdated(file_of("attack_own")),
+    output:
+        file_of("attack_own"),
+    log:
+        "<logs>/attack_own/{attack}/{model}/seed{seed}/{defence}.log",
+    benchmark:
+        "<logs>/benchmark/attack_own/{attack}/{model}/seed{seed}/{defence}.tsv"
+    wildcard_constraints:
+        model=any_of(SUITE_MODELS),
+    priority: 30
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+    params:
+        spec=spec("attack_own"),
+        execution=execution,
+        batch_size=batch_size,
+        images=f"0-{CONFIG.evaluation.images - 1}",
+        state=state_folder("attack_own"),
+        budget=time_budget,
+        optional=optional("select"),
+    shell:
+        "deqpipe attack-own --spec {params.spec:q} {params.execution:q} {params.budget:q} {params.optional:q}"
+        " --data {input.data:q} --checkpoint {input.checkpoint:q} --images {params.images:q}"
+        " --batch-size {params.batch_size:q} --state {params.state:q} --output {output:q} > {log:q} 2>&1"

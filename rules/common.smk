@@ -73,7 +73,9 @@ ENDINGS = endings.Watch(since=time.time())
 MODELS, DEQS = vocabulary.evaluated(CONFIG), vocabulary.deqs(CONFIG)
 FEEDFORWARD, SUITE_MODELS = vocabulary.feedforward_networks(CONFIG), vocabulary.faces_suite(CONFIG)
 TRUNK, TRADES = vocabulary.TRUNK, vocabulary.TRADES
-OWN_DEFENCES = tuple(extending.pieces(extending.Defence, CONFIG.extensions))  # of the users' files
+OWN_DEFENCES, OWN_ATTACKS = (  # of the users' files
+    tuple(extending.pieces(kind, CONFIG.extensions)) for kind in (extending.Defence, extending.Attack)
+)
 SWEEP_MODEL, FIGURE2_MODEL = vocabulary.SWEEP_MODEL, vocabulary.FIGURE2_MODEL
 TRAINED, IMPORTED = vocabulary.trained_here(CONFIG), tuple(CONFIG.imported)
 ENSEMBLES = tuple(name for name in vocabulary.DEQS if vocabulary.ensembles(CONFIG, name))  # none of one seed
@@ -114,6 +116,7 @@ def spec(stage):
             model=wildcards.get("model"),
             seed=None if seed is None else int(seed),
             defence=wildcards.get("defence"),
+            attack=wildcards.get("attack"),
         )
         return specs.dumps(built)
 
@@ -419,6 +422,7 @@ ALL_CORES = workflow.cores or 4  # a cluster knows no cores of its own: there, a
 wildcard_constraints:
     model=any_of(vocabulary.MODELS),
     defence=any_of((*defences.DECIDING, *OWN_DEFENCES)),
+    attack=any_of(OWN_ATTACKS),
     seed=r"0|[1-9]\d*",
     shard=any_of(SHARDS),
     point=any_of(point.name for point in gridpoints.grid_points(CONFIG)),

@@ -99,7 +99,13 @@ class Tree:
         return self.file("time_inference", model)
 
     def opened(
-        self, stage: StageName, model: str, paths: Sequence[Path], *, defence: DefenceName | None = None
+        self,
+        stage: StageName,
+        model: str,
+        paths: Sequence[Path],
+        *,
+        defence: DefenceName | None = None,
+        attack: str | None = None,
     ) -> Files:
         """Records of a stage that were seen to be of the configuration.
 
@@ -107,7 +113,7 @@ class Tree:
             UserError: a file is missing, no records file, or of another configuration.
         """
         seed = self.seed if STAGES[stage].seeded else None
-        spec = specs.build(stage, self.config, model=model, seed=seed, defence=defence)
+        spec = specs.build(stage, self.config, model=model, seed=seed, defence=defence, attack=attack)
         return reading.opened(paths, spec, root=self.root)
 
     def rows(

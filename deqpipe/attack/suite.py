@@ -267,6 +267,12 @@ def _decision(victim: Victim, number: int, updates: UpdateRule = "constant", sha
     return read
 
 
+def differentiable(victim: Victim, x: Images) -> Logits:
+    """The decision's own logits with gradient to the images, through all of the way to them."""
+    (logits,), _ = _decision(victim, 0)(x)
+    return logits
+
+
 def _along(victim: Victim, x: Images, through: Through | None = None) -> Trajectory:
     return victim.deciding.with_gradient(victim.deq, x, through or victim.through())
 

@@ -294,6 +294,14 @@ EVALUATIONS = (
         together=True,
     ),
     EvaluationCommand(
+        "attack-own",
+        "attack_own",
+        "Attack a decision with an attack that a user's file defines.",
+        calls="own:attack_own",
+        adds=(_add_batch_size, _add_part, _add_select),
+        gives={"part": _part, "select": attrgetter("select")},
+    ),
+    EvaluationCommand(
         "time-inference",
         "time_inference",
         "Time inference with Sec. 3.2 (Table 10).",

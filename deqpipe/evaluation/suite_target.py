@@ -26,7 +26,7 @@ from deqpipe.settings import Settings
 from deqpipe.shapes import Images, Labels
 from deqpipe.threat_model import LinfBall
 from deqpipe.workflow import specs, vocabulary
-from deqpipe.workflow.defences import DEFENCES, DefenceName, defence_of
+from deqpipe.workflow.defences import DefenceName, defence_of
 from deqpipe.workflow.suite_attacks import SuiteAttack
 
 OF_SUITE = tuple(name for name in FURTHER if not name.startswith("crafted_"))
@@ -206,8 +206,8 @@ def _early_states(
     if select is None:
         raise UserError(f"--select is missing, but {evaluated.name} decides at the states that were selected")
     last = evaluated.settings.variant("solver", parse_solver).steps
-    matched = {name: last for name in decisions if DEFENCES[name].matched_to}  # nobody selects a state of theirs
-    chooses = {name: DEFENCES[name].control_of or name for name in decisions if name not in matched}
+    matched = {name: last for name in decisions if defence_of(name).matched_to}  # nobody selects a state of theirs
+    chooses = {name: defence_of(name).control_of or name for name in decisions if name not in matched}
     chosen, told = early_states.read(select, dict.fromkeys(chooses.values()))
     if specs.fingerprint(told["spec"]) != evaluated.job.spec["upstream"]["select"]:
         raise UserError(f"early states {select} were selected by another spec than the one that this job depends on")
@@ -221,7 +221,7 @@ def defence_in(spec: Mapping[str, Any]) -> DefenceName:
         UserError: the model has no such one.
     """
     model, name = vocabulary.MODELS[spec["model"]], defence_of(str(spec.get("defence"))).name
-    if name not in model.defences and DEFENCES[name].beside not in model.defences:
+    if name not in model.defences and defence_of(name).beside not in model.defences:
         raise UserError(
             f"spec has defence {name!r}, but must have one of {', '.join(model.defences)} or what stands beside them"
         )

@@ -5,11 +5,12 @@ their jobs are planned and priced, and their rows stand in the tables. Nothing h
 """
 
 from deqpipe.extending.loading import Extension
-from deqpipe.extending.pieces import KINDS, DataSource, Defence, Piece, Solver
+from deqpipe.extending.pieces import KINDS, Attack, DataSource, Defence, Piece, Solver
 from deqpipe.extending.registry import activate, digests, expect, find, forget, loaded, pieces
 
 __all__ = [
     "KINDS",
+    "Attack",
     "DataSource",
     "Defence",
     "Extension",

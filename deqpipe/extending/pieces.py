@@ -142,7 +142,31 @@ class DataSource(Piece):
             raise ValueError(f"{self.kind} {self.name}: classes is {self.classes!r}, but must be two names or more")
 
 
+@dataclass(frozen=True)
+class Attack(Piece):
+    """An attack on decisions, with a stage of its own, and a column of Table 1 that is there only with it.
+
+    Attributes:
+        craft: (`deqpipe.attack.own.Target`, images, their classes) -> images within the target's ball and [0, 1].
+        gradients: how many gradients, or queries, it spends on an image; the plan prices it by this.
+        keys: dotted keys of the configuration that it depends on beside threat_model; `Target.settings` has them.
+    """
+
+    kind: ClassVar[str] = "attack"
+
+    craft: Callable[[Any, Any, Any], Any] | None = None
+    gradients: int = 0
+    keys: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse an attack that says too little."""
+        super().__post_init__()
+        self._check_callable(craft=self.craft)
+        if not isinstance(self.gradients, int) or self.gradients < 1:
+            raise ValueError(f"{self.kind} {self.name}: gradients is {self.gradients!r}, but must be at least 1")
+
+
 SOLVER_METHODS = (
     "init", "propose", "step", "advance", "forget", "reevaluate", "rebase", "differentiable", "keep",
 )  # fmt: skip
-KINDS: tuple[type[Piece], ...] = (DataSource, Defence, Solver)
+KINDS: tuple[type[Piece], ...] = (Attack, DataSource, Defence, Solver)

@@ -12,6 +12,7 @@ from itertools import pairwise
 from math import ceil
 from typing import TypeAlias
 
+from deqpipe import extending
 from deqpipe.attack.autoattack import runnable
 from deqpipe.config import AttackName, AttackSuiteConfig, Config, EntropyConfig
 from deqpipe.counts import NO_EVALUATIONS, Evaluations, Number, sum_of
@@ -271,7 +272,7 @@ def taken(rule: str, wildcards: Mapping[str, str], config: Config, images: Image
             return validation_images(config, images)
         case "time_training" | "time_inference":
             return config.timing.batch_size
-        case "clean" | "attack_pgd":
+        case "clean" | "attack_pgd" | "attack_own":
             return config.evaluation.images
         case "attack_radius":
             return shards.radius_images(config)
@@ -620,7 +621,7 @@ def _shown(config: Config, images: Images, own: str, decides: str, *, leaving: b
     """What a decision is asked about an image that others have changed, all attacks on all decisions together."""
     share = STANDING if leaving and suite_of(config).mode == "standard" else 1.0
     shown = 0.0
-    for model in vocabulary.faces_suite(config):
+    for model in vocabulary.shares_images(config):
         for defence in vocabulary.suite_decisions(config, model):
             attacks = against(suite_of(config), _kind(config, model, defence))
             times = len(config.seeds) - ((model, defence) == (own, decides))
@@ -636,6 +637,18 @@ def _attack_radius(config: Config, images: Images, wildcards: Mapping[str, str],
     around = sum(radius > 0 for radius in suite.radii)
     judged = JUDGED_CLEAN + len(attacks) * len(suite.radii)
     return (each * around + decide * judged) * shards.radius_images(config)
+
+
+def _attack_own(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
+    """By the number of gradients that the user's file says, each through the whole decision."""
+    model, defence = wildcards["model"], wildcards["defence"]
+    piece, decide = extending.find(extending.Attack, wildcards["attack"]), deciding(config, model, defence)
+    assert piece is not None
+    if not vocabulary.MODELS[model].architecture.has_states:
+        spent = network_work(model, {"gradient": float(piece.gradients)})
+    else:
+        spent = differentiated(formulas.GRADIENT * (decide.evaluations.total * piece.gradients))
+    return (spent + decide) * config.evaluation.images
 
 
 def _attack_example(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
@@ -677,6 +690,7 @@ _COMPUTING = {
     "attack_point": _attack_point,
     "attack_sweep": _attack_sweep,
     "attack_example": _attack_example,
+    "attack_own": _attack_own,
     "time_training": _time_training,
     "time_inference": _time_inference,
 }

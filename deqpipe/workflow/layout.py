@@ -95,18 +95,21 @@ class Job:
         model: that it concerns.
         seed: the repetition.
         defence: that it attacks, of stages whose jobs attack one each.
+        attack: of a user's file, of the stage of these.
     """
 
     stage: StageName | Literal["import"]
     model: str | None = None
     seed: int | None = None
     defence: str | None = None
+    attack: str | None = None
 
 
 _WEIGHTS = re.compile(r"models/(?P<model>\w+)/seed(?P<seed>\d+)/(best|last|handoff)\.safetensors")
 _POINT = re.compile(r"attacks/points/(?P<model>\w+)/seed(?P<seed>\d+)/[^/]+\.parquet")
 _WILDCARDS: Mapping[str, str] = {
     "model": r"\w+", "seed": r"\d+", "shard": r"[^/]+", "images": r"\d+-\d+", "defence": r"\w+",
+    "attack": r"\w+",
 }  # fmt: skip
 
 
@@ -132,7 +135,7 @@ def job_of(name: str, config: Config) -> Job | None:
         if matched := pattern.fullmatch(name):
             found = matched.groupdict()
             seed = None if found.get("seed") is None else int(found["seed"])
-            return _declared(Job(stage, found.get("model"), seed, found.get("defence")), config)
+            return _declared(Job(stage, found.get("model"), seed, found.get("defence"), found.get("attack")), config)
     return None
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from deqpipe import extending
 from deqpipe.config import Config
 from deqpipe.workflow.shards import races, races_in_sweep
 from deqpipe.workflow.stages import StageName
@@ -103,7 +104,9 @@ def _of_decisions(*models: str) -> Needs:
 
 def _table1(config: Config) -> tuple[Need, ...]:
     networks = feedforward_networks(config)
+    own = (Need("attack_own", faces_suite(config)),) if extending.pieces(extending.Attack, config.extensions) else ()
     return (
+        *own,
         Need("clean", evaluated(config)),
         Need("attack_pgd", (TRUNK, *networks)),
         Need("autoattack", (*deqs(config), *networks)),

@@ -29,6 +29,7 @@ def build(
     model: str | None = None,
     seed: int | None = None,
     defence: DefenceName | None = None,
+    attack: str | None = None,
 ) -> dict[str, Any]:
     """The spec of a job.
 
@@ -38,6 +39,7 @@ def build(
         model: name in `vocabulary.MODELS`, for stages that concern one.
         seed: the repetition, for all stages but data.
         defence: the attacked decision, for stages whose jobs attack one each.
+        attack: of a user's file, for the stage of these.
 
     Raises:
         UserError: model is not one of the stage's, or a seed is missing.
@@ -53,9 +55,13 @@ def build(
     }
     if judged := value.decisions(config, model or ""):
         spec["decisions"] = list(judged)
-    if files := extending.digests(_extensions(value, config, model)):
+    own = _own_attack(stage, config, attack)
+    spec["config"] |= _dump(config, *(own.keys if own else ()))
+    if files := extending.digests(
+        (*_extensions(value, config, model), _file_of_piece(extending.Attack, attack, config))
+    ):
         spec["extensions"] = files
-    whose = {"model": model, "seed": seed, "defence": _attacked(value, config, model, defence)}
+    whose = {"model": model, "seed": seed, "defence": _attacked(value, config, model, defence), "attack": attack}
     return spec | {name: value for name, value in whose.items() if value is not None}
 
 
@@ -67,9 +73,25 @@ def _extensions(value: Stage, config: Config, model: str | None) -> tuple[str, .
     return (*files, MODELS[model].origin if model else "")
 
 
-def _file_of_piece(kind: type[extending.Piece], name: str, config: Config) -> str:
+def _own_attack(stage: StageName, config: Config, attack: str | None) -> extending.Attack | None:
+    """The attack of a job that runs one from a user's file.
+
+    Raises:
+        UserError: no file of the configuration defines it, or the stage runs none.
+    """
+    known = extending.pieces(extending.Attack, config.extensions)
+    if stage != "attack_own":
+        if attack is not None:
+            raise UserError(f"attack is {attack!r}, but stage {stage} runs none of a user's file")
+        return None
+    if attack not in known:
+        raise UserError(f"attack is {attack!r}, but must be one of {', '.join(known) or 'none: no extension has any'}")
+    return known[attack][0]
+
+
+def _file_of_piece(kind: type[extending.Piece], name: str | None, config: Config) -> str:
     """The user's file that defines a piece; "" where the package does."""
-    known = extending.pieces(kind, config.extensions).get(name)
+    known = extending.pieces(kind, config.extensions).get(name or "")
     return "" if known is None else known[1].path
 
 
@@ -119,7 +141,14 @@ def _made(made: Made, config: Config, seed: int | None) -> dict[str, Any]:
         assert made.model is not None
         return build_import(config, made.model)
     whose = seed if made.seed is None else made.seed
-    return build(stage, config, model=made.model, seed=whose if STAGES[stage].seeded else None, defence=made.defence)
+    return build(
+        stage,
+        config,
+        model=made.model,
+        seed=whose if STAGES[stage].seeded else None,
+        defence=made.defence,
+        attack=made.attack,
+    )
 
 
 def _check_model_and_seed(stage: StageName, model: str | None, seed: int | None) -> None:
@@ -151,7 +180,7 @@ def fingerprint_of_job(job: Job, config: Config) -> str:
 
 
 def _file_of(job: Job) -> Made:
-    return Made(job.stage, job.model, job.defence)
+    return Made(job.stage, job.model, job.defence, attack=job.attack)
 
 
 def build_product(product: ProductName, config: Config) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from deqpipe import extending
 from deqpipe.config import Config, known_images
 from deqpipe.workflow.defences import DefenceName, defence_of
 from deqpipe.workflow.shards import (
@@ -32,10 +33,10 @@ from deqpipe.workflow.vocabulary import (
     TRUNK,
     TrainedModel,
     ensembles,
-    faces_suite,
     other_trades,
     own,
     present,
+    shares_images,
     suite_decisions,
     transfers_to,
 )
@@ -43,7 +44,8 @@ from deqpipe.workflow.vocabulary import (
 StageName: TypeAlias = Literal[
     "data", "pretrain", "train_deq", "train_feedforward", "select", "clean", "attack_grid", "attack_pgd", "race",
     "race_sweep", "strongest", "autoattack", "attack_top", "attack_in_loop", "attack_sweep", "attack_example",
-    "attack_suite", "attack_transferred", "attack_radius", "attack_ensemble", "time_training", "time_inference",
+    "attack_suite", "attack_transferred", "attack_radius", "attack_ensemble", "attack_own", "time_training",
+    "time_inference",
 ]  # fmt: skip
 ProductName: TypeAlias = Literal["table", "figure", "report"]
 Keys: TypeAlias = tuple[str, ...]
@@ -58,12 +60,14 @@ class Made:
         model: of which model; None: of none by name.
         defence: the decision that it attacks, if jobs of the stage attack one each.
         seed: the repetition; None: that of the job which reads it.
+        attack: of a user's file, if jobs of the stage run one each.
     """
 
     stage: StageName | Literal["import"]
     model: str | None
     defence: DefenceName | None = None
     seed: int | None = None
+    attack: str | None = None
 
 
 Parts: TypeAlias = Callable[[Config, str, int | None], tuple[Mapping[str, str], ...]]
@@ -110,6 +114,11 @@ def _by_defence(config: Config, model: str, below: int | None) -> tuple[Mapping[
     if not config.suite.enabled or (below is not None and below < radius_images(config)):
         return ()
     return tuple({"defence": defence} for defence in MODELS[model].defences)
+
+
+def _by_own_attack(config: Config, model: str, below: int | None) -> tuple[Mapping[str, str], ...]:
+    attacks = extending.pieces(extending.Attack, config.extensions)
+    return tuple({"attack": attack, "defence": defence} for attack in attacks for defence in MODELS[model].defences)
 
 
 def _none(config: Config, model: str) -> tuple[DefenceName, ...]:
@@ -426,14 +435,10 @@ def role_of_suite(model: str, seed: int, defence: str) -> str:
 
 
 def suites(config: Config) -> dict[str, Made]:
-    """The suite against every decision of every model and seed, by the roles of its files.
-
-    But for models of users' files: whoever adds one has nothing of the others computed again.
-    """
+    """The suite against every decision of every model that shares its images, and seed, by the roles of its files."""
     return {
         role_of_suite(name, seed, defence): Made("attack_suite", name, defence, seed)
-        for name in faces_suite(config)
-        if not MODELS[name].origin
+        for name in shares_images(config)
         for seed in config.seeds
         for defence in suite_decisions(config, name)
     }
@@ -580,6 +585,11 @@ STAGES: Mapping[str, Stage] = {
             "attack_ensemble", 1, _EVALUATION, "attacks/ensemble/{model}/images{images}.parquet", _ensemble_keys,
             _ensemble_upstream, DEQS, _without_controls, seeded=False, parts=_by_ensembles_images, decisions=ensembles,
             beside="attacks/ensemble/{model}/images{images}.safetensors",
+        ),
+        Stage(
+            "attack_own", 1, _EVALUATION, "attacks/own/{attack}/{model}/seed{seed}/{defence}.parquet",
+            _and("threat_model", "evaluation.images"), _decided, (*EVERY_DEQ, *EVERY_FEEDFORWARD), _without_controls,
+            parts=_by_own_attack, attacked=_defences, own=_deq,
         ),
         Stage(
             "time_training", 2, (*_TRAINING, "results.document", "results.speeds"), "timing/training/seed{seed}.json",

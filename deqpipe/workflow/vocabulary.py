@@ -184,6 +184,14 @@ def faces_suite(config: Config) -> tuple[str, ...]:
     return (*deqs(config), *feedforward_networks(config))
 
 
+def shares_images(config: Config) -> tuple[str, ...]:
+    """Those of them whose attacked images are judged on all others' decisions.
+
+    Models of users' files do not: whoever adds one has nothing of the others computed again.
+    """
+    return tuple(name for name in faces_suite(config) if not MODELS[name].origin)
+
+
 def with_weights(config: Config) -> tuple[str, ...]:
     """Every model with weights of its own that a configuration evaluates."""
     return tuple(name for name in evaluated(config) if MODELS[name].weights_of is None)

@@ -113,6 +113,8 @@ def _rows_per_image(rule: str, wildcards: Mapping[str, str], config: Config) -> 
             return _transferred(wildcards, config)
         case "attack_ensemble":
             return _faced(config) + _made(config)
+        case "attack_own":
+            return 1
         case "attack_radius":
             return 1 + 2 * len(cost.suite_of(config).radii)
         case "autoattack":
@@ -139,7 +141,7 @@ def _transferred(wildcards: Mapping[str, str], config: Config) -> int:
 
 def _made(config: Config) -> int:
     """Attacked images that an image becomes, of all decisions of all seeds."""
-    decisions = sum(len(vocabulary.suite_decisions(config, model)) for model in vocabulary.faces_suite(config))
+    decisions = sum(len(vocabulary.suite_decisions(config, model)) for model in vocabulary.shares_images(config))
     return len(config.seeds) * decisions * _faced(config)
 
 

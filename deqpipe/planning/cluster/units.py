@@ -217,10 +217,16 @@ def _attack_radius(config: Config, images: Images, wildcards: Wildcards) -> Keep
     return Keeping((Unit(f"one radius on {size:,} images", each),))
 
 
+def _attack_own(config: Config, images: Images, wildcards: Wildcards) -> Keeping:
+    """A batch of images."""
+    whole, size = cost.job("attack_own", wildcards, config, images), cost.batch_size(config)
+    return Keeping((Unit(f"{size:,} images", _per_image(whole, config.evaluation.images) * size),))
+
+
 def _attack_transferred(config: Config, images: Images, wildcards: Wildcards) -> Keeping:
     """What the suite made of the images against one decision."""
     decisions = len(config.seeds) * sum(
-        len(vocabulary.suite_decisions(config, name)) for name in vocabulary.faces_suite(config)
+        len(vocabulary.suite_decisions(config, name)) for name in vocabulary.shares_images(config)
     )
     whole = _started(cost.job("attack_transferred", wildcards, config, images))
     return Keeping((Unit("the images of one decision's suite", whole * (1 / decisions)),))
@@ -272,6 +278,7 @@ _KEEPING = {
     "attack_ensemble": _attack_ensemble,
     "attack_example": _whole("attack_example"),
     "attack_in_loop": _attack_in_loop,
+    "attack_own": _attack_own,
     "attack_radius": _attack_radius,
     "attack_suite": _attack_suite,
     "attack_top": _attack_top,

@@ -1,9 +1,9 @@
 """Table 1: robustness of all methods, clean, under the strongest attack of the grid, and under AutoAttack."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from deqpipe.analysis import autoattack_outcomes, gains
+from deqpipe.analysis import autoattack_outcomes, gains, own_attacks
 from deqpipe.analysis.autoattack_outcomes import AutoAttackOutcome
 from deqpipe.analysis.decision import (
     AWP,
@@ -16,13 +16,14 @@ from deqpipe.analysis.decision import (
 )
 from deqpipe.analysis.evaluation import Evaluation, evaluate_all
 from deqpipe.analysis.layout import Tree
+from deqpipe.analysis.own_attacks import OwnOutcome
 from deqpipe.analysis.reading import Source
 from deqpipe.config import Config, Framework
 from deqpipe.reporting import absent, conditions, phrases, quantities
 from deqpipe.reporting.cells import EMPTY, Block, Cell, Line, Shown, percent, show
 from deqpipe.reporting.paper import published
 from deqpipe.statistics import intervals
-from deqpipe.statistics.intervals import Bootstrap
+from deqpipe.statistics.intervals import Bootstrap, Correct
 from deqpipe.workflow import vocabulary
 from deqpipe.workflow.defences import defence_of
 from deqpipe.workflow.library_attacks import APGD_CE, SQUARE
@@ -106,17 +107,20 @@ class Robustness:
         evaluations: of every decision, controls and trunk included.
         outcomes: AutoAttack on every decision but controls and trunk.
         bootstrap: how intervals are made.
+        own: attacks from users' files, by name and decision.
     """
 
     evaluations: Mapping[Decision, Evaluation]
     outcomes: Mapping[Decision, AutoAttackOutcome]
     bootstrap: Bootstrap
+    own: Mapping[tuple[str, Decision], OwnOutcome] = field(default_factory=dict)
 
     @property
     def sources(self) -> tuple[Source, ...]:
         """The files behind it."""
         graded = tuple(source for one in self.evaluations.values() for source in one.sources)
-        return (*graded, *(source for one in self.outcomes.values() for source in one.sources))
+        attacked = tuple(source for one in self.outcomes.values() for source in one.sources)
+        return (*graded, *attacked, *(source for one in self.own.values() for source in one.sources))
 
 
 def gather(tree: Tree) -> Robustness:
@@ -130,7 +134,7 @@ def gather(tree: Tree) -> Robustness:
     evaluations = evaluate_all(tree, evaluated, elsewhere=gains.states_needed(tree))
     attacked = _attacked(tree.config)
     outcomes = {decision: autoattack_outcomes.outcome(tree, evaluations[decision]) for decision in attacked}
-    return Robustness(evaluations, outcomes, tree.bootstrap)
+    return Robustness(evaluations, outcomes, tree.bootstrap, own_attacks.outcomes(tree, attacked))
 
 
 def _attacked(config: Config) -> tuple[Decision, ...]:
@@ -165,7 +169,16 @@ def cells(gathered: Robustness, tree: Tree) -> tuple[Cell, ...]:
         method = gathered.evaluations[controlled(control)]
         rows += [*_deq(gathered.evaluations[control], tree), _over(method, gathered.evaluations[control], tree)]
     rows += [cell for one in _with_parts(tree.config) for cell in _parts(one, gathered, tree)]
+    rows += [_percent(one.decision.row, one.attack.label, _accuracy_of(one.right, tree), note=_OWN_ATTACK)
+             for one in gathered.own.values()]  # fmt: skip
     return (*rows, *_single(gathered.evaluations[TRUNK], tree, final_column(tree.config)))
+
+
+_OWN_ATTACK = "an attack of a user's file, on the decision itself"
+
+
+def _accuracy_of(right: Correct, tree: Tree) -> intervals.Estimate:
+    return intervals.accuracy(right, confidence=tree.config.statistics.confidence)
 
 
 def _method(gathered: Robustness, decision: Decision, tree: Tree) -> list[Cell]:
@@ -321,7 +334,8 @@ def _control_block(stub: tuple[str, ...], cells: Mapping[tuple[str, str], Cell],
 def _columns(names: tuple[str, ...], config: Config) -> tuple[str, ...]:
     """Those of the columns that there are: with racing, not every attack meets every image."""
     absent = () if phrases.every_attack_on_every_image(config) else (PER_IMAGE, ALL_PER_IMAGE)
-    return tuple(name for name in names if name not in absent)
+    own = tuple(attack.label for attack in own_attacks.attacks(config).values()) if names is COLUMNS else ()
+    return (*(name for name in names if name not in absent), *own)
 
 
 def most_robust(cells: Mapping[tuple[str, str], Cell], also: Sequence[Decision] = ()) -> Decision:

@@ -1,0 +1,87 @@
+"""What an attack from a user's file is given, and what it must give back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deqpipe.attack.judged import Crafted
+from deqpipe.attack.pgd import uniform_start
+from deqpipe.attack.suite import Victim, differentiable
+from deqpipe.errors import UserError
+from deqpipe.extending import Attack
+from deqpipe.seeding import Stream
+from deqpipe.settings import Settings
+from deqpipe.shapes import Images, Labels, Logits
+from deqpipe.threat_model import LinfBall
+
+
+@dataclass(frozen=True)
+class Target:
+    """A decision under attack, and some images of it.
+
+    Attributes:
+        victim: the decision with its model, dynamics and state, for attacks that want more than its logits.
+        settings: the keys that the attack asked for.
+        stream: random numbers of this attack and seed.
+        keys: index of each image, the key of its random numbers: what is made of one depends on no other.
+    """
+
+    victim: Victim
+    settings: Settings
+    stream: Stream
+    keys: Sequence[int]
+
+    @property
+    def ball(self) -> LinfBall:
+        """The threat model: its radius, and how images are brought back into it."""
+        return self.victim.ball
+
+    def logits(self, x: Images) -> Logits:
+        """What the decision goes by, with gradient to the images: through the solver's own steps and the defence."""
+        return differentiable(self.victim, x)
+
+    def decide(self, x: Images) -> Logits:
+        """The same without gradient, as the decision is judged."""
+        return self.victim.logits(x)
+
+    def start(self, x: Images) -> Images:
+        """A uniform draw from the ball, the same at every call."""
+        return uniform_start(x, ball=self.ball, stream=self.stream, images=self.keys, clamp=True)
+
+
+def crafted(attack: Attack, target: Target, x: Images, y: Labels) -> Crafted:
+    """What an attack makes of some images.
+
+    Raises:
+        UserError: it gives something else than images within the ball and [0, 1].
+    """
+    assert attack.craft is not None
+    made = attack.craft(target, x, y)
+    _check(attack, made, x, target.ball)
+    made = made.detach()
+    count, device = len(x), x.device
+    unknown, taken = torch.full((count,), torch.nan, device=device), torch.full((count,), attack.gradients)
+    return Crafted(made - x, made, unknown, torch.full_like(taken, -1), taken, unknown, unknown)
+
+
+_ROUNDING = 1e-6
+
+
+def _check(attack: Attack, made: object, x: Images, ball: LinfBall) -> None:
+    if not isinstance(made, Tensor) or made.shape != x.shape:
+        gave = f"shape {tuple(made.shape)}" if isinstance(made, Tensor) else f"a {type(made).__name__}"
+        raise UserError(f"attack {attack.name}: craft gives {gave}, but must give images of shape {tuple(x.shape)}")
+    if not made.isfinite().all():
+        raise UserError(
+            f"attack {attack.name}: craft gives pixels that are no numbers, but must give numbers in [0, 1]"
+        )
+    if made.min() < 0 or made.max() > 1:
+        where = f"{float(made.min()):g} to {float(made.max()):g}"
+        raise UserError(f"attack {attack.name}: craft gives pixels from {where}, but must give pixels in [0, 1]")
+    change = float(ball.distance(made, x).max())
+    if change > ball.epsilon + _ROUNDING:
+        raise UserError(
+            f"attack {attack.name}: craft changes a pixel by {change:g}, but must change it by at most {ball.epsilon:g}"
+        )
