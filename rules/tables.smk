@@ -2,7 +2,7 @@
 # Which files a table is made of says its value in deqpipe/workflow/products.py.
 
 
-for table in products.TABLES.values():
+for table in products.tables(CONFIG).values():
 
     rule:
         name:
@@ -20,7 +20,7 @@ for table in products.TABLES.values():
         priority: table.priority
         localrule: True
         params:
-            spec=specs.dumps(specs.build_product("table", CONFIG)),
+            spec=specs.dumps(specs.build_product("table", CONFIG, table)),
             number=number,
             stem=stem,
             results=results_folder,
@@ -34,4 +34,4 @@ for table in products.TABLES.values():
 rule tables:
     """All tables."""
     input:
-        [getattr(rules, table.name).output for table in products.TABLES.values() if table.wanted(CONFIG)],
+        [getattr(rules, table.name).output for table in products.tables(CONFIG).values() if table.wanted(CONFIG)],

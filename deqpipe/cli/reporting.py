@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from deqpipe import config
 from deqpipe.cli.arguments import Command, add, add_expected_spec, add_paths, refuse_other_spec
-from deqpipe.workflow import specs
+from deqpipe.workflow import products, specs
 from deqpipe.workflow.endings import PROGRAM
 from deqpipe.workflow.stages import ProductName
 
@@ -44,7 +44,8 @@ def _add_numbered(commands: Any, name: str, command: Command, text: str) -> None
 
 def _config(options: argparse.Namespace, product: ProductName) -> config.Config:
     loaded = config.load([options.config])
-    refuse_other_spec(options, specs.build_product(product, loaded))
+    definition = products.tables(loaded).get(options.number) if product == "table" else None
+    refuse_other_spec(options, specs.build_product(product, loaded, definition))
     return loaded
 
 

@@ -86,6 +86,8 @@ def parse(raw: Mapping[str, Any]) -> Config:
     except RecursionError:
         raise UserError("config: sections are nested too deeply, or within themselves") from None
     check(config)
+    if config.extensions:
+        named("deqpipe.workflow.own:check_keys")(config)
     return config
 
 
@@ -100,7 +102,7 @@ def _load_extensions(paths: object) -> None:
     extending.activate(active)
     if active:
         try:
-            named("deqpipe.workflow.vocabulary:refuse_taken")(active)  # which names are taken, is known above
+            named("deqpipe.workflow.own:refuse_taken")(active)  # which names are taken, is known above
         except UserError:
             extending.forget(active)
             raise

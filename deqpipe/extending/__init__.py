@@ -5,7 +5,7 @@ their jobs are planned and priced, and their rows stand in the tables. Nothing h
 """
 
 from deqpipe.extending.loading import Extension
-from deqpipe.extending.pieces import KINDS, Attack, DataSource, Defence, Piece, Solver
+from deqpipe.extending.pieces import KINDS, Attack, DataSource, Defence, Piece, Solver, Table
 from deqpipe.extending.registry import activate, digests, expect, find, forget, loaded, pieces
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Extension",
     "Piece",
     "Solver",
+    "Table",
     "activate",
     "digests",
     "expect",

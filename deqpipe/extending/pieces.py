@@ -166,7 +166,35 @@ class Attack(Piece):
             raise ValueError(f"{self.kind} {self.name}: gradients is {self.gradients!r}, but must be at least 1")
 
 
+@dataclass(frozen=True)
+class Table(Piece):
+    """A table in the report, and a target of its own: it is numbered behind those of the paper, in the order of files.
+
+    Attributes:
+        label: its title.
+        make: `deqpipe.analysis.layout.Tree`, the results of one seed -> row -> column -> what stands there: a
+            `deqpipe.statistics.intervals.Estimate` of a share, shown in percent with its interval, or a number.
+        needs: stages whose files it reads, of every model that they concern; `deqpipe spec --help` lists them.
+        caption: one or two sentences under the title.
+        unit: of the numbers that are no estimates.
+    """
+
+    kind: ClassVar[str] = "table"
+
+    make: Callable[[Any], Any] | None = None
+    needs: tuple[str, ...] = ()
+    caption: str = ""
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a table of nothing."""
+        super().__post_init__()
+        self._check_callable(make=self.make)
+        if not self.needs or not all(isinstance(one, str) for one in self.needs):
+            raise ValueError(f"{self.kind} {self.name}: needs is {self.needs!r}, but must be the names of stages")
+
+
 SOLVER_METHODS = (
     "init", "propose", "step", "advance", "forget", "reevaluate", "rebase", "differentiable", "keep",
 )  # fmt: skip
-KINDS: tuple[type[Piece], ...] = (Attack, DataSource, Defence, Solver)
+KINDS: tuple[type[Piece], ...] = (Attack, DataSource, Defence, Solver, Table)

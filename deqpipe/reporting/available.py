@@ -8,7 +8,8 @@ from deqpipe.config import Config
 from deqpipe.errors import UserError
 from deqpipe.reporting.figures import figures
 from deqpipe.reporting.tables import tables
-from deqpipe.workflow.products import FIGURES, TABLES, Definition
+from deqpipe.workflow import products
+from deqpipe.workflow.products import FIGURES, Definition
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Availability:
 
 def write(config: Config, results: Path) -> Iterator[Availability]:
     """Write every table and figure that the results allow, where the workflow would; the others with what they lack."""
-    for one in (*TABLES.values(), *FIGURES.values()):
+    for one in (*products.tables(config).values(), *FIGURES.values()):
         if one.wanted(config):
             yield Availability(f"{one.kind} {one.number}", _lacking(one, config, results))
 

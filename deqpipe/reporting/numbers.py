@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from deqpipe.analysis.decision import Decision, all_decisions, controls, perturbed_decisions
+from deqpipe.analysis.decision import Decision, all_decisions, controls, own_decisions, perturbed_decisions
 from deqpipe.config import Config
 from deqpipe.counts import sum_of
 from deqpipe.reporting import sidecar
@@ -16,8 +16,7 @@ from deqpipe.reporting.tables import tables
 from deqpipe.reporting.tables.tables import Written
 from deqpipe.results import numbers
 from deqpipe.results.numbers import Interval, Made, Number, Numbers, TableFacts
-from deqpipe.workflow import vocabulary
-from deqpipe.workflow.products import TABLES
+from deqpipe.workflow import products, vocabulary
 
 
 def write(config: Config, results: Path, output: Path) -> None:
@@ -35,7 +34,7 @@ def collect(config: Config, results: Path) -> Numbers:
     Raises:
         UserError: a table is missing.
     """
-    wanted = [table for table in TABLES.values() if table.wanted(config)]
+    wanted = [table for table in products.tables(config).values() if table.wanted(config)]
     written = {table.number: tables.read(results / "tables" / f"{table.name}.json") for table in wanted}
     made_of = sidecar.origin(config, "report", ())
     names = _decisions(config)
@@ -57,6 +56,7 @@ def _decisions(config: Config) -> dict[str, Decision]:
         *(Decision(model, "plain") for model in (*vocabulary.EVERY_FEEDFORWARD, vocabulary.TRUNK)),
         *all_decisions(*vocabulary.FRAMEWORKS),
         *perturbed_decisions(config, *vocabulary.FRAMEWORKS),
+        *own_decisions(config, *vocabulary.FRAMEWORKS),
         *controls(config, vocabulary.EVERY_DEQ),
     )
     return {decision.row: decision for decision in deciding}

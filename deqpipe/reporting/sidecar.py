@@ -16,6 +16,7 @@ from deqpipe.errors import UserError
 from deqpipe.results import integrity
 from deqpipe.results.provenance import evaluations_of
 from deqpipe.workflow import specs
+from deqpipe.workflow.products import Definition
 from deqpipe.workflow.stages import PRODUCTS
 
 T = TypeVar("T")
@@ -49,11 +50,16 @@ class Origin:
     inputs: tuple[Input, ...]
 
 
-def origin(config: Config, stage: Literal["table", "figure", "report"], sources: Iterable[Source]) -> Origin:
+def origin(
+    config: Config,
+    stage: Literal["table", "figure", "report"],
+    sources: Iterable[Source],
+    definition: Definition | None = None,
+) -> Origin:
     """The origin of a product made from these files; a file that was read twice stands once."""
     unique = {source.path: source for source in sources}
     inputs = tuple(_input(unique[path]) for path in sorted(unique))
-    spec = specs.fingerprint(specs.build_product(stage, config))
+    spec = specs.fingerprint(specs.build_product(stage, config, definition))
     return Origin(config_fingerprint(config), spec, revision=PRODUCTS[stage].revision, inputs=inputs)
 
 

@@ -17,7 +17,8 @@ from typing import Any
 from deqpipe.config import Config, load
 from deqpipe.errors import UserError
 from deqpipe.results import integrity
-from deqpipe.workflow import layout, specs
+from deqpipe.workflow import layout, products, specs
+from deqpipe.workflow.products import Definition
 from deqpipe.workflow.stages import ProductName
 
 _HEADER_LIMIT = 100_000_000
@@ -191,12 +192,18 @@ def _state_of_product(path: Path, product: ProductName, config: Config) -> State
     if not path.exists():
         return State.MISSING
     sidecar = path if product == "report" else path.with_suffix(".json")
-    state = state_of(sidecar, specs.fingerprint(specs.build_product(product, config)))
+    state = state_of(sidecar, specs.fingerprint(specs.build_product(product, config, _table(path, config))))
     if state is not State.VALID or product == "report":
         return State.UNREADABLE if state is State.MISSING else state
     inputs = json.loads(sidecar.read_text(encoding="utf-8"))["origin"]["inputs"]
     same = all(_same_input(one, config) for one in inputs)
     return State.VALID if same else State.STALE
+
+
+def _table(path: Path, config: Config) -> Definition | None:
+    """Which table a file is of, if it is of one."""
+    matched = re.fullmatch(r"table(\d+)", path.stem)
+    return None if matched is None else products.tables(config).get(int(matched[1]))
 
 
 def _same_input(told: Mapping[str, Any], config: Config) -> bool:

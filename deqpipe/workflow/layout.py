@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from deqpipe.config import Config
-from deqpipe.workflow.products import FIGURES, TABLES, Need
+from deqpipe.workflow.products import FIGURES, Need, tables
 from deqpipe.workflow.stages import STAGES, StageName, training_stage
 from deqpipe.workflow.vocabulary import MODELS, TRUNK, own
 
@@ -54,7 +54,7 @@ def all_needed(needs: Iterable[Need], config: Config) -> list[str]:
 
 def asked_for(config: Config) -> list[str]:
     """All files that `snakemake` makes by default and that say by what they were made, in the order of their stages."""
-    products = [product for product in (*TABLES.values(), *FIGURES.values()) if product.wanted(config)]
+    products = [product for product in (*tables(config).values(), *FIGURES.values()) if product.wanted(config)]
     behind = _behind({(need.stage, model) for product in products for need in product.needs(config)
                       for model in need.models or (None,)}, config)  # fmt: skip
     made = [

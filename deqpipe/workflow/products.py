@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 from deqpipe import extending
 from deqpipe.config import Config
 from deqpipe.workflow.shards import races, races_in_sweep
-from deqpipe.workflow.stages import StageName
+from deqpipe.workflow.stages import STAGES, StageName
 from deqpipe.workflow.vocabulary import (
     BASELINES,
     DEQS,
@@ -69,6 +69,7 @@ class Definition:
         foremost: columns of a table that a narrow terminal shows, the most important first; none: all, some of them
             below the others.
         pooled: columns of differences that are pooled over all seeds as well, where there are several.
+        piece: what a user's file says of it, if it comes from one.
     """
 
     kind: Literal["table", "figure"]
@@ -85,6 +86,7 @@ class Definition:
     on_request: bool = False
     foremost: tuple[str, ...] = ()
     pooled: tuple[str, ...] = ()
+    piece: extending.Table | None = None
 
     @property
     def name(self) -> str:
@@ -260,4 +262,23 @@ _FIGURES = (
     ),
 )  # fmt: skip
 TABLES: Mapping[int, Definition] = {one.number: one for one in _TABLES}
+"""Those of the paper, and Table 11."""
 FIGURES: Mapping[int, Definition] = {one.number: one for one in _FIGURES}
+
+
+def tables(config: Config) -> Mapping[int, Definition]:
+    """All tables of a configuration by number; those of users' files behind the others, in the order of the files."""
+    own = extending.pieces(extending.Table, config.extensions).values()
+    numbered = enumerate((piece for piece, _ in own), start=max(TABLES) + 1)
+    return {**TABLES, **{number: _own(piece, number) for number, piece in numbered}}
+
+
+def _own(piece: extending.Table, number: int) -> Definition:
+    def needs(config: Config) -> tuple[Need, ...]:
+        return tuple(
+            Need(stage.name, stage.concerns(config) or None, every_seed=stage.seeded)
+            for stage in map(STAGES.__getitem__, piece.needs)
+        )
+
+    module = "deqpipe.reporting.tables.own"
+    return Definition("table", number, piece.label, piece.name, module, needs, comparable=False, piece=piece)

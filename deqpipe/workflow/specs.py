@@ -18,6 +18,7 @@ from deqpipe.config import Config, DeqName, known_images
 from deqpipe.errors import UserError
 from deqpipe.workflow.defences import DefenceName
 from deqpipe.workflow.layout import Job
+from deqpipe.workflow.products import Definition
 from deqpipe.workflow.stages import PRODUCTS, STAGES, Made, ProductName, Stage, StageName
 from deqpipe.workflow.vocabulary import MODELS
 
@@ -183,9 +184,18 @@ def _file_of(job: Job) -> Made:
     return Made(job.stage, job.model, job.defence, attack=job.attack)
 
 
-def build_product(product: ProductName, config: Config) -> dict[str, Any]:
-    """The spec of what is made from records: tables and figures state the conditions that they were made under."""
-    return {"stage": product, "revision": PRODUCTS[product].revision, "config": conditions(config), "upstream": {}}
+def build_product(product: ProductName, config: Config, definition: Definition | None = None) -> dict[str, Any]:
+    """The spec of what is made from records: tables and figures state the conditions that they were made under.
+
+    Args:
+        product: a table, a figure or the report.
+        config: the resolved configuration.
+        definition: which table, if a user's file may make it.
+    """
+    spec = {"stage": product, "revision": PRODUCTS[product].revision, "config": conditions(config), "upstream": {}}
+    piece = None if definition is None else definition.piece
+    file = "" if piece is None else _file_of_piece(extending.Table, piece.name, config)
+    return spec | ({"extensions": extending.digests([file])} if file else {})
 
 
 def conditions(config: Config) -> dict[str, Any]:

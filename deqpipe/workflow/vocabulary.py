@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 
 from deqpipe import extending
 from deqpipe.config import Config, EntropyConfig, FeedforwardConfig, Framework
-from deqpipe.errors import UserError
-from deqpipe.extending import Piece
 from deqpipe.workflow.defences import CONTROLS, DECIDING, DEFENCES, MATCHED, PLAIN, DefenceName
 
 
@@ -195,28 +193,6 @@ def shares_images(config: Config) -> tuple[str, ...]:
 def with_weights(config: Config) -> tuple[str, ...]:
     """Every model with weights of its own that a configuration evaluates."""
     return tuple(name for name in evaluated(config) if MODELS[name].weights_of is None)
-
-
-def _refuse_built_in(kind: type[Piece], paths: Iterable[str], names: Iterable[str]) -> None:
-    for piece, file in extending.pieces(kind, paths).values():
-        if piece.name in names:
-            raise UserError(f"extension {file.where(piece)}: {piece.kind} {piece.name!r} is taken by the package")
-
-
-def refuse_taken(paths: Iterable[str]) -> None:
-    """Refuse a user's file that gives a name which something else has, or names models that are none.
-
-    Raises:
-        UserError: in one line, with the line of the file.
-    """
-    _refuse_built_in(extending.Solver, paths, ("broyden", "anderson", "fixed_point"))
-    _refuse_built_in(extending.DataSource, paths, ("digits", "cifar10", "folder"))
-    _refuse_built_in(extending.Defence, paths, DEFENCES)
-    for piece, file in extending.pieces(extending.Defence, paths).values():
-        where = f"extension {file.where(piece)}"
-        for model in piece.models:
-            if model not in EVERY_DEQ:
-                raise UserError(f"{where}: models has {model!r}, but may have {', '.join(EVERY_DEQ)}")
 
 
 def other_trades(model: str) -> str:

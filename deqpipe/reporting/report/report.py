@@ -26,8 +26,8 @@ from deqpipe.reporting.sidecar import Input, Origin
 from deqpipe.reporting.tables import table1, tables
 from deqpipe.results import history, integrity, records, weights
 from deqpipe.results.early_states import EarlyState
-from deqpipe.workflow import gridpoints, specs, vocabulary
-from deqpipe.workflow.products import FIGURES, TABLES
+from deqpipe.workflow import gridpoints, products, specs, vocabulary
+from deqpipe.workflow.products import FIGURES
 
 _KINDS = {
     "csv": "text/csv;charset=utf-8",
@@ -149,7 +149,7 @@ def write(config: Config, results: Path, output: Path) -> None:
     Raises:
         UserError: a table, figure, history or early state is missing.
     """
-    wanted = [table for table in TABLES.values() if table.wanted(config)]
+    wanted = [table for table in products.tables(config).values() if table.wanted(config)]
     written = {table.number: tables.read(results / "tables" / f"{table.name}.json") for table in wanted}
     pictures = [_picture(number, config, results) for number in FIGURES]
     by_number = {number: one.table for number, one in written.items()}

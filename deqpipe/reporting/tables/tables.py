@@ -13,10 +13,11 @@ from deqpipe.lazy import named
 from deqpipe.reporting import absent, conditions, pages, phrases
 from deqpipe.reporting.cells import Block, Cell, OverSeeds, Table, by_name, percent
 from deqpipe.reporting.sidecar import Origin, origin, read_sidecar, sidecar_text
-from deqpipe.reporting.tables import formats, screen
+from deqpipe.reporting.tables import formats, own, screen
 from deqpipe.results import records
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Answers, Bootstrap
+from deqpipe.workflow import products
 from deqpipe.workflow.products import TABLES, Definition
 
 G = TypeVar("G", bound="Gathered")
@@ -62,7 +63,7 @@ class Warns(Protocol):
 def _maker(definition: Definition) -> TableMaker[Any]:
     """The module that makes a table."""
     maker: TableMaker[Any] = named(definition.module)
-    return maker
+    return maker if definition.piece is None else own.OwnMaker(definition.piece)
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,11 @@ def text(number: int, results: Path, on: screen.Screen, *, notes: bool = False) 
         UserError: it was not written, or cannot be read.
     """
     table = read(_written(number, results)).table
-    return screen.whole(table, on) if notes else screen.brief(table, on, foremost=TABLES[number].foremost)
+    return screen.whole(table, on) if notes else screen.brief(table, on, foremost=_foremost(number))
+
+
+def _foremost(number: int) -> tuple[str, ...]:
+    return TABLES[number].foremost if number in TABLES else ()
 
 
 def csv_text(number: int, results: Path) -> str:
@@ -120,8 +125,9 @@ def csv_text(number: int, results: Path) -> str:
 
 
 def _written(number: int, results: Path) -> Path:
-    """The sidecar of a table, if it is there."""
-    _refuse_unknown(number)
+    """The sidecar of a table, if it is there; the configuration says whether a user's file has one of the number."""
+    if number < 1 or (number not in TABLES and not (results / "tables" / f"table{number}.json").exists()):
+        raise UserError(f"table is {number}, but must be one of {', '.join(map(str, TABLES))}")
     path = results / "tables" / f"table{number}.json"
     if path.exists():
         return path
@@ -130,9 +136,11 @@ def _written(number: int, results: Path) -> Path:
     raise UserError(f"table {path} does not exist{hint}")
 
 
-def _refuse_unknown(number: int) -> None:
-    if number not in TABLES:
-        raise UserError(f"table is {number}, but must be one of {', '.join(map(str, TABLES))}")
+def _definition(number: int, config: Config) -> Definition:
+    known = products.tables(config)
+    if number not in known:
+        raise UserError(f"table is {number}, but must be one of {', '.join(map(str, known))}")
+    return known[number]
 
 
 def build(number: int, config: Config, results: Path) -> Written:
@@ -141,8 +149,7 @@ def build(number: int, config: Config, results: Path) -> Written:
     Raises:
         UserError: as `write`.
     """
-    _refuse_unknown(number)
-    definition = TABLES[number]
+    definition = _definition(number, config)
     maker = _maker(definition)
     if definition.every_attack and absent.reason(config) is not None:
         nothing = absent.table(number, definition.title, config, conditions=_shared(config))
@@ -163,7 +170,8 @@ def build(number: int, config: Config, results: Path) -> Written:
         conditions=_conditions(config, [tree.seed for tree in trees], comparable=definition.comparable),
         warnings=_warnings(maker, gathered, trees),
     )
-    return Written(table, origin(config, "table", [source for one in gathered for source in one.sources]))
+    sources = [source for one in gathered for source in one.sources]
+    return Written(table, origin(config, "table", sources, definition))
 
 
 def _warnings(maker: TableMaker[Any], gathered: Sequence[Gathered], trees: Sequence[Tree]) -> tuple[str, ...]:
@@ -182,7 +190,7 @@ def answers(number: int, tree: Tree) -> dict[tuple[str, str], Answers]:
     Raises:
         UserError: records are missing, incomplete, or of another configuration.
     """
-    definition = TABLES[number]
+    definition = _definition(number, tree.config)
     if not definition.comparable or (definition.every_attack and absent.reason(tree.config) is not None):
         return {}
     maker = _maker(definition)

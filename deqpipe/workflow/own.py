@@ -1,0 +1,70 @@
+"""Mistakes in users' files that only the whole program can tell: taken names; keys, models and stages there are not."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from deqpipe import extending
+from deqpipe.config import Config, all_variants
+from deqpipe.errors import UserError
+from deqpipe.extending import Attack, DataSource, Defence, Extension, Piece, Solver, Table
+from deqpipe.workflow import specs
+from deqpipe.workflow.defences import DEFENCES
+from deqpipe.workflow.stages import STAGES
+from deqpipe.workflow.vocabulary import EVERY_DEQ
+
+P = TypeVar("P", bound=Piece)
+
+
+def refuse_taken(paths: Sequence[str]) -> None:
+    """Refuse names that the package has, and models and stages that are none.
+
+    Raises:
+        UserError: in one line, with the line of the file.
+    """
+    sections = all_variants()
+    _refuse_built_in(Solver, paths, sections["solver"].sections)
+    _refuse_built_in(DataSource, paths, sections["data"].sections)
+    _refuse_built_in(Defence, paths, DEFENCES)
+    for defence, file in _pieces(Defence, paths):
+        _refuse_unknown(defence, file, "models", defence.models, EVERY_DEQ)
+    for table, file in _pieces(Table, paths):
+        _refuse_unknown(table, file, "needs", table.needs, STAGES)
+
+
+def _refuse_built_in(kind: type[P], paths: Iterable[str], names: Iterable[str]) -> None:
+    for piece, file in _pieces(kind, paths):
+        if piece.name in names:
+            raise _error(piece, file, f"{piece.kind} {piece.name!r} is taken by the package")
+
+
+def check_keys(config: Config) -> None:
+    """Refuse pieces that ask for keys which the configuration does not have.
+
+    Raises:
+        UserError: in one line, with the line of the file.
+    """
+    settings = config.model_dump(mode="json")
+    asking: tuple[tuple[Defence | Attack, Extension], ...] = (
+        *_pieces(Defence, config.extensions),
+        *_pieces(Attack, config.extensions),
+    )
+    for piece, file in asking:
+        for key in piece.keys:
+            try:
+                specs.pick(settings, key)
+            except (KeyError, TypeError):
+                raise _error(piece, file, f"keys has {key!r}, which the configuration does not have") from None
+
+
+def _pieces(kind: type[P], paths: Iterable[str]) -> Iterator[tuple[P, Extension]]:
+    yield from extending.pieces(kind, paths).values()
+
+
+def _refuse_unknown(piece: Piece, file: Extension, attribute: str, named: Iterable[str], known: Iterable[str]) -> None:
+    for name in named:
+        if name not in known:
+            raise _error(piece, file, f"{attribute} has {name!r}, but may have {', '.join(known)}")
+
+
+def _error(piece: Piece, file: Extension, what: str) -> UserError:
+    return UserError(f"extension {file.where(piece)}: {what}")
