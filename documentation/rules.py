@@ -14,7 +14,7 @@ LEFT_OUT = {"all", "write_config"}
 PHASES: Mapping[str, tuple[str, ...]] = {
     "images": ("prepare_data",),
     "trunk": ("pretrain",),
-    "four DEQs": ("train_deq", "use_imported"),
+    "four DEQs": ("train_deq", "train_own", "use_imported"),
     "two ResNets": ("train_feedforward",),
     "clean and PGD": ("clean", "attack_pgd"),
     "early states": ("select_early_state",),

@@ -77,7 +77,9 @@ OWN_DEFENCES, OWN_ATTACKS = (  # of the users' files
     tuple(extending.pieces(kind, CONFIG.extensions)) for kind in (extending.Defence, extending.Attack)
 )
 SWEEP_MODEL, FIGURE2_MODEL = vocabulary.SWEEP_MODEL, vocabulary.FIGURE2_MODEL
-TRAINED, IMPORTED = vocabulary.trained_here(CONFIG), tuple(CONFIG.imported)
+OWN_MODELS = stages.STAGES["train_own"].concerns(CONFIG)
+TRAINED = tuple(name for name in vocabulary.trained_here(CONFIG) if name not in OWN_MODELS)
+IMPORTED = tuple(CONFIG.imported)
 ENSEMBLES = tuple(name for name in vocabulary.DEQS if vocabulary.ensembles(CONFIG, name))  # none of one seed
 OTHER_JACOBIAN = vocabulary.OTHER_JACOBIAN  # Figure 6 alone
 SEEDS = CONFIG.seeds

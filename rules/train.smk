@@ -111,3 +111,33 @@ rule train_feedforward:
         "deqpipe train-feedforward --spec {params.spec:q} {params.execution:q} {params.budget:q}"
         " --data {input.data:q} --state {params.state:q} --best {output.best:q} --last {output.last:q}"
         " --history {output.history:q} > {log:q} 2>&1"
+
+
+rule train_own:
+    """Adversarial training of a model that a user's file defines, from scratch."""
+    input:
+        data=given(rules.prepare_data.output),
+        outdated=outdated(CHECKPOINT),
+    output:
+        best=CHECKPOINT,
+        last="<results>/models/{model}/seed{seed}/last.safetensors",
+        history="<results>/models/{model}/seed{seed}/history.csv",
+    log:
+        "<logs>/train_own/{model}/seed{seed}.log",
+    benchmark:
+        "<logs>/benchmark/train_own/{model}/seed{seed}.tsv"
+    wildcard_constraints:
+        model=any_of(OWN_MODELS),
+    priority: 70
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+    params:
+        spec=spec("train_own"),
+        execution=execution,
+        state=state_folder("train_own"),
+        budget=time_budget,
+    shell:
+        "deqpipe train-own --spec {params.spec:q} {params.execution:q} {params.budget:q}"
+        " --data {input.data:q} --state {params.state:q} --best {output.best:q} --last {output.last:q}"
+        " --history {output.history:q} > {log:q} 2>&1"

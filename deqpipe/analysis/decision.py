@@ -44,6 +44,8 @@ class Decision:
             return f"{replace(self, defence=value.control_of).method}, {value.label}"
         if value.matched_to:
             return f"{replace(self, defence=PLAIN.name).method}, {value.label}"
+        if kind.architecture.label:
+            return " + ".join(filter(None, (kind.architecture.label, value.label)))
         trained = ["Sec. 3.3"] if kind.random_states else []
         return _with([label for label in (value.label, *trained) if label], also=added)
 

@@ -140,8 +140,13 @@ def evaluate_all(
     return {
         one.decision: one
         for model in models
-        for one in evaluate(tree, model, clean=clean, elsewhere=elsewhere if model in vocabulary.DEQS else ())
+        for one in evaluate(tree, model, clean=clean, elsewhere=elsewhere if _read_elsewhere(model) else ())
     }
+
+
+def _read_elsewhere(model: str) -> bool:
+    """Whether gains are taken over a model's own decisions: not of those with perturbed weights."""
+    return model in vocabulary.DEQS or bool(vocabulary.MODELS[model].origin)
 
 
 def _evaluation(

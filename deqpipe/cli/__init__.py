@@ -12,7 +12,7 @@ import argparse
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from deqpipe import __version__, extending
@@ -74,7 +74,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         threads.settle(getattr(options, "threads", None))  # before numpy and torch, which look once
         devices.take(getattr(options, "device", "cpu"))  # before torch, which looks for devices once
-        extending.expect((getattr(options, "spec", None) or {}).get("extensions", {}))  # a user's file may need torch
+        _load_extensions(getattr(options, "spec", None))
         return command(options)
     except UserError as error:
         answers.say(error)
@@ -101,6 +101,13 @@ def _run(options: argparse.Namespace) -> int:
         answers.say(told)
         answers.leave_without_memory()
         return 2
+
+
+def _load_extensions(spec: Mapping[str, Any] | None) -> None:
+    """Run the users' files that a job was planned with; a configuration, which is no job's spec, loads its own."""
+    files = {} if spec is None else spec.get("extensions", {})
+    if isinstance(files, Mapping):
+        extending.expect(files)
 
 
 class Parser(argparse.ArgumentParser):

@@ -10,12 +10,13 @@ _TRAININGS: tuple[tuple[str, StageName, str, tuple[str, ...]], ...] = (
     ("pretrain", "pretrain", "Train the trunk that all DEQs start from.", ("handoff",)),
     ("train-deq", "train_deq", "Train a DEQ adversarially from the trunk.", ("trunk",)),
     ("train-feedforward", "train_feedforward", "Train a network without states adversarially.", ()),
+    ("train-own", "train_own", "Train a model that a user's file defines adversarially.", ()),
 )
 """Command, stage, what it does, and the files that it reads or writes beside those of every training."""
 
 
 def register(commands: Any) -> None:
-    """Add pretrain, train-deq, train-feedforward and time-training."""
+    """Add pretrain, train-deq, train-feedforward, train-own and time-training."""
     for name, stage, text, more in _TRAININGS:
         parser = add(commands, name, _train, text)
         parser.set_defaults(stage=stage)
@@ -46,8 +47,11 @@ def _train(options: argparse.Namespace) -> int:
         budget_minutes=options.time_budget_minutes,
         save_interval=options.save_interval,
     )
-    verbs = {"pretrain": run.pretrain, "train_deq": run.train_deq, "train_feedforward": run.train_feedforward}
-    return verbs[options.stage](job)
+    train = {
+        "pretrain": run.pretrain, "train_deq": run.train_deq, "train_feedforward": run.train_feedforward,
+        "train_own": run.train_own,
+    }  # fmt: skip
+    return train[options.stage](job)
 
 
 def _time_training(options: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ their jobs are planned and priced, and their rows stand in the tables. Nothing h
 """
 
 from deqpipe.extending.loading import Extension
-from deqpipe.extending.pieces import KINDS, Attack, DataSource, Defence, Piece, Solver, Table
+from deqpipe.extending.pieces import KINDS, Attack, DataSource, Defence, Model, Piece, Solver, Table
 from deqpipe.extending.registry import activate, digests, expect, find, forget, loaded, pieces
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "DataSource",
     "Defence",
     "Extension",
+    "Model",
     "Piece",
     "Solver",
     "Table",

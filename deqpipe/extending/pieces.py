@@ -194,7 +194,37 @@ class Table(Piece):
             raise ValueError(f"{self.kind} {self.name}: needs is {self.needs!r}, but must be the names of stages")
 
 
+@dataclass(frozen=True)
+class Model(Piece):
+    """A model with states: trained adversarially from scratch by the keys of `training`, evaluated as all DEQs are.
+
+    Attributes:
+        build: (image shape (channels, height, width), number of classes) -> torch.nn.Module with `bind(x) -> f`,
+            `initial_state(x)` and `logits(z)` (`deqpipe.model.interface.UserModel`). What it draws for its parameters
+            is drawn from the seed.
+        frameworks: pgd_at, trades, or both: one model each.
+        defences: of the package, that it is evaluated with: plain, entropy.
+    """
+
+    kind: ClassVar[str] = "model"
+
+    build: Callable[[Any, Any], Any] | None = None
+    frameworks: tuple[str, ...] = ("trades",)
+    defences: tuple[str, ...] = ("plain",)
+
+    def __post_init__(self) -> None:
+        """Refuse a model that nothing trains or decides by."""
+        super().__post_init__()
+        self._check_callable(build=self.build)
+        for attribute, known in (("frameworks", ("pgd_at", "trades")), ("defences", ("plain", "entropy"))):
+            value = getattr(self, attribute)
+            if not value or not set(value) <= set(known):
+                raise ValueError(
+                    f"{self.kind} {self.name}: {attribute} is {value!r}, but must be of {', '.join(known)}"
+                )
+
+
 SOLVER_METHODS = (
     "init", "propose", "step", "advance", "forget", "reevaluate", "rebase", "differentiable", "keep",
 )  # fmt: skip
-KINDS: tuple[type[Piece], ...] = (Attack, DataSource, Defence, Solver, Table)
+KINDS: tuple[type[Piece], ...] = (Attack, DataSource, Defence, Model, Solver, Table)

@@ -43,7 +43,7 @@ class AdaptedMap:
 
 
 class AdaptedModel(nn.Module):
-    """A user's model in evaluation mode, its parameters frozen.
+    """A user's model, in evaluation mode and its parameters frozen unless it is to be trained.
 
     Attributes:
         inner: the user's.
@@ -53,22 +53,24 @@ class AdaptedModel(nn.Module):
         counter: of the evaluations of its f.
     """
 
-    def __init__(self, inner: nn.Module, example: Images) -> None:
+    def __init__(self, inner: nn.Module, example: Images, *, trainable: bool = False) -> None:
         """Take a model over.
 
         Args:
             inner: a `UserModel`.
             example: at least one image of the kind that it takes, on its device.
+            trainable: it stays in its mode, and its parameters are not frozen.
         """
         super().__init__()
         assert isinstance(inner, UserModel)
-        self.inner = inner.eval().requires_grad_(False)
+        self.inner = inner if trainable else inner.eval().requires_grad_(False)
         self.counter = Counter()
         channels, height, width = example.shape[1:]
         self.image_shape = (channels, height, width)
-        z = self.initial_state(example[:1])
-        self.state_size = z.shape[1]
-        self.classes = self.logits(z).shape[1]
+        with torch.no_grad():
+            z = self.initial_state(example[:1])
+            self.state_size = z.shape[1]
+            self.classes = self.logits(z).shape[1]
 
     def bind(self, x: Images) -> AdaptedMap:
         """The map z -> f(z; x)."""

@@ -11,13 +11,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from deqpipe import extending
 from deqpipe.config import Count, FeedforwardConfig, ModelConfig, ResNetConfig
 from deqpipe.data import Dataset
 from deqpipe.errors import UserError
+from deqpipe.model.adapter import AdaptedModel
 from deqpipe.model.classifier import build_classifier
+from deqpipe.model.interface import UserModel
 from deqpipe.model.resnet import build_resnet, resnet_operations
 from deqpipe.results import checkpoint
 from deqpipe.results.provenance import checked
+from deqpipe.seeding import Stream
 
 KIND = "model"
 
@@ -108,11 +112,36 @@ def build(architecture: Mapping[str, Any], *, seed: int) -> nn.Module:
     image_shape, classes = (channels, height, width), len(architecture["classes"])
     if architecture["type"] in FEEDFORWARD:
         return FEEDFORWARD[architecture["type"]].build(architecture, classes, image_shape=image_shape, seed=seed)
+    if (piece := extending.find(extending.Model, architecture["type"])) is not None:
+        return _own(piece, image_shape, classes, seed)
     if architecture["type"] != "deq":
         known = " or ".join(map(repr, ("deq", *FEEDFORWARD)))
         raise ValueError(f"type is {architecture['type']!r}, but must be {known}")
     settings = ModelConfig.model_validate(architecture["model"])
     return build_classifier(settings, image_shape=image_shape, classes=classes, seed=seed)
+
+
+def describe_own(name: str, dataset: Dataset) -> dict[str, Any]:
+    """The architecture of a model that a user's file defines, as JSON values: the file says the rest."""
+    return {"type": name, **_data(dataset.image_shape, dataset.classes, dataset.name)}
+
+
+def _own(piece: extending.Model, image_shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module:
+    """A model of a user's file, its parameters drawn from the seed.
+
+    Raises:
+        ValueError: what the file builds is no such model.
+    """
+    assert piece.build is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(Stream(seed, "initialisation").generator().get_state())
+        model = piece.build(image_shape, classes)
+    if not isinstance(model, nn.Module) or not isinstance(model, UserModel):
+        raise ValueError(
+            f"model {piece.name}: build gave a {type(model).__name__}, but must give a torch.nn.Module with bind, "
+            "initial_state and logits"
+        )
+    return AdaptedModel(model, torch.zeros(1, *image_shape), trainable=True)
 
 
 @dataclass(frozen=True)

@@ -266,6 +266,8 @@ def taken(rule: str, wildcards: Mapping[str, str], config: Config, images: Image
         case "train_deq":
             last = config.training.epochs * _per_epoch(config, images)
             return _seen(config, images, last) - _seen(config, images, first)
+        case "train_own":
+            return _seen(config, images, config.training.epochs * _per_epoch(config, images))
         case "train_feedforward":
             return vocabulary.feedforward(config, wildcards["model"]).training.epochs * images.train
         case "select_early_state":
@@ -288,7 +290,7 @@ def uses_device(rule: str) -> bool:
 
 def trains(rule: str) -> bool:
     """Whether jobs of a rule spend their time on training steps."""
-    return rule in ("pretrain", "train_deq", "train_feedforward", "time_training")
+    return rule in ("pretrain", "train_deq", "train_feedforward", "train_own", "time_training")
 
 
 def runs_alone(rule: str) -> bool:
@@ -320,6 +322,14 @@ def _train_deq(config: Config, images: Images, wildcards: Mapping[str, str]) -> 
         * (_seen(config, images, end) - _seen(config, images, begin))
         for begin, end in pairwise(sorted({first, stop, perturbed, last}))
     )
+    total = steps + formulas.validation(config, model) * (epochs * validation_images(config, images))
+    return training_work(total, f"train/{priced_as(model)}")
+
+
+def _train_own(config: Config, images: Images, wildcards: Mapping[str, str]) -> Work:
+    """As a DEQ from its first step on; an evaluation of a user's f is priced like one of ours."""
+    model, epochs = wildcards["model"], config.training.epochs
+    steps = training_step(config, model) * _seen(config, images, epochs * _per_epoch(config, images))
     total = steps + formulas.validation(config, model) * (epochs * validation_images(config, images))
     return training_work(total, f"train/{priced_as(model)}")
 
@@ -683,6 +693,7 @@ _COMPUTING = {
     "pretrain": _pretrain,
     "train_deq": _train_deq,
     "train_feedforward": _train_feedforward,
+    "train_own": _train_own,
     "select_early_state": _select,
     "clean": _clean,
     "attack_grid": _attack_grid,

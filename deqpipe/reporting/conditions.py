@@ -79,6 +79,8 @@ def architecture(config: Config, model: str) -> str:
     """What a model is called: DEQ-Large and ResNet-18 only where it is one."""
     if method := vocabulary.MODELS[model].architecture.method:
         return f"{method}-{vocabulary.feedforward(config, model).depth}"
+    if vocabulary.MODELS[model].architecture.label:
+        return "own DEQ"
     here = dict(settings(config))
     large = all(here[key] == SETTINGS[key] for key in _MDEQ_LARGE)
     return "DEQ-Large" if large else "small DEQ"

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from deqpipe.gradient import StateGradient
-from deqpipe.model.classifier import BoundMap, DEQClassifier
+from deqpipe.model.classifier import DEQClassifier
+from deqpipe.model.interface import BoundFunction, FixedPointModel
 from deqpipe.seeding import Stream
 from deqpipe.shapes import Images, Logits, State
 from deqpipe.solver.base import Solver
@@ -219,7 +220,7 @@ class DEQForward:
 
     def prepare(self, model: nn.Module, sources: Draws) -> "DEQPass":
         """The passes of one step: whether it is regularised, its solver length and the states of its loss."""
-        assert isinstance(model, DEQClassifier)
+        assert isinstance(model, FixedPointModel)
         regularised = self.jacobian.due(sources.step, sources.jacobian)
         extra = self.jacobian.extra_steps(sources.jacobian) if regularised else 0
         states = self.states(sources, length=self.termination.max_steps + extra, random=True)
@@ -237,12 +238,12 @@ class DEQForward:
         """z* of N steps."""
         return StateChoice(self.termination.max_steps, self.returned)
 
-    def logits(self, model: DEQClassifier, x: Images, state: StateChoice) -> Logits:
+    def logits(self, model: FixedPointModel, x: Images, state: StateChoice) -> Logits:
         """Logits behind the chosen state, for a model in evaluation mode."""
         fn = model.bind(x)
         return model.logits(self.gradient(fn, self.solve(model, fn, x, state)))
 
-    def solve(self, model: DEQClassifier, fn: BoundMap, x: Images, state: StateChoice) -> State:
+    def solve(self, model: FixedPointModel, fn: BoundFunction, x: Images, state: StateChoice) -> State:
         """The chosen state, without gradient."""
         termination = replace(self.termination, max_steps=state.steps)
         return reach(self.solver, fn, model.initial_state(x), termination=termination, returned=state.returned)
@@ -253,7 +254,7 @@ class CraftingLogits:
     """Images to the logits behind a state; equal for one model, one way to compute it and one state."""
 
     forward: DEQForward
-    model: DEQClassifier
+    model: FixedPointModel
     state: StateChoice
 
     def __call__(self, x: Images) -> Logits:
@@ -268,7 +269,7 @@ class DEQReader:
     """
 
     @torch.no_grad()
-    def __init__(self, forward: DEQForward, model: DEQClassifier, x: Images) -> None:
+    def __init__(self, forward: DEQForward, model: FixedPointModel, x: Images) -> None:
         """Begin the solve; `model` in evaluation mode."""
         self._model, self._gradient, self._fn = model, forward.gradient, model.bind(x)
         start = model.initial_state(x)
@@ -297,7 +298,7 @@ class DEQPass:
     """
 
     forward: DEQForward
-    model: DEQClassifier
+    model: FixedPointModel
     sources: Draws
     regularised: bool
     loss_states: LossStates
@@ -317,7 +318,7 @@ class DEQPass:
 
     def training(self, x: Images, state: StateChoice, *, penalised: bool) -> Output:
         """Logits behind the chosen state, and the weighted Jacobian term at that state if due and wanted."""
-        fn = self.model.bind(x, self.sources.dropout)
+        fn = _bound(self.model, x, self.sources)
         z = self.forward.solve(self.model, fn, x, state)
         logits = self.model.logits(self.forward.gradient(fn, z))
         jacobian = self.forward.jacobian
@@ -326,3 +327,8 @@ class DEQPass:
         probes = gaussian_probes(z, count=jacobian.probes, generator=self.sources.jacobian)
         term = jacobian_loss(fn, z, probes, counter=self.model.counter)
         return Output(logits, jacobian.weight * term)
+
+
+def _bound(model: FixedPointModel, x: Images, sources: Draws) -> BoundFunction:
+    """f(.; x) in training mode; a model of a user's file draws nothing."""
+    return model.bind(x, sources.dropout) if isinstance(model, DEQClassifier) else model.bind(x)

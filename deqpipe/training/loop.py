@@ -18,7 +18,7 @@ from deqpipe.counts import NO_EVALUATIONS, Evaluations
 from deqpipe.data import Augmentation, Split, steps_per_epoch
 from deqpipe.errors import DamagedFileError, DivergedError, UserError
 from deqpipe.machine.stopping import Interrupted, StopRequest
-from deqpipe.model.classifier import DEQClassifier
+from deqpipe.model.interface import FixedPointModel
 from deqpipe.results import checkpoint, integrity, metrics
 from deqpipe.training.feed import Feed
 from deqpipe.training.forward import draws
@@ -467,7 +467,7 @@ def _running_means_kept(model: nn.Module) -> Iterator[None]:
 
 
 def _counted(model: nn.Module) -> Evaluations:
-    return model.counter.counted if isinstance(model, DEQClassifier) else NO_EVALUATIONS
+    return model.counter.counted if isinstance(model, FixedPointModel) else NO_EVALUATIONS
 
 
 def descend(

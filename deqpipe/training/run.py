@@ -44,6 +44,7 @@ from deqpipe.machine.device import describe, set_up
 from deqpipe.machine.stopping import EXIT_UNFINISHED, StopRequest
 from deqpipe.model import architecture
 from deqpipe.model.classifier import DEQClassifier
+from deqpipe.model.interface import FixedPointModel
 from deqpipe.results import checkpoint, history, metrics, records
 from deqpipe.results.lock import locked
 from deqpipe.results.provenance import checked, provenance
@@ -255,6 +256,15 @@ def train_feedforward(job: TrainingJob) -> int:
     name = vocabulary.MODELS[job.spec["model"]].architecture.name
     described = architecture.describe_feedforward(name, _feedforward(job, settings), dataset)
     return _run(job, Prepared(feedforward_plan(job, settings, dataset), _fresh(described, job), described))
+
+
+def train_own(job: TrainingJob) -> int:
+    """Train a model that a user's file defines adversarially, from scratch; returns the exit status."""
+    dataset = load(job.inputs["data"])
+    settings = _set_up(job, job.spec["config"])
+    described = architecture.describe_own(vocabulary.MODELS[job.spec["model"]].architecture.name, dataset)
+    plan = adversarial_plan(job, settings, dataset, first_step=0)
+    return _run(job, Prepared(plan, _fresh(described, job), described))
 
 
 def _feedforward(job: TrainingJob, settings: Settings) -> FeedforwardConfig:
@@ -599,11 +609,11 @@ def _network_logits(model: nn.Module, x: Tensor) -> Logits:
 
 
 def _final_logits(forward: DEQForward, model: nn.Module, x: Tensor) -> Logits:
-    assert isinstance(model, DEQClassifier)
+    assert isinstance(model, FixedPointModel)
     return forward.logits(model, x, forward.final)
 
 
 def _random_logits(forward: DEQForward, model: nn.Module, generator: torch.Generator) -> LogitsOf:
-    assert isinstance(model, DEQClassifier)
+    assert isinstance(model, FixedPointModel)
     assert forward.random_states is not None
     return CraftingLogits(forward, model, forward.random_states.draw(generator, final=forward.final).adversarial)

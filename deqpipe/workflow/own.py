@@ -6,7 +6,7 @@ from typing import TypeVar
 from deqpipe import extending
 from deqpipe.config import Config, all_variants
 from deqpipe.errors import UserError
-from deqpipe.extending import Attack, DataSource, Defence, Extension, Piece, Solver, Table
+from deqpipe.extending import Attack, DataSource, Defence, Extension, Model, Piece, Solver, Table
 from deqpipe.workflow import specs
 from deqpipe.workflow.defences import DEFENCES
 from deqpipe.workflow.stages import STAGES
@@ -25,6 +25,7 @@ def refuse_taken(paths: Sequence[str]) -> None:
     _refuse_built_in(Solver, paths, sections["solver"].sections)
     _refuse_built_in(DataSource, paths, sections["data"].sections)
     _refuse_built_in(Defence, paths, DEFENCES)
+    _refuse_built_in(Model, paths, ("deq", "resnet"))
     for defence, file in _pieces(Defence, paths):
         _refuse_unknown(defence, file, "models", defence.models, EVERY_DEQ)
     for table, file in _pieces(Table, paths):

@@ -157,6 +157,7 @@ def _check_model_and_seed(stage: StageName, model: str | None, seed: int | None)
     if allowed is None and model is not None:
         raise UserError(f"model is {model!r}, but stage {stage} has no model")
     if allowed is not None and not STAGES[stage].may_concern(model):
+        allowed = (*allowed, *(name for name in MODELS if MODELS[name].origin and STAGES[stage].may_concern(name)))
         raise UserError(f"model is {model!r}, but stage {stage} needs one of {', '.join(allowed)}")
     if seed is None and STAGES[stage].seeded:
         raise UserError(f"stage {stage} needs a seed")

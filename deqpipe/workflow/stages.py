@@ -42,8 +42,8 @@ from deqpipe.workflow.vocabulary import (
 )
 
 StageName: TypeAlias = Literal[
-    "data", "pretrain", "train_deq", "train_feedforward", "select", "clean", "attack_grid", "attack_pgd", "race",
-    "race_sweep", "strongest", "autoattack", "attack_top", "attack_in_loop", "attack_sweep", "attack_example",
+    "data", "pretrain", "train_deq", "train_feedforward", "train_own", "select", "clean", "attack_grid", "attack_pgd",
+    "race", "race_sweep", "strongest", "autoattack", "attack_top", "attack_in_loop", "attack_sweep", "attack_example",
     "attack_suite", "attack_transferred", "attack_radius", "attack_ensemble", "attack_own", "time_training",
     "time_inference",
 ]  # fmt: skip
@@ -139,6 +139,10 @@ def _no_model(model: TrainedModel) -> bool:
 
 def _deq(model: TrainedModel) -> bool:
     return model.is_deq
+
+
+def _own_architecture(model: TrainedModel) -> bool:
+    return bool(model.architecture.label) and model.weights_of is None
 
 
 def _unchanged(config: Config, model: str) -> Config:
@@ -249,6 +253,8 @@ def training_stage(model: str) -> StageName:
     """The stage that trains a model."""
     if model == TRUNK:
         return "pretrain"
+    if MODELS[model].architecture.label:
+        return "train_own"
     return "train_deq" if MODELS[model].architecture.has_states else "train_feedforward"
 
 
@@ -330,6 +336,11 @@ def _without_unused(config: Config, kind: TrainedModel) -> Config:
     if kind.framework != "trades":
         random = random.model_copy(update={"natural": "final"})  # only TRADES has a natural branch
     return config.model_copy(update={"selection": selection, "random_state": random})
+
+
+def _train_own_keys(config: Config, model: str) -> Keys:
+    """As of a DEQ, and what the trunk's training depends on, as there is none."""
+    return (*_train_deq_keys(config, model), *_OPTIMISER, "precision", "data.augment")
 
 
 def _train_feedforward_keys(config: Config, model: str) -> Keys:
@@ -511,6 +522,10 @@ STAGES: Mapping[str, Stage] = {
         Stage(
             "train_feedforward", 2, _TRAINING, "models/{model}/seed{seed}/best.safetensors", _train_feedforward_keys,
             _images, EVERY_FEEDFORWARD, adapt=_adapt_training,
+        ),
+        Stage(
+            "train_own", 1, _TRAINING, "models/{model}/seed{seed}/best.safetensors", _train_own_keys, _images, (),
+            adapt=_adapt_training, own=_own_architecture,
         ),
         Stage(
             "select", 2, _EVALUATION, "select/{model}/seed{seed}.json", _select_keys, _weights, EVERY_DEQ,

@@ -7,6 +7,7 @@ own, so that nothing else is computed again when the defence comes, changes or g
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 from deqpipe import extending
 from deqpipe.config import Config, EntropyConfig, FeedforwardConfig, Framework
@@ -26,6 +27,8 @@ class Architecture:
     name: str
     section: str
     method: str | None = None
+    label: str = ""
+    """What tables call a DEQ from a user's file."""
 
     @property
     def has_states(self) -> bool:
@@ -120,11 +123,30 @@ class _Models(Mapping[str, TrainedModel]):
 
 def _own(paths: Iterable[str] | None) -> dict[str, TrainedModel]:
     """The entries of users' files; None: of all that are loaded."""
-    return {
-        entry.name: entry
+    defended = (
+        entry
         for piece, file in extending.pieces(extending.Defence, paths).values()
         for entry in _defended(piece, file.path)
-    }
+    )
+    models = (
+        entry
+        for piece, file in extending.pieces(extending.Model, paths).values()
+        for entry in _trained(piece, file.path)
+    )
+    return {entry.name: entry for entry in (*models, *defended)}
+
+
+def _trained(piece: extending.Model, path: str) -> Iterator[TrainedModel]:
+    """A model of one's own, once per framework."""
+    architecture = Architecture(piece.name, "model", label=piece.label)
+    for framework in piece.frameworks:
+        yield TrainedModel(
+            f"{piece.name}_{framework}",
+            architecture,
+            cast(Framework, framework),
+            decides_by=piece.defences,
+            origin=path,
+        )
 
 
 def _defended(piece: extending.Defence, path: str) -> Iterator[TrainedModel]:

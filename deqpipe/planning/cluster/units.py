@@ -269,6 +269,7 @@ _KEEPING = {
     "pretrain": _pretrain,
     "train_deq": _train_deq,
     "train_feedforward": _train_feedforward,
+    "train_own": _train_deq,
     "select_early_state": _select,
     "clean": _clean,
     "attack_grid": _attack_grid,
