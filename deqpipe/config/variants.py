@@ -85,15 +85,23 @@ def _merged(
 def _fitting(base: Mapping[str, Any], overlay: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
     """What of a section goes with the variant that is laid over it."""
     variants = all_variants().get(".".join(path))
-    keys = None if variants is None else _keys_of_choice(variants, overlay.get(variants.tag))
+    chosen = None if variants is None else overlay.get(variants.tag)
+    keys = None if variants is None or chosen is None else _keys_of_choice(variants, chosen, itself=base is overlay)
     return {key: value for key, value in base.items() if keys is None or key in keys}
 
 
-def _keys_of_choice(variants: Variants, value: object) -> set[str] | None:
-    """The keys of the variant that a file chooses; None where it chooses none, or none that there is."""
-    if value == "protocol":  # whichever that will be
-        return set.intersection(*(set(kind.model_fields) for kind in variants.sections.values()))
-    return next((set(kind.model_fields) for tag, kind in variants.sections.items() if _equal(tag, value)), None)
+def _keys_of_choice(variants: Variants, value: object, *, itself: bool) -> set[str] | None:
+    """The keys of the variant that a file chooses.
+
+    Of one that the package does not have, which may be that of a user's file, those that all have; in the section that
+    chooses it itself all (None).
+    """
+    for tag, kind in variants.sections.items():
+        if _equal(tag, value):
+            return set(kind.model_fields)
+    if itself and value != "protocol":
+        return None
+    return set.intersection(*(set(kind.model_fields) for kind in variants.sections.values()))
 
 
 def fitted(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def submitted(config: Config) -> list[PlannedJob]:
     found = []
     for name, stage in STAGES.items():
         rule = RULES.get(name, name)
-        models = trained if name == "train_deq" else stage.concerns(config) or ("",)
+        models = trained if name == "train_deq" else ("",) if stage.models is None else stage.concerns(config)
         if cost.uses_device(rule):
             found += [
                 PlannedJob(rule, {"model": model, "seed": str(seed), **part}, (), ())

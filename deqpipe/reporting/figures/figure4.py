@@ -99,7 +99,7 @@ def _figure(curves: Sequence[Curve], tree: Tree) -> Figure:
     axes.set_xlabel("epoch, counted from the start of pretraining")
     axes.set_ylabel(f"validation accuracy under PGD-{tree.config.selection.attack.steps} (%)")
     plotting.whole_numbers(axes)
-    plotting.percent_axis(axes, values or [0.0])
+    plotting.percent_axis(axes, values or [0.0], least_span=max(20.0, 1.1 * _width(values, tree)))
     if curves:
         plotting.legend_above(figure, axes, columns=2)
     _typical_interval(axes, values, tree)
@@ -135,9 +135,19 @@ def _estimate(accuracy: float, tree: Tree) -> Estimate | None:
     return intervals.wilson(round(accuracy * n), n, confidence=tree.config.statistics.confidence)
 
 
+def _width(values: list[float], tree: Tree) -> float:
+    """Points between the ends of the interval that stands beside the axes: it must not reach beyond them."""
+    one = _estimate(_middle(values) / 100, tree)
+    return 0.0 if one is None else 100 * (one.high - one.low)
+
+
+def _middle(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2] if values else 0.0
+
+
 def _typical_interval(axes: Axes, values: list[float], tree: Tree) -> None:
     """The interval of a point in the middle, once, beside the axes: on every point it would hide the curves."""
-    middle = sorted(values)[len(values) // 2] if values else 0.0
+    middle = _middle(values)
     estimate = _estimate(middle / 100, tree)
     if estimate is None:
         return

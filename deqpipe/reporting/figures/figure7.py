@@ -30,7 +30,8 @@ def draw(tree: Tree) -> Drawing:
         for name in dict.fromkeys(one.decision.framework for one in curves)
         if (found := [one for one in curves if one.decision.framework == name])
     }
-    figure, parts = plotting.panels([3.1] * len(by_framework))
+    named = [[*(short(one.decision, tree) for one in found), "noise", "epsilon"] for found in by_framework.values()]
+    figure, parts = plotting.panels([plotting.taller(3.1, labels, columns=3, most=3) for labels in named])
     for letter, part, (framework, found) in zip("abcdef", parts, by_framework.items(), strict=False):
         plotting.headline(part, letter, framework)
         _panel(part.subplots(), found, tree)
@@ -54,7 +55,7 @@ def short(decision: Decision, tree: Tree) -> str:
 
 def _panel(axes: Axes, curves: Sequence[RadiusCurve], tree: Tree) -> None:
     for number, one in enumerate(curves):
-        colour, marker = plotting.COLOURS[number % 6], plotting.MARKERS[number % 6]
+        colour, marker = plotting.COLOURS[number % 6], plotting.MARKERS[(number + number // 6) % 6]
         for attack, right in one.right.items():
             accuracy = [100 * float(answers.mean()) for answers in right]
             axes.plot(

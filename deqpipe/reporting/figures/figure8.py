@@ -57,7 +57,9 @@ def draw(tree: Tree) -> Drawing:
     models = dict.fromkeys(one.model for one in outcomes)
     graded = evaluation.evaluate_all(tree, tuple(models), clean=False)
     frameworks = list(dict.fromkeys(one.framework for one in outcomes))
-    figure, parts = plotting.panels([3.3] * (len(frameworks) + 1))
+    named = [[*(short(one, tree) for one in outcomes if one.framework == name), "", ""] for name in frameworks]
+    heights = [plotting.taller(3.3, labels, columns=2, most=3) for labels in named]
+    figure, parts = plotting.panels([*heights, 3.3])
     for letter, part, framework in zip("abcdef", parts, frameworks, strict=False):
         plotting.headline(part, letter, f"{framework}: all attacks, in their order")
         own = {one: outcome for one, outcome in outcomes.items() if one.framework == framework}
@@ -129,6 +131,7 @@ def _panel(
         colour = plotting.COLOURS[number % 6]
         curve = next(_curves(outcome))
         axes.step(curve.costs, 100 * curve.accuracy, where="post", color=colour, linewidth=1.5,
+                  linestyle="-" if number < 6 else "--",
                   label=short(decision, tree))  # fmt: skip
         points = _grid_points(graded[decision], outcome.images, tree.config)
         axes.plot(

@@ -129,9 +129,33 @@ def percent_axis(axes: Axes, values: Iterable[float], *, least_span: float = 20.
     axes.set_ylim(bottom, min(102.0, bottom + 2 * half))
 
 
+_ROW = 0.19
+"""Inches of a row of a legend."""
+_LONG = 20
+"""Letters of a label of which three do not stand side by side."""
+
+
+def taller(height: float, labels: Sequence[str], *, columns: int, most: int) -> float:
+    """The height of a panel whose legend may have more entries than the paper's methods.
+
+    Args:
+        height: with as many as there are rows for.
+        labels: of the entries.
+        columns: of the legend where its labels are short.
+        most: rows that the height has room for.
+    """
+    rows = math.ceil(len(labels) / _columns(labels, columns))
+    return height + _ROW * max(0, rows - most)
+
+
+def _columns(labels: Sequence[str], columns: int) -> int:
+    return min(columns, 2) if any(len(label) > _LONG for label in labels) else columns
+
+
 def key_above(axes: Axes, *, columns: int, handles: Sequence[Artist] | None = None) -> None:
-    """A legend right above the axes of a panel, below its headline."""
+    """A legend right above the axes of a panel, below its headline; of long labels in two columns."""
     entries = axes.get_legend_handles_labels()[0] if handles is None else handles
+    columns = _columns([str(entry.get_label()) for entry in entries], columns)
     axes.legend(handles=entries, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, frameon=False)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 SETTINGS: Mapping[str, object] = {
     "precision": "fp32",
     "imported": {},
+    "extensions": (),
     "data.source": "cifar10",
     "data.validation": 1000,
     "data.augment": "crop_flip",

@@ -1,0 +1,83 @@
+"""All six examples in one experiment: planned by the real rules, computed, in tables, report and figures."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deqpipe.results import records
+from deqpipe.workflow import vocabulary
+from tests.extending.in_process import PlannedCommand, run_all
+from tests.workflow.conftest import Workspace, copy_workflow, environment
+
+HERE = Path(__file__).parent
+ROWS = ("TRADES dense DEQ", "TRADES dense DEQ + Sec. 3.2", "TRADES + mean of 3 states", "PGD-AT + mean of 3 states")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, list[PlannedCommand]]:
+    """The workflow, everything made."""
+    folder = tmp_path_factory.mktemp("shapes")
+    workspace = copy_workflow(folder / "workspace", environment(folder / "environment", "#!/bin/bash\nexit 1\n"))
+    overlay = (HERE / "shapes.yaml").read_text().replace("{folder}", str(HERE))
+    (workspace.folder / "shapes.yaml").write_text(overlay)
+    return workspace, run_all(workspace, "--configfile", "shapes.yaml")
+
+
+def cells(workspace: Workspace, number: int) -> dict[tuple[str, str], dict[str, str]]:
+    path = workspace.folder / f"results/tables/table{number}.csv"
+    return {(row["row"], row["column"]): row for row in csv.DictReader(path.open())}
+
+
+def test_every_rule_of_a_users_pieces_ran(finished: tuple[Workspace, list[PlannedCommand]]) -> None:
+    _, jobs = finished
+    ran = {job.rule for job in jobs}
+    assert {"train_own", "attack_own", "table12", "report", *(f"figure{n}" for n in (2, 3, 4, 5, 7, 8))} <= ran
+
+
+def test_its_rows_and_its_column_stand_in_table_1(finished: tuple[Workspace, list[PlannedCommand]]) -> None:
+    table = cells(finished[0], 1)
+    for row in ROWS:
+        assert {"Clean", "PGD", "AA", "ALL", "PDG gain".replace("PDG", "PGD"), "PGD, margin"} <= {
+            column for name, column in table if name == row
+        }, row
+    deciding = [name for name, column in table if column == "AA"]
+    assert {name for name, column in table if column == "PGD, margin"} == set(deciding) - {"PGD-AT baseline, published"}
+
+
+def test_its_rows_stand_in_table_11_and_its_table_in_the_report(
+    finished: tuple[Workspace, list[PlannedCommand]],
+) -> None:
+    workspace = finished[0]
+    assert set(ROWS) <= {row for row, column in cells(workspace, 11) if column == "Union"}
+    page = (workspace.folder / "results/report.html").read_text()
+    assert "What attacks cost each decision." in page
+    assert all(row in page for row in ("dense DEQ", "mean of 3 states", "damped_anderson", "random shapes"))
+
+
+def test_its_table_holds_what_table_1_holds(finished: tuple[Workspace, list[PlannedCommand]]) -> None:
+    own, first = cells(finished[0], 12), cells(finished[0], 1)
+    for (row, column), cell in own.items():
+        if column in ("Clean", "PGD"):
+            assert float(cell["here"]) == pytest.approx(float(first[row, column]["here"])), row
+    gap = own["TRADES dense DEQ", "Gap in points"]["here"]
+    assert float(gap) == pytest.approx(
+        float(own["TRADES dense DEQ", "Clean"]["here"]) - float(own["TRADES dense DEQ", "PGD"]["here"])
+    )
+
+
+def test_a_defence_decides_by_the_mean_of_the_last_three_states_of_the_same_images(
+    finished: tuple[Workspace, list[PlannedCommand]],
+) -> None:
+    folder = finished[0].folder / "results/attacks/clean"
+    base = "deq_trades_base"
+    plain, own = (records.read(folder / name / "seed0.parquet") for name in (base, f"{base}_average"))
+    of_plain = plain["defence"] == "plain"
+    assert vocabulary.DEQS
+    assert np.array_equal(own["predicted"][:, 0], plain["predicted"][of_plain][:, 0])  # the mean of one state
+    assert np.allclose(own["residual"], plain["residual"][of_plain], equal_nan=True)
+
+
+def test_nothing_is_left_to_do(finished: tuple[Workspace, list[PlannedCommand]]) -> None:
+    assert "Nothing to be done" in finished[0].dry_run("--configfile", "shapes.yaml")
