@@ -28,11 +28,11 @@ from tests.tiny import Trained
 CONFIG = str(tiny.ROOT / "config.yaml")
 DEMO = str(tiny.ROOT / "config" / "demo.yaml")
 COMMANDS = (
-    "check-config", "write-config", "spec", "prepare-data", "pretrain", "train-deq", "train-feedforward",
+    "check-config", "write-config", "spec", "prepare-data", "pretrain", "train-deq", "train-feedforward", "train-own",
     "time-training",
     "import-checkpoint", "export-checkpoint", "use-imported", "select-early-state", "clean", "attack-pgd",
     "attack-grid", "attack-point", "autoattack", "attack-top", "attack-in-loop", "attack-sweep", "attack-suite",
-    "attack-transferred", "attack-radius", "attack-ensemble", "time-inference",
+    "attack-transferred", "attack-radius", "attack-ensemble", "attack-own", "time-inference",
     "attack-example", "strongest", "race", "table", "figure", "report", "show-table", "compare", "predict", "plan",
     "status", "doctor", "trial", "watch",
 )  # fmt: skip

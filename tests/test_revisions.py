@@ -50,7 +50,10 @@ ENTRIES = {
     "figure": "deqpipe.reporting.figures.figures",
     "report": "deqpipe.reporting.report.report",
 }
-CARRIERS = {"config", "counts", "errors", "machine.device", "machine.faults", "machine.stopping", "results", "settings"}
+CARRIERS = {
+    "config", "counts", "errors", "extending", "machine.device", "machine.faults", "machine.stopping", "results",
+    "settings",
+}  # fmt: skip
 CARRIERS |= {"shapes"}
 # Of the workflow, what only says where files lie, what jobs depend on, and which models and tables there are. What it
 # imports it names; whoever makes use of that imports it as well.

@@ -28,7 +28,9 @@ from tests.documentation.test_links import PAGES
 from tests.tiny import ROOT
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
+PIECES = ("attack", "data", "defence", "model", "solver", "table")
 MODEL = "deq_trades_random_states"
+EXTENDING = ROOT / "docs/extending.md"
 MAKE_TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
 OPTIONS_WITH_ONE = ("--profile", "--resources", "--jobs", "--cores", "-s", "--directory", "--logger")
 
@@ -75,7 +77,7 @@ def run(page: Path, folder: Path) -> None:
 
 
 def python_pages() -> list[Path]:
-    return sorted({block.page for block in of("python")} - {tutorial.PAGE, ROOT / "docs/module.md"})
+    return sorted({block.page for block in of("python")} - {tutorial.PAGE, ROOT / "docs/module.md", EXTENDING})
 
 
 @pytest.mark.parametrize("page", python_pages(), ids=lambda page: page.name)
@@ -86,6 +88,14 @@ def test_the_python_of_a_page_runs(page: Path, demo: Path, monkeypatch: pytest.M
     with contextlib.redirect_stdout(told):
         run(page, demo)
     assert told.getvalue()
+
+
+def test_the_examples_of_ones_own_pieces_are_files_that_tests_run() -> None:
+    examples = [block.code.strip() for block in of("python") if block.page == EXTENDING]
+    files = {name: (ROOT / f"tests/extending/{name}.py").read_text("utf-8").strip() for name in PIECES}
+    assert sorted(examples) == sorted(files.values())
+    overlay = (ROOT / "tests/extending/shapes.yaml").read_text("utf-8")
+    assert all(f"/{name}.py" in overlay for name in PIECES)
 
 
 def _at_most(limit: int) -> object:

@@ -36,6 +36,7 @@ UNNAMED = {
     "attack.states_per_job",
     "attack.images_per_job",
     "imported",
+    "extensions",
     "racing.enabled",
     "racing.images",
     "racing.confidence",
