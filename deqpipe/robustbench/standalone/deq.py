@@ -81,7 +81,7 @@ class Broyden:
         self.correction = -g  # B^-1 g
 
     def propose(self, z: Tensor, g: Tensor) -> Tensor:
-        """z - B^-1 g."""
+        """The quasi-Newton step, z - B^-1 g."""
         return z - self.correction
 
     def learn(self, dz: Tensor, dg: Tensor, g: Tensor) -> None:
@@ -108,7 +108,9 @@ class Broyden:
         return torch.bmm(one.unsqueeze(1), other.unsqueeze(1).transpose(1, 2)).squeeze(1)
 
 
-def solve(f: Map, z: Tensor, method: Callable[[Tensor], Solver], *, steps: int, tolerance: float, lowest: bool) -> Tensor:
+def solve(
+    f: Map, z: Tensor, method: Callable[[Tensor], Solver], *, steps: int, tolerance: float, lowest: bool
+) -> Tensor:
     """The state after `steps` steps from z, (batch, state); no image has a part in another's.
 
     Args:
@@ -203,9 +205,7 @@ class After(nn.Module):
 class Cell(nn.Module):
     """f(z; x). A state is flat, (batch, state): all scales one after the other, finest first."""
 
-    def __init__(
-        self, channels: Sequence[int], resolution: tuple[int, int], *, groups: int, expansion: int
-    ) -> None:
+    def __init__(self, channels: Sequence[int], resolution: tuple[int, int], *, groups: int, expansion: int) -> None:
         super().__init__()
         height, width = resolution
         self.shapes = [(c, height >> i, width >> i) for i, c in enumerate(channels)]
@@ -232,7 +232,9 @@ class Cell(nn.Module):
     def forward(self, z: Tensor, injection: Tensor) -> Tensor:
         """f(z; x), (batch, state); the injection belongs to the finest scale."""
         scales = self.scales(z)
-        hidden = [block(h, None if i else injection) for i, (block, h) in enumerate(zip(self.branches, scales, strict=True))]
+        hidden = [
+            block(h, None if i else injection) for i, (block, h) in enumerate(zip(self.branches, scales, strict=True))
+        ]
         return torch.cat([after(self._sum(hidden, i)).flatten(1) for i, after in enumerate(self.post)], dim=1)
 
     def _sum(self, hidden: Sequence[Tensor], i: int) -> Tensor:

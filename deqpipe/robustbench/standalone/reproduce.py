@@ -307,8 +307,12 @@ def differences(folder: Path, measured: Measured, *, tolerance: float) -> list[s
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--images", type=int, help="only the first so many; by default as many as were measured, or all")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="where CIFAR-10 is, or test/CLASS/*, or an npz file")
+    parser.add_argument(
+        "--images", type=int, help="only the first so many; by default as many as were measured, or all"
+    )
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), help="where CIFAR-10 is, or test/CLASS/*, or an npz file"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch-size", type=int, default=250, help="images at once")
     parser.add_argument("--attacks", default=",".join(STANDARD), help="of these, only some")
