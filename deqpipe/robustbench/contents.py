@@ -82,10 +82,8 @@ class Subject:
         """The architecture, as leaderboards name it."""
         if self.decision is None:
             return f"ResNet-{2 * sum(self.architecture['layers']) + 2}"
-        scales = len(self.architecture["model"]["channels"])
-        return (
-            f"MDEQ (deep equilibrium model, {scales} scale{'s' * (scales > 1)}, {_count(self.parameters)} parameters)"
-        )
+        channels = "/".join(map(str, self.architecture["model"]["channels"]))
+        return f"MDEQ (deep equilibrium model, {channels} channels, {_count(self.parameters)} parameters)"
 
     @property
     def footnote(self) -> str:
