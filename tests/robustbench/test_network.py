@@ -40,7 +40,9 @@ def export(folder: Path, source: Path, *options: object) -> Path:
     return target
 
 
-def difference(folder: Path, source: Path, solver: Mapping[str, Any], state: WhichState, shape: tuple[int, ...]) -> float:
+def difference(
+    folder: Path, source: Path, solver: Mapping[str, Any], state: WhichState, shape: tuple[int, ...]
+) -> float:
     """Between the logits of the exported network and ours, in single precision."""
     configuration = hand_in.configured(folder, {"solver": {**SOLVED, **solver}})
     network = hand_in.exported(export(folder, source, "--configuration", configuration, "--state", state))
