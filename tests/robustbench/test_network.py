@@ -91,9 +91,9 @@ def test_logits_and_gradient_are_ours_to_the_last_digits_of_double_precision(
     z = build.final_unroll(model.settings).onwards(along.fn, along.equilibrium) if unrolled else along.state(int(state))
     ours, theirs = model.network.logits(z), network(x)
     assert torch.allclose(theirs, ours, rtol=1e-12, atol=1e-12)
-    gradients = [torch.autograd.grad(logits.square().sum(), x)[0] for logits in (ours, theirs)]
-    assert gradients[0].abs().max() > 1e-3
-    assert torch.allclose(*gradients, rtol=1e-9, atol=1e-9)
+    expected, gradient = (torch.autograd.grad(logits.square().sum(), x)[0] for logits in (ours, theirs))
+    assert expected.abs().max() > 1e-3
+    assert torch.allclose(gradient, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("case", ["early state", "anderson", "final state"])
