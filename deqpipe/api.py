@@ -187,7 +187,7 @@ def load(
     loaded = load_model(path, where, dtype)
     if not isinstance(loaded.model, DEQClassifier):
         raise UserError(f"checkpoint {path} holds a network without states; deqpipe.load needs a DEQ")
-    settings = _settings(_results_of(path), configuration)
+    settings = settings_of(path, configuration=configuration)
     loaded.model.compute_with(Precision(settings["precision"]))
     return Model(
         loaded.model, tuple(loaded.architecture["classes"]), _early_states(path, loaded), loaded.provenance, settings
@@ -221,7 +221,9 @@ def _results_of(path: Path) -> Path | None:
     return above[3] if inside else None
 
 
-def _settings(results: Path | None, configuration: str | Path | None) -> Settings:
+def settings_of(path: Path, *, configuration: str | Path | None = None) -> Settings:
+    """Solver, defence, threat model and PGD of weights; arguments as for `load`."""
+    results = _results_of(path)
     if configuration is None and results is None:
         return Settings(specs.pick(experiment.nested("paper"), *_KEYS))
     chosen = Path(configuration) if configuration is not None else Path(str(results), "config.yaml")

@@ -30,9 +30,9 @@ DEMO = str(tiny.ROOT / "config" / "demo.yaml")
 COMMANDS = (
     "check-config", "write-config", "spec", "prepare-data", "pretrain", "train-deq", "train-feedforward", "train-own",
     "time-training",
-    "import-checkpoint", "export-checkpoint", "use-imported", "select-early-state", "clean", "attack-pgd",
-    "attack-grid", "attack-point", "autoattack", "attack-top", "attack-in-loop", "attack-sweep", "attack-suite",
-    "attack-transferred", "attack-radius", "attack-ensemble", "attack-own", "time-inference",
+    "import-checkpoint", "export-checkpoint", "use-imported", "export-robustbench", "select-early-state", "clean",
+    "attack-pgd", "attack-grid", "attack-point", "autoattack", "attack-top", "attack-in-loop", "attack-sweep",
+    "attack-suite", "attack-transferred", "attack-radius", "attack-ensemble", "attack-own", "time-inference",
     "attack-example", "strongest", "race", "table", "figure", "report", "show-table", "compare", "predict", "plan",
     "status", "doctor", "trial", "watch",
 )  # fmt: skip

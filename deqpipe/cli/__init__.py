@@ -28,6 +28,7 @@ from deqpipe.cli import (
     plan,
     predict,
     reporting,
+    robustbench,
     status,
     training,
     trial,
@@ -42,8 +43,8 @@ from deqpipe.workflow.endings import GO_ON, PROGRAM
 _logger = logging.getLogger(__name__)
 
 GROUPS = (
-    configuration, data, training, checkpoints, evaluation, analysis, reporting, compare, predict, plan, status, doctor,
-    trial, watch,
+    configuration, data, training, checkpoints, robustbench, evaluation, analysis, reporting, compare, predict, plan,
+    status, doctor, trial, watch,
 )  # fmt: skip
 """In the order in which --help lists their commands."""
 INTERRUPTED = 128 + signal.SIGINT

@@ -1,0 +1,153 @@
+"""The script of a hand-in: the images, AutoAttack's accuracy, and the comparison with model_info."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pyautoattack import AutoAttack
+from torch import Tensor, nn
+
+from deqpipe import data
+from deqpipe.data.folder import read_folder
+from deqpipe.robustbench.standalone import reproduce
+from deqpipe.robustbench.standalone.reproduce import STANDARD, Measured
+from tests import tiny
+from tests.robustbench import hand_in
+from tests.robustbench.hand_in import NAME
+
+CLASSES = 5
+
+
+def linear(count: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """A network that AutoAttack is done with in a moment, images, and labels that it mostly gives."""
+    generator = torch.Generator().manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, CLASSES))
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, generator=generator)
+    x = torch.rand(count, 1, 4, 4, generator=generator)
+    labels = network(x).argmax(1)
+    labels[0] = (labels[0] + 1) % CLASSES
+    return network.eval().requires_grad_(False), x, labels
+
+
+@pytest.mark.parametrize("attacks", [("apgd-ce", "fab-t"), pytest.param(STANDARD, marks=pytest.mark.slow)], ids=len)
+def test_accuracy_is_that_of_the_library(attacks: tuple[str, ...]) -> None:
+    network, x, y = linear(12)
+    epsilon = 0.06
+    measured = reproduce.measure(network, x, y, epsilon=epsilon, attacks=attacks, batch_size=5)
+    whole = AutoAttack(network, norm="Linf", eps=epsilon, seed=reproduce.SEED, version="standard")
+    whole.attacks_to_run = list(attacks)
+    whole.apgd_targeted.n_target_classes = whole.fab.n_target_classes = CLASSES - 1
+    attacked, _ = whole.run_standard_evaluation(x, y, batch_size=5)
+    right = int((network(attacked).argmax(1) == y).sum())
+    assert (measured.images, measured.clean) == (12, 11)
+    assert 0 < right < 11
+    assert list(measured.robust) == list(attacks)
+    assert measured.autoattack_acc == pytest.approx(100 * right / 12)
+
+
+def test_logits_that_are_no_numbers_are_wrong() -> None:
+    network, x, y = linear(4)
+    x[2] = torch.nan
+    assert reproduce.measure(network, x, y, epsilon=0.1, attacks=()).clean == 2
+
+
+def test_what_autoattack_warns_of_is_kept_once() -> None:
+    class Probabilities(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.softmax(x.flatten(1)[:, :CLASSES], 1)
+
+    x = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    y = x.flatten(1)[:, :CLASSES].argmax(1)
+    measured = reproduce.measure(Probabilities(), x, y, epsilon=1e-4, attacks=("apgd-ce", "apgd-ce"))
+    assert len(measured.warnings) == 1
+    assert "probability distribution" in measured.warnings[0]
+
+
+@pytest.mark.parametrize("eps", [("8/255", 8 / 255), ("0.031", 0.031), ("9.5/255", 9.5 / 255)])
+def test_radius_is_read_as_model_info_spells_it(eps: tuple[str, float]) -> None:
+    assert reproduce.radius(eps[0]) == pytest.approx(eps[1])
+
+
+def test_digits_are_our_test_split() -> None:
+    x, y = reproduce.images_of("digits", Path("anywhere"), ())
+    ours = data.prepare("digits", None, validation=30).test
+    assert torch.equal(x, ours.float_images(slice(None)))
+    assert torch.equal(y, ours.labels)
+
+
+def test_images_of_a_folder_come_in_our_order(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for split, counts in (("train", {"a": 1, "b": 1}), ("test", {"a": 3, "b": 1})):
+        for name, count in counts.items():
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / name / f"{number}.png")
+    _, ours, classes = read_folder(tmp_path)
+    x, y = reproduce.images_of("folder_of_images", tmp_path, classes)
+    assert torch.equal(x, ours.float_images(slice(None)))
+    assert torch.equal(y, ours.labels)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A hand-in, not measured."""
+    source, configuration = hand_in.write_deq(tmp_path), hand_in.configured(tmp_path, {})
+    options = ("--configuration", configuration, "--state", 2, "--name", NAME)
+    assert tiny.run("export-robustbench", source, tmp_path / "out", *options) == 0
+    return tmp_path / "out"
+
+
+def counted(clean: int, robust: int, *, images: int = 1000, warnings: tuple[str, ...] = ()) -> Measured:
+    return Measured(images, clean, {"apgd-ce": robust + 5, "square": robust}, list(warnings))
+
+
+def test_measured_accuracies_are_compared_with_a_tolerance(folder: Path) -> None:
+    assert reproduce.differences(folder, counted(800, 400), tolerance=0.5) is None
+    reproduce.write(folder, counted(800, 400), device="cpu")
+    info = json.loads(reproduce.model_info_of(folder).read_text())
+    assert (info["clean_acc"], info["autoattack_acc"], info["unreliable"]) == ("80.00", "40.00", False)
+    assert info["footnote"].endswith("Accuracies are of the first 1000 test images.")
+    assert reproduce.differences(folder, counted(805, 396), tolerance=0.5) == []
+    (line,) = reproduce.differences(folder, counted(800, 394), tolerance=0.5) or []
+    assert line.startswith("autoattack_acc is 39.40, but model_info has 40.00")
+    assert reproduce.differences(folder, counted(79, 40, images=100), tolerance=0.5) is None
+
+
+def test_numbers_are_written_anew_and_warnings_make_them_unreliable(folder: Path) -> None:
+    reproduce.write(folder, counted(800, 400), device="cpu")
+    reproduce.write(folder, counted(80, 40, images=100, warnings=("zero gradient",)), device="cpu")
+    info = json.loads(reproduce.model_info_of(folder).read_text())
+    assert info["unreliable"] is True
+    assert info["footnote"].count("Accuracies are of the first") == 1
+    counts = json.loads((folder / reproduce.MEASUREMENT).read_text())
+    assert (counts["images"], counts["robust"]["square"], counts["warnings"]) == (100, 40, ["zero gradient"])
+
+
+def test_a_run_measures_writes_and_then_finds_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(reproduce, "STANDARD", ("apgd-ce",))  # all four take a minute
+    x = hand_in.pictures(6)
+    np.savez(folder / "images.npz", x=x.numpy(), y=np.zeros(6, dtype=np.int64))
+
+    def run(*, images: int | None, write: bool) -> int:
+        options = argparse.Namespace(
+            images=images, data=folder / "images.npz", device="cpu", batch_size=4, attacks="apgd-ce", tolerance=0.5,
+            write=write,
+        )  # fmt: skip
+        return reproduce.run(folder, options)
+
+    assert run(images=5, write=True) == 0
+    capsys.readouterr()
+    assert run(images=None, write=False) == 0
+    assert "of 5 images\n" in capsys.readouterr().out
+    file = reproduce.model_info_of(folder)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"clean_acc": "99.00"}))
+    assert run(images=None, write=False) == 1
+    assert "but model_info has 99.00" in capsys.readouterr().out
