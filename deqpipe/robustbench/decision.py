@@ -13,11 +13,11 @@ from deqpipe import build
 from deqpipe.api import FINAL, WhichState
 from deqpipe.config import (
     AndersonConfig,
+    AnySolverConfig,
     BroydenConfig,
     EntropyConfig,
     FixedPointConfig,
     Section,
-    SolverConfig,
     parse_solver,
 )
 from deqpipe.dynamics import PlainDynamics
@@ -87,6 +87,9 @@ def decision_of(settings: Settings, *, state: WhichState, defence: DefenceName) 
     """
     _refuse_defence(settings, defence)
     solver, plain = settings.variant("solver", parse_solver), build.plain_dynamics(settings)
+    if type(solver) not in METHODS:
+        known = ", ".join(METHODS.values())
+        raise UserError(f"solver.name is {solver.name!r}, of a user's file, but the exported network solves by {known}")
     last = plain.termination.max_steps
     if state != FINAL and not 1 <= state <= last:
         raise UserError(f"state is {state}, but must be 1 to {last}, or {FINAL}: so many steps has the solve")
@@ -98,7 +101,9 @@ def decision_of(settings: Settings, *, state: WhichState, defence: DefenceName) 
     return _decision(solver, dynamics.termination, state, build.final_unroll(settings) if state == FINAL else None)
 
 
-def _decision(solver: SolverConfig, termination: Termination, state: WhichState, unroll: Unrolled | None) -> Decision:
+def _decision(
+    solver: AnySolverConfig, termination: Termination, state: WhichState, unroll: Unrolled | None
+) -> Decision:
     return Decision(
         state=state,
         method=METHODS[type(solver)],
@@ -111,7 +116,7 @@ def _decision(solver: SolverConfig, termination: Termination, state: WhichState,
     )
 
 
-def _coupling(solver: SolverConfig) -> str:
+def _coupling(solver: AnySolverConfig) -> str:
     """The key that couples images."""
     return f"solver.scope {solver.scope}" if solver.scope == "batch" else f"solver.returned {solver.returned}"
 
@@ -121,6 +126,8 @@ def _refuse_defence(settings: Settings, name: DefenceName) -> None:
         return
     if defence_of(name).of_seeds:
         raise UserError(f"defence {name} is the decision of several networks together, but one is exported")
+    if defence_of(name).decide is not None:
+        raise UserError(f"defence {name} is a rule of a user's file, and the exported network holds the plain decision")
     if isinstance(build.dynamics(settings, name), PlainDynamics):  # Sec. 3.2 without steps is no defence
         return
     reason = _reason(entropy_keys(name, settings.section("entropy", EntropyConfig), steps=settings["solver"]["steps"]))

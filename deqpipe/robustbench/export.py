@@ -19,6 +19,7 @@ from deqpipe.errors import UserError
 from deqpipe.machine import faults
 from deqpipe.model.architecture import Loaded, load_model
 from deqpipe.model.classifier import DEQClassifier
+from deqpipe.model.interface import FixedPointModel
 from deqpipe.robustbench import contents
 from deqpipe.robustbench.contents import DATASETS, Claim, Subject
 from deqpipe.robustbench.decision import Decision, decision_of, refuse_without_gradient
@@ -108,6 +109,8 @@ def _decision(
     if isinstance(loaded.model, DEQClassifier):
         model = load(checkpoint, configuration=configuration)
         return decision_of(model.settings, state=_state(model, state, checkpoint), defence=defence)
+    if isinstance(loaded.model, FixedPointModel):
+        raise UserError(f"checkpoint {checkpoint} is a model of a user's file, and the exported module holds none")
     if state is not None or defence != PLAIN.name:
         raise UserError(f"checkpoint {checkpoint} is a network without states: it has neither --state nor --defence")
     return None
