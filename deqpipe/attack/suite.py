@@ -260,6 +260,12 @@ def _decision(victim: Victim, number: int, updates: UpdateRule = "constant", sha
     return read
 
 
+def decision_of(victim: Victim) -> Callable[[Images], Logits]:
+    """The decision's own logits, with gradient where that is asked for."""
+    read = _decision(victim, 0)
+    return lambda x: read(x)[0][0]
+
+
 def _along(victim: Victim, x: Images, through: Through | None = None) -> Trajectory:
     return victim.deciding.with_gradient(victim.deq, x, through or victim.through())
 
