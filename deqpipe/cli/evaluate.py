@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from deqpipe.cli.arguments import add, add_device, add_threads, positive, positive_int
+from deqpipe.machine.stopping import EXIT_UNFINISHED, Interrupted
+from deqpipe.workflow.endings import GO_ON
 
 _logger = logging.getLogger(__name__)
 
@@ -46,7 +48,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     described = loading.read_description(options.model, options.checkpoint)
     described = evaluation.with_epsilon(described, options.epsilon_255)
     asked = Options(options.effort, options.mode, options.seed, options.batch_size, options.budget_minutes)
-    evaluated = evaluation.run(described, *evaluation.to_device(x, y, where), asked, options.output)
+    try:
+        evaluated = evaluation.run(described, *evaluation.to_device(x, y, where), asked, options.output)
+    except Interrupted as why:
+        _logger.info("%s: what is finished is kept in %s; %s", why.reason, options.output, GO_ON)
+        return EXIT_UNFINISHED
     for text in evaluated.warnings:
         _logger.warning("%s", text)
     clean, union = evaluated.card["clean"], evaluated.card["union"]

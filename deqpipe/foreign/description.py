@@ -48,7 +48,7 @@ class Description:
     solver: Mapping[str, Any] | None = None
     defence: Defence = None
     state: int | None = None
-    epsilon_255: float = EPSILON_255
+    epsilon_255: float | int = EPSILON_255
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     name: str = "model"

@@ -18,14 +18,13 @@ from deqpipe.foreign.description import Defence, Description
 from deqpipe.foreign.loading import digest, weights_of
 from deqpipe.foreign.outcome import Outcome
 from deqpipe.foreign.plan import EffortName, plan
-from deqpipe.foreign.running import CLEAN, Evaluation
+from deqpipe.foreign.running import Evaluation
 from deqpipe.foreign.subject import described_dynamics, subject_of
 from deqpipe.machine.device import describe
 from deqpipe.model.interface import FixedPointModel
 from deqpipe.reporting import evaluation_card
 from deqpipe.results import document, lock, records
 from deqpipe.results.provenance import provenance
-from deqpipe.shapes import Images, Labels
 
 REVISION = 1
 CARD, PAGE, ROWS, STATE = "card.json", "card.html", "images.parquet", "state"
@@ -88,14 +87,14 @@ class Evaluated:
 
 def evaluate(
     model: nn.Module,
-    x: Images,
-    y: Labels,
+    x: Tensor,
+    y: Tensor,
     *,
     output: str | Path | None = None,
     solver: Mapping[str, Any] | None = None,
     defence: Defence = None,
     state: int | None = None,
-    epsilon_255: float = 8.0,
+    epsilon_255: float | int = 8,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     name: str = "model",
@@ -158,8 +157,6 @@ def run(described: Description, x: Tensor, y: Tensor, options: Options, output: 
             subject, entries, x, y, options.seed, options.batch_size, options.mode == "standard", output / STATE
         )
         progress = evaluation.run(options.budget_minutes)
-        if CLEAN not in progress.rows:
-            raise UserError(f"--budget-minutes is {options.budget_minutes:g}: too little for the clean images alone")
         outcome = Outcome(evaluation, progress)
         evaluated = _evaluated(described, options, outcome, spec, states=states)
         _write(output, evaluated)

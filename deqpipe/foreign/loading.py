@@ -138,7 +138,7 @@ def read_images(path: Path, count: int | None = None) -> tuple[Images, Labels]:
 def _from_npz(path: Path) -> tuple[Tensor, Tensor]:
     size_of(path, what="images")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             x, y = file["x"], file["y"]
     except KeyError as error:
         raise UserError(f"images {path} lack the array {error}") from None

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from deqpipe.attack import autoattack, judged, suite
+from deqpipe.attack import autoattack, suite
 from deqpipe.attack.autoattack import Flags, LibraryAttacks
 from deqpipe.attack.judged import Crafted, Hunt
 from deqpipe.attack.pgd import PGD, cross_entropy_objective, uniform_start
@@ -19,7 +19,7 @@ from deqpipe.attack.suite import Victim
 from deqpipe.attack.surrogate import surrogate_of
 from deqpipe.config import AttackName, AttackSuiteConfig
 from deqpipe.seeding import Stream
-from deqpipe.shapes import Images, Labels, Logits
+from deqpipe.shapes import Images, Labels, Logits, PerImage
 from deqpipe.workflow.gridpoints import GridPoint
 from deqpipe.workflow.library_attacks import LIBRARY_ATTACKS
 from deqpipe.workflow.suite_attacks import (
@@ -76,11 +76,13 @@ def _suite(iterations: int, restarts: int, targets: int, long: tuple[int, ...], 
 
 
 EFFORTS: Mapping[EffortName, Effort] = {
-    "quick": Effort(_suite(10, 2, 2, (10, 20), 100), (20, 3, 200), 3, (5,), (0.5,), (1, 4)),
-    "standard": Effort(_suite(50, 2, 5, (50, 100), 1000), (100, 9, 5000), 4, (1, 5, 9), (0.5, 1.0), (0.5, 1, 2, 4)),
+    "quick": Effort(_suite(10, 2, 2, (10, 20), 100), (20, 3, 200), 3, (5,), (0.5,), (1.0, 4.0)),
+    "standard": Effort(
+        _suite(50, 2, 5, (50, 100), 1000), (100, 9, 5000), 4, (1, 5, 9), (0.5, 1.0), (0.5, 1.0, 2.0, 4.0)
+    ),
     "thorough": Effort(
         _suite(100, 5, 9, (50, 100, 1000), 2000), (100, 9, 5000), 8, tuple(range(1, 10)), (0.5, 1.0),
-        (0.125, 0.25, 0.5, 1, 1.5, 2, 4, 8),
+        (0.125, 0.25, 0.5, 1.0, 1.5, 2.0, 4.0, 8.0),
     ),
 }  # fmt: skip
 """quick: minutes, for a first look; standard; thorough: as config.yaml has it, with AutoAttack's standard version in
@@ -208,8 +210,7 @@ def _of_grid(point: GridPoint) -> Entry:
         start = uniform_start(batch.x, ball=victim.ball, stream=Stream(seed, "grid"), images=batch.keys, clamp=True)
         ascent = PGD(victim.ball, steps=GRID_STEPS, step_size=_step(victim))
         made = ascent(cross_entropy_objective(logits_of, batch.y), batch.x, start=start)
-        crafted = judged_at_the_end(victim, batch, (made.images,), taken=GRID_STEPS)
-        return judged.Crafted(**{**vars(crafted), "lost_gradient": made.lost_gradient})
+        return judged_at_the_end(victim, batch, (made.images,), taken=GRID_STEPS, lost_gradient=made.lost_gradient)
 
     return Entry(attack, "states", craft)
 
@@ -248,21 +249,29 @@ def _of_library(name: AttackName, amounts: tuple[int, int, int]) -> Entry:
     return Entry(attack, "autoattack", craft)
 
 
-def judged_at_the_end(victim: Victim, batch: Batch, made: Sequence[Images], *, taken: int) -> Crafted:
-    """What an attack came to that did not ask the decision on its way, of images that it ended with.
+@torch.no_grad()
+def judged_at_the_end(
+    victim: Victim, batch: Batch, made: Sequence[Images], *, taken: int, lost_gradient: PerImage | None = None
+) -> Crafted:
+    """What an attack came to that did not ask the decision on its way, of images that it ended with, bit for bit.
 
     Args:
         victim: the decision.
         batch: the clean images.
         made: one or several images for each of them; those that the decision errs on count, then those of lower margin.
         taken: steps.
+        lost_gradient: share of steps without one; None: nobody knows.
     """
     hunt = Hunt(batch.x, batch.y, victim.logits, victim.ball)
     rows = torch.arange(len(batch.x), device=batch.x.device)
-    hunt.taken += taken
-    for images in made:
-        standing = hunt.standing
-        if len(standing):
-            hunt.judge(images[standing], rows[standing])
-    crafted = hunt.outcome()
-    return Crafted(**{**vars(crafted), "lost_gradient": torch.full_like(crafted.margin, torch.nan)})
+    every = [victim.logits(images) for images in made]
+    right = torch.stack([hunt.right(logits, rows) for logits in every])
+    margins = torch.stack([hunt.margins(logits, rows) for logits in every])
+    best = torch.where(right, margins, -torch.inf).argmin(0)
+    images = torch.stack(list(made))[best, rows]
+    steps, unknown = torch.full_like(rows, taken), torch.full_like(margins[0], torch.nan)
+    return Crafted(
+        delta=images - batch.x, images=images, margin=margins[best, rows],
+        broken_at=torch.where(right[best, rows], -1, steps), taken=steps,
+        lost_gradient=unknown if lost_gradient is None else lost_gradient, spread=unknown,
+    )  # fmt: skip

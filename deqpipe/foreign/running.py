@@ -10,7 +10,7 @@ import math
 import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,7 @@ class Evaluation:
     batch_size: int
     standard: bool
     state: Path
+    _known: dict[str, frozenset[int]] = field(default_factory=dict, init=False, repr=False)
 
     def run(self, budget_minutes: float = math.inf) -> Progress:
         """Run what is not there yet.
@@ -90,6 +91,7 @@ class Evaluation:
         allowed = budget_minutes - before / 60
         if over.is_file() and document.read_object(over).get("budget_minutes", 0) >= budget_minutes:
             allowed = 0.0
+        self._do(CLEAN, self._clean)  # whatever the budget: without it there is nothing to say
         if allowed > 0:
             self._go_on(allowed, over, budget_minutes)
         return self._progress()
@@ -107,7 +109,6 @@ class Evaluation:
         records.write_text(over, document.sealed_text({"budget_minutes": budget}))
 
     def _all(self, stop: StopRequest) -> None:
-        self._do(CLEAN, self._clean)
         for number, entry in enumerate(self.entries, 1):
             faced = self._faced(entry)
             pieces = list(self._pieces(entry, faced))
@@ -146,7 +147,7 @@ class Evaluation:
         return True
 
     def _read(self, name: str) -> Rows:
-        with np.load(self._file(name), allow_pickle=False) as file:
+        with self._file(name).open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
 
     def _file(self, name: str) -> Path:
@@ -179,15 +180,22 @@ class Evaluation:
 
     def _fallen(self, entry: Entry) -> set[int]:
         fallen: set[int] = set()
-        for rows in self._finished(entry):
-            fallen |= set(rows["image"][_errs(rows)].tolist())
+        for name in self._finished_names(entry):
+            if name not in self._known:
+                rows = self._read(name)
+                self._known[name] = frozenset(rows["image"][_errs(rows)].tolist())
+            fallen |= self._known[name]
         return fallen
 
     def _finished(self, entry: Entry) -> Iterator[Rows]:
         """The pieces of an attack that are there, in order."""
+        for name in self._finished_names(entry):
+            yield self._read(name)
+
+    def _finished_names(self, entry: Entry) -> Iterator[str]:
         number = 0
-        while self._exists(f"{entry.name}_batch{number}"):
-            yield self._read(f"{entry.name}_batch{number}")
+        while (name := f"{entry.name}_batch{number}") in self._known or self._exists(name):
+            yield name
             number += 1
 
     # What is computed
@@ -251,15 +259,12 @@ class Evaluation:
 
     def _seconds(self) -> float:
         names = [file.stem for file in self.state.glob("*.npz")]
-        return sum(float(self._read(name)["seconds"]) for name in names if self._exists(name))
+        return sum((float(self._read(name)["seconds"]) for name in names if self._exists(name)), start=0.0)
 
     def _progress(self) -> Progress:
-        rows = {CLEAN: self._read(CLEAN)} if self._exists(CLEAN) else {}
+        rows = {CLEAN: self._read(CLEAN)}
         skipped: dict[str, int] = {}
         for entry in self.entries:
-            if not rows:
-                skipped[entry.name] = len(self.x)
-                continue
             finished = list(self._finished(entry))
             due = len(self._faced(entry)) - sum(len(part["image"]) for part in finished)
             if due > 0:

@@ -4,8 +4,10 @@ z* = relu(W z* + U x + b) with W = (1 - m) I - A^T A + B - B^T (their Eqs. 5 and
 A and B if m > 0. f is a step of forward-backward splitting (their Eq. 12), whose equilibrium is the same.
 """
 
+from collections.abc import Callable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class MonotoneDEQ(nn.Module):
@@ -19,17 +21,18 @@ class MonotoneDEQ(nn.Module):
         self.inject, self.head = nn.Linear(pixels, states), nn.Linear(states, classes)
         self.m, self.step = m, step
 
-    def bind(self, x):
+    def bind(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         identity = torch.eye(len(self.a), device=x.device)
         w = (1 - self.m) * identity - self.a.T @ self.a + self.b - self.b.T
         injected = self.inject(x.flatten(1))
         return lambda z: torch.relu((1 - self.step) * z + self.step * (z @ w.T + injected))
 
-    def initial_state(self, x):
+    def initial_state(self, x: Tensor) -> Tensor:
         return x.new_zeros(len(x), len(self.a))
 
-    def logits(self, z):
-        return self.head(z)
+    def logits(self, z: Tensor) -> Tensor:
+        out: Tensor = self.head(z)
+        return out
 
 
 model = MonotoneDEQ()

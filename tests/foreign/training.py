@@ -1,13 +1,14 @@
 """Trains the small models of this folder on the digits, within seconds."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import Tensor
 
 from deqpipe.foreign.loading import read_description
 from deqpipe.solver.fixed_point import FixedPointIteration
@@ -28,9 +29,9 @@ def write_digits(path: Path, count: int) -> None:
     np.savez(path, x=x[-count:].numpy(), y=y[-count:].numpy())
 
 
-def trained(name: str, *, steps: int = 120) -> nn.Module:
+def trained(name: str, *, steps: int = 120) -> Any:
     """A model of this folder with weights that were trained by an unrolled solve."""
-    model = read_description(HERE / f"{name}.py").model
+    model: Any = read_description(HERE / f"{name}.py").model
     x, y = digits()
     optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
     for number in range(steps):
@@ -42,7 +43,7 @@ def trained(name: str, *, steps: int = 120) -> nn.Module:
     return model
 
 
-def _unrolled(model: nn.Module, x: Tensor) -> Tensor:
+def _unrolled(model: Any, x: Tensor) -> Tensor:
     fn, solver = model.bind(x), FixedPointIteration()
     z: Tensor = model.initial_state(x)
     state = solver.init(fn, z)
