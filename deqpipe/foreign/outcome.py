@@ -57,15 +57,15 @@ class Outcome:
 
     @property
     def union(self) -> Correct:
-        """(images,) right when clean and under every attack."""
-        return self.left(self.attacks)
+        """(images,) right when clean and under everything within the ball, controls such as noise included."""
+        return self.left([entry for entry in self.evaluation.entries if entry.counts])
 
     def facts(self) -> dict[str, Any]:
         """Everything that the card says of the decision, as JSON values."""
         return {
             "clean": _share(self.clean),
             "union": _share(self.union),
-            "sections": [self._section(name) for name in SECTIONS if name != "controls"],
+            "sections": [self._section(name) for name in dict.fromkeys(entry.section for entry in self.attacks)],
             "attacks": [self._attack(entry) for entry in self.evaluation.entries if entry.images is None],
             "radius": self._radius(),
             "skipped": self._skipped(),

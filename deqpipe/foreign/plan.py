@@ -123,6 +123,7 @@ class Entry:
         attack: its name, group and what it knows.
         section: of the card.
         craft: runs it.
+        work: gradients, or queries, that an image takes at most.
         times: radius of its ball, in units of epsilon.
         images: it takes the first so many only; None: all.
     """
@@ -130,6 +131,7 @@ class Entry:
     attack: SuiteAttack
     section: Section
     craft: Craft
+    work: int
     times: float = 1.0
     images: int | None = None
 
@@ -137,6 +139,16 @@ class Entry:
     def name(self) -> str:
         """Of its files, and in records."""
         return self.attack.name if self.images is None else f"{self.attack.name}_at{self.times:g}"
+
+    @property
+    def by_gradient(self) -> bool:
+        """Whether its steps are gradients."""
+        return self.attack.search in ("apgd", "pgd")
+
+    @property
+    def counts(self) -> bool:
+        """Whether an image that it turns is turned within the ball, control or not."""
+        return self.times <= 1
 
     @property
     def removes(self) -> bool:
@@ -156,13 +168,13 @@ def plan(kind: Kind, classes: int, states: int, *, effort: EffortName, epsilon: 
     """
     spent = EFFORTS[effort]
     every = against(spent.suite, kind)
-    own = [_of_suite(attack, spent.suite, "knows") for attack in every if _knows(attack)]
-    queries = [_of_suite(attack, spent.suite, "queries") for attack in every if attack.name == "rays"]
-    noise = [_of_suite(attack, spent.suite, "controls") for attack in every if attack.group == NOISE]
-    library = [_of_library(name, spent.library) for name in autoattack.runnable(_LIBRARY, classes=classes)]
+    own = [_of_suite(attack, spent.suite, "knows", classes) for attack in every if _knows(attack)]
+    queries = [_of_suite(attack, spent.suite, "queries", classes) for attack in every if attack.name == "rays"]
+    noise = [_of_suite(attack, spent.suite, "controls", classes) for attack in every if attack.group == NOISE]
+    library = [_of_library(name, spent.library, classes) for name in autoattack.runnable(_LIBRARY, classes=classes)]
     grid = [_of_grid(point) for point in _points(states, spent)] if kind != "network" else []
     attacks = [*library, *own] if kind == "network" else [*own, *grid, *library]
-    return (*noise, *attacks, *queries, *_over_radius(every, spent, epsilon))
+    return (*noise, *attacks, *queries, *_over_radius(every, spent, classes, epsilon))
 
 
 _LIBRARY: tuple[AttackName, ...] = ("apgd_ce", "apgd_t", "fab_t", "square")
@@ -173,7 +185,12 @@ def _knows(attack: SuiteAttack) -> bool:
 
 
 def _of_suite(
-    attack: SuiteAttack, spent: AttackSuiteConfig, section: Section, times: float = 1.0, images: int | None = None
+    attack: SuiteAttack,
+    spent: AttackSuiteConfig,
+    section: Section,
+    classes: int,
+    times: float = 1.0,
+    images: int | None = None,
 ) -> Entry:
     def craft(victim: Victim, batch: Batch, seed: int) -> Crafted:
         stream = Stream(seed, f"suite/{attack.name}")
@@ -181,16 +198,19 @@ def _of_suite(
             attack, victim, batch.x, batch.y, images=batch.keys, stream=stream, suite=spent, warm=batch.warm
         )
 
-    return Entry(attack, section, craft, times, images)
+    work = attack.starts(spent, classes - 1) * attack.steps(spent)
+    return Entry(attack, section, craft, work, times, images)
 
 
-def _over_radius(every: Sequence[SuiteAttack], spent: Effort, epsilon: float) -> list[Entry]:
+def _over_radius(every: Sequence[SuiteAttack], spent: Effort, classes: int, epsilon: float) -> list[Entry]:
     """One attack and noise within balls of other radii, the last of which holds every image."""
     once = spent.suite.model_copy(update={"restarts": 1})
     chosen = [attack for attack in every if attack.name in ("exact_margin", *CONTROLS)]
     radii = sorted({*(times for times in spent.radii if times * epsilon < 1), 1 / epsilon})
     return [
-        _of_suite(attack, once, "controls", times=times, images=RADIUS_IMAGES) for times in radii for attack in chosen
+        _of_suite(attack, once, "controls", classes, times=times, images=RADIUS_IMAGES)
+        for times in radii
+        for attack in chosen
     ]
 
 
@@ -212,7 +232,7 @@ def _of_grid(point: GridPoint) -> Entry:
         made = ascent(cross_entropy_objective(logits_of, batch.y), batch.x, start=start)
         return judged_at_the_end(victim, batch, (made.images,), taken=GRID_STEPS, lost_gradient=made.lost_gradient)
 
-    return Entry(attack, "states", craft)
+    return Entry(attack, "states", craft, GRID_STEPS)
 
 
 def _step(victim: Victim) -> float:
@@ -231,7 +251,7 @@ def _points(states: int, spent: Effort) -> list[GridPoint]:
     return sorted(points, key=lambda point: (abs(point.steps - middle), point.damping))
 
 
-def _of_library(name: AttackName, amounts: tuple[int, int, int]) -> Entry:
+def _of_library(name: AttackName, amounts: tuple[int, int, int], classes: int) -> Entry:
     known, (iterations, targets, queries) = LIBRARY_ATTACKS[name], amounts
     steps = queries if name == "square" else iterations
     attack = SuiteAttack(
@@ -246,7 +266,8 @@ def _of_library(name: AttackName, amounts: tuple[int, int, int]) -> Entry:
         made = run(name, suite.decision_of(victim), batch.x, batch.y, seed=seed, flags=Flags())
         return judged_at_the_end(victim, batch, (made.fooled, made.best), taken=steps)
 
-    return Entry(attack, "autoattack", craft)
+    aims = min(targets, classes - 1) if name in ("apgd_t", "fab_t") else 1
+    return Entry(attack, "autoattack", craft, steps * aims)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from deqpipe.attack.suite import Victim
 from deqpipe.counts import NO_EVALUATIONS, Evaluations
 from deqpipe.evaluation.judge import readings
 from deqpipe.foreign.plan import Batch, Entry
-from deqpipe.foreign.subject import Subject
+from deqpipe.foreign.subject import Subject, differentiable
 from deqpipe.machine.stopping import Interrupted, StopRequest
 from deqpipe.model.interface import FixedPointModel
 from deqpipe.results import document, integrity, records
@@ -100,6 +100,7 @@ class Evaluation:
         with StopRequest(minutes) as stop:
             try:
                 with stop.interruptible():
+                    self._say_how_long(minutes)
                     self._all(stop)
                 return
             except Interrupted:
@@ -107,6 +108,37 @@ class Evaluation:
                     raise
         _logger.warning("the budget of %g minutes is used up", budget)
         records.write_text(over, document.sealed_text({"budget_minutes": budget}))
+
+    def _say_how_long(self, allowed: float) -> None:
+        """What all attacks take at most, by the time that one gradient and one query take; nothing depends on it."""
+        (gradient, query), spent, reached = self._seconds_of_a_step(), 0.0, len(self.entries)
+        for number, entry in enumerate(self.entries):
+            spent += entry.work * len(self._faced_at_most(entry)) * (gradient if entry.by_gradient else query)
+            reached = number if spent > 60 * allowed and reached == len(self.entries) else reached
+        lacking = len(self.entries) - reached
+        more = (
+            f"; the budget of {allowed:.3g} may not reach the last {lacking} of {len(self.entries)}" if lacking else ""
+        )
+        _logger.info("all attacks take about %.2g minutes at most%s", spent / 60, more)
+
+    def _faced_at_most(self, entry: Entry) -> list[int]:
+        return [image for image in self._right_when_clean() if entry.images is None or image < entry.images]
+
+    def _right_when_clean(self) -> list[int]:
+        rows = self._read(CLEAN)
+        return sorted(rows["image"][~_errs(rows)].tolist())
+
+    def _seconds_of_a_step(self) -> tuple[float, float]:
+        """Seconds per image of a gradient and of a query."""
+        x, _ = self._load(range(min(self.batch_size, len(self.x))))
+        logits_of = differentiable(self.subject.victim)
+
+        def gradient() -> None:
+            with torch.enable_grad():
+                leaf = x.clone().requires_grad_()
+                torch.autograd.grad(logits_of(leaf).sum(), leaf)
+
+        return _timed(gradient) / len(x), _timed(lambda: self.subject.victim.logits(x)) / len(x)
 
     def _all(self, stop: StopRequest) -> None:
         for number, entry in enumerate(self.entries, 1):
@@ -170,8 +202,7 @@ class Evaluation:
 
     def _faced(self, entry: Entry) -> list[int]:
         """The images that an attack is run on: right when clean and, in standard mode, after the attacks before."""
-        rows = self._read(CLEAN)
-        open_ = set(rows["image"][~_errs(rows)].tolist())
+        open_ = set(self._right_when_clean())
         if self.standard and entry.removes:
             for before in self.entries[: self.entries.index(entry)]:
                 if before.removes:
@@ -278,6 +309,16 @@ class Evaluation:
     def by_name(self) -> Mapping[str, Entry]:
         """The attacks by name."""
         return {entry.name: entry for entry in self.entries}
+
+
+def _timed(compute: Callable[[], Any]) -> float:
+    """Seconds of a call, once it was made before; of a device with all that it has begun."""
+    compute()
+    began = time.monotonic()
+    compute()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.monotonic() - began
 
 
 def _errs(rows: Rows) -> np.ndarray:

@@ -10,13 +10,15 @@ KINDS = {
     "defended": "an equilibrium model whose dynamics a defence changes", "ensemble": "several models together",
 }  # fmt: skip
 KNOWS = {"nothing": "answers alone", "states": "model, states and solver", "defence": "the defence as well"}
+KNOWS_OF_NETWORK = {**KNOWS, "states": "the model"}
 
 
 def page(card: Mapping[str, Any]) -> str:
     """The card of these numbers (`card.json`, with its provenance)."""
     return pages.template("evaluation.html").render(
-        card=card, kind=KINDS[card["kind"]], knows=KNOWS, percent=percent, interval=interval, minutes=minutes,
+        card=card, kind=KINDS[card["kind"]], knows=KNOWS_OF_NETWORK if card["kind"] == "network" else KNOWS,
         sections={one["name"]: one["label"] for one in card["sections"]} | {"controls": "Controls"},
+        percent=percent, interval=interval, minutes=minutes,
     ) + "\n"  # fmt: skip
 
 
