@@ -1,5 +1,6 @@
 """What somebody says of a model: itself, its solver and defence, the state that decides, epsilon, normalisation."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
@@ -42,6 +43,7 @@ class Description:
         mean: is subtracted from images in [0, 1], one number per channel; None: nothing is.
         std: what is left is divided by, likewise.
         name: of the model, for the card.
+        source: stands for the code that it is made of, where that is known.
     """
 
     model: nn.Module
@@ -52,6 +54,7 @@ class Description:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     name: str = "model"
+    source: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what is no model, and a ball without a point.
@@ -70,8 +73,16 @@ class Description:
         return LinfBall(self.epsilon_255 / 255)
 
 
-SAID = tuple(one.name for one in fields(Description))
+SAID = tuple(one.name for one in fields(Description) if one.name != "source")
 """Names that a file may give a value to."""
+
+
+def named_defence(defence: Defence) -> Any:
+    """A defence as JSON values that are the same in every process."""
+    if defence is None or isinstance(defence, Mapping):
+        return defence if defence is None else dict(defence)
+    name = getattr(defence, "__qualname__", None)
+    return name or re.sub(r" at 0x[0-9a-f]+", "", repr(defence))
 
 
 def plain_dynamics(solver: Mapping[str, Any] | None) -> PlainDynamics:

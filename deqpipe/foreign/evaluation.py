@@ -3,10 +3,11 @@
 import json
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,10 @@ from torch import Tensor, nn
 from deqpipe.counts import NO_EVALUATIONS
 from deqpipe.errors import UserError
 from deqpipe.foreign import outcome as outcomes
-from deqpipe.foreign.description import Defence, Description
-from deqpipe.foreign.loading import digest, weights_of
+from deqpipe.foreign.description import Defence, Description, named_defence
+from deqpipe.foreign.loading import digest, source_of, weights_of
 from deqpipe.foreign.outcome import Outcome
-from deqpipe.foreign.plan import EffortName, plan
+from deqpipe.foreign.plan import EFFORTS, EffortName, plan
 from deqpipe.foreign.running import Evaluation
 from deqpipe.foreign.subject import described_dynamics, subject_of
 from deqpipe.machine.device import describe
@@ -51,6 +52,21 @@ class Options:
     batch_size: int = 64
     budget_minutes: float = math.inf
 
+    def __post_init__(self) -> None:
+        """Refuse what is no such value.
+
+        Raises:
+            UserError: it is none.
+        """
+        if self.effort not in EFFORTS:
+            raise UserError(f"effort is {self.effort!r}, but must be one of {', '.join(EFFORTS)}")
+        if self.mode not in get_args(Mode):
+            raise UserError(f"mode is {self.mode!r}, but must be one of {', '.join(get_args(Mode))}")
+        if self.seed < 0 or self.batch_size < 1:
+            raise UserError(f"seed is {self.seed} and batch_size {self.batch_size}, but must be at least 0 and 1")
+        if not self.budget_minutes > 0:
+            raise UserError(f"budget_minutes is {self.budget_minutes}, but must be above 0")
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
@@ -81,7 +97,7 @@ class Evaluated:
 
     def section(self, name: str) -> float | None:
         """Share of images that are left after a section of attacks, such as "autoattack"; None: none of them ran."""
-        (left,) = [one["left"] for one in self.card["sections"] if one["name"] == name]
+        left = {one["name"]: one["left"] for one in self.card["sections"]}.get(name)
         return None if left is None else float(left["value"])
 
 
@@ -130,6 +146,7 @@ def evaluate(
         Interrupted: a signal asked to leave; with `output` it can go on.
     """
     described = Description(model, solver, defence, state, epsilon_255, mean, std, name)
+    described = replace(described, source=source_of(model))
     options = Options(effort, mode, seed, batch_size, budget_minutes)
     if output is not None:
         return run(described, x, y, options, Path(output))
@@ -144,7 +161,27 @@ def run(described: Description, x: Tensor, y: Tensor, options: Options, output: 
         UserError: as `evaluate`; or another evaluation lies in the folder.
         Interrupted: a signal asked to leave.
     """
+    with _left_as_it_was(described.model):
+        return _run(described, x, y, options, output)
+
+
+@contextmanager
+def _left_as_it_was(model: nn.Module) -> Iterator[None]:
+    """Give a model back in the mode that it came in, and with the parameters trainable that were."""
+    modes = [(module, module.training) for module in model.modules()]
+    trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, wanted in trainable:
+            parameter.requires_grad_(wanted)
+
+
+def _run(described: Description, x: Tensor, y: Tensor, options: Options, output: Path) -> Evaluated:
     subject = subject_of(described, x, y)
+    y = y.to(torch.int64)
     spec = _spec(described, x, y, options)
     victim = subject.victim
     states = victim.dynamics.termination.max_steps if victim.dynamics else 0
@@ -165,16 +202,20 @@ def run(described: Description, x: Tensor, y: Tensor, options: Options, output: 
 
 def _spec(described: Description, x: Tensor, y: Tensor, options: Options) -> dict[str, Any]:
     """All that the results depend on."""
-    defence = described.defence
     said = {
         "solver": None if described.solver is None else dict(described.solver),
-        "defence": dict(defence) if isinstance(defence, Mapping) else None if defence is None else str(defence),
+        "defence": named_defence(described.defence),
         "state": described.state, "epsilon_255": described.epsilon_255,
         "mean": None if described.mean is None else list(described.mean),
         "std": None if described.std is None else list(described.std),
     }  # fmt: skip
     asked = {name: value for name, value in vars(options).items() if name != "budget_minutes"}
-    made_of = {"weights": weights_of(described.model), "data": digest(x, y), "revision": REVISION}
+    made_of = {
+        "weights": weights_of(described.model),
+        "code": described.source,
+        "data": digest(x, y),
+        "revision": REVISION,
+    }
     spec: dict[str, Any] = json.loads(json.dumps({"stage": "evaluate", **made_of, "model": said, "options": asked}))
     return spec
 

@@ -5,7 +5,9 @@ tensors, numbers and text are read, whatever else it holds is refused.
 """
 
 import hashlib
+import inspect
 import runpy
+import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -46,6 +48,7 @@ def read_description(path: Path, checkpoint: Path | None = None) -> Description:
     size_of(path, what="model file")
     tensors = None if checkpoint is None else read_tensors(checkpoint)
     torch.manual_seed(_SEED)
+    sys.path.insert(0, str(path.resolve().parent))  # as for a script: modules beside it can be imported
     with _running(path):
         names = runpy.run_path(str(path))
     said = {name: names[name] for name in SAID if name in names}
@@ -58,7 +61,7 @@ def read_description(path: Path, checkpoint: Path | None = None) -> Description:
         _refuse_no_module(said["model"], path)
         checkpoints.load_module(said["model"], _fitting(said["model"], tensors), source=str(checkpoint))
     _refuse_no_module(said["model"], path)
-    return Description(**{"name": path.stem, **said})
+    return Description(**{"name": path.stem, **said, "source": digest(path.read_text(encoding="utf-8"))})
 
 
 def _refuse_no_module(model: object, path: Path) -> None:
@@ -164,6 +167,14 @@ def digest(*parts: Tensor | str) -> str:
             total.update(plain.flatten().view(torch.uint8).numpy().tobytes())
         total.update(b"\0")
     return total.hexdigest()[:16]
+
+
+def source_of(model: nn.Module) -> str:
+    """What stands for the code of a model's class; "" where nobody knows it, as of one that was typed in a notebook."""
+    try:
+        return digest(inspect.getsource(type(model)))
+    except (OSError, TypeError):
+        return ""
 
 
 def weights_of(model: nn.Module) -> str:

@@ -104,6 +104,7 @@ def subject_of(described: Description, x: Tensor, y: Tensor) -> Subject:
     some = x[:TRIED]
     model = _normalising(described, some).to(x.device).eval().requires_grad_(False)
     _refuse_training(model)
+    _refuse_parts(described.model)
     if not isinstance(model, UserModel | FixedPointModel):
         _check_network(model, some)
         victim = Victim(model, described.ball)
@@ -162,6 +163,14 @@ def _refuse_training(model: nn.Module) -> None:
     left = [name or "itself" for name, module in model.named_modules() if module.training]
     if left:
         raise UserError(f"the model stays in training mode after eval(): {left[0]} ({len(left)} modules)")
+
+
+def _refuse_parts(model: nn.Module) -> None:
+    """Refuse a model that has an f, and not all that belongs to it."""
+    parts = {name: callable(getattr(model, name, None)) for name in ("bind", "initial_state", "logits")}
+    lacking = [name for name, there in parts.items() if not there]
+    if parts["bind"] and lacking:
+        raise UserError(f"the model has bind(x), but lacks {' and '.join(lacking)}: a model with states has all three")
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """A model with a mistake in it is answered by one line, and nothing is written."""
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 import deqpipe
 from deqpipe.errors import UserError
 from deqpipe.foreign import evaluation, loading
-from deqpipe.foreign.description import Description
+from deqpipe.foreign.description import Description, named_defence
+from deqpipe.foreign.evaluation import Options
 from deqpipe.foreign.subject import Subject, subject_of
 from tests import tiny
 
@@ -186,7 +188,55 @@ def test_normalisation_is_what_the_model_sees() -> None:
     assert not torch.allclose(alone, subject(states).victim.logits(X))
 
 
+def test_a_model_with_an_f_alone_is_told_what_it_lacks() -> None:
+    class Half(Network):
+        def bind(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+            return lambda z: z
+
+    with pytest.raises(UserError, match=r"has bind\(x\), but lacks initial_state and logits"):
+        subject(Half())
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"effort": "huge"}, "effort is 'huge', but must be one of quick, standard, thorough"),
+        ({"mode": "x"}, "mode is 'x', but must be one of standard, individual"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"budget_minutes": 0.0}, "budget_minutes is 0.0"),
+    ],
+)
+def test_senseless_options_are_refused(options: dict[str, Any], line: str) -> None:
+    with pytest.raises(ValueError, match=line):
+        Options(**options)
+
+
+def test_a_model_is_given_back_as_it_came(tmp_path: Path) -> None:
+    model = Network()
+    model.layers[1].eval()
+    model.layers[1].bias.requires_grad_(False)
+    (tmp_path / "mine").touch()
+    with pytest.raises(UserError, match="other files"):
+        deqpipe.evaluate(model, X, Y, output=tmp_path)
+    assert model.training
+    assert not model.layers[1].training
+    assert [parameter.requires_grad for parameter in model.parameters()] == [True, False, True, True]
+
+
 # Files
+
+
+def test_modules_beside_a_file_can_be_imported_and_its_code_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "beside_evaluated.py").write_text("import torch\nmodel = torch.nn.Linear(3, 2)\n")
+    (tmp_path / "a.py").write_text("from beside_evaluated import model\ndef defence(plain, ball):\n    return plain\n")
+    first = loading.read_description(tmp_path / "a.py")
+    assert named_defence(first.defence) == "defence"
+    (tmp_path / "a.py").write_text("from beside_evaluated import model\nstate = 3\n")
+    assert first.source != loading.read_description(tmp_path / "a.py").source != ""
 
 
 def test_a_mistake_in_a_file_is_one_line_with_its_number_and_nothing_is_written(
