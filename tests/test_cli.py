@@ -34,7 +34,7 @@ COMMANDS = (
     "attack-pgd", "attack-grid", "attack-point", "autoattack", "attack-top", "attack-in-loop", "attack-sweep",
     "attack-suite", "attack-transferred", "attack-radius", "attack-ensemble", "attack-own", "time-inference",
     "attack-example", "strongest", "race", "table", "figure", "report", "show-table", "compare", "predict", "plan",
-    "status", "doctor", "trial", "watch",
+    "status", "doctor", "trial", "watch", "evaluate",
 )  # fmt: skip
 
 

@@ -51,7 +51,9 @@ class Decision:
 
     @property
     def row(self) -> str:
-        """Its row in tables, such as `TRADES + Sec. 3.2`."""
+        """Its row in tables, such as `TRADES + Sec. 3.2`; of a model that the workflow does not have its name."""
+        if self.model not in vocabulary.MODELS:
+            return self.model
         return self.method if self.model == vocabulary.TRUNK else f"{self.framework} {self.method}"
 
 

@@ -130,7 +130,7 @@ def _discordant(one: Correct, other: Correct) -> tuple[int, int]:
 
 def lost_gradients(one: SuiteOutcome) -> list[Finding]:
     """Gradients are there: the share of an attack's steps, over its images, whose gradient was zero or no number."""
-    shares = {run.attack.label: _lost(run) for run in _gradients(one) if run.taken.any()}
+    shares = {run.attack.label: _lost(run) for run in _gradients(one) if _tells_gradients(run)}
     bad = {name: share for name, share in shares.items() if share > LOST}
     if not shares:
         return []
@@ -138,6 +138,12 @@ def lost_gradients(one: SuiteOutcome) -> list[Finding]:
     more = f", and of {len(bad) - 1} more attacks over {LOST:.0%}" if len(bad) > 1 else ""
     words = f"{shares[worst]:.0%} of the steps of {worst} had no gradient{more}"
     return [_found(one, "lost gradients", bad=bool(bad), words=words)]
+
+
+def _tells_gradients(run: AttackRun) -> bool:
+    """Whether an attack took steps and says of them whether there was a gradient: a library's own does not."""
+    stepped = run.taken > 0
+    return bool(stepped.any() and not np.isnan(run.lost_gradient[stepped]).any())
 
 
 def _lost(run: AttackRun) -> float:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from deqpipe.attack.judged import Crafted
 from deqpipe.attack.pgd import uniform_start
-from deqpipe.attack.suite import Victim, differentiable
+from deqpipe.attack.suite import Victim, decision_of
 from deqpipe.errors import UserError
 from deqpipe.extending import Attack
 from deqpipe.seeding import Stream
@@ -40,7 +40,7 @@ class Target:
 
     def logits(self, x: Images) -> Logits:
         """What the decision goes by, with gradient to the images: through the solver's own steps and the defence."""
-        return differentiable(self.victim, x)
+        return decision_of(self.victim)(x)
 
     def decide(self, x: Images) -> Logits:
         """The same without gradient, as the decision is judged."""

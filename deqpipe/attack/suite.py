@@ -267,10 +267,10 @@ def _decision(victim: Victim, number: int, updates: UpdateRule = "constant", sha
     return read
 
 
-def differentiable(victim: Victim, x: Images) -> Logits:
-    """The decision's own logits with gradient to the images, through all of the way to them."""
-    (logits,), _ = _decision(victim, 0)(x)
-    return logits
+def decision_of(victim: Victim) -> Callable[[Images], Logits]:
+    """The decision's own logits, with gradient where that is asked for."""
+    read = _decision(victim, 0)
+    return lambda x: read(x)[0][0]
 
 
 def _along(victim: Victim, x: Images, through: Through | None = None) -> Trajectory:

@@ -24,6 +24,7 @@ from deqpipe.cli import (
     configuration,
     data,
     doctor,
+    evaluate,
     evaluation,
     plan,
     predict,
@@ -44,7 +45,7 @@ _logger = logging.getLogger(__name__)
 
 GROUPS = (
     configuration, data, training, checkpoints, robustbench, evaluation, analysis, reporting, compare, predict, plan,
-    status, doctor, trial, watch,
+    status, doctor, trial, watch, evaluate,
 )  # fmt: skip
 """In the order in which --help lists their commands."""
 INTERRUPTED = 128 + signal.SIGINT

@@ -71,6 +71,28 @@ def import_checkpoint(source: Path, target: Path, told: ImportOptions) -> list[s
     return [line, f"left out: {', '.join(left_out)}"] if left_out else [line]
 
 
+def from_release(
+    tensors: Mapping[str, torch.Tensor], *, groups: int, image_size: int, classes: tuple[str, ...] | None = None
+) -> torch.nn.Module:
+    """The MDEQ that tensors of the release's names are the weights of, in evaluation mode and frozen.
+
+    Args:
+        tensors: of a checkpoint's state_dict.
+        groups: of the GroupNorms in f, which no name or shape tells.
+        image_size: height and width of the images.
+        classes: their names; None: CIFAR-10's where it can be CIFAR-10, else numbers.
+
+    Raises:
+        UserError: it is no MDEQ like ours, or what is told does not fit it.
+    """
+    renamed, _, _ = read_spelling(tensors)
+    told = ImportOptions(groups=groups, image_size=image_size, dropout=0.0, classes=classes, model=None, seed=None)
+    described = inference.describe(renamed, told)
+    settings = ModelConfig.model_validate(described["model"])
+    ours = {name: renamed[theirs] for theirs, name in names_of(settings).items()}
+    return architecture.assemble(described, ours, dtype=torch.float32, source="the checkpoint")
+
+
 def export_checkpoint(source: Path, target: Path, *, form: FormName | None, weight_norm: WeightNormNames | None) -> str:
     """Write one of our checkpoints as the release does; returns a line on what was written.
 

@@ -1,0 +1,1 @@
+"""Models of others as their authors would hand them over: a file each, run by `deqpipe evaluate`."""

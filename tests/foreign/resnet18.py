@@ -1,0 +1,5 @@
+"""The network that pyautoattack brings along as its example."""
+
+from pyautoattack.examples.resnet import ResNet18
+
+model = ResNet18()
