@@ -3,7 +3,6 @@
 import contextlib
 import io
 import shlex
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,10 +52,9 @@ def run_all(workspace: Workspace, *arguments: str) -> list[PlannedCommand]:
             ready = [job for job in waiting if all(Path(path).exists() for path in job.inputs)]
             assert ready, f"nothing can run: {waiting[0]}"
             for job in ready:
-                told, began = io.StringIO(), time.monotonic()
+                told = io.StringIO()
                 with contextlib.redirect_stderr(told):
                     assert tiny.run(*job.words) == 0, f"{job.rule}: {told.getvalue()}"
-                print(job.rule, time.monotonic() - began, time.process_time(), flush=True)
             waiting = [job for job in waiting if job not in ready]
             done += ready
     return done

@@ -33,25 +33,21 @@ def cells(workspace: Workspace, number: int) -> dict[tuple[str, str], dict[str, 
 def test_every_rule_of_a_users_pieces_ran(finished: tuple[Workspace, list[PlannedCommand]]) -> None:
     _, jobs = finished
     ran = {job.rule for job in jobs}
-    assert {"train_own", "attack_own", "table12", "report", *(f"figure{n}" for n in (2, 3, 4, 5, 7, 8))} <= ran
+    assert {"train_own", "attack_own", "table12", "report", *(f"figure{n}" for n in (2, 3, 4, 5))} <= ran
 
 
 def test_its_rows_and_its_column_stand_in_table_1(finished: tuple[Workspace, list[PlannedCommand]]) -> None:
     table = cells(finished[0], 1)
     for row in ROWS:
-        assert {"Clean", "PGD", "AA", "ALL", "PDG gain".replace("PDG", "PGD"), "PGD, margin"} <= {
+        assert {"Clean", "PGD", "AA", "ALL", "PGD gain", "PGD, margin"} <= {
             column for name, column in table if name == row
         }, row
     deciding = [name for name, column in table if column == "AA"]
     assert {name for name, column in table if column == "PGD, margin"} == set(deciding) - {"PGD-AT baseline, published"}
 
 
-def test_its_rows_stand_in_table_11_and_its_table_in_the_report(
-    finished: tuple[Workspace, list[PlannedCommand]],
-) -> None:
-    workspace = finished[0]
-    assert set(ROWS) <= {row for row, column in cells(workspace, 11) if column == "Union"}
-    page = (workspace.folder / "results/report.html").read_text()
+def test_its_rows_and_its_table_stand_in_the_report(finished: tuple[Workspace, list[PlannedCommand]]) -> None:
+    page = (finished[0].folder / "results/report.html").read_text()
     assert "What attacks cost each decision." in page
     assert all(row in page for row in ("dense DEQ", "mean of 3 states", "damped_anderson", "random shapes"))
 
