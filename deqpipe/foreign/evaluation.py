@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from deqpipe.foreign import outcome as outcomes
 from deqpipe.foreign.description import Defence, Description, named_defence
 from deqpipe.foreign.loading import digest, source_of, weights_of
 from deqpipe.foreign.outcome import Outcome
-from deqpipe.foreign.plan import EFFORTS, EffortName, plan
+from deqpipe.foreign.plan import EFFORTS, plan
 from deqpipe.foreign.running import Evaluation
 from deqpipe.foreign.subject import described_dynamics, subject_of
 from deqpipe.machine.device import describe
@@ -30,7 +30,7 @@ from deqpipe.results.provenance import provenance
 REVISION = 1
 CARD, PAGE, ROWS, STATE = "card.json", "card.html", "images.parquet", "state"
 """Files of an output folder."""
-Mode = Literal["standard", "individual"]
+MODES = ("standard", "individual")
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Options:
         budget_minutes: how long all tries together may compute.
     """
 
-    effort: EffortName = "standard"
-    mode: Mode = "standard"
+    effort: str = "standard"
+    mode: str = "standard"
     seed: int = 0
     batch_size: int = 64
     budget_minutes: float = math.inf
@@ -60,8 +60,8 @@ class Options:
         """
         if self.effort not in EFFORTS:
             raise UserError(f"effort is {self.effort!r}, but must be one of {', '.join(EFFORTS)}")
-        if self.mode not in get_args(Mode):
-            raise UserError(f"mode is {self.mode!r}, but must be one of {', '.join(get_args(Mode))}")
+        if self.mode not in MODES:
+            raise UserError(f"mode is {self.mode!r}, but must be one of {', '.join(MODES)}")
         if self.seed < 0 or self.batch_size < 1:
             raise UserError(f"seed is {self.seed} and batch_size {self.batch_size}, but must be at least 0 and 1")
         if not self.budget_minutes > 0:
@@ -114,8 +114,8 @@ def evaluate(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     name: str = "model",
-    effort: EffortName = "standard",
-    mode: Mode = "standard",
+    effort: str = "standard",
+    mode: str = "standard",
     seed: int = 0,
     batch_size: int = 64,
     budget_minutes: float = math.inf,

@@ -33,7 +33,7 @@ from deqpipe.workflow.suite_attacks import (
     against,
 )
 
-EffortName: TypeAlias = Literal["quick", "standard", "thorough"]
+EffortName: TypeAlias = str
 Section: TypeAlias = Literal["knows", "states", "autoattack", "queries", "controls"]
 SECTIONS: Mapping[Section, str] = {
     "knows": "Attacks that know the decision",

@@ -86,7 +86,7 @@ CONFIG = fabricate.small({"racing": {"enabled": True, "images": 10, "confidence"
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_job_of_a_file_is_told_by_its_path(stage: Any) -> None:
     value = STAGES[stage]
-    for model in value.models or (None,):
+    for model in (None,) if value.models is None else value.models:
         seed = 3 if value.seeded else None
         for name in layout.files(stage, CONFIG, model, 3):
             job = layout.job_of(name, CONFIG)
