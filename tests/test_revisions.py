@@ -42,6 +42,8 @@ ENTRIES = {
     **dict.fromkeys(("attack_suite", "attack_radius"), "deqpipe.evaluation.stages.suite"),
     "attack_transferred": "deqpipe.evaluation.stages.transferred",
     "attack_ensemble": "deqpipe.evaluation.stages.ensemble",
+    "attack_own": "deqpipe.evaluation.stages.own",
+    "train_own": "deqpipe.training.run",
     "time_training": "deqpipe.training.timing",
     "time_inference": "deqpipe.evaluation.stages.timing",
     "strongest": "deqpipe.analysis.ranking",
@@ -51,7 +53,7 @@ ENTRIES = {
     "report": "deqpipe.reporting.report.report",
 }
 CARRIERS = {
-    "config", "counts", "errors", "extending", "machine.device", "machine.faults", "machine.stopping", "results",
+    "config", "counts", "errors", "extending", "lazy", "machine.device", "machine.faults", "machine.stopping", "results",
     "settings",
 }  # fmt: skip
 CARRIERS |= {"shapes"}
