@@ -8,6 +8,7 @@ from deqpipe.errors import UserError
 from deqpipe.evaluation.evaluated_model import EvaluatedModel
 from deqpipe.results import race, ranking
 from deqpipe.results.ranking import Ranking
+from deqpipe.workflow import vocabulary
 from deqpipe.workflow.gridpoints import GridPoint
 
 
@@ -59,7 +60,9 @@ def strongest_points(evaluated: EvaluatedModel) -> Ranking:
     path = evaluated.job.strongest
     if path is None:
         raise UserError(f"--strongest is missing, but {evaluated.name} is attacked at the strongest point of its grid")
-    result, provenance = ranking.read(path, states=evaluated.settings["solver"]["steps"])
+    result, provenance = ranking.read(
+        path, states=evaluated.settings["solver"]["steps"], defences=vocabulary.MODELS[evaluated.name].defences
+    )
     _refuse_other_job(path, provenance, evaluated.job.spec, stage="strongest")
     return result
 

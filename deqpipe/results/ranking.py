@@ -1,6 +1,6 @@
 """The points of a DEQ's grid from the strongest, for each of its decisions: what later attacks start from (JSON)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from deqpipe.errors import UserError
 from deqpipe.results import document
 from deqpipe.results.document import number, whole
+from deqpipe.workflow.defences import DECIDING
 from deqpipe.workflow.gridpoints import GridPoint
 
 
@@ -54,19 +55,20 @@ def _entry(one: RankedPoint) -> dict[str, Any]:
     return {"state": point.state, "steps": point.steps, "damping": point.damping, "correct": one.correct, "n": one.n}
 
 
-def read(path: Path, *, states: int) -> tuple[Ranking, dict[str, Any]]:
+def read(path: Path, *, states: int, defences: Iterable[str] = DECIDING) -> tuple[Ranking, dict[str, Any]]:
     """A ranking and its provenance.
 
     Args:
         path: of the file.
         states: of the solver.
+        defences: that it must rank the points for.
 
     Raises:
-        UserError: the file is missing or no ranking, or holds points or states that there cannot be.
+        UserError: the file is missing or no ranking for each of these, or holds points or states that there cannot be.
     """
     content, provenance = document.read(path)
     with document.understood(path, as_what="ranking of points"):
-        early: dict[str, int] = {defence: whole(state) for defence, state in content["early"].items()}
+        early: dict[str, int] = {defence: whole(content["early"][defence]) for defence in defences}
         ranking = Ranking(early, {defence: _ranked(content[defence]) for defence in early})
     _check(ranking, path, states)
     return ranking, provenance
