@@ -53,8 +53,8 @@ ENTRIES = {
     "report": "deqpipe.reporting.report.report",
 }
 CARRIERS = {
-    "config", "counts", "errors", "extending", "lazy", "machine.device", "machine.faults", "machine.stopping", "results",
-    "settings",
+    "config", "counts", "errors", "extending", "lazy", "machine.device", "machine.faults", "machine.stopping",
+    "results", "settings",
 }  # fmt: skip
 CARRIERS |= {"shapes"}
 # Of the workflow, what only says where files lie, what jobs depend on, and which models and tables there are. What it

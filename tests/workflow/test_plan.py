@@ -48,11 +48,11 @@ PERTURBED = {
 }  # fmt: skip
 
 
-def test_weight_perturbation_adds_six_models_to_what_table_1_needs(workspace: Workspace) -> None:
+def test_weight_perturbation_adds_six_models_to_what_tables_1_and_11_need(workspace: Workspace) -> None:
     expected = {
         **dict.fromkeys(ONCE, 1), **MODELS, **ATTACKS, "train_deq": 4 + 4, "train_feedforward": 4,
         "select_early_state": 8, "clean": 13, "attack_grid": 8, "attack_pgd": 5, "strongest": 8,
-        "autoattack": 10 + 4 * 2 + 2,
+        "autoattack": 10 + 4 * 2 + 2, "attack_suite": 2 * 14, "attack_radius": 2 * 10, "attack_transferred": 2 * 6,
     }  # fmt: skip
     overlay = workspace.overlay(PERTURBED)
     printed = workspace.dry_run(*DEMO, overlay)
