@@ -3,7 +3,7 @@
 from functools import cache
 from pathlib import Path
 
-from deqpipe import config
+from deqpipe import config, extending
 from deqpipe.planning import speeds
 from deqpipe.planning.cluster.limits import limits, tries_allowed
 from deqpipe.planning.cluster.needs import Need, Setting, needs, submitted
@@ -36,18 +36,23 @@ def needs_at(root: Path, name: SpeedName) -> tuple[Speed, tuple[Need, ...]]:
 
 SEEDS = 3
 """With which rules are reckoned that there are with several seeds alone."""
+EXAMPLES = ("model", "attack")
+"""The files of docs/extending.md with which rules are reckoned that there are with pieces of users' files alone."""
 
 
 @cache
-def needs_of_seeds(root: Path, name: SpeedName) -> tuple[Need, ...]:
-    """What the rules need that there are with several seeds alone, with config.yaml but for its seeds.
+def needs_of_others(root: Path, name: SpeedName) -> tuple[Need, ...]:
+    """What the rules need that config.yaml has no jobs of: those of several seeds, and of users' files.
 
     Args:
         root: the repository.
         name: of the speed.
     """
     speed, one = needs_at(root, name)
-    settings = config.load([root / "config.yaml"]).model_copy(update={"seeds": tuple(range(SEEDS))})
+    files = tuple(str(root / "tests" / "extending" / f"{example}.py") for example in EXAMPLES)
+    extending.activate(files)
+    more = {"seeds": tuple(range(SEEDS)), "extensions": files}
+    settings = config.load([root / "config.yaml"]).model_copy(update=more)
     setting = Setting(settings, images_of(settings), speed, entering(settings, ()).shares, on_gpu=True)
     known = {need.rule for need in one}
     return tuple(needs(setting, [job for job in submitted(settings) if job.rule not in known]))
@@ -59,7 +64,7 @@ def block(root: Path) -> str:
     Args:
         root: the repository.
     """
-    found = (*needs_at(root, "paper")[1], *needs_of_seeds(root, "paper"))
+    found = (*needs_at(root, "paper")[1], *needs_of_others(root, "paper"))
     tries = {need.rule: limits(need.longest).needed or 1 for need in found}
     most = max(tries, key=lambda rule: tries[rule])
     rows = (f"  {need.rule}: {{runtime: {limits(need.longest).runtime}, mem_mb: {need.mem_mb}}}\n" for need in found)

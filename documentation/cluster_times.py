@@ -14,7 +14,7 @@ from deqpipe.planning.speeds import ROWS, Speed
 from deqpipe.workflow import gridpoints
 from deqpipe.workflow.defences import ENTROPY
 from deqpipe.workflow.library_attacks import APGD_T, SQUARE
-from documentation.cluster_limits import SEEDS, needs_at, needs_of_seeds
+from documentation.cluster_limits import SEEDS, needs_at, needs_of_others
 
 HEAD = """\
 # Hours, tries and kept work on a cluster
@@ -68,7 +68,7 @@ def page(root: Path) -> str:
             *_rows(of_paper, of_rates),
             *_in_sum(of_paper, of_rates),
             f"With several seeds (here {SEEDS}) there is one rule more:\n",
-            *_rows(needs_of_seeds(root, "paper"), needs_of_seeds(root, "rates")),
+            *_rows(needs_of_others(root, "paper"), needs_of_others(root, "rates")),
             "",
             FORMULAS.format(**policy),
             "## Against what is known\n",

@@ -93,7 +93,8 @@ def without_random_states(decision: Decision) -> Decision | None:
     trained = vocabulary.MODELS[decision.model]
     if not trained.random_states or defence_of(decision.defence).beside:
         return None
-    base = next(name for name in vocabulary.BASELINES if vocabulary.MODELS[name].framework == trained.framework)
+    alike = replace(trained, random_states=False, name="", weights_of=None, decides_by=(), origin="")
+    base = next(name for name in vocabulary.EVERY_DEQ if replace(vocabulary.MODELS[name], name="") == alike)
     if trained.weights_of is None:
         return replace(decision, model=base)
     peers = (name for name, kind in vocabulary.MODELS.items() if kind.weights_of == base)
