@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 
-from deqpipe import config
+from deqpipe import config, extending
 from deqpipe.config import Config
 from deqpipe.planning import cost, sources, speeds
 from deqpipe.planning.cluster import limits, needs, units
@@ -43,8 +43,10 @@ def minutes(unit: units.Unit) -> float:
 
 
 def several() -> Config:
-    """The full reproduction with two seeds: of one there is no attack on what all decide together."""
-    return full().model_copy(update={"seeds": (0, 1)})
+    """The full reproduction with two seeds, a model and an attack of a user's: so that every rule has jobs."""
+    files = tuple(str(tiny.ROOT / "tests" / "extending" / f"{name}.py") for name in ("model", "attack"))
+    extending.activate(files)
+    return full().model_copy(update={"seeds": (0, 1), "extensions": files})
 
 
 def test_every_computing_rule_keeps_something() -> None:
