@@ -67,7 +67,7 @@ def page(root: Path) -> str:
             "## Every rule\n",
             *_rows(of_paper, of_rates),
             *_in_sum(of_paper, of_rates),
-            f"With several seeds (here {SEEDS}), and with the model and the attack of extending.md, there are more rules:\n",
+            f"With several seeds (here {SEEDS}), and with the model and the attack of extending.md, there are more:\n",
             *_rows(needs_of_others(root, "paper"), needs_of_others(root, "rates")),
             "",
             FORMULAS.format(**policy),
