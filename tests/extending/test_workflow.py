@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from deqpipe.results import records
-from deqpipe.workflow import vocabulary
 from tests.extending.in_process import PlannedCommand, run_all
 from tests.workflow.conftest import Workspace, copy_workflow, environment
 
@@ -42,8 +41,8 @@ def test_its_rows_and_its_column_stand_in_table_1(finished: tuple[Workspace, lis
         assert {"Clean", "PGD", "AA", "ALL", "PGD gain", "PGD, margin"} <= {
             column for name, column in table if name == row
         }, row
-    deciding = [name for name, column in table if column == "AA"]
-    assert {name for name, column in table if column == "PGD, margin"} == set(deciding) - {"PGD-AT baseline, published"}
+    deciding = {name for (name, column), cell in table.items() if column == "AA" and cell["here"]}
+    assert {name for name, column in table if column == "PGD, margin"} == deciding
 
 
 def test_its_rows_and_its_table_stand_in_the_report(finished: tuple[Workspace, list[PlannedCommand]]) -> None:
@@ -56,11 +55,10 @@ def test_its_table_holds_what_table_1_holds(finished: tuple[Workspace, list[Plan
     own, first = cells(finished[0], 12), cells(finished[0], 1)
     for (row, column), cell in own.items():
         if column in ("Clean", "PGD"):
-            assert float(cell["here"]) == pytest.approx(float(first[row, column]["here"])), row
+            assert float(cell["here"]) == pytest.approx(float(first[row, column]["here"]), abs=1e-3), row
     gap = own["TRADES dense DEQ", "Gap in points"]["here"]
-    assert float(gap) == pytest.approx(
-        float(own["TRADES dense DEQ", "Clean"]["here"]) - float(own["TRADES dense DEQ", "PGD"]["here"])
-    )
+    clean, attacked = (float(own["TRADES dense DEQ", name]["here"]) for name in ("Clean", "PGD"))
+    assert float(gap) == pytest.approx(clean - attacked, abs=1e-3)
 
 
 def test_a_defence_decides_by_the_mean_of_the_last_three_states_of_the_same_images(
@@ -70,7 +68,6 @@ def test_a_defence_decides_by_the_mean_of_the_last_three_states_of_the_same_imag
     base = "deq_trades_base"
     plain, own = (records.read(folder / name / "seed0.parquet") for name in (base, f"{base}_average"))
     of_plain = plain["defence"] == "plain"
-    assert vocabulary.DEQS
     assert np.array_equal(own["predicted"][:, 0], plain["predicted"][of_plain][:, 0])  # the mean of one state
     assert np.allclose(own["residual"], plain["residual"][of_plain], equal_nan=True)
 
