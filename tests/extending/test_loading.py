@@ -108,3 +108,13 @@ def test_a_changed_file_is_loaded_again_and_refused_by_jobs_that_were_planned_be
     found = extending.find(extending.Defence, "average")
     assert found is not None
     assert found.label == "mean of 4 states"
+
+
+def test_of_two_configurations_in_a_process_the_later_ones_piece_has_the_name(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(AVERAGE.read_text().replace("mean of 3 states", "another"))
+    for path, label in ((AVERAGE, "mean of 3 states"), (mine, "another"), (AVERAGE, "mean of 3 states")):
+        tiny.settings({"extensions": [str(path)]})
+        found = extending.find(extending.Defence, "average")
+        assert found is not None
+        assert found.label == label

@@ -71,7 +71,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "defended" else ()) for name in CASES]
+)
 def test_an_evaluation_counts_every_image_and_attack(name: str, tmp_path: Path) -> None:
     make, said = CASES[name]
     outcome = evaluated(make(), output=tmp_path / "out", **said)

@@ -1,0 +1,64 @@
+"""An attack of one's own: what it is given, and what is refused of what it gives."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from deqpipe.attack import losses
+from deqpipe.attack.own import Target, crafted
+from deqpipe.attack.suite import Victim
+from deqpipe.dynamics import PlainDynamics
+from deqpipe.errors import UserError
+from deqpipe.extending import Attack
+from deqpipe.model.adapter import AdaptedModel
+from deqpipe.seeding import Stream
+from deqpipe.settings import Settings
+from deqpipe.solver.anderson import Anderson
+from deqpipe.solver.solve import Termination
+from deqpipe.threat_model import LinfBall
+from tests.extending.attack import MARGIN
+from tests.extending.model import Dense
+
+X = torch.rand(4, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+Y = torch.tensor([0, 1, 2, 0])
+
+
+def target(*keys: int) -> Target:
+    """A dense DEQ under attack, and the keys of some images."""
+    torch.manual_seed(3)
+    model = AdaptedModel(Dense((1, 4, 4), 3).double(), X)
+    dynamics = PlainDynamics(Anderson(memory=3), Termination(4))
+    return Target(Victim(model, LinfBall(0.1), dynamics, 4, dynamics), Settings({}), Stream(0, "own/test"), keys)
+
+
+def test_it_lowers_the_margin_of_every_image_within_the_ball() -> None:
+    attacked = target(0, 1, 2, 3)
+    made = crafted(MARGIN, attacked, X, Y)
+    before, after = (losses.margin(attacked.decide(x), Y) for x in (X, made.images))
+    assert (after > before).all()  # what an attack makes large: minus the decision's margin
+    assert torch.equal(made.images, X + made.delta)
+    assert made.taken.tolist() == [MARGIN.gradients] * 4
+
+
+def test_what_is_made_of_an_image_depends_on_no_other() -> None:
+    together = crafted(MARGIN, target(0, 1, 2, 3), X, Y).images
+    for image in range(4):
+        alone = crafted(MARGIN, target(image), X[image : image + 1], Y[image : image + 1]).images
+        assert torch.allclose(alone[0], together[image], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("craft", "told"),
+    [
+        (lambda target, x, y: x[:1], r"gives shape \(1, 1, 4, 4\), but must give images of shape \(4, 1, 4, 4\)"),
+        (lambda target, x, y: None, "gives a NoneType"),
+        (lambda target, x, y: x * torch.nan, "gives pixels that are no numbers"),
+        (lambda target, x, y: (x - 0.1 - 2e-6).clamp(-1, 1), r"gives pixels from -0\.\d+ to"),
+        (lambda target, x, y: (x + 0.11).clamp(0, 1), r"changes a pixel by 0\.11, but must change it by at most 0\.1"),
+    ],
+)
+def test_what_is_no_attack_is_refused(craft: Callable[[Any, Any, Any], Any], told: str) -> None:
+    with pytest.raises(UserError, match=f"attack mine: craft {told}"):
+        crafted(Attack("mine", "mine", craft=craft, gradients=1), target(0, 1, 2, 3), X, Y)
