@@ -1,6 +1,7 @@
 """All six examples in one experiment: planned by the real rules, computed, in tables, report and figures."""
 
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, list[
 
 def cells(workspace: Workspace, number: int) -> dict[tuple[str, str], dict[str, str]]:
     path = workspace.folder / f"results/tables/table{number}.csv"
-    return {(row["row"], row["column"]): row for row in csv.DictReader(path.open())}
+    return {(row["row"], row["column"]): row for row in csv.DictReader(io.StringIO(path.read_text()))}
 
 
 def test_every_rule_of_a_users_pieces_ran(finished: tuple[Workspace, list[PlannedCommand]]) -> None:
