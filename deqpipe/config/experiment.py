@@ -9,7 +9,6 @@ from pydantic import (
     field_validator,
 )
 
-from deqpipe import extending
 from deqpipe.config.attack import AttackConfig, RacingConfig, ThreatModelConfig
 from deqpipe.config.autoattack import AutoAttackConfig
 from deqpipe.config.base import DeqName, Section, Seed, Switch
@@ -19,7 +18,7 @@ from deqpipe.config.evaluation import EvaluationConfig, FiguresConfig, Statistic
 from deqpipe.config.model import ModelConfig, ResNetConfig
 from deqpipe.config.own import is_own
 from deqpipe.config.paths import PathName, PathVars
-from deqpipe.config.solver import SolverConfig, couples_images, parse_solver
+from deqpipe.config.solver import SolverConfig, couples_images, own_solver
 from deqpipe.config.suite import SuiteConfig
 from deqpipe.config.training import (
     AnyWeightPerturbation,
@@ -88,8 +87,7 @@ class Config(Section):
     @field_validator("solver", mode="wrap")
     @classmethod
     def _own_solver(cls, raw: Any, handler: Handler) -> Any:
-        named = raw.get("name") if isinstance(raw, dict) else None
-        return parse_solver(raw) if extending.find(extending.Solver, str(named)) else handler(raw)
+        return own_solver(raw) or handler(raw)
 
     @field_validator("data", mode="wrap")
     @classmethod

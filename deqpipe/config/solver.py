@@ -53,7 +53,12 @@ _SOLVER: TypeAdapter[SolverConfig] = TypeAdapter(SolverConfig)
 
 def parse_solver(raw: object) -> AnySolverConfig:
     """The section of a solver, whichever variant it is, those of users' files included."""
-    return own_section(raw, AnySolverConfig, "name", extending.Solver, _fields) or _SOLVER.validate_python(raw)
+    return own_solver(raw) or _SOLVER.validate_python(raw)
+
+
+def own_solver(raw: object) -> AnySolverConfig | None:
+    """The section of a solver that comes from a user's file; None of others."""
+    return own_section(raw, AnySolverConfig, "name", extending.Solver, _fields)
 
 
 def _fields(piece: extending.Solver) -> dict[str, Any]:

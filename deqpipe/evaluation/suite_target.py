@@ -166,6 +166,16 @@ def evaluated_for(job: EvaluationJob, decisions: Sequence[DefenceName], images: 
     return evaluated
 
 
+def target_of(job: EvaluationJob, images: range, select: Path | None) -> SuiteTarget:
+    """The decision that a job attacks.
+
+    Raises:
+        UserError: as `evaluated_for` and `targets_of`.
+    """
+    defence = defence_in(job.spec)
+    return targets_of(evaluated_for(job, [defence], images), [defence], select)[defence]
+
+
 def targets_of(
     evaluated: EvaluatedModel, decisions: Sequence[DefenceName], select: Path | None
 ) -> dict[DefenceName, SuiteTarget]:

@@ -113,10 +113,6 @@ def _words(error: BaseException) -> str:
 
 
 def _assignments(content: bytes) -> dict[str, int]:
-    """The line of the last assignment to each name at the top level."""
-    lines: dict[str, int] = {}
-    for statement in ast.walk(ast.parse(content)):
-        targets = statement.targets if isinstance(statement, ast.Assign) else []
-        targets = [statement.target] if isinstance(statement, ast.AnnAssign) else targets
-        lines |= {target.id: statement.lineno for target in targets if isinstance(target, ast.Name)}  # type: ignore[attr-defined]
-    return lines
+    """The line of the last assignment to each name."""
+    names = (node for node in ast.walk(ast.parse(content)) if isinstance(node, ast.Name))
+    return {name.id: name.lineno for name in names if isinstance(name.ctx, ast.Store)}

@@ -7,17 +7,16 @@ from deqpipe import extending
 from deqpipe.attack.own import Target, crafted
 from deqpipe.evaluation.evaluated_model import EvaluationJob
 from deqpipe.evaluation.resumable import Part, Piece, PieceResult, run_pieces
-from deqpipe.evaluation.suite_target import SuiteTarget, defence_in, evaluated_for, targets_of
+from deqpipe.evaluation.suite_target import SuiteTarget, target_of
 from deqpipe.extending import Attack
 
 
 def attack_own(job: EvaluationJob, part: Part, select: Path | None) -> int:
     """An attack from a user's file on one decision; returns the exit status."""
-    defence = defence_in(job.spec)
     attack = extending.find(Attack, job.spec["attack"])
     assert attack is not None, "the job's file was loaded before"
-    evaluated = evaluated_for(job, [defence], part.images)
-    target = targets_of(evaluated, [defence], select)[defence]
+    target = target_of(job, part.images, select)
+    evaluated = target.evaluated
     size = evaluated.batch_size
     pieces: dict[str, Piece] = {
         f"batch{number}": partial(_attacked, attack, target, part.images[start : start + size])

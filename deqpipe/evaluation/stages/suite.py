@@ -29,10 +29,8 @@ from deqpipe.evaluation.resumable import Part, Piece, PieceResult, file_of, run_
 from deqpipe.evaluation.scoring import joined
 from deqpipe.evaluation.suite_target import (
     SuiteTarget,
-    defence_in,
-    evaluated_for,
     suite_in,
-    targets_of,
+    target_of,
 )
 from deqpipe.results import records, saved_images
 from deqpipe.results.saved_images import Saved
@@ -45,9 +43,8 @@ CLEAN = "clean"
 
 def attack_suite(job: EvaluationJob, part: Part, select: Path | None) -> int:
     """Every attack of the suite on one decision; returns the exit status."""
-    defence = defence_in(job.spec)
-    evaluated = evaluated_for(job, [defence], part.images)
-    target = targets_of(evaluated, [defence], select)[defence]
+    target = target_of(job, part.images, select)
+    evaluated = target.evaluated
     suite = suite_in(evaluated.settings)
     sequence = SuiteSequence(target, part, suite, against(suite, target.victim.kind), standard=suite.mode == "standard")
     pieces = sequence.pieces()
@@ -59,9 +56,8 @@ def attack_radius(job: EvaluationJob, part: Part, select: Path | None) -> int:
 
     Every radius attacks every image that is right when clean, whatever became of it within a smaller one.
     """
-    defence = defence_in(job.spec)
-    evaluated = evaluated_for(job, [defence], part.images)
-    target = targets_of(evaluated, [defence], select)[defence]
+    target = target_of(job, part.images, select)
+    evaluated = target.evaluated
     suite = suite_in(evaluated.settings, restarts=1, long=())
     faced = tuple(suite_attacks(suite)[name] for name in AT_RADII)
     pieces: dict[str, Piece] = {}
