@@ -509,7 +509,7 @@ def asked(config: Config) -> AttackSuiteConfig:
 
 def deciding(config: Config, model: str, defence: DefenceName) -> int:
     """The state of a decision, from 1; the final one of a network without states."""
-    if model in vocabulary.FEEDFORWARD or defence == "ensemble":
+    if model in vocabulary.EVERY_FEEDFORWARD or defence == "ensemble":
         return 1
     if defence == "longer_solve":
         return config.solver.steps
@@ -524,7 +524,7 @@ def suite_rows(
     parts = [suite_part(config, model, seed, "clean", defence, images)]
     alive = np.array(images)[parts[0]["predicted"][:, place] == parts[0]["label"]]
     kinds: Mapping[str, Kind] = {"entropy": "defended", "ensemble": "ensemble"}
-    kind: Kind = "network" if model in vocabulary.FEEDFORWARD else kinds.get(defence, "plain")
+    kind: Kind = "network" if model in vocabulary.EVERY_FEEDFORWARD else kinds.get(defence, "plain")
     for number, attack in enumerate(suite_attacks.against(asked(config), kind)):
         if not len(alive):
             break
@@ -551,7 +551,7 @@ def suite_part(
     broken = np.where(wrong, np.arange(n) % max(steps, 1), -1)
     return found | {
         "steps": np.zeros(n), "broken_at": broken, "taken": np.where(wrong, np.maximum(broken, 0), steps),
-        "per_step": np.full(n, np.nan if clean or model in vocabulary.FEEDFORWARD else 14.0 + number),
+        "per_step": np.full(n, np.nan if clean or model in vocabulary.EVERY_FEEDFORWARD else 14.0 + number),
         "spread": np.full(n, np.nan if clean else 0.25),
         "radius": np.full(n, 0.0 if clean else config.threat_model.epsilon_255 / 255 if radius is None else radius),
     }  # fmt: skip

@@ -26,7 +26,7 @@ def written(tmp_path_factory: pytest.TempPathFactory, finished: Path, config: Co
     for number, table in FEW.items():
         tables.write(number, config, finished, output_stem=folder / "tables" / table.name)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(made, "TABLES", FEW)
+        patch.setattr(products, "tables", lambda config: FEW)
         made.write(config, folder, folder / "results.json")
         before = (folder / "results.json").read_bytes()
         made.write(config, folder, folder / "results.json")
