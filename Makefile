@@ -1,6 +1,7 @@
 # make demo     the whole workflow on small images, in minutes
 # make test     the tests, but for some that take long and are covered by others as well
 # make test-all all tests
+# make test-slow those alone that make test leaves out
 # make test-faults kills, signals, full disks, damaged files, odd configurations, two at once: an hour (FAULTS=--help)
 # make test-slurm the workflow on a real SLURM, installed and started here if need be: a quarter of an hour (SLURM=--help)
 # make test-versions the oldest and newest libraries that pyproject.toml allows, in environments of their own: docs/versions.md
@@ -29,7 +30,7 @@ export MPLBACKEND := agg
 unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT PIP_REQUIRE_VIRTUALENV
 export PIP_USER := 0
 
-.PHONY: demo test test-all test-faults test-slurm test-versions check generate site pictures wheel revisions bench bench-gpu gpu-trial clean
+.PHONY: demo test test-all test-slow test-faults test-slurm test-versions check generate site pictures wheel revisions bench bench-gpu gpu-trial clean
 
 demo: $(INSTALLED)
 	@$(BIN)/snakemake --logger deqpipe --configfile config/demo.yaml
@@ -40,6 +41,9 @@ test: $(INSTALLED)
 
 test-all: $(INSTALLED)
 	@$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
+
+test-slow: $(INSTALLED)
+	@$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile -m slow
 
 # Such as FAULTS="kills --count 30", or FAULTS="kills --case 17" for one that went wrong.
 test-faults: $(INSTALLED)

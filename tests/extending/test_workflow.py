@@ -1,43 +1,27 @@
 """All six examples in one experiment: planned by the real rules, computed, in tables, report and figures."""
 
-import csv
-import io
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from deqpipe.results import records
-from tests.extending.in_process import PlannedCommand, run_all
-from tests.workflow.conftest import Workspace, copy_workflow, environment
+from tests.extending import experiment
+from tests.extending.experiment import Experiment
 
-HERE = Path(__file__).parent
 ROWS = ("TRADES dense DEQ", "TRADES dense DEQ + Sec. 3.2", "TRADES + mean of 3 states", "PGD-AT + mean of 3 states")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, list[PlannedCommand]]:
-    """The workflow, everything made."""
-    folder = tmp_path_factory.mktemp("shapes")
-    workspace = copy_workflow(folder / "workspace", environment(folder / "environment", "#!/bin/bash\nexit 1\n"))
-    overlay = (HERE / "shapes.yaml").read_text().replace("{folder}", str(HERE))
-    (workspace.folder / "shapes.yaml").write_text(overlay)
-    return workspace, run_all(workspace, "--configfile", "shapes.yaml")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """Everything made."""
+    return experiment.run(tmp_path_factory.mktemp("shapes"), {})
 
 
-def cells(workspace: Workspace, number: int) -> dict[tuple[str, str], dict[str, str]]:
-    path = workspace.folder / f"results/tables/table{number}.csv"
-    return {(row["row"], row["column"]): row for row in csv.DictReader(io.StringIO(path.read_text()))}
+def test_every_rule_of_a_users_pieces_ran(finished: Experiment) -> None:
+    assert {"train_own", "attack_own", "table12", "report", *(f"figure{n}" for n in (2, 3, 4, 5))} <= finished.ran
 
 
-def test_every_rule_of_a_users_pieces_ran(finished: tuple[Workspace, list[PlannedCommand]]) -> None:
-    _, jobs = finished
-    ran = {job.rule for job in jobs}
-    assert {"train_own", "attack_own", "table12", "report", *(f"figure{n}" for n in (2, 3, 4, 5))} <= ran
-
-
-def test_its_rows_and_its_column_stand_in_table_1(finished: tuple[Workspace, list[PlannedCommand]]) -> None:
-    table = cells(finished[0], 1)
+def test_its_rows_and_its_column_stand_in_table_1(finished: Experiment) -> None:
+    table = finished.cells(1)
     for row in ROWS:
         assert {"Clean", "PGD", "AA", "ALL", "PGD gain", "PGD, margin"} <= {
             column for name, column in table if name == row
@@ -46,14 +30,14 @@ def test_its_rows_and_its_column_stand_in_table_1(finished: tuple[Workspace, lis
     assert {name for name, column in table if column == "PGD, margin"} == deciding
 
 
-def test_its_rows_and_its_table_stand_in_the_report(finished: tuple[Workspace, list[PlannedCommand]]) -> None:
-    page = (finished[0].folder / "results/report.html").read_text()
+def test_its_rows_and_its_table_stand_in_the_report(finished: Experiment) -> None:
+    page = finished.page
     assert "What attacks cost each decision." in page
     assert all(row in page for row in ("dense DEQ", "mean of 3 states", "damped_anderson", "random shapes"))
 
 
-def test_its_table_holds_what_table_1_holds(finished: tuple[Workspace, list[PlannedCommand]]) -> None:
-    own, first = cells(finished[0], 12), cells(finished[0], 1)
+def test_its_table_holds_what_table_1_holds(finished: Experiment) -> None:
+    own, first = finished.cells(12), finished.cells(1)
     for (row, column), cell in own.items():
         if column in ("Clean", "PGD"):
             assert float(cell["here"]) == pytest.approx(float(first[row, column]["here"]), abs=1e-3), row
@@ -63,9 +47,9 @@ def test_its_table_holds_what_table_1_holds(finished: tuple[Workspace, list[Plan
 
 
 def test_a_defence_decides_by_the_mean_of_the_last_three_states_of_the_same_images(
-    finished: tuple[Workspace, list[PlannedCommand]],
+    finished: Experiment,
 ) -> None:
-    folder = finished[0].folder / "results/attacks/clean"
+    folder = finished.workspace.folder / "results/attacks/clean"
     base = "deq_trades_base"
     plain, own = (records.read(folder / name / "seed0.parquet") for name in (base, f"{base}_average"))
     of_plain = plain["defence"] == "plain"
@@ -73,5 +57,5 @@ def test_a_defence_decides_by_the_mean_of_the_last_three_states_of_the_same_imag
     assert np.allclose(own["residual"], plain["residual"][of_plain], equal_nan=True)
 
 
-def test_nothing_is_left_to_do(finished: tuple[Workspace, list[PlannedCommand]]) -> None:
-    assert "Nothing to be done" in finished[0].dry_run("--configfile", "shapes.yaml")
+def test_nothing_is_left_to_do(finished: Experiment) -> None:
+    assert finished.is_finished()
