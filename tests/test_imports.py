@@ -90,6 +90,7 @@ def test_rankings_need_what_tables_need(results: Path, config: Config, tmp_path:
     check("tables", ("strongest", *options, "--results", results, "--output", tmp_path / "strongest.json"))
 
 
+@pytest.mark.slow
 def test_figures_need_no_torch(results: Path, tmp_path: Path) -> None:
     files = ("--config", results / "config.yaml", "--results", results)
     check("figures", ("figure", 3, *files, "--output-stem", tmp_path / "figure"))
@@ -101,6 +102,7 @@ def test_the_report_reads_figures_and_draws_none() -> None:
     assert not sorted(set(done.stdout.split()) & set(FORBIDDEN["tables"]))
 
 
+@pytest.mark.slow
 def test_digits_need_no_scikit_learn(tmp_path: Path) -> None:
     check("data", ("prepare-data", "--spec", tiny.spec("data"), "--root", ".", "--output", tmp_path / "data"))
 

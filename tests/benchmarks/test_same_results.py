@@ -14,6 +14,7 @@ from tests.reporting.conftest import config, finished
 __all__ = ["config", "finished"]
 
 
+@pytest.mark.slow
 def test_a_copy_holds_the_same_numbers(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert same_results.main([str(finished), str(finished)]) == 0
     assert "0 different" in capsys.readouterr().out

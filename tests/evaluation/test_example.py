@@ -110,6 +110,7 @@ def test_shards_of_another_configuration_are_passed_over(made: Made, trained: Tr
     assert (read(tmp_path / "x.npz")["attacked"] == read(tmp_path / "y.npz")["attacked"]).all()
 
 
+@pytest.mark.slow
 def test_shards_that_were_cut_otherwise_and_go_further_change_nothing(
     made: Made, trained: Trained, tmp_path: Path
 ) -> None:

@@ -272,6 +272,7 @@ def test_states_between_those_of_the_config_are_not_attacked(trained: Trained, t
     assert points(records.read(tmp_path / "grid.parquet")) == GRID
 
 
+@pytest.mark.slow
 def test_another_k_computes_only_its_own_points(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -603,6 +604,7 @@ def test_under_release_r_0_is_the_restarts_alone(released: Records) -> None:
     assert (zero["margin"][:, 3:] != plain["margin"][:, 3:]).any(0).all()
 
 
+@pytest.mark.slow
 def test_a_resumed_shard_and_a_single_point_have_the_bits_of_the_whole_under_release(
     trained: Trained, released: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,6 +101,7 @@ def test_rounds_that_are_over_are_kept_and_the_same_cost_is_told(
     assert not list((tmp_path / "state").glob("rounds*"))
 
 
+@pytest.mark.slow
 def test_a_solver_that_couples_images_changes_nothing_about_what_is_timed(trained: Trained, tmp_path: Path) -> None:
     coupled = {**CHANGES, "protocol": "release", "evaluation": {"batch_size": 6}, "attack": {"images_per_job": 6}}
     timed = job(trained, tmp_path, coupled)

@@ -221,6 +221,7 @@ def test_the_sweep_counts_what_its_job_counts(trained: Trained, tmp_path: Path, 
     assert expected("attack_sweep", changes, model=vocabulary.SWEEP_MODEL, images=ALL) == counted(job.output)
 
 
+@pytest.mark.slow
 @protocols
 def test_attacks_through_sec_3_2_count_what_their_job_counts(
     trained: Trained, tmp_path: Path, protocol: dict[str, Any]
@@ -244,6 +245,7 @@ def assert_equal(found: Evaluations, wanted: Evaluations) -> None:
         assert getattr(found, way) == pytest.approx(getattr(wanted, way), rel=1e-12), way
 
 
+@pytest.mark.slow
 def test_the_example_counts_what_its_job_counts(trained: Trained, tmp_path: Path) -> None:
     changes = {"attack": GRID}
     select, cleaned, grid = (evaluated(trained, tmp_path, stage, BASE, changes, name=stage) for stage in (
@@ -310,6 +312,7 @@ def test_autoattack_counts_what_its_job_counts(
     assert expected("autoattack", changes, model=model, defence=defence, images=ALL) == counted(job.output)
 
 
+@pytest.mark.slow
 def test_images_that_leave_autoattack_early_cost_nothing_more(trained: Trained, tmp_path: Path) -> None:
     """Those that the decision errs on without an attack: here a state before the one that is attacked decides."""
     changes = config.merge(SMALL, {"early_state": {"mode": "fixed", "index": 1}})
@@ -327,6 +330,7 @@ def test_images_that_leave_autoattack_early_cost_nothing_more(trained: Trained, 
     assert_equal(counted(job.output), found)
 
 
+@pytest.mark.slow
 @protocols
 def test_attacks_at_the_top_points_count_what_their_job_counts(
     trained: Trained, tmp_path: Path, protocol: dict[str, Any]

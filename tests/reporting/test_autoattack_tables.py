@@ -230,6 +230,7 @@ def test_an_attack_that_too_few_classes_left_out_is_not_missed(results: Path, co
     assert list(outcome(results, config).alone) == ["apgd_ce"]
 
 
+@pytest.mark.slow
 def test_a_seed_without_autoattack_is_no_complete_one(tmp_path: Path) -> None:
     config = fabricate.small({"seeds": [0, 1]})
     results = fabricate.tree(tmp_path, config)
@@ -305,6 +306,7 @@ def test_top_records_of_another_point_or_without_an_image_are_refused(results: P
             table4.gather(tree)
 
 
+@pytest.mark.slow
 def test_a_spread_is_over_the_seeds_that_have_the_point(tmp_path: Path) -> None:
     config = fabricate.small({"seeds": [0, 1], "autoattack": {"top_points": 2}})
     results = fabricate.tree(tmp_path, config)

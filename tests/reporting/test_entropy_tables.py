@@ -118,6 +118,7 @@ def test_with_racing_the_tables_are_absent_with_the_reason(finished: Path) -> No
         assert "racing is enabled" in table.notes[0]
 
 
+@pytest.mark.slow
 def test_spread_over_seeds_stands_beside_the_first_seed(tmp_path: Path) -> None:
     config = fabricate.small({"seeds": [0, 1]})
     results = fabricate.tree(tmp_path, config)

@@ -191,6 +191,7 @@ def test_the_picture_changes_with_the_image_and_colour_images_are_drawn(results:
     assert (results / "one/figure2.csv").read_bytes() == (results / "two/figure2.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_names_of_classes_are_drawn_as_they_are_or_by_number(results: Path, config: Config) -> None:
     names = ["$x^{$", "a\\_$b$", "=1+1", *(f"\u732b{number}" for number in range(20))]
     for shift in (0, 3):  # all drawable or not, as the font has the characters

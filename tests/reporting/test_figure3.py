@@ -142,6 +142,7 @@ def test_without_controls_the_line_of_r_0_is_absent_and_that_is_said(tmp_path: P
     assert any("No R = 0 line" in note and "entropy.controls: false" in note for note in words.notes)
 
 
+@pytest.mark.slow
 def test_the_picture_changes_with_the_deviations(
     tmp_path: Path, finished: Path, deviating: Path, config: Config
 ) -> None:

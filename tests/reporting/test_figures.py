@@ -132,6 +132,7 @@ def test_training_without_a_single_evaluated_epoch_draws_empty_axes(results: Pat
     assert rows(4, config, results, results / "figures") == []
 
 
+@pytest.mark.slow
 def test_selection_on_the_test_split_claims_no_interval(tmp_path: Path) -> None:
     config = fabricate.small({"selection": {"split": "test"}})
     results = fabricate.tree(tmp_path, config)

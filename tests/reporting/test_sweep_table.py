@@ -109,6 +109,7 @@ def test_notes_say_attacks_state_and_controls(finished: Path, config: Config) ->
     assert "undefended solve" not in table5.controls(fabricate.config({"protocol": "release"}))
 
 
+@pytest.mark.slow
 def test_spread_over_seeds_stands_beside_the_first_seed(tmp_path: Path) -> None:
     config = fabricate.small({"seeds": [0, 1]})
     results = fabricate.tree(tmp_path, config)

@@ -101,6 +101,7 @@ def test_notes_say_machine_and_method(finished: Path, config: Config, number: in
         assert phrase in notes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [9, 10])
 def test_only_the_first_seed_is_timed(tmp_path: Path, number: int) -> None:
     config = fabricate.small({"seeds": [0, 1]})

@@ -119,6 +119,7 @@ def test_the_lowest_number_of_each_row_is_bold_but_no_difference(finished: Path,
         assert not any(one.strong for one, name in zip(line.shown, columns, strict=True) if "minus" in name)
 
 
+@pytest.mark.slow
 def test_without_transfer_the_other_models_cells_are_absent_with_the_reason(tmp_path: Path) -> None:
     config = fabricate.small({"attack": {"transfer": False}})
     table = tables.build(3, config, fabricate.tree(tmp_path, config)).table

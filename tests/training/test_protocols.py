@@ -358,6 +358,7 @@ def test_learning_rate_under_the_release_ends_above_zero(released: Mapping[str, 
     assert float(rows[-1]["learning_rate"]) > loop.cosine(53, total=54, start=0.02, end=0.0)
 
 
+@pytest.mark.slow
 def test_attempts_with_a_budget_under_the_release_end_like_one_without(
     released: Mapping[str, Training], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

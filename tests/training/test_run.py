@@ -137,6 +137,7 @@ def test_trunk_hands_over_the_last_weights_and_the_optimiser(trained: Trained) -
     assert all(int(step) == 43 for step in steps)
 
 
+@pytest.mark.slow
 def test_two_phases_are_one_uninterrupted_run(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -408,6 +409,7 @@ def test_a_training_that_explodes_finitely_names_its_learning_rate(
     assert not any(path.exists() for path in training.outputs.values())
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_trunk(trained: Trained, tmp_path: Path) -> None:
     other = again(trained.trainings["deq_pretrain"], tmp_path, spec=tiny.spec("pretrain", seed=1))
     assert other.run() == 0

@@ -48,6 +48,7 @@ PERTURBED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_weight_perturbation_adds_six_models_to_what_tables_1_and_11_need(workspace: Workspace) -> None:
     expected = {
         **dict.fromkeys(ONCE, 1), **MODELS, **ATTACKS, "train_deq": 4 + 4, "train_feedforward": 4,

@@ -225,6 +225,7 @@ def test_cosmetic_edits_run_nothing_again(finished_copy: Workspace) -> None:
     assert finished_copy.plan(*DEMO) == {}
 
 
+@pytest.mark.slow
 def test_other_threads_and_memory_run_nothing_again(finished: Workspace) -> None:
     resources = ("--set-threads", "train_deq=3", "--set-resources", "train_deq:mem_mb=9000", "train_deq:runtime=90")
     assert finished.plan(*DEMO, *resources) == {}
@@ -261,6 +262,7 @@ def test_what_lies_there_counts_and_not_what_snakemake_remembers(finished_copy: 
     assert copied.plan(*DEMO, fewer) == CHANGED_CONFIG
 
 
+@pytest.mark.slow
 def test_older_files_that_were_put_back_are_not_taken_for_current_ones(finished_copy: Workspace) -> None:
     kept, attacked = finished_copy.folder / "kept", finished_copy.folder / "results/demo/attacks/pgd"
     shutil.copytree(attacked, kept)

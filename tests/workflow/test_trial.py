@@ -106,6 +106,7 @@ def command(workspace: Workspace, *arguments: str, seconds: str = "0") -> subpro
     )
 
 
+@pytest.mark.slow
 def test_a_trial_that_ends_in_time_names_the_report(workspace: Workspace, tmp_path: Path) -> None:
     workspace.overlay({"data.root": str(photographs(tmp_path / "photos"))})
     result = command(workspace, "--seconds", "300", "--gpu-jobs", "4")
@@ -175,6 +176,7 @@ def test_a_command_that_ends_in_time_tells_its_status() -> None:
     assert trial.run_within(60.0, [sys.executable, "-c", "raise SystemExit(3)"]) == 3
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_terminated_ends_what_it_started(tmp_path: Path) -> None:
     (tmp_path / "family.py").write_text(FAMILY)
     line = [sys.executable, str(tmp_path / "family.py"), str(tmp_path / "saved")]
