@@ -13,6 +13,7 @@ from deqpipe.config import (
     AndersonConfig,
     AnySolverConfig,
     BroydenConfig,
+    Config,
     EntropyConfig,
     FixedPointConfig,
     Section,
@@ -24,13 +25,14 @@ from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.errors import UserError
 from deqpipe.gradient import Unrolled
 from deqpipe.lazy import named
-from deqpipe.settings import Settings
+from deqpipe.settings import MissingSettingError, Settings
 from deqpipe.solver.anderson import Anderson
 from deqpipe.solver.base import Solver
 from deqpipe.solver.broyden import Broyden
 from deqpipe.solver.fixed_point import FixedPointIteration
 from deqpipe.solver.solve import Termination
 from deqpipe.threat_model import ball_of
+from deqpipe.workflow import specs
 from deqpipe.workflow.defences import Defence, defence_of
 from deqpipe.workflow.gridpoints import FINAL_DAMPING
 
@@ -88,13 +90,30 @@ def _own_dynamics(value: Defence, plain: PlainDynamics, settings: Settings) -> D
     """The dynamics of a defence from a user's file.
 
     Raises:
-        UserError: what it made is none.
+        UserError: what it made is none, or it reads a key that it does not name.
     """
     assert callable(value.build)
-    made = value.build(plain, settings)
+    try:
+        made = value.build(plain, settings)
+    except MissingSettingError as missing:
+        raise UserError(
+            f"defence {value.name}: dynamics reads {missing.key}, which its keys do not name: they are "
+            f"{', '.join(value.keys) or 'none'}"
+        ) from None
     if not isinstance(made, Dynamics):
         raise UserError(f"defence {value.name}: dynamics made a {type(made).__name__}, but must make a Dynamics")
     return made
+
+
+def try_rules(config: Config) -> None:
+    """Try what a configuration's own defences decide by on logits that are made up.
+
+    Raises:
+        UserError: one of them fails, or gives what attacks that know it can make nothing of.
+    """
+    settings = Settings(specs.pick(config.model_dump(mode="json"), "solver"))
+    for name in extending.pieces(extending.Defence, config.extensions):
+        rule(settings, name)
 
 
 def rule(settings: Settings, defence: str) -> DecisionRule | None:

@@ -11,6 +11,18 @@ T = TypeVar("T", bound=BaseModel)
 V = TypeVar("V")
 
 
+class MissingSettingError(UserError):
+    """A job reads a setting that its spec does not have.
+
+    Attributes:
+        key: its dotted key.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"spec lacks the setting {key}; `deqpipe spec` prints a whole one")
+        self.key = key
+
+
 class Settings:
     """Settings of a job by their dotted keys, such as `training.batch_size` or `solver`."""
 
@@ -22,10 +34,10 @@ class Settings:
         """A single value.
 
         Raises:
-            UserError: the spec has no such key.
+            MissingSettingError: the spec has no such key.
         """
         if key not in self._values:
-            raise UserError(f"spec lacks the setting {key}; `deqpipe spec` prints a whole one")
+            raise MissingSettingError(key)
         return self._values[key]
 
     def __contains__(self, key: str) -> bool:

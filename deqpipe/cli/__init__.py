@@ -4,8 +4,8 @@ Each module holds a group of subcommands, their arguments and their calls, and o
 imported when a command runs: the parser itself starts in a moment.
 
 What a user got wrong is answered by one line and exit status 2. A diverged training ends with one line and status 1, a
-job that saved and left early with status 75. So are full disks, exhausted memory and other failures of the machine.
-Everything else is our mistake and keeps its traceback.
+job that saved and left early with status 75. So are full disks, exhausted memory and other failures of the machine, and
+exceptions in a user's file. Everything else is our mistake and keeps its traceback.
 """
 
 import argparse
@@ -50,6 +50,8 @@ GROUPS = (
 """In the order in which --help lists their commands."""
 INTERRUPTED = 128 + signal.SIGINT
 """Exit status where a signal ended a command that had nothing to keep yet, such as while it waited for a lock."""
+_FAULTS = (OSError, MemoryError, RuntimeError, ImportError, SystemError)
+"""Of these kinds are failures of the machine."""
 _RESERVE = 2**24
 """Bytes for the words of an answer when memory has run out: of address space, as nothing is written there."""
 
@@ -95,13 +97,17 @@ def _run(options: argparse.Namespace) -> int:
             raise  # of another pipe
         faults.silence(sys.stdout)
         return answers.NO_READER
-    except (OSError, MemoryError, RuntimeError, ImportError, SystemError) as error:
+    except Exception as error:
         del reserve
-        told = answers.of_fault(error, options)
-        if told is None:
+        fault = answers.of_fault(error, options) if isinstance(error, _FAULTS) else None
+        if fault is not None:
+            answers.say(fault)
+            answers.leave_without_memory()
+            return 2
+        mistake = extending.explained(error)
+        if mistake is None:
             raise
-        answers.say(told)
-        answers.leave_without_memory()
+        answers.say(mistake)
         return 2
 
 

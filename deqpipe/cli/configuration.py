@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from deqpipe import config
+from deqpipe import config, extending
 from deqpipe.cli.arguments import add, add_paths, json_object
 from deqpipe.workflow import inputs, specs
 from deqpipe.workflow.stages import STAGES
@@ -28,7 +28,12 @@ def register(commands: Any) -> None:
 
 
 def _check_config(options: argparse.Namespace) -> int:
-    inputs.check_inputs(config.load(options.files))
+    loaded = config.load(options.files)
+    inputs.check_inputs(loaded)
+    if any(piece.decide for piece, _ in extending.pieces(extending.Defence, loaded.extensions).values()):
+        from deqpipe import build
+
+        build.try_rules(loaded)
     print(f"{', '.join(map(str, options.files))}: valid")
     return 0
 

@@ -7,8 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from deqpipe import extending
 from deqpipe.dynamics import Trajectory
 from deqpipe.errors import UserError
+from deqpipe.machine import faults
 from deqpipe.model.interface import FixedPointModel
 from deqpipe.shapes import Logits
 
@@ -33,9 +35,17 @@ class DecisionRule:
         """What the decision at the last of some states goes by.
 
         Raises:
-            UserError: the user's function gives something else than logits of every image.
+            UserError: the user's function ends with an exception, or gives something else than logits of every image.
         """
-        decided = self.decide(along)
+        try:
+            decided = self.decide(along)
+        except Exception as error:
+            mistake = extending.explained(error)
+            if mistake is None or faults.is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"{mistake} (decide of defence {self.defence}, logits of shape {tuple(along.shape)})"
+            ) from error
         if not isinstance(decided, Tensor) or decided.shape != along.shape[1:]:
             gave = f"shape {tuple(decided.shape)}" if isinstance(decided, Tensor) else f"a {type(decided).__name__}"
             raise self._error(f"gives {gave} for logits of shape {tuple(along.shape)}", tuple(along.shape[1:]))
@@ -52,14 +62,19 @@ class DecisionRule:
             states: N.
 
         Raises:
-            UserError: it gives something else than logits, has no gradient, or lets images influence each other.
+            UserError: it fails, gives something else than logits or what is no number, draws at random, has no
+                gradient, or lets images influence each other.
         """
         generator = torch.Generator().manual_seed(0)
         along = torch.randn(states, _IMAGES, _CLASSES, generator=generator)
         for n in (1, states):
             together = self(along[:n].clone().requires_grad_())
+            if not together.isfinite().all():
+                raise self._error("gives what is no number for finite logits", "finite ones")
+            if not torch.equal(self(along[:n]), together):
+                raise self._error("gives other logits when it is asked again", "the same")
             alone = torch.cat([self(along[:n, image : image + 1]) for image in range(_IMAGES)])
-            if not torch.allclose(together, alone, atol=1e-5, equal_nan=True):
+            if not torch.allclose(together, alone, atol=1e-5):
                 raise self._error("gives an image other logits beside others than alone", "the same")
             if not together.requires_grad:
                 raise self._error("has no gradient", "one: attacks that know the defence need it")

@@ -6,7 +6,7 @@ their jobs are planned and priced, and their rows stand in the tables. Nothing h
 
 from deqpipe.extending.loading import Extension
 from deqpipe.extending.pieces import KINDS, Attack, DataSource, Defence, Model, Piece, Solver, Table
-from deqpipe.extending.registry import activate, digests, expect, find, forget, loaded, pieces
+from deqpipe.extending.registry import activate, digests, expect, explained, find, forget, loaded, pieces
 
 __all__ = [
     "KINDS",
@@ -21,6 +21,7 @@ __all__ = [
     "activate",
     "digests",
     "expect",
+    "explained",
     "find",
     "forget",
     "loaded",

@@ -3,13 +3,13 @@
 import ast
 import hashlib
 import sys
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from deqpipe.errors import UserError
+from deqpipe.extending import blame
 from deqpipe.extending.pieces import KINDS, Piece
 
 
@@ -57,7 +57,10 @@ def load(path: str) -> Extension:
     named = {name: value for name, value in vars(module).items() if isinstance(value, KINDS)}
     if not named:
         kinds = ", ".join(kind.__name__ for kind in KINDS)
-        raise UserError(f"extension {path} defines nothing: a value at its top level must be one of {kinds}")
+        raise UserError(
+            f"extension {path} defines nothing: a value at its top level, outside lists and functions, must be one of "
+            f"{kinds}"
+        )
     where: dict[tuple[str, str], int] = {}
     unique = dict[int, Piece]()
     for name, piece in named.items():
@@ -97,19 +100,8 @@ def _executed(content: bytes, path: str, digest: str) -> ModuleType:
         raise
     except (Exception, SystemExit) as error:
         del sys.modules[module.__name__]
-        raise UserError(f"extension {path}, line {_line(error, path)}: {_words(error)}") from None
+        raise UserError(f"extension {path}, line {blame.line_of(error, path) or '?'}: {blame.words(error)}") from None
     return module
-
-
-def _line(error: BaseException, path: str) -> int | str:
-    """The last line of the file itself on the way to an exception."""
-    own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-    return own[-1] if own and own[-1] is not None else "?"
-
-
-def _words(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def _assignments(content: bytes) -> dict[str, int]:

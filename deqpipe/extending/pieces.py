@@ -4,6 +4,7 @@ What is callable here is called by jobs with the package's own types, which are 
 module imports torch.
 """
 
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
@@ -19,7 +20,8 @@ class Piece:
     Attributes:
         kind: what messages call it.
         name: in the configuration, in records and in file names: lower-case letters, digits and underscores.
-        label: in tables and figures.
+        label: in tables and figures, each its own among pieces of a kind; of a defence behind a plus, as in
+            `TRADES + LABEL`.
     """
 
     kind: ClassVar[str] = "piece"
@@ -41,10 +43,29 @@ class Piece:
         if not isinstance(self.label, str) or not self.label.strip() or not self.label.isprintable():
             raise ValueError(f"{self.kind} {self.name}: label is {self.label!r}, but must be a line of text")
 
-    def _check_callable(self, **given: object) -> None:
-        for attribute, value in given.items():
-            if not callable(value):
-                raise ValueError(f"{self.kind} {self.name}: {attribute} is {value!r}, but must be a function")
+    def _check_function(self, attribute: str, *arguments: str) -> None:
+        """Refuse what is no function of these arguments."""
+        value = getattr(self, attribute)
+        if not callable(value):
+            raise ValueError(f"{self.kind} {self.name}: {attribute} is {value!r}, but must be a function")
+        try:
+            signature = inspect.signature(value)
+        except ValueError:  # some functions written in C do not say what they take
+            return
+        try:
+            signature.bind(*arguments)
+        except TypeError:
+            raise ValueError(
+                f"{self.kind} {self.name}: {attribute} takes {signature}, but is called with ({', '.join(arguments)})"
+            ) from None
+
+    def _check_names(self, attribute: str) -> None:
+        """Refuse what is no tuple of names: a text is one of letters."""
+        value = getattr(self, attribute)
+        if not isinstance(value, tuple | list) or not all(isinstance(one, str) for one in value):
+            raise ValueError(
+                f"{self.kind} {self.name}: {attribute} is {value!r}, but must be a tuple of names, such as ('a', 'b')"
+            )
 
 
 @dataclass(frozen=True)
@@ -76,12 +97,18 @@ class Defence(Piece):
     def __post_init__(self) -> None:
         """Refuse a defence that defends by nothing."""
         super().__post_init__()
-        given = {"dynamics": self.dynamics, "decide": self.decide}
         if self.dynamics is None and self.decide is None:
             raise ValueError(f"{self.kind} {self.name}: has neither dynamics nor decide, but must change one of them")
-        self._check_callable(**{name: value for name, value in given.items() if value is not None})
+        if self.dynamics is not None:
+            self._check_function("dynamics", "undefended dynamics", "settings")
+        if self.decide is not None:
+            self._check_function("decide", "logits")
+        self._check_names("keys")
+        self._check_names("models")
         if not isinstance(self.evaluations, int | float) or not 0 < self.evaluations < 1e6:
-            raise ValueError(f"{self.kind} {self.name}: evaluations is {self.evaluations!r}, but must be above 0")
+            raise ValueError(
+                f"{self.kind} {self.name}: evaluations is {self.evaluations!r}, but must be a number above 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -133,7 +160,7 @@ class DataSource(Piece):
     def __post_init__(self) -> None:
         """Refuse a source that says too little."""
         super().__post_init__()
-        self._check_callable(prepare=self.prepare)
+        self._check_function("prepare")
         for attribute in ("train", "test", "size", "channels"):
             value = getattr(self, attribute)
             if not isinstance(value, int) or value < 1:
@@ -161,7 +188,8 @@ class Attack(Piece):
     def __post_init__(self) -> None:
         """Refuse an attack that says too little."""
         super().__post_init__()
-        self._check_callable(craft=self.craft)
+        self._check_function("craft", "target", "images", "classes")
+        self._check_names("keys")
         if not isinstance(self.gradients, int) or self.gradients < 1:
             raise ValueError(f"{self.kind} {self.name}: gradients is {self.gradients!r}, but must be at least 1")
 
@@ -189,7 +217,7 @@ class Table(Piece):
     def __post_init__(self) -> None:
         """Refuse a table of nothing."""
         super().__post_init__()
-        self._check_callable(make=self.make)
+        self._check_function("make", "results")
         if not self.needs or not all(isinstance(one, str) for one in self.needs):
             raise ValueError(f"{self.kind} {self.name}: needs is {self.needs!r}, but must be the names of stages")
 
@@ -215,7 +243,7 @@ class Model(Piece):
     def __post_init__(self) -> None:
         """Refuse a model that nothing trains or decides by."""
         super().__post_init__()
-        self._check_callable(build=self.build)
+        self._check_function("build", "image shape", "number of classes")
         for attribute, known in (("frameworks", ("pgd_at", "trades")), ("defences", ("plain", "entropy"))):
             value = getattr(self, attribute)
             if not value or not set(value) <= set(known):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from deqpipe.errors import UserError
-from deqpipe.extending import loading
+from deqpipe.extending import blame, loading
 from deqpipe.extending.loading import Extension
 from deqpipe.extending.pieces import Piece
 
@@ -76,15 +76,26 @@ def find(kind: type[P], name: str) -> P | None:
     return None if known is None else known[0]
 
 
+def explained(error: Exception) -> UserError | None:
+    """An exception that comes from a line of a user's file, in one line; None: it comes from elsewhere."""
+    where = blame.place(error, _LOADED)
+    return None if where is None else UserError(f"{where}: {blame.words(error)}")
+
+
 def _refuse_doubles(active: Sequence[Extension]) -> None:
-    first: dict[tuple[str, str], Extension] = {}
-    for file in active:
-        for piece in file.pieces:
-            rival = first.setdefault((piece.kind, piece.name), file)
-            if rival is not file:
-                raise UserError(
-                    f"extension {file.where(piece)}: {piece.kind} {piece.name!r} is taken by {rival.where(piece)}"
-                )
+    """Refuse what two pieces of a kind have in common: their name, or the label by which tables tell them apart."""
+    named: dict[tuple[str, str], tuple[Piece, Extension]] = {}
+    labelled: dict[tuple[str, str], tuple[Piece, Extension]] = {}
+    for file, piece in ((one, piece) for one in active for piece in one.pieces):
+        rival, of = named.setdefault((piece.kind, piece.name), (piece, file))
+        if of is not file:
+            raise UserError(f"extension {file.where(piece)}: {piece.kind} {piece.name!r} is taken by {of.where(rival)}")
+        rival, of = labelled.setdefault((piece.kind, piece.label), (piece, file))
+        if rival is not piece:
+            raise UserError(
+                f"extension {file.where(piece)}: {piece.kind} {piece.name}: label {piece.label!r} is that of "
+                f"{rival.name}, {of.where(rival)}; tables tell rows and columns apart by it"
+            )
 
 
 def _forget_rivals(active: Sequence[Extension]) -> None:

@@ -1,6 +1,7 @@
 """`deqpipe plan`: what a run would cost on this machine, per rule, and what of it is left to do."""
 
 import json
+import logging
 import os
 import statistics
 import subprocess
@@ -19,6 +20,8 @@ from deqpipe.planning.printed import CostPlan, Measured, text
 from deqpipe.planning.rates import rates
 from deqpipe.planning.sources import images_of
 from deqpipe.workflow.dry_run import complaint, jobs
+
+_logger = logging.getLogger(__name__)
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 SIDE_BY_SIDE = 2
@@ -48,6 +51,8 @@ def plan(configfiles: Sequence[Path], *, cores: int | None, device: Device, meas
     everything = jobs(configfiles, cores=cores, everything=True)
     left = jobs(configfiles, cores=cores, everything=False)
     before = None if measure_again else known.read(config, device=where, processes=processes_of(where, cores))
+    if before is None:
+        _logger.info("measuring how fast this machine is, which takes some minutes once")
     started = time.monotonic()
     measured = measure(files, cores=cores, device=where) if before is None else before.measured
     taken = time.monotonic() - started

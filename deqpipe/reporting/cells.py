@@ -143,8 +143,16 @@ Cells: TypeAlias = Mapping[tuple[str, str], Cell]
 
 
 def by_name(cells: Iterable[Cell]) -> Cells:
-    """Cells of one table by row and column."""
-    return {(cell.row, cell.column): cell for cell in cells}
+    """Cells of one table by row and column.
+
+    Raises:
+        ValueError: two have the same place.
+    """
+    placed: dict[tuple[str, str], Cell] = {}
+    for cell in cells:
+        if placed.setdefault((cell.row, cell.column), cell) is not cell:
+            raise ValueError(f"two cells of {cell.row}, {cell.column}")
+    return placed
 
 
 EMPTY = Shown(DASH)

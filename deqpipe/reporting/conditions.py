@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from deqpipe import extending
 from deqpipe.config import PROTOCOLS, Config, known_images, leaves
 from deqpipe.reporting.paper import experiment
 from deqpipe.reporting.paper.settings import SETTINGS
@@ -147,10 +148,11 @@ def against_paper(config: Config) -> tuple[str, ...]:
 def _grid(config: Config) -> str:
     grid, points = config.attack.grid, gridpoints.grid_points(config)
     ready = gridpoints.ready_made(config)
+    blind = ("Sec. 3.2", *(own.label for own, _ in extending.pieces(extending.Defence, config.extensions).values()))
     return (
         f"Grid of Eq. (11): i in {_written(grid.states)}, K_a in {_written(grid.steps)}, lambda in "
         f"{_written(grid.damping)}; with the ready-made attack (i = {ready.state}, K_a = {ready.steps}, lambda = "
-        f"{ready.damping:g}) {len(points)} attacks, crafted without knowledge of Sec. 3.2."
+        f"{ready.damping:g}) {len(points)} attacks, crafted without knowledge of {' or of '.join(blind)}."
     )
 
 

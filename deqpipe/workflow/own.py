@@ -1,6 +1,6 @@
 """Mistakes in users' files that only the whole program can tell: taken names; keys, models and stages there are not."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from deqpipe import extending
@@ -10,9 +10,17 @@ from deqpipe.extending import Attack, DataSource, Defence, Extension, Model, Pie
 from deqpipe.workflow import specs
 from deqpipe.workflow.defences import DEFENCES
 from deqpipe.workflow.stages import STAGES
-from deqpipe.workflow.vocabulary import EVERY_DEQ
+from deqpipe.workflow.vocabulary import EVERY_DEQ, RESNET
 
 P = TypeVar("P", bound=Piece)
+COLUMNS = (
+    "Clean", "PGD", "AA", "ALL", "PGD per image", "ALL per image", "PGD gain", "method's gain",
+    "gain of Sec. 3.2", "3.2: state", "3.2: restarts", "3.2: descent", "gain of Sec. 3.3", "3.3: state", "3.3: weights",
+    "gain of own defence", "own: state", "own: the rest",
+)  # fmt: skip
+"""Of Table 1, beside which attacks have theirs."""
+PAPER = "Sec. "
+"""Labels of the paper's methods begin so, and are drawn together: Secs. 3.2 & 3.3."""
 
 
 def refuse_taken(paths: Sequence[str]) -> None:
@@ -26,6 +34,9 @@ def refuse_taken(paths: Sequence[str]) -> None:
     _refuse_built_in(DataSource, paths, sections["data"].sections)
     _refuse_built_in(Defence, paths, DEFENCES)
     _refuse_built_in(Model, paths, ("deq", "resnet"))
+    _refuse_labels(Defence, paths, {defence.label for defence in DEFENCES.values()})
+    _refuse_labels(Model, paths, {"baseline", str(RESNET.method)})
+    _refuse_labels(Attack, paths, set(COLUMNS))
     for defence, file in _pieces(Defence, paths):
         _refuse_unknown(defence, file, "models", defence.models, EVERY_DEQ)
     for table, file in _pieces(Table, paths):
@@ -36,6 +47,13 @@ def _refuse_built_in(kind: type[P], paths: Iterable[str], names: Iterable[str]) 
     for piece, file in _pieces(kind, paths):
         if piece.name in names:
             raise _error(piece, file, f"{piece.kind} {piece.name!r} is taken by the package")
+
+
+def _refuse_labels(kind: type[P], paths: Iterable[str], labels: Collection[str]) -> None:
+    """Refuse labels by which tables would take a piece for one of the package's own."""
+    for piece, file in _pieces(kind, paths):
+        if piece.label in labels or piece.label.startswith(PAPER):
+            raise _error(piece, file, f"{piece.kind} {piece.name}: label {piece.label!r} stands for the package's own")
 
 
 def check_keys(config: Config) -> None:

@@ -92,7 +92,7 @@ def test_the_python_of_a_page_runs(page: Path, demo: Path, monkeypatch: pytest.M
 
 def test_the_examples_of_ones_own_pieces_are_files_that_tests_run() -> None:
     examples = [block.code.strip() for block in of("python") if block.page == EXTENDING]
-    files = {name: (ROOT / f"tests/extending/{name}.py").read_text("utf-8").strip() for name in PIECES}
+    files = {name: (ROOT / f"tests/extending/{name}.py").read_text("utf-8").strip() for name in (*PIECES, "dynamics")}
     assert sorted(examples) == sorted(files.values())
     overlay = (ROOT / "tests/extending/shapes.yaml").read_text("utf-8")
     assert all(f"/{name}.py" in overlay for name in PIECES)

@@ -38,6 +38,9 @@ EXAMPLES = {
     "defence": Alone(
         rows=frozenset({"PGD-AT + mean of 3 states", "TRADES + mean of 3 states"}), text="mean of 3 states"
     ),
+    "dynamics": Alone(
+        rows=frozenset({"PGD-AT + two damped steps", "TRADES + two damped steps"}), text="two damped steps"
+    ),
     "attack": Alone(rules=frozenset({"attack_own"}), columns=frozenset({"PGD, margin"}), text="PGD, margin"),
     "data": Alone({"data": {"source": "shapes", "validation": 12, "augment": "none"}}, text="random shapes"),
     "model": Alone(

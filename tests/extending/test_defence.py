@@ -10,6 +10,7 @@ import torch
 
 from deqpipe import build, extending
 from deqpipe.attack.suite import Victim, decision_of
+from deqpipe.config import Config
 from deqpipe.data import load
 from deqpipe.defence.rule import DecisionRule
 from deqpipe.dynamics import PlainDynamics
@@ -98,11 +99,59 @@ def test_the_gradient_of_the_decision_goes_through_the_rule_and_the_solvers_step
         (lambda along: along.argmax(2), "gives shape"),
         (lambda along: along[-1].detach(), "has no gradient"),
         (lambda along: along[-1] - along[-1].mean(0), "gives an image other logits beside others than alone"),
+        (lambda along: along[-1] / 0 * 0, "gives what is no number for finite logits, but must give finite ones"),
+        (lambda along: along[-1] + torch.rand(()), "gives other logits when it is asked again"),
     ],
 )
 def test_a_rule_that_is_none_is_refused_before_anything_is_computed(decide: Any, told: str) -> None:
     with pytest.raises(UserError, match=told):
         DecisionRule("mine", decide).check(4)
+
+
+def defined(tmp_path: Path, content: str) -> Config:
+    """The tiny experiment with a file of one's own."""
+    path = tmp_path / "mine.py"
+    path.write_text("from deqpipe.extending import Defence\n" + content)
+    return tiny.settings({"extensions": [str(path)]})
+
+
+def settings_of(config: Config) -> Settings:
+    return Settings(specs.pick(config.model_dump(mode="json"), "solver"))
+
+
+def test_a_rule_that_fails_at_the_first_state_is_named_with_its_line_and_the_shape(tmp_path: Path) -> None:
+    config = defined(tmp_path, "x = Defence('back', 'back', decide=lambda logits: logits[-3])\n")
+    with pytest.raises(UserError) as refused:
+        build.rule(settings_of(config), "back")
+    assert str(refused.value) == (
+        f"extension {tmp_path / 'mine.py'}, line 2: IndexError: index -3 is out of bounds for dimension 0 with size 1 "
+        "(decide of defence back, logits of shape (1, 4, 10))"
+    )
+
+
+def test_dynamics_that_read_a_key_which_is_not_named_are_refused(tmp_path: Path) -> None:
+    reading = "x = Defence('reading', 'reading', dynamics=lambda plain, settings: settings['entropy.step_size_255'])\n"
+    with pytest.raises(
+        UserError, match=r"defence reading: dynamics reads entropy\.step_size_255, which its keys do not"
+    ):
+        build.dynamics(settings_of(defined(tmp_path, reading)), "reading")
+
+
+def test_an_exception_in_a_users_file_ends_a_command_with_one_line(
+    tmp_path: Path, trained: tiny.Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from deqpipe.extending import Defence\n\ndef wrong(plain, settings):\n    return plain.nonsense\n\n"
+        "x = Defence('wrong', 'wrong', dynamics=wrong)\n"
+    )
+    config = tiny.settings({"extensions": [str(path)]})
+    spec = specs.dumps(specs.build("clean", config, model=f"{BASE}_wrong", seed=0))
+    words = ("clean", "--spec", spec, "--data", trained.data, "--checkpoint", trained.file(BASE))
+    assert tiny.run(*words, "--output", tmp_path / "c.parquet", "--batch-size", 5, "--state", tmp_path / "state") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"deqpipe: extension {path}, line 4: AttributeError: 'PlainDynamics' object has no attribute 'nonsense'"
+    )
 
 
 def test_a_defence_whose_dynamics_are_none_is_refused(tmp_path: Path) -> None:

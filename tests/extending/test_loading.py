@@ -4,12 +4,15 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deqpipe import extending
 from deqpipe.errors import UserError
-from deqpipe.extending import loading
+from deqpipe.extending import blame, loading
+from deqpipe.reporting.tables import table1
+from deqpipe.workflow import own
 from tests import tiny
 
 AVERAGE = Path(__file__).parent / "defence.py"
@@ -17,7 +20,7 @@ HEAD = "from deqpipe.extending import Defence\n"
 
 MISTAKES = (
     ("x = (\n", "line 1: '(' was never closed"),
-    ("x = 1\n", "defines nothing: a value at its top level must be one of"),
+    ("x = 1\n", "defines nothing: a value at its top level, outside lists and functions, must be one of"),
     (HEAD + "\n1 / 0\n", "line 3: ZeroDivisionError: division by zero"),
     (HEAD + "import missing_library\n", "line 2: ModuleNotFoundError: No module named 'missing_library'"),
     (HEAD + "\ndef f():\n    raise KeyError('k')\n\nf()\n", "line 4: KeyError: 'k'"),
@@ -34,6 +37,34 @@ MISTAKES = (
         "line 2: models has 'deq', but may have deq_pgd_at",
     ),
     (HEAD + "raise SystemExit(3)\n", "line 2: SystemExit: 3"),
+    (HEAD + "x = Defence('a', 'A', decide=lambda: 0)\n", "decide takes (), but is called with (logits)"),
+    (HEAD + "x = Defence('a', 'A', dynamics=lambda p: p)\n", "dynamics takes (p), but is called with (undefended dyn"),
+    (
+        HEAD + "x = Defence('a', 'A', decide=max, models='deq_pgd_at_base')\n",
+        "models is 'deq_pgd_at_base', but must be a",
+    ),
+    (HEAD + "x = Defence('a', 'A', decide=max, keys='entropy')\n", "keys is 'entropy', but must be a tuple of names"),
+    (
+        HEAD + "x = Defence('a', 'A', decide=max, evaluations='two')\n",
+        "evaluations is 'two', but must be a number above",
+    ),
+    (
+        HEAD + "x = Defence('a', 'A', decide=max)\ny = Defence('b', 'A', decide=min)\n",
+        "line 3: defence b: label 'A' is that of a, ",
+    ),
+    (
+        HEAD + "x = Defence('a', 'Sec. 3.3', decide=max)\n",
+        "line 2: defence a: label 'Sec. 3.3' stands for the package's",
+    ),
+    (HEAD + "x = [Defence('a', 'A', decide=max)]\n", "defines nothing: a value at its top level, outside lists"),
+    (
+        "from deqpipe.extending import Attack\nx = Attack('a', 'ALL', craft=lambda t, x, y: x, gradients=1)\n",
+        "line 2: attack a: label 'ALL' stands for the package's own",
+    ),
+    (
+        "from deqpipe.extending import Model\nx = Model('a', 'ResNet', build=lambda s, c: None)\n",
+        "line 2: model a: label 'ResNet' stands for the package's own",
+    ),
 )
 
 
@@ -73,6 +104,11 @@ def test_a_mistake_in_a_file_is_one_line_with_file_and_line(refusals: list[str])
         assert f"mine{number}.py" in told, content
         assert told.startswith("extension "), content
         assert expected in told, content
+
+
+def test_labels_that_stand_for_columns_of_table_1_are_all_refused() -> None:
+    columns = {*table1.COLUMNS, table1.OVER_CONTROL, *table1.DEFENCE_PARTS, *table1.OWN_PARTS, *table1.TRAINING_PARTS}
+    assert columns == set(own.COLUMNS)
 
 
 def test_a_missing_file_is_named() -> None:
@@ -118,3 +154,28 @@ def test_of_two_configurations_in_a_process_the_later_ones_piece_has_the_name(tm
         found = extending.find(extending.Defence, "average")
         assert found is not None
         assert found.label == label
+
+
+def raised(path: Path, content: str, call: str, *arguments: object) -> Exception:
+    """What a function of a user's file ends with."""
+    path.write_text(content)
+    scope: dict[str, Any] = {}
+    exec(compile(content, str(path), "exec"), scope)
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        scope[call](*arguments)
+    return caught.value
+
+
+def test_an_exception_is_that_of_the_last_line_of_the_users_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    error = raised(path, "def f(x):\n    return g(x)\n\ndef g(x):\n    return x[5]\n", "f", [])
+    assert blame.place(error, [str(path)]) == f"extension {path}, line 5"
+    assert blame.place(error, ["another.py"]) is None
+    in_library = raised(path, "import json\n\ndef f(x):\n    return json.loads(x)\n", "f", "{")
+    assert blame.place(in_library, [str(path)]) == f"extension {path}, line 4"
+
+
+def test_an_exception_of_the_package_that_the_file_has_called_is_not_the_users(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    content = "from deqpipe.extending import loading\n\ndef f(x):\n    return loading.load(x)\n"
+    assert blame.place(raised(path, content, "f", "nowhere.py"), [str(path)]) is None

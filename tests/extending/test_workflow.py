@@ -30,6 +30,11 @@ def test_its_rows_and_its_column_stand_in_table_1(finished: Experiment) -> None:
     assert {name for name, column in table if column == "PGD, margin"} == deciding
 
 
+def test_the_notes_say_that_the_grid_knows_of_no_defence(finished: Experiment) -> None:
+    notes = (finished.workspace.folder / "results/tables/table1.md").read_text()
+    assert "crafted without knowledge of Sec. 3.2 or of mean of 3 states." in notes
+
+
 def test_its_rows_and_its_table_stand_in_the_report(finished: Experiment) -> None:
     page = finished.page
     assert "What attacks cost each decision." in page
