@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from deqpipe.api import Model, load
+from deqpipe import build
+from deqpipe.api import Model, WhichState, load
+from deqpipe.dynamics import PlainDynamics
 from deqpipe.model import architecture
 from deqpipe.results import checkpoint
 from tests import tiny
@@ -28,7 +30,14 @@ def configured(folder: Path, changes: Mapping[str, Any]) -> Path:
     return path
 
 
-def write_deq(folder: Path, *, scales: int = 2, zero: bool = False) -> Path:
+def write_deq(
+    folder: Path,
+    *,
+    scales: int = 2,
+    zero: bool = False,
+    dataset: str = "folder of images",
+    provenance: Mapping[str, Any] | None = None,
+) -> Path:
     """The file of a small DEQ with random parameters and statistics; or with a head that says nothing."""
     model = tiny_model(scales, size=SIZE, seed=ALIVE[scales]).float()
     if zero:
@@ -37,9 +46,10 @@ def write_deq(folder: Path, *, scales: int = 2, zero: bool = False) -> Path:
         tiny_architecture(scales),
         image_shape=(3, SIZE, SIZE),
         classes=tuple(f'{number}"' for number in range(CLASSES)),  # names as a folder may have them
-        dataset="folder of images",
+        dataset=dataset,
     )
-    facts = {"kind": architecture.KIND, "architecture": described, "provenance": {"spec": {}}, "epoch": 1}
+    origin = {"spec": {}} | dict(provenance or {})
+    facts = {"kind": architecture.KIND, "architecture": described, "provenance": origin, "epoch": 1}
     path = folder / "ours.safetensors"
     checkpoint.write(path, model.state_dict(), facts)
     return path
@@ -60,3 +70,13 @@ def exported(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
 def pictures(count: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Random images."""
     return torch.rand(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(dtype)
+
+
+def logits_with_gradient(model: Model, x: Tensor, state: WhichState) -> Tensor:
+    """Our logits, with gradient through the solver's own steps."""
+    dynamics = build.plain_dynamics(model.settings)
+    assert isinstance(dynamics, PlainDynamics)
+    along = dynamics.with_gradient(model.network, x)
+    if state == "final":
+        return model.network.logits(build.final_unroll(model.settings).onwards(along.fn, along.equilibrium))
+    return model.network.logits(along.state(state))

@@ -1,20 +1,23 @@
 """The exported network: the logits of our decision, with the gradient through the solver's own steps."""
 
 import ast
+import json
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from deqpipe import build
-from deqpipe.api import WhichState
-from deqpipe.dynamics import PlainDynamics
+from deqpipe.api import Model, WhichState
 from deqpipe.model.architecture import load_model
 from deqpipe.robustbench import contents
+from deqpipe.robustbench.standalone import deq, reproduce
+from deqpipe.solver.anderson import REGULARISATION
+from deqpipe.solver.fixed_point import FixedPointIteration
+from deqpipe.solver.solve import Termination, reach
 from tests import tiny
 from tests.robustbench import hand_in
 from tests.robustbench.hand_in import NAME
@@ -31,6 +34,12 @@ SOLVES: Mapping[str, tuple[dict[str, Any], WhichState]] = {
     "lowest": (BROYDEN | {"returned": "lowest_sample"}, "final"),
     "tolerance of anderson": ({"name": "anderson", "steps": 6, "memory": 3, "tolerance": 0.6}, "final"),
 }
+STOPPED: Sequence[tuple[dict[str, Any], float]] = (
+    (BROYDEN | {"steps": 6}, 0.8),
+    ({"name": "anderson", "steps": 6, "memory": 3}, 0.75),
+    ({"name": "fixed_point", "steps": 6}, 0.97),
+)
+"""Tolerances that a random network of three scales has some images reach before the last step."""
 SOLVED = {"scope": "sample", "returned": "last", "tolerance": 0.0}
 
 
@@ -59,41 +68,84 @@ def test_logits_are_those_of_our_decision(
     assert difference(tmp_path, trained.file("deq_pgd_at_base"), solver, state, (1, 8, 8)) < 1e-6
 
 
-@pytest.mark.parametrize("scales", [1, 4])
+@pytest.mark.parametrize("scales", [1, 3, 4])
 def test_logits_are_ours_whatever_the_number_of_scales(tmp_path: Path, scales: int) -> None:
-    """Random networks pull no two states together: differences of rounding grow."""
-    assert difference(tmp_path, hand_in.write_deq(tmp_path, scales=scales), BROYDEN, 3, (3, 8, 8)) < 1e-4
+    """To the same digits, although a random network makes differences of rounding a hundred times as large.
+
+    With four scales, a change of one unit in the last place of its weights changes the logits by some 1e-5.
+    """
+    assert difference(tmp_path, hand_in.write_deq(tmp_path, scales=scales), BROYDEN, 3, (3, 8, 8)) < 1e-6
 
 
-@pytest.mark.parametrize("case", ["tolerance", "tolerance of anderson"])
-def test_some_images_stop_at_the_tolerance_and_others_do_not(tmp_path: Path, case: str) -> None:
-    """Else the cases with a tolerance would say nothing."""
-    source, (solver, _) = hand_in.write_deq(tmp_path, scales=3), SOLVES[case]
-    model = hand_in.loaded(source, hand_in.configured(tmp_path, {"solver": SOLVED | solver}))
-    steps = model.trajectory(hand_in.pictures(6)).solution.steps
-    assert steps.min() < steps.max()
+def in_double_precision(
+    folder: Path, source: Path, solver: Mapping[str, Any], state: WhichState, **changes: Any
+) -> tuple[Model, nn.Module]:
+    """Our model and the exported network, weight norm folded in double precision, too."""
+    configuration = hand_in.configured(folder, {"solver": {**SOLVED, **solver}, **changes})
+    model = hand_in.loaded(source, configuration, torch.float64)
+    network = hand_in.exported(export(folder, source, "--configuration", configuration, "--state", state))
+    network.double().load_state_dict(contents.weights(model.network))
+    return model, network
+
+
+def assert_the_same(network: nn.Module, model: Model, x: Tensor, state: WhichState) -> None:
+    """To the last digits of double precision: logits, and their gradient."""
+    ours, theirs = hand_in.logits_with_gradient(model, x.requires_grad_(), state), network(x)
+    assert torch.allclose(theirs, ours, rtol=1e-12, atol=1e-12)
+    expected, gradient = (torch.autograd.grad(logits.square().sum(), x)[0] for logits in (ours, theirs))
+    assert expected.abs().max() > 1e-3
+    assert torch.allclose(gradient, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("solver", "state"), SOLVES.values(), ids=SOLVES)
 def test_logits_and_gradient_are_ours_to_the_last_digits_of_double_precision(
     tmp_path: Path, solver: dict[str, Any], state: WhichState
 ) -> None:
-    source = hand_in.write_deq(tmp_path)
-    configuration = hand_in.configured(tmp_path, {"solver": SOLVED | solver})
-    model = hand_in.loaded(source, configuration, torch.float64)
-    network = hand_in.exported(export(tmp_path, source, "--configuration", configuration, "--state", state))
-    network.double().load_state_dict(contents.weights(model.network))  # weight norm folded in double precision, too
-    x = hand_in.pictures(3, torch.float64).requires_grad_()
-    dynamics = build.plain_dynamics(model.settings)
-    assert isinstance(dynamics, PlainDynamics)
-    along = dynamics.with_gradient(model.network, x)
-    unrolled = state == "final"
-    z = build.final_unroll(model.settings).onwards(along.fn, along.equilibrium) if unrolled else along.state(int(state))
-    ours, theirs = model.network.logits(z), network(x)
-    assert torch.allclose(theirs, ours, rtol=1e-12, atol=1e-12)
-    expected, gradient = (torch.autograd.grad(logits.square().sum(), x)[0] for logits in (ours, theirs))
-    assert expected.abs().max() > 1e-3
-    assert torch.allclose(gradient, expected, rtol=1e-9, atol=1e-9)
+    model, network = in_double_precision(tmp_path, hand_in.write_deq(tmp_path), solver, state)
+    assert_the_same(network, model, hand_in.pictures(3, torch.float64), state)
+
+
+def test_unroll_of_the_final_state_may_begin_with_a_plain_step(tmp_path: Path) -> None:
+    lead = {"unroll": {"lead_step": True}}
+    model, network = in_double_precision(tmp_path, hand_in.write_deq(tmp_path), BROYDEN, "final", attack=lead)
+    assert_the_same(network, model, hand_in.pictures(3, torch.float64), "final")
+
+
+def test_early_states_are_read_where_they_are_even_if_the_final_one_is_that_of_lowest_residual(tmp_path: Path) -> None:
+    solver = BROYDEN | {"returned": "lowest_sample"}
+    model, network = in_double_precision(tmp_path, hand_in.write_deq(tmp_path), solver, 5)
+    assert_the_same(network, model, hand_in.pictures(3, torch.float64), 5)
+
+
+def test_an_image_whose_residuals_are_no_numbers_keeps_its_first_state() -> None:
+    def f(z: Tensor) -> Tensor:
+        return torch.where(z == 0, 1.0, torch.nan)
+
+    z, termination = torch.zeros(2, 3), Termination(3)
+    ours = reach(FixedPointIteration(), f, z, termination=termination, returned="lowest_sample")
+    theirs = deq.solve(f, z, deq.FixedPoint, steps=3, tolerance=0.0, lowest=True)
+    assert torch.equal(ours, torch.ones_like(z))
+    assert torch.equal(theirs, ours)
+
+
+def test_regularisation_of_anderson_mixing_is_ours() -> None:
+    """Too small to be seen in logits."""
+    assert deq.Anderson.regularisation == REGULARISATION
+
+
+@pytest.mark.parametrize(("solver", "tolerance"), STOPPED, ids=[solver["name"] for solver, _ in STOPPED])
+def test_images_that_reach_the_tolerance_keep_their_state_and_others_do_not(
+    tmp_path: Path, solver: dict[str, Any], tolerance: float
+) -> None:
+    """Some images stop before the last step; their logits alone are others than without a tolerance."""
+    source, x, last = hand_in.write_deq(tmp_path, scales=3), hand_in.pictures(6, torch.float64), solver["steps"]
+    (tmp_path / "without").mkdir()
+    going, _ = in_double_precision(tmp_path / "without", source, solver, last)
+    model, network = in_double_precision(tmp_path, source, solver | {"tolerance": tolerance}, last)
+    stopped = model.trajectory(x).solution.steps < last
+    assert 0 < stopped.sum() < len(x)
+    assert torch.equal((network(x) - going.logits(x, state=last)).abs().amax(1) > 1e-6, stopped)
+    assert_the_same(network, model, x, last)
 
 
 @pytest.mark.parametrize("case", ["early state", "anderson", "final state"])
@@ -127,6 +179,8 @@ def test_resnet_is_exported_too(tmp_path: Path, trained: Trained) -> None:
     x = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     ours = load_model(source, torch.device("cpu")).model(x)
     assert torch.allclose(network(x), ours, rtol=1e-5, atol=1e-5)
+    (file,) = (tmp_path / "out").glob("model_info/*/*/*.json")
+    assert json.loads(file.read_text())["architecture"] == "ResNet-10"
 
 
 def cut(tensors: Mapping[str, Tensor], text: str) -> dict[str, Tensor]:
@@ -151,6 +205,15 @@ def test_what_is_handed_out_imports_nothing_of_ours(name: str) -> None:
     imported += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     assert "torch" in imported
     assert not any(module.startswith(("deqpipe", ".")) or not module for module in imported)
+
+
+def test_a_name_with_a_hyphen_gets_a_class_without(tmp_path: Path) -> None:
+    source, configuration = hand_in.write_deq(tmp_path), hand_in.configured(tmp_path, {})
+    options = ("--configuration", configuration, "--state", 2, "--name", "Some-One2026")
+    assert tiny.run("export-robustbench", source, tmp_path / "out", *options) == 0
+    module, network = reproduce.load(tmp_path / "out", "Some-One2026")
+    assert type(network) is module.Some_One2026
+    assert not network.training
 
 
 def test_only_the_solver_of_the_model_is_in_its_file(tmp_path: Path) -> None:
