@@ -261,6 +261,18 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """As `atomic`, an empty folder that becomes `path` with all that the block puts into it.
+
+    Raises:
+        UserError: `path` exists as a folder, or as `atomic`.
+    """
+    with atomic(path) as temporary:
+        temporary.mkdir()
+        yield temporary
+
+
+@contextmanager
 def _faults_told(path: Path, folder: Path) -> Iterator[None]:
     """As `faults.written`, of failures of the disk alone: a content may fail to be made for other reasons."""
     try:
@@ -304,13 +316,19 @@ def _open_lock(folder: Path) -> int:
 
 
 def _publish(temporary: Path, path: Path) -> None:
-    """Put a file on the disk under its final name, with the permissions that the umask gives to files."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    # Some libraries make files that nobody but their owner may read. The lock was made with the umask.
-    temporary.chmod(stat.S_IMODE((temporary.parent / _LOCK).stat().st_mode))
+    """Put a file or folder on the disk under its final name, files with the permissions that the umask gives them."""
+    for one in (temporary, *temporary.rglob("*")):
+        if not one.is_dir():
+            _settle(one, permissions=stat.S_IMODE((temporary.parent / _LOCK).stat().st_mode))
     temporary.replace(path)
     _flush_folder(path.parent)
+
+
+def _settle(path: Path, *, permissions: int) -> None:
+    """Put a file's content on the disk. Some libraries make files that nobody but their owner may read."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    path.chmod(permissions)  # of the lock, which was made with the umask
 
 
 def _remove(folder: Path, temporary: Path) -> None:

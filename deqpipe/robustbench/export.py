@@ -1,11 +1,11 @@
 """`deqpipe export-robustbench`: the folder of a hand-in, whole or not at all."""
 
 import argparse
+import io
 import json
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from deqpipe.api import Model, WhichState, load, settings_of
 from deqpipe.config import ThreatModelConfig
 from deqpipe.errors import UserError
-from deqpipe.machine import faults
 from deqpipe.model.architecture import Loaded, load_model
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.model.interface import FixedPointModel
+from deqpipe.results import records
 from deqpipe.robustbench import contents
 from deqpipe.robustbench.contents import DATASETS, Claim, Subject
 from deqpipe.robustbench.decision import Decision, decision_of, refuse_without_gradient
@@ -146,7 +146,9 @@ def _network(subject: Subject, name: str, tensors: Mapping[str, Tensor]) -> nn.M
 def _write(folder: Path, subject: Subject, claim: Claim, tensors: Mapping[str, Tensor]) -> None:
     (folder / f"{claim.name}.py").write_text(contents.source(subject, claim.name), encoding="utf-8")
     (folder / "reproduce.py").write_text(contents.reproduce(), encoding="utf-8")
-    torch.save(tensors, folder / f"{claim.name}.pt")
+    buffer = io.BytesIO()  # torch.save does not say what the operating system refused
+    torch.save(tensors, buffer)
+    (folder / f"{claim.name}.pt").write_bytes(buffer.getbuffer())
     file = folder / "model_info" / subject.dataset / "Linf" / f"{claim.name}.json"
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(contents.model_info(subject, claim), indent=2) + "\n", encoding="utf-8")
@@ -156,12 +158,13 @@ def _measure(folder: Path, how: Measurement) -> None:
     """As the script itself would: the same code, the exported files."""
     options = argparse.Namespace(
         images=how.images, data=how.data, device=how.device, batch_size=how.batch_size,
-        attacks=",".join(reproduce.STANDARD), tolerance=reproduce.TOLERANCE, write=True,
+        attacks=",".join(reproduce.STANDARD),
     )  # fmt: skip
     try:
-        reproduce.run(folder, options)
+        reproduce.write(folder, reproduce.counted(folder, options), device=how.device)
     except reproduce.Missing as error:
         raise UserError(str(error)) from None
+    shutil.rmtree(folder / "__pycache__", ignore_errors=True)  # of the module that was measured
 
 
 def _info(folder: Path) -> dict[str, Any]:
@@ -171,16 +174,16 @@ def _info(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder under a temporary name that gets its own when the block ends without an exception."""
-    staged = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    with faults.written(folder):
-        staged.mkdir(parents=True)
+    """As `records.atomic_folder`; where the block fails, folders that were made to hold it are removed as well."""
+    made = [parent for parent in folder.parents if not parent.exists()]
     try:
-        yield staged
-        with faults.written(folder):
-            staged.rename(folder)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+        with records.atomic_folder(folder) as staged:
+            yield staged
+    except BaseException:
+        with suppress(OSError):  # somebody else has put something there
+            for parent in made:
+                parent.rmdir()
+        raise
 
 
 def _lines(folder: Path, subject: Subject, info: Mapping[str, Any]) -> Iterator[str]:

@@ -1,10 +1,8 @@
 """Records: whole files, read back as they were written, put together only where that makes sense."""
 
 import os
-import resource
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from hypothesis import strategies as st
 
 from deqpipe.errors import UserError
 from deqpipe.results import checkpoint, records
+from tests.limits import limited
 from tests.results.edits import write_table
 
 PROVENANCE = {"spec": {"stage": "clean", "revision": 1}, "seconds": 1.5}
@@ -169,17 +168,6 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 }
 
 
-@contextmanager
-def limited(size: int) -> Iterator[None]:
-    """No file may grow larger, for a while: as a full disk, and nobody need be root for it."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.parametrize("older", [False, True])
 @pytest.mark.parametrize("size", [0, 1, 4_000])
 @pytest.mark.parametrize("writer", WRITERS)
@@ -217,6 +205,34 @@ def test_a_folder_that_is_removed_while_a_file_is_made_is_told(tmp_path: Path) -
             temporary.write_text("text")
 
     assert told(removed) == f"{tmp_path}/folder/a cannot be written: No such file or directory"
+
+
+def written_folder(path: Path) -> None:
+    with records.atomic_folder(path) as folder:
+        (folder / "below").mkdir()
+        (folder / "below" / "a.txt").write_text("a" * 5_000)
+        (folder / "b.txt").write_text("b")
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / ".out.killed.tmp").mkdir()
+    (tmp_path / ".out.killed.tmp" / ".lock").touch()
+    with limited(4_000):
+        message = told(lambda: written_folder(tmp_path / "out"))
+    assert message.startswith(f"{tmp_path}/out cannot be written: File too large")
+    assert list(tmp_path.iterdir()) == []
+    written_folder(tmp_path / "out")
+    names = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    assert names == ["out", "out/b.txt", "out/below", "out/below/a.txt"]
+    assert "it is a folder" in told(lambda: written_folder(tmp_path / "out"))
+
+
+def test_all_files_of_a_folder_are_put_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(Path(f"/proc/self/fd/{handle}").resolve()))
+    written_folder(tmp_path / "out")
+    assert flushed[-1] == tmp_path
+    assert sorted(path.name for path in flushed[:-1]) == ["a.txt", "b.txt"]
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600), (0o027, 0o640)])

@@ -3,6 +3,8 @@
 import argparse
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from deqpipe.data.folder import read_folder
 from deqpipe.robustbench.standalone import reproduce
 from deqpipe.robustbench.standalone.reproduce import STANDARD, Measured
 from tests import tiny
+from tests.limits import limited
 from tests.robustbench import hand_in
 from tests.robustbench.hand_in import NAME
 
@@ -66,6 +69,56 @@ def test_what_autoattack_warns_of_is_kept_once() -> None:
     measured = reproduce.measure(Probabilities(), x, y, epsilon=1e-4, attacks=("apgd-ce", "apgd-ce"))
     assert len(measured.warnings) == 1
     assert "probability distribution" in measured.warnings[0]
+
+
+class Brightness(nn.Module):
+    """Two classes, dark and bright images; the border is at 0.7."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bright = x.mean((1, 2, 3)) - 0.7
+        return torch.stack([-bright, bright], 1)
+
+
+def brightened(monkeypatch: pytest.MonkeyPatch, **by: tuple[int, float]) -> None:
+    """Attacks that make the first so many images brighter by so much."""
+
+    def run(attack: str, warnings: object, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
+        count, change = by[attack.replace("-", "_")]
+        return torch.cat([x[:count] + change, x[count:]])
+
+    monkeypatch.setattr(reproduce, "_adversary", lambda network, attack, epsilon, **more: attack)
+    monkeypatch.setattr(reproduce, "_run", run)
+
+
+@pytest.mark.parametrize(("epsilon", "robust"), [(0.1, 4), (0.3, 1)])
+def test_images_are_judged_within_the_ball(monkeypatch: pytest.MonkeyPatch, epsilon: float, robust: int) -> None:
+    brightened(monkeypatch, apgd_ce=(3, 2.0))
+    x, y = torch.full((4, 1, 2, 2), 0.5), torch.zeros(4, dtype=torch.int64)
+    assert reproduce.measure(Brightness(), x, y, epsilon=epsilon, attacks=["apgd-ce"]).robust == {"apgd-ce": robust}
+
+
+@pytest.mark.parametrize(("fooled", "warned"), [(2, False), (3, True)])
+def test_what_square_alone_fools_is_warned_of(monkeypatch: pytest.MonkeyPatch, fooled: int, warned: bool) -> None:
+    """From 0.2 % of the images on; images that others fool as well do not count."""
+    brightened(monkeypatch, apgd_ce=(100, 0.3), square=(fooled, 0.3))
+    x, y = torch.full((1000, 1, 1, 1), 0.5), torch.zeros(1000, dtype=torch.int64)
+    measured = reproduce.measure(Brightness(), x, y, epsilon=0.3, attacks=["apgd-ce", "square"], batch_size=1000)
+    assert measured.robust == {"apgd-ce": 900, "square": 900 - fooled}
+    assert any("Square" in message for message in measured.warnings) is warned
+
+
+def test_the_original_package_is_asked_in_its_words() -> None:
+    """Its attacks give images alone, and it takes the size of a batch by another name."""
+
+    class Original:
+        __module__ = "autoattack.autoattack"
+        apgd = apgd_targeted = SimpleNamespace()
+
+        def run_standard_evaluation(self, x: Tensor, y: Tensor, *, bs: int) -> Tensor:
+            return x + bs
+
+    x = torch.zeros(2, 1, 1, 1)
+    assert torch.equal(reproduce._run(Original(), reproduce.Warnings(), x, x, 3), x + 3)
 
 
 @pytest.mark.parametrize("eps", [("8/255", 8 / 255), ("0.031", 0.031), ("9.5/255", 9.5 / 255)])
@@ -127,6 +180,55 @@ def test_numbers_are_written_anew_and_warnings_make_them_unreliable(folder: Path
     assert info["footnote"].count("Accuracies are of the first") == 1
     counts = json.loads((folder / reproduce.MEASUREMENT).read_text())
     assert (counts["images"], counts["robust"]["square"], counts["warnings"]) == (100, 40, ["zero gradient"])
+
+
+def test_one_image_is_always_allowed(folder: Path) -> None:
+    reproduce.write(folder, counted(80, 40, images=100), device="cpu")
+    assert reproduce.differences(folder, counted(79, 41, images=100), tolerance=0.5) == []
+    assert len(reproduce.differences(folder, counted(78, 42, images=100), tolerance=0.5) or []) == 2
+
+
+@pytest.mark.parametrize("size", [0, 600])
+def test_a_full_disk_leaves_the_older_accuracies(folder: Path, size: int) -> None:
+    """Of the larger size one file fits, the other does not."""
+    reproduce.write(folder, counted(800, 400), device="cpu")
+    file = reproduce.model_info_of(folder)
+    older = {path: path.read_text() for path in (file, folder / reproduce.MEASUREMENT)}
+    with limited(size), pytest.raises(reproduce.Missing, match="cannot be written: File too large"):
+        reproduce.write(folder, counted(700, 300), device="cpu")
+    assert {path: path.read_text() for path in older} == older
+    assert not list(folder.rglob("*.tmp"))
+
+
+def asked(folder: Path, *options: str) -> int:
+    """The script's exit status; the images are its folder's."""
+    return reproduce.run(folder, reproduce.parsed(["--data", str(folder / "images.npz"), "--device", "cpu", *options]))
+
+
+def test_some_attacks_alone_are_written_nowhere(folder: Path) -> None:
+    np.savez(folder / "images.npz", x=hand_in.pictures(3).numpy(), y=np.zeros(3, dtype=np.int64))
+    before = reproduce.model_info_of(folder).read_text()
+    assert asked(folder, "--attacks", "apgd-ce", "--write") == 0
+    assert reproduce.model_info_of(folder).read_text() == before
+    assert not (folder / reproduce.MEASUREMENT).exists()
+
+
+def test_images_that_are_none_are_refused(folder: Path) -> None:
+    x, y = hand_in.pictures(3).numpy(), np.zeros(3, dtype=np.int64)
+    wrong: dict[str, dict[str, Any]] = {
+        r"must be in \[0, 1\]": {"x": 255 * x, "y": y},
+        "holds no x": {"x": x},
+        "the network takes": {"x": x[:, :1], "y": y},
+    }
+    for reason, arrays in wrong.items():
+        np.savez(folder / "images.npz", **arrays)
+        with pytest.raises(reproduce.Missing, match=reason):
+            asked(folder)
+    np.savez(folder / "images.npz", x=x, y=y)
+    with pytest.raises(reproduce.Missing, match="7 images were asked for, but there are 1 to 3"):
+        asked(folder, "--images", "7")
+    with pytest.raises(reproduce.Missing, match="attack 'pgd' is none of apgd-ce, apgd-t"):
+        asked(folder, "--attacks", "apgd-ce,pgd")
 
 
 def test_a_run_measures_writes_and_then_finds_the_same(

@@ -127,6 +127,8 @@ def _of_npz(file: Path) -> tuple[Tensor, Tensor]:
     if not file.is_file():
         raise Missing(f"{file} is missing")
     arrays = np.load(file)
+    if not {"x", "y"} <= set(arrays):
+        raise Missing(f"{file} holds no x (images) and y (classes)")
     x = torch.from_numpy(arrays["x"])
     return (x / 255.0 if x.dtype == torch.uint8 else x.float()), torch.from_numpy(arrays["y"]).long()
 
@@ -194,13 +196,15 @@ def measure(
         tell: is told of every attack's end.
     """
     warnings, network = Warnings(), network.to(device)
+    classes = _classes(network, x, device)
+    _refuse(attacks, classes=classes)
     right = _right(network, x, y, batch_size, device)
     clean, robust = int(right.sum()), {}
     tell(f"clean: {clean} of {len(x)} images right")
     for name in attacks:
         left = right.nonzero().flatten()
         if len(left):
-            adversary = _adversary(network, name, epsilon, classes=_classes(network, x, device), device=device)
+            adversary = _adversary(network, name, epsilon, classes=classes, device=device)
             attacked = _run(adversary, warnings, x[left], y[left], batch_size)
             attacked = attacked.clamp(x[left] - epsilon, x[left] + epsilon).clamp(0, 1)
             right[left] = _right(network, attacked, y[left], batch_size, device)
@@ -227,12 +231,19 @@ def _classes(network: nn.Module, x: Tensor, device: str) -> int:
         return int(network(x[:1].to(device)).shape[1])
 
 
+def _refuse(attacks: Sequence[str], *, classes: int) -> None:
+    """Refuse attacks that there are not, before the first of them takes its hours."""
+    for attack in attacks:
+        if attack not in STANDARD:
+            raise Missing(f"attack {attack!r} is none of {', '.join(STANDARD)}")
+    if "apgd-t" in attacks and classes < LEAST_CLASSES:
+        raise Missing(
+            f"attack apgd-t needs {LEAST_CLASSES} classes, but there are {classes}: reproduce.py --attacks takes others"
+        )
+
+
 def _adversary(network: nn.Module, attack: str, epsilon: float, *, classes: int, device: str) -> Any:
     """The library with one attack, as its standard version sets it up; of fewer than ten classes all are targets."""
-    if attack not in STANDARD:
-        raise Missing(f"attack {attack!r} is none of {', '.join(STANDARD)}")
-    if attack == "apgd-t" and classes < LEAST_CLASSES:
-        raise Missing(f"apgd-t needs {LEAST_CLASSES} classes, and there are {classes}: name others with --attacks")
     packages = [name for name in ("pyautoattack", "autoattack") if importlib.util.find_spec(name) is not None]
     if not packages:
         raise Missing("AutoAttack needs the package pyautoattack or autoattack, and neither is installed")
@@ -279,8 +290,19 @@ def write(folder: Path, measured: Measured, *, device: str) -> None:
         "device": device,
         "torch": torch.__version__,
     }
-    file.write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-    (folder / MEASUREMENT).write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
+    _put(file, info)
+    _put(folder / MEASUREMENT, counts)
+
+
+def _put(file: Path, values: dict[str, Any]) -> None:
+    """Write a file whole: on a full disk the older one stays."""
+    temporary = file.with_name(f"{file.name}.tmp")
+    try:
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(file)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise Missing(f"{file} cannot be written: {error.strerror}") from None
 
 
 def differences(folder: Path, measured: Measured, *, tolerance: float) -> list[str] | None:
@@ -308,13 +330,13 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
-        "--images", type=int, help="only the first so many; by default as many as were measured, or all"
+        "--images", type=positive_int, help="only the first so many; by default as many as were measured, or all"
     )
     parser.add_argument(
         "--data", type=Path, default=Path("data"), help="where CIFAR-10 is, or test/CLASS/*, or an npz file"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--batch-size", type=int, default=250, help="images at once")
+    parser.add_argument("--batch-size", type=positive_int, default=250, help="images at once")
     parser.add_argument("--attacks", default=",".join(STANDARD), help="of these, only some")
     text = "percentage points that an accuracy may differ by; one image is always allowed"
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, help=text)
@@ -322,30 +344,45 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def positive_int(text: str) -> int:
+    """A whole number from 1 on."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number
+
+
 def run(folder: Path, options: argparse.Namespace) -> int:
     """Measure, print, and write or compare; returns the exit status."""
+    measured = counted(folder, options)
+    if tuple(options.attacks.split(",")) != STANDARD:
+        print("not all of AutoAttack: compared with nothing, and nothing is written")
+        return 0
+    if options.write:
+        write(folder, measured, device=options.device)
+        print(f"written into {model_info_of(folder)}")
+        return 0
+    return _compared(differences(folder, measured, tolerance=options.tolerance))
+
+
+def counted(folder: Path, options: argparse.Namespace) -> Measured:
+    """Measure, and print what is counted."""
     file = model_info_of(folder)
     info = json.loads(file.read_text(encoding="utf-8"))
     module, network = load(folder, file.stem)
     x, y = _chosen(folder, options.images, images_of(info["dataset"], options.data, module.CLASSES))
     if x.shape[1:] != module.IMAGE_SHAPE:
         raise Missing(f"images are {tuple(x.shape[1:])}, but the network takes {module.IMAGE_SHAPE}")
-    attacks = options.attacks.split(",")
+    if not (x.min() >= 0 and x.max() <= 1):
+        raise Missing(f"images are from {x.min():g} to {x.max():g}, but must be in [0, 1]")
     measured = measure(
-        network, x, y, epsilon=radius(info["eps"]), attacks=attacks, batch_size=options.batch_size,
+        network, x, y, epsilon=radius(info["eps"]), attacks=options.attacks.split(","), batch_size=options.batch_size,
         device=options.device, tell=lambda line: print(line, flush=True),
     )  # fmt: skip
     print(f"clean_acc {measured.clean_acc:.2f}, autoattack_acc {measured.autoattack_acc:.2f} of {len(x)} images")
     for message in measured.warnings:
         print(f"AutoAttack warns: {message}")
-    if tuple(attacks) != STANDARD:
-        print("not all of AutoAttack: compared with nothing, and nothing is written")
-        return 0
-    if options.write:
-        write(folder, measured, device=options.device)
-        print(f"written into {file}")
-        return 0
-    return _compared(differences(folder, measured, tolerance=options.tolerance))
+    return measured
 
 
 def _chosen(folder: Path, count: int | None, images: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
