@@ -1,22 +1,25 @@
 """What RobustBench does not take is refused with the reason, and what it takes is described as it wants it."""
 
 import json
-import os
 import re
 import subprocess
-import sys
 import textwrap
-from collections.abc import Mapping
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
+from deqpipe.errors import UserError
+from deqpipe.results import early_states
+from deqpipe.results.early_states import EarlyState
+from deqpipe.robustbench.decision import refuse_without_gradient
 from tests import tiny
-from tests.robustbench import hand_in
+from tests.limits import limited
+from tests.robustbench import environments, hand_in
 from tests.robustbench.hand_in import NAME
 from tests.tiny import Trained
 
@@ -127,12 +130,92 @@ def test_a_best_known_accuracy_is_there_only_with_a_number(tmp_path: Path) -> No
     assert "unreliable" not in info
 
 
+def test_what_only_the_sender_knows_is_in_model_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    converted = {"import": {"form": "checkpoint"}}
+    source = hand_in.write_deq(tmp_path, dataset="CIFAR-10", provenance=converted)
+    options = ("--state", 1, "--additional-data", "--footnote", "Left 41.50 % by Someone's attack.")
+    capsys.readouterr()
+    assert tiny.run("export-robustbench", source, tmp_path / "out", *options) == 0
+    assert "rehearsal" not in capsys.readouterr().out
+    (file,) = (tmp_path / "out").glob("model_info/*/*/*.json")
+    info = json.loads(file.read_text())
+    assert file.relative_to(tmp_path / "out") == Path("model_info/cifar10/Linf/Yang2023Improving.json")
+    assert (info["dataset"], info["eps"], info["additional_data"]) == ("cifar10", "8/255", True)
+    assert "Converted from a checkpoint of the authors' code." in info["footnote"]
+    assert info["footnote"].endswith(" Left 41.50 % by Someone's attack.")
+
+
+def test_a_lowest_residual_costs_an_evaluation_more(tmp_path: Path) -> None:
+    source = hand_in.write_deq(tmp_path)
+    for returned, evaluations in (("last", 6), ("lowest_sample", 7)):  # 4 steps and 2 of the unroll
+        configuration = hand_in.configured(tmp_path, {"solver": {"returned": returned}})
+        options = ("--configuration", configuration, "--state", "final")
+        assert tiny.run("export-robustbench", source, tmp_path / returned, *options) == 0
+        (file,) = (tmp_path / returned).glob("model_info/*/*/*.json")
+        words = f"the final state of a Broyden solve of 4 steps: one forward pass evaluates f {evaluations} times"
+        assert words in json.loads(file.read_text())["footnote"]
+
+
+def test_the_state_is_the_one_that_was_chosen_for_the_undefended_decision(
+    tmp_path: Path, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+    file = results / "models" / "deq_pgd_at_base" / "seed0" / "best.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(trained.file("deq_pgd_at_base").read_bytes())
+    hand_in.configured(results, {})
+    chosen = {"plain": EarlyState(3, (0.1,) * 4, 0.1, 9), "entropy": EarlyState(1, (0.1,) * 4, 0.1, 9)}
+    early_states.write(results / "select" / "deq_pgd_at_base" / "seed0.json", chosen, {"spec": {}})
+    capsys.readouterr()
+    assert tiny.run("export-robustbench", file, tmp_path / "out") == 0
+    assert "decides at state 3 of a Broyden solve of 4 steps" in capsys.readouterr().out
+
+
+def test_settings_that_nobody_chose_must_be_those_of_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = {"spec": {"config": {"threat_model": {"epsilon_255": 20.0}}}}
+    line = refusal(capsys, tmp_path, hand_in.write_deq(tmp_path, provenance=trained), tmp_path / "out", "--state", 1)
+    assert "was trained with threat_model epsilon_255 20.0, but would be exported with epsilon_255 8" in line
+
+
+@pytest.mark.parametrize("slope", [0.0, torch.inf, torch.nan])
+def test_a_gradient_that_is_no_use_is_refused(slope: float) -> None:
+    class Network(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([slope * x.sum((1, 2, 3)), x.sum((1, 2, 3))], 1) * (slope != 0)
+
+    with pytest.raises(UserError, match="gradient to the images is"):
+        refuse_without_gradient(Network(), (3, 4, 4))
+
+
+@pytest.mark.parametrize("size", [0, 1_000, 40_000])
+def test_a_disk_that_does_not_take_the_files_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], size: int
+) -> None:
+    """Of the larger sizes the module fits, and the weights do not."""
+    source, configuration = hand_in.write_deq(tmp_path, scales=4), hand_in.configured(tmp_path, {})
+    arguments = (source, tmp_path / "new" / "out", "--configuration", configuration, "--state", 2)
+    with limited(size):
+        line = refusal(capsys, tmp_path, *arguments)
+    assert f"{tmp_path}/new/out cannot be written: File too large: " in line
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, configuration = hand_in.write_deq(tmp_path), hand_in.configured(tmp_path, {})
+    options = ("--configuration", configuration, "--state", 2)
+    assert "/proc/out cannot be written: " in refusal(capsys, tmp_path, source, Path("/proc/out"), *options)
+    beneath = source / "out"
+    assert f"{beneath} cannot be written: " in refusal(capsys, tmp_path, source, beneath, *options)
+
+
 LOADED_BY_ROBUSTBENCH = """
     import json, sys
+    from importlib.util import find_spec
     import pyautoattack, pyautoattack.state
-    sys.modules["deqpipe"] = None  # whoever imports it now fails
-    sys.modules.setdefault("autoattack", pyautoattack)  # its name in robustbench 1.1.1, which asks for pyautoattack
-    sys.modules.setdefault("autoattack.state", pyautoattack.state)
+    assert find_spec("deqpipe") is None
+    if find_spec("autoattack") is None:  # which robustbench 1.1.1 imports, but it asks for pyautoattack
+        sys.modules["autoattack"], sys.modules["autoattack.state"] = pyautoattack, pyautoattack.state
     import torch
     from robustbench.model_zoo import model_dicts
     from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
@@ -151,11 +234,15 @@ LOADED_BY_ROBUSTBENCH = """
 """
 
 
-@pytest.mark.skipif(
-    any(find_spec(name) is None for name in ("robustbench", "timm", "gdown", "pkg_resources")),
-    reason="robustbench is not installed (docs/robustbench.md)",
-)
-def test_robustbench_itself_loads_the_network_and_shows_its_accuracies(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def robustbench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment with robustbench."""
+    python = environments.with_robustbench(tmp_path_factory.mktemp("robustbench"))
+    return pytest.skip(python) if isinstance(python, str) else python
+
+
+@pytest.mark.slow
+def test_robustbench_itself_loads_the_network_and_shows_its_accuracies(tmp_path: Path, robustbench: Path) -> None:
     source, configuration = hand_in.write_deq(tmp_path), hand_in.configured(tmp_path, {})
     out = tmp_path / "out"
     options = ("--configuration", configuration, "--state", 3, "--name", NAME)
@@ -171,20 +258,18 @@ def test_robustbench_itself_loads_the_network_and_shows_its_accuracies(tmp_path:
     leaderboard.parent.mkdir(parents=True)
     leaderboard.write_text(json.dumps(info))
     script = textwrap.dedent(LOADED_BY_ROBUSTBENCH).replace("NAME", NAME)
-    environment = os.environ | {"PYTHONWARNINGS": "ignore"}
-    shown = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=out,
-        env=environment,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    ).stdout
+    shown = run([robustbench, "-I", "-W", "ignore", "-c", script], out)
+    assert shown.returncode == 0, shown.stderr
     ours = hand_in.loaded(source, configuration).logits(x, state=3)
     assert torch.allclose(torch.load(out / "logits.pt"), ours, rtol=1e-6, atol=1e-6)
-    assert "<sub>81.25%</sub> | <sub>43.21%</sub>" in shown  # the table of available models
-    assert "& 81.25 & 43.21 & N &" in shown  # the leaderboard, which takes AutoAttack's where there is no `external`
+    assert "<sub>81.25%</sub> | <sub>43.21%</sub>" in shown.stdout  # the table of available models
+    assert "& 81.25 & 43.21 & N &" in shown.stdout  # the leaderboard, which takes AutoAttack's without an `external`
+
+
+def run(command: Sequence[object], folder: Path) -> subprocess.CompletedProcess[str]:
+    """A command in a folder."""
+    line = [str(part) for part in command]
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=500, check=False)
 
 
 def test_the_script_runs_where_deqpipe_is_not_installed(tmp_path: Path) -> None:
@@ -195,14 +280,10 @@ def test_the_script_runs_where_deqpipe_is_not_installed(tmp_path: Path) -> None:
     ours = hand_in.loaded(source, configuration).logits(x, state=2).argmax(1)
     labels = ours.where(torch.arange(6) > 1, (ours + 1) % 5)  # of six images four are right
     np.savez(tmp_path / "images.npz", x=x.numpy(), y=labels.numpy())
-    script = "import runpy, sys; sys.modules['deqpipe'] = None; runpy.run_path('reproduce.py', run_name='__main__')"
-    command = [sys.executable, "-c", script, "--device", "cpu", "--attacks", "apgd-ce", "--data"]
-    runs = [
-        subprocess.run([*command, file], cwd=tmp_path / "out", capture_output=True, text=True, timeout=120, check=False)
-        for file in (str(tmp_path / "images.npz"), str(tmp_path / "none.npz"))
-    ]
-    assert runs[0].returncode == 0, runs[0].stderr
-    assert "clean: 4 of 6 images right" in runs[0].stdout
-    assert re.search(r"apgd-ce: [0-4] left", runs[0].stdout)
-    assert "compared with nothing" in runs[0].stdout
-    assert (runs[1].returncode, runs[1].stderr) == (2, f"reproduce.py: {tmp_path / 'none.npz'} is missing\n")
+    python = environments.without_deqpipe(tmp_path / "environment")
+    command = (python, "-I", "reproduce.py", "--device", "cpu", "--attacks", "apgd-ce", "--data")
+    measured = run([*command, tmp_path / "images.npz"], tmp_path / "out")
+    assert measured.returncode == 0, measured.stderr
+    assert "clean: 4 of 6 images right" in measured.stdout
+    assert re.search(r"apgd-ce: [0-4] left", measured.stdout)
+    assert "compared with nothing" in measured.stdout

@@ -139,8 +139,7 @@ def test_images_that_reach_the_tolerance_keep_their_state_and_others_do_not(
 ) -> None:
     """Some images stop before the last step; their logits alone are others than without a tolerance."""
     source, x, last = hand_in.write_deq(tmp_path, scales=3), hand_in.pictures(6, torch.float64), solver["steps"]
-    (tmp_path / "without").mkdir()
-    going, _ = in_double_precision(tmp_path / "without", source, solver, last)
+    going = hand_in.loaded(source, hand_in.configured(tmp_path, {"solver": SOLVED | solver}), torch.float64)
     model, network = in_double_precision(tmp_path, source, solver | {"tolerance": tolerance}, last)
     stopped = model.trajectory(x).solution.steps < last
     assert 0 < stopped.sum() < len(x)
