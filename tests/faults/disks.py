@@ -86,6 +86,11 @@ def _import_checkpoint(known: World, folder: Path) -> list[object]:
     return ["import-checkpoint", source, folder / "out.safetensors", "--groups", 4, "--image-size", 16]
 
 
+def _export_robustbench(known: World, folder: Path) -> list[object]:
+    usual = ["--configuration", _tree(known.folder) / "config.yaml", "--state", 2]
+    return ["export-robustbench", _imported(known.folder), folder / "handin", *usual]
+
+
 def _strongest(known: World, folder: Path) -> list[object]:
     configuration = ["--configuration", fabricate.small().model_dump_json(), "--results", _tree(known.folder)]
     return ["strongest", "--model", OTHER, "--seed", 0, *configuration, "--output", folder / "out.json"]
@@ -112,6 +117,14 @@ def _report(known: World, folder: Path) -> list[object]:
 
 
 _TABLE, _FIGURE = (".csv", ".html", ".md", ".tex", ".json"), (".png", ".pdf", ".csv", ".json")
+_HAND_IN = tuple(
+    f"handin/{name}"
+    for name in (
+        "Yang2023Improving.py", "Yang2023Improving.pt", "reproduce.py", "new-model.md",
+        "model_info/stripes/Linf/Yang2023Improving.json",
+    )
+)  # fmt: skip
+_SAME_BYTES = (".py", ".pt")
 WRITERS: Mapping[str, Job] = {
     **JOBS,
     **{
@@ -121,6 +134,7 @@ WRITERS: Mapping[str, Job] = {
             Job("prepare-data", _prepare_data, (), ("out.safetensors",)),
             Job("use-imported", _use_imported, (), ("out.safetensors",)),
             Job("export-checkpoint", _export, (), ("out.pth.tar",)),
+            Job("export-robustbench", _export_robustbench, (), _HAND_IN, replaces=False),
             Job("import-checkpoint", _import_checkpoint, (), ("out.safetensors",)),
             Job("strongest", _strongest, (), ("out.json",)),
             Job("table 2", partial(_product, "table", 2), (), tuple(f"out{ending}" for ending in _TABLE)),
@@ -180,7 +194,8 @@ class Disks:
         try:
             with mounted(folder):
                 case = Full(WRITERS[name], self.world, folder, reference, left, self.bench.patience)
-                ran_out, wrong = case.tried(log_there=draws.random() < 0.3, older=draws.random() < 0.3)
+                log_there, older = draws.random() < 0.3, draws.random() < 0.3
+                ran_out, wrong = case.tried(log_there=log_there, older=older and case.job.replaces)
         except PermissionError as error:
             return skipped(name, f"file systems cannot be mounted here ({error})")
         return self.bench.leave(folder, judged(name, wrong and f"with {left} bytes left: {wrong}", faults=int(ran_out)))
@@ -191,7 +206,7 @@ class Disks:
         if not (folder / WRITERS[name].outputs[-1]).exists():
             if name in JOBS:
                 return world.undisturbed(self.world, name).folder
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             child = children.start(WRITERS[name].arguments(self.world, folder), self.world.folder / f"{name}.log")
             if child.ended(self.bench.patience) != 0:
                 raise RuntimeError(f"{name} did not end well: {children.last_line(child.log)}")
@@ -235,7 +250,8 @@ class Full:
         status = child.ended(self.patience)
         wrong = self._answered(status, log, certain=not log_there) or self._whole(out)
         filler.unlink()
-        return status == 2, wrong or self._goes_on(out)
+        done = status == 0 and not self.job.replaces
+        return status == 2, wrong or (None if done else self._goes_on(out))
 
     def _answered(self, status: int | None, log: Path, *, certain: bool) -> str | None:
         said = log.read_text(errors="replace") if log.exists() else ""
@@ -265,11 +281,13 @@ class Full:
 
 
 def _difference(one: Path, other: Path, names: tuple[str, ...]) -> str | None:
-    """As `results.difference`; texts and pictures are compared as they are."""
+    """As `results.difference`; code is compared as it is, and texts and pictures are not empty."""
     plain = tuple(name for name in names if Path(name).suffix not in (".safetensors", ".parquet", ".npz"))
     for name in plain:
         if not (other / name).stat().st_size:
             return f"{name} is empty"
+        if Path(name).suffix in _SAME_BYTES and (one / name).read_bytes() != (other / name).read_bytes():
+            return f"{name} is another one"
     return results.difference(one, other, tuple(name for name in names if name not in plain))
 
 

@@ -134,6 +134,7 @@ class Job:
         needs: jobs that run before it.
         outputs: files that it publishes there.
         timed: what it puts out are times, which differ from run to run.
+        replaces: outputs that are there already; otherwise it refuses to run.
     """
 
     name: str
@@ -141,6 +142,7 @@ class Job:
     needs: tuple[str, ...]
     outputs: tuple[str, ...]
     timed: bool = False
+    replaces: bool = True
 
     def arguments(self, world: World, folder: Path) -> list[str]:
         """Its command line as texts."""
