@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def test_measured_accuracies_are_in_all_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(reproduce, "STANDARD", ("apgd-ce",))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)  # so that the module's would lie in the folder
     printed = measured(tmp_path, capsys)
     assert_written(tmp_path / "out", printed, ["apgd-ce"])
     assert not any(".tmp" in line for line in printed)

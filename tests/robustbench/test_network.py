@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deqpipe.api import Model, WhichState
+from deqpipe.gradient import Unrolled
 from deqpipe.model.architecture import load_model
 from deqpipe.robustbench import contents
 from deqpipe.robustbench.standalone import deq, reproduce
@@ -109,6 +110,15 @@ def test_unroll_of_the_final_state_may_begin_with_a_plain_step(tmp_path: Path) -
     lead = {"unroll": {"lead_step": True}}
     model, network = in_double_precision(tmp_path, hand_in.write_deq(tmp_path), BROYDEN, "final", attack=lead)
     assert_the_same(network, model, hand_in.pictures(3, torch.float64), "final")
+
+
+def test_damping_is_the_share_of_the_new_state(tmp_path: Path) -> None:
+    """Of one half, which all exports have, its complement is the same."""
+    model, network = in_double_precision(tmp_path, hand_in.write_deq(tmp_path), BROYDEN, 3)
+    network.dampings = (0.25, 0.25)
+    x = hand_in.pictures(3, torch.float64)
+    z = Unrolled(2, 0.25).onwards(model.network.bind(x), model.trajectory(x).state(3))
+    assert torch.allclose(network(x), model.network.logits(z), rtol=1e-12, atol=1e-12)
 
 
 def test_early_states_are_read_where_they_are_even_if_the_final_one_is_that_of_lowest_residual(tmp_path: Path) -> None:

@@ -56,7 +56,15 @@ def test_accuracy_is_that_of_the_library(attacks: tuple[str, ...]) -> None:
 def test_logits_that_are_no_numbers_are_wrong() -> None:
     network, x, y = linear(4)
     x[2] = torch.nan
+    y[2] = network(x)[2].argmax()  # whatever the largest of them is
     assert reproduce.measure(network, x, y, epsilon=0.1, attacks=()).clean == 2
+
+
+@pytest.mark.parametrize(("classes", "targets"), [(3, 2), (4, 3), (10, 9), (100, 9)])
+def test_targets_are_all_other_classes_up_to_nine(classes: int, targets: int) -> None:
+    adversary = reproduce._adversary(nn.Identity(), "fab-t", 0.1, classes=classes, device="cpu")
+    assert adversary.attacks_to_run == ["fab-t"]
+    assert (adversary.apgd_targeted.n_target_classes, adversary.fab.n_target_classes) == (targets, targets)
 
 
 def test_what_autoattack_warns_of_is_kept_once() -> None:
