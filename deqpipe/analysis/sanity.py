@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deqpipe.analysis.radius import ATTACK, NOISE, RadiusCurve
 from deqpipe.analysis.suite import WITHSTOOD, AttackRun, SuiteOutcome
@@ -29,7 +30,10 @@ LEAST = 20
 LOST = 0.1
 """Share of steps without a gradient from which an attack is blind: honest float32 losses lose single steps."""
 AGREEING = 0.5
-"""Share of withstanding images whose starts end with equal margins, bit for bit: honest starts hardly ever do."""
+"""Share of withstanding images whose starts end with equal margins, bit for bit, and with next to the clean one's."""
+STILL = 1e-4
+"""Share of the clean margin by which an attack that moves must have lowered it: where it has, starts with equal margins
+have met in one minimum, such as a corner of the ball, where a nearly linear decision sends all of them."""
 FAINT = 500
 """Queries below which a black-box attack may find nothing at all."""
 SHORT = 10
@@ -152,19 +156,40 @@ def _lost(run: AttackRun) -> float:
 
 
 def agreeing_starts(one: SuiteOutcome) -> list[Finding]:
-    """Random starts differ: how many withstanding images end with one margin, to the last bit, from every start."""
-    said, judged = [], 0
-    for run in _gradients(one):
-        spread = run.spread[(run.broken_at == WITHSTOOD) & np.isfinite(run.spread)]
-        if len(spread) >= LEAST:
-            judged += 1
-            equal = float((spread == 0).mean())
-            said += [f"{run.attack.label} on {equal:.0%}"] if equal > AGREEING else []
-    if not judged:
-        several = any(np.isfinite(run.spread).any() for run in _gradients(one))
+    """Attacks move: how many withstanding images have one margin, to the last bit, from every start, the clean one's.
+
+    Random starts of an attack that moves differ, or meet in one minimum far below the clean image. Those of an attack
+    that stands still on a decision which is flat around the image (quantised, saturated) agree, and gain nothing.
+    """
+    several_starts = [run for run in _gradients(one) if not run.attack.warm]  # warm ones start where others ended
+    runs = [run for run in several_starts if len(_by_starts(run)) >= LEAST]
+    if not runs:
+        several = any(np.isfinite(run.spread).any() for run in several_starts)
         return [_few(one, "agreeing starts", f"fewer than {LEAST} images withstand")] if several else []
-    words = f"all starts end with equal margins: {', '.join(said)} of what withstands" if said else "starts differ"
-    return [_found(one, "agreeing starts", bad=bool(said), words=words)]
+    agree = {run.attack.label: run.spread[_by_starts(run)] == 0 for run in runs}
+    still = {run.attack.label: agree[run.attack.label] & _stands_still(one, run)[_by_starts(run)] for run in runs}
+    bad = [f"{name} on {images.mean():.0%}" for name, images in still.items() if images.mean() > AGREEING]
+    met = {name: images.mean() for name, images in agree.items() if images.mean() > AGREEING}
+    if bad:
+        words = f"all starts end with the clean image's margin: {', '.join(bad)} of what withstands"
+    elif met:
+        name = max(met, key=lambda name: met[name])
+        words = f"starts of {name} meet in one minimum on {met[name]:.0%} of what withstands, below the clean margin"
+    else:
+        words = "starts differ"
+    return [_found(one, "agreeing starts", bad=bool(bad), words=words)]
+
+
+def _by_starts(run: AttackRun) -> NDArray[np.int64]:
+    """Rows of the images that withstand from several starts."""
+    return np.flatnonzero((run.broken_at == WITHSTOOD) & np.isfinite(run.spread))
+
+
+def _stands_still(one: SuiteOutcome, run: AttackRun) -> Correct:
+    """(faced,) whether an attack has hardly lowered the margin of the clean image."""
+    clean = one.clean_margin[run.images]
+    still: Correct = run.margin >= clean - STILL * np.abs(clean)
+    return still
 
 
 def never_succeeds(one: SuiteOutcome) -> list[Finding]:

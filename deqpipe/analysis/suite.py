@@ -105,6 +105,7 @@ class SuiteOutcome:
         mode: whether images leave.
         labels: (images,).
         clean: (images,) right when clean.
+        clean_margin: (images,) the decision's margin when clean.
         runs: each attack that ran, by name, in the order in which they run.
         transferred: (images,) right under all images that were made against other decisions; None: none were judged.
         flags: what the jobs said of the decision, with the number of jobs that said it.
@@ -117,6 +118,7 @@ class SuiteOutcome:
     mode: Mode
     labels: NDArray[np.int64]
     clean: Correct
+    clean_margin: _Numbers
     runs: Mapping[str, AttackRun]
     transferred: Correct | None
     flags: Mapping[str, int]
@@ -239,8 +241,9 @@ def outcome(
             runs[name] = run
             alive = alive if name in CONTROLS else run.left(alive)
     return SuiteOutcome(
-        decision=decision, state=state, mode=suite.mode, labels=clean["label"], clean=right, runs=runs,
-        transferred=None, flags=_flags(rows), jobs=len(rows.provenance), sources=tuple(sources),
+        decision=decision, state=state, mode=suite.mode, labels=clean["label"], clean=right,
+        clean_margin=clean["margin"].astype(np.float64), runs=runs, transferred=None, flags=_flags(rows),
+        jobs=len(rows.provenance), sources=tuple(sources),
     )  # fmt: skip
 
 

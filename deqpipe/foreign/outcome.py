@@ -128,8 +128,9 @@ class Outcome:
         runs = {entry.name: _run(entry, self.progress.rows[entry.name]) for entry in self._ran() if not entry.images}
         return SuiteOutcome(
             decision=self._decision, state=FINAL, mode="standard" if self.evaluation.standard else "individual",
-            labels=self.progress.rows[CLEAN]["label"], clean=self.clean, runs=runs, transferred=None, flags={}, jobs=1,
-            sources=(),
+            labels=self.progress.rows[CLEAN]["label"], clean=self.clean,
+            clean_margin=self.progress.rows[CLEAN]["margin"].astype(np.float64), runs=runs, transferred=None, flags={},
+            jobs=1, sources=(),
         )  # fmt: skip
 
     @property

@@ -56,7 +56,10 @@ def test_few_images_raise_no_alarm(mode: str, images: int) -> None:
 TRIGGERS: Mapping[str, tuple[Mapping[str, Did], str]] = {
     "more steps": ({"pgd_100": Did(turned=range(10), margin=0.9)}, "the longer attack ends with the higher margin on"),
     "lost gradients": ({"exact_cross_entropy": Did(turned=range(5), lost=0.8)}, "80% of the steps of exact, cross-"),
-    "agreeing starts": ({"exact_margin": Did(turned=range(40), spread=0.0)}, "exact, margin on 100%"),
+    "agreeing starts": (
+        {"exact_margin": Did(turned=range(40), spread=0.0)},
+        "end with the clean image's margin: exact, margin on 100%",
+    ),
     "never succeeds": ({"adjoint_margin": Did()}, "simultaneous adjoint, margin turns none of 100 images"),
 }
 
@@ -69,6 +72,19 @@ def test_a_broken_attack_fails_its_check_alone(check: str) -> None:
     (said,) = sanity.failed(sanity.findings([made.outcome()], ()))
     assert words in said.words
     assert said.row == "TRADES + Sec. 3.2"
+
+
+@pytest.mark.parametrize(("margin", "bad"), [(1.5, True), (1.0, True), (0.99999, True), (0.999, False), (0.1, False)])
+def test_starts_that_agree_fail_only_where_the_clean_margin_is_not_lowered(margin: float, bad: bool) -> None:
+    """Clean margins are 1. Far below them, all starts have met in one minimum."""
+    made = Made(did={**SOUND, "exact_margin": Did(turned=range(40), spread=0.0, margin=margin)})
+    assert failing(made) == ({"agreeing starts"} if bad else set())
+    if not bad:
+        assert "starts of exact, margin meet in one minimum on 100%" in by_check(made)["agreeing starts"][0].words
+
+
+def test_starts_that_are_the_same_by_design_are_not_asked_whether_they_agree() -> None:
+    assert failing(Made(did={**SOUND, "warm_targeted": Did(turned=range(40), spread=0.0)})) == set()
 
 
 @pytest.mark.parametrize("mode", ["standard", "individual"])
