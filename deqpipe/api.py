@@ -24,7 +24,7 @@ from deqpipe.errors import UserError
 from deqpipe.evaluation.images import STARTS
 from deqpipe.gradient import Unrolled
 from deqpipe.machine import device as devices
-from deqpipe.model.architecture import Loaded, load_model
+from deqpipe.model.architecture import Loaded, load_deq
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.reporting.paper import experiment
 from deqpipe.results import early_states
@@ -181,12 +181,11 @@ def load(
         dtype: what it computes in.
 
     Raises:
-        UserError: a file is missing or damaged, or holds no DEQ.
+        UserError: a file is missing or damaged, or holds no DEQ of deqpipe's own architecture.
     """
     path, where = Path(path), devices.choose(device)
-    loaded = load_model(path, where, dtype)
-    if not isinstance(loaded.model, DEQClassifier):
-        raise UserError(f"checkpoint {path} holds a network without states; deqpipe.load needs a DEQ")
+    loaded = load_deq(path, where, dtype, taker="deqpipe.load")
+    assert isinstance(loaded.model, DEQClassifier)
     settings = settings_of(path, configuration=configuration)
     loaded.model.compute_with(Precision(settings["precision"]))
     return Model(

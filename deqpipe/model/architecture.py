@@ -167,7 +167,36 @@ def load_model(path: Path, device: torch.device, dtype: torch.dtype = torch.floa
     Raises:
         UserError: the file is missing, damaged, no model, or its weights do not fit its architecture.
     """
+    return _loaded(read_model(path), path, device, dtype)
+
+
+def load_deq(path: Path, device: torch.device, dtype: torch.dtype = torch.float32, *, taker: str) -> Loaded:
+    """The same of a DEQ of the package's own architecture, a `DEQClassifier`.
+
+    Args:
+        path: of the checkpoint.
+        device: where the model goes.
+        dtype: of the model.
+        taker: who asks, for the message.
+
+    Raises:
+        UserError: as `load_model`; or the file holds another kind of model.
+    """
     stored = read_model(path)
+    kind = stored.metadata["architecture"].get("type")
+    if not isinstance(kind, str):
+        return _loaded(stored, path, device, dtype)  # which says what is wrong
+    if kind in FEEDFORWARD:
+        raise UserError(f"checkpoint {path} holds a network without states ({kind}), but {taker} takes a DEQ")
+    if kind != "deq":  # refused by its name: its file need not be loaded for that
+        raise UserError(
+            f"checkpoint {path} holds {kind!r}, a model of a user's file, but {taker} takes a DEQ of deqpipe's own "
+            "architecture; a model of one's own is judged by `deqpipe evaluate`"
+        )
+    return _loaded(stored, path, device, dtype)
+
+
+def _loaded(stored: checkpoint.Checkpoint, path: Path, device: torch.device, dtype: torch.dtype) -> Loaded:
     architecture = stored.metadata["architecture"]
     model = assemble(architecture, stored.tensors, dtype=dtype, source=f"checkpoint {path}")
     return Loaded(model.to(device), architecture, stored.metadata["provenance"], stored.digest)

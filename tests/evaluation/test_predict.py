@@ -15,10 +15,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import deqpipe
 from deqpipe.build import build_termination
 from deqpipe.config import EntropyConfig, parse_solver
 from deqpipe.defence.entropy import build_entropy_reduction, prediction_entropy
 from deqpipe.dynamics import Dynamics, PlainDynamics
+from deqpipe.errors import UserError
 from deqpipe.evaluation.stages import predict as stage
 from deqpipe.gradient import Unrolled
 from deqpipe.model.architecture import KIND, build, describe_feedforward
@@ -367,4 +369,15 @@ def test_a_network_without_states_is_refused(tmp_path: Path, capsys: pytest.Capt
     checkpoint.write(path, build(described, seed=0).state_dict(), metadata)
     np.savez(tmp_path / "in.npz", x=X.numpy())
     said = refuse(capsys, "predict", path, tmp_path / "in.npz", tmp_path / "out.npz")
-    assert "holds a network without states; predict needs a DEQ" in said
+    assert "holds a network without states (resnet), but predict takes a DEQ" in said
+
+
+def test_a_model_of_a_users_file_is_refused_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.safetensors"
+    described = {"type": "mine", "image_shape": [1, 2, 2], "classes": ["a", "b"], "dataset": "digits"}
+    checkpoint.write(path, {"w": torch.ones(2)}, {"kind": KIND, "architecture": described, "provenance": {"spec": {}}})
+    np.savez(tmp_path / "in.npz", x=X.numpy())
+    line = refuse(capsys, "predict", path, tmp_path / "in.npz", tmp_path / "out.npz")
+    assert "holds 'mine', a model of a user's file, but predict takes a DEQ of deqpipe's own architecture" in line
+    with pytest.raises(UserError, match=r"'mine', a model of a user's file, but deqpipe\.load takes a DEQ"):
+        deqpipe.load(path)

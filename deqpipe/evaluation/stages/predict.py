@@ -21,7 +21,7 @@ from deqpipe.errors import UserError
 from deqpipe.evaluation.batching import Batching
 from deqpipe.gradient import Unrolled
 from deqpipe.machine.device import set_up
-from deqpipe.model.architecture import load_model
+from deqpipe.model.architecture import load_deq
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.results import records
 from deqpipe.results.regular import size_of
@@ -87,9 +87,8 @@ def predict(request: Request, *, checkpoint: Path, images: Path, output: Path) -
     _check_surrogates(request)
     _check_output(output, checkpoint, images)
     set_up(precision=request.settings["precision"], threads=request.threads)
-    model = load_model(checkpoint, request.device, request.dtype).model
-    if not isinstance(model, DEQClassifier):
-        raise UserError(f"checkpoint {checkpoint} holds a network without states; predict needs a DEQ")
+    model = load_deq(checkpoint, request.device, request.dtype, taker="predict").model
+    assert isinstance(model, DEQClassifier)
     model.compute_with(Precision(request.settings["precision"]))
     x, y = read_images(images, model, labelled=bool(request.surrogates))
     parts = _parts(request, model, x, y)
