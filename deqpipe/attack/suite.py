@@ -114,63 +114,50 @@ class Batch:
     Attributes:
         x: clean, in [0, 1].
         y: their classes.
-        keys: index of each, the key of its random numbers.
+        keys: index of each, the key of its random numbers: what is made of an image depends on no other.
+        warm: the best images that the attacks before came to, where some start from these; None: nobody knows of any.
     """
 
     x: Images
     y: Labels
     keys: Sequence[int]
+    warm: Images | None = None
 
 
-def run(
-    attack: SuiteAttack,
-    victim: Victim,
-    x: Images,
-    y: Labels,
-    *,
-    images: Sequence[int],
-    stream: Stream,
-    suite: AttackSuiteConfig,
-    warm: Images | None = None,
-) -> Crafted:
+def run(attack: SuiteAttack, victim: Victim, batch: Batch, *, stream: Stream, suite: AttackSuiteConfig) -> Crafted:
     """One attack on some images.
 
     Args:
         attack: which one.
         victim: the decision.
-        x: clean images in [0, 1].
-        y: their classes.
-        images: index of each, the key of its random numbers: what is made of an image depends on no other.
+        batch: the images.
         stream: of the repetition's seed; its purpose names the attack.
         suite: how much is spent.
-        warm: where attacks start that start from the best images so far.
 
     Raises:
         ValueError: the attack is not made for such a decision, or lacks its starts.
     """
     if victim.kind not in attack.against:
         raise ValueError(f"{attack.name} attacks {' and '.join(attack.against)} decisions, but this is {victim.kind}")
-    if attack.warm and warm is None:
+    if attack.warm and batch.warm is None:
         raise ValueError(f"{attack.name} starts from the best images so far, but none were given")
-    hunt = Hunt(x, y, victim.logits, victim.ball, together=victim.couples_images)
-    batch = Batch(x, y, images)
-    if not len(x):
+    hunt = Hunt(batch.x, batch.y, victim.logits, victim.ball, together=victim.couples_images)
+    if not len(batch.x):
         return hunt.outcome()
     if attack.search in _QUERIES:
         _QUERIES[attack.search](attack, suite)(hunt, stream, batch.keys)
     else:
-        _by_gradient(attack, victim, batch, hunt, stream, suite, warm)
+        _by_gradient(attack, victim, batch, hunt, stream, suite)
     return hunt.outcome()
 
 
 def _by_gradient(
-    attack: SuiteAttack, victim: Victim, batch: Batch, hunt: Hunt, stream: Stream, suite: AttackSuiteConfig,
-    warm: Images | None,
-) -> None:  # fmt: skip
+    attack: SuiteAttack, victim: Victim, batch: Batch, hunt: Hunt, stream: Stream, suite: AttackSuiteConfig
+) -> None:
     search = (APGD if attack.search == "apgd" else FixedPGD)(attack.steps(suite))
     logits = victim.logits(batch.x)
     objectives = _objectives(attack, victim, batch, logits)
-    starts = _starts(batch, victim, stream, warm if attack.warm else None)
+    starts = _starts(batch, victim, stream, batch.warm if attack.warm else None)
     search(hunt, objectives, starts, count=attack.starts(suite, logits.shape[1] - 1))
 
 

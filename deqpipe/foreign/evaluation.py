@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from deqpipe.counts import NO_EVALUATIONS
-from deqpipe.errors import UserError
+from deqpipe.errors import DamagedFileError, UserError
 from deqpipe.foreign import outcome as outcomes
 from deqpipe.foreign.description import Defence, Description, named_defence
 from deqpipe.foreign.loading import digest, source_of, weights_of
@@ -24,7 +24,7 @@ from deqpipe.foreign.subject import described_dynamics, subject_of
 from deqpipe.machine.device import describe
 from deqpipe.model.interface import FixedPointModel
 from deqpipe.reporting import evaluation_card
-from deqpipe.results import document, lock, records
+from deqpipe.results import document, integrity, lock, records
 from deqpipe.results.provenance import provenance
 
 REVISION = 1
@@ -229,12 +229,23 @@ def _refuse_other(output: Path, spec: Mapping[str, Any]) -> None:
         if output.is_dir() and any(entry.name != STATE for entry in output.iterdir()):
             raise UserError(f"{output} holds other files, and no evaluation to go on with: give another folder")
         return
-    before = document.read_object(file)
+    before = _spec_before(file)
     differing = [name for name in spec if before.get(name) != spec[name]]
     if differing:
         raise UserError(
             f"{output} holds an evaluation of other {' and '.join(differing)}: give another folder, or delete it"
         )
+
+
+def _spec_before(file: Path) -> dict[str, Any]:
+    """What the evaluation depends on that lies in a folder."""
+    try:
+        return integrity.unsealed(document.read_object(file), str(file))
+    except DamagedFileError:
+        folder = file.parents[1]
+        raise UserError(
+            f"{file} is damaged, so it is unknown which evaluation {folder} holds: give another folder, or delete it"
+        ) from None
 
 
 def _evaluated(

@@ -15,11 +15,11 @@ from deqpipe.attack import autoattack, suite
 from deqpipe.attack.autoattack import Flags, LibraryAttacks
 from deqpipe.attack.judged import Crafted, Hunt
 from deqpipe.attack.pgd import PGD, cross_entropy_objective, uniform_start
-from deqpipe.attack.suite import Victim
+from deqpipe.attack.suite import Batch, Victim
 from deqpipe.attack.surrogate import surrogate_of
 from deqpipe.config import AttackName, AttackSuiteConfig
 from deqpipe.seeding import Stream
-from deqpipe.shapes import Images, Labels, Logits, PerImage
+from deqpipe.shapes import Images, Logits, PerImage
 from deqpipe.workflow.gridpoints import GridPoint
 from deqpipe.workflow.library_attacks import LIBRARY_ATTACKS
 from deqpipe.workflow.suite_attacks import (
@@ -92,23 +92,6 @@ GRID_STEPS, GRID_STEP_255 = 10, 2.0
 """Of the grid's PGD, as in the paper."""
 RADIUS_IMAGES = 24
 """Controls over the radius take the first so many."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images under attack.
-
-    Attributes:
-        x: clean, in [0, 1].
-        y: their classes.
-        keys: index of each, the key of its random numbers.
-        warm: the best images that the attacks before came to.
-    """
-
-    x: Images
-    y: Labels
-    keys: Sequence[int]
-    warm: Images
 
 
 Craft: TypeAlias = Callable[[Victim, Batch, int], Crafted]
@@ -194,9 +177,7 @@ def _of_suite(
 ) -> Entry:
     def craft(victim: Victim, batch: Batch, seed: int) -> Crafted:
         stream = Stream(seed, f"suite/{attack.name}")
-        return suite.run(
-            attack, victim, batch.x, batch.y, images=batch.keys, stream=stream, suite=spent, warm=batch.warm
-        )
+        return suite.run(attack, victim, batch, stream=stream, suite=spent)
 
     work = attack.starts(spent, classes - 1) * attack.steps(spent)
     return Entry(attack, section, craft, work, times, images)

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from deqpipe.attack.judged import Crafted, Hunt
-from deqpipe.attack.suite import Victim
+from deqpipe.attack.suite import Batch, Victim
 from deqpipe.counts import NO_EVALUATIONS, Evaluations
+from deqpipe.errors import UserError
 from deqpipe.evaluation.judge import readings
-from deqpipe.foreign.plan import Batch, Entry
+from deqpipe.foreign.plan import Entry
 from deqpipe.foreign.subject import Subject, differentiable
 from deqpipe.machine.stopping import Interrupted, StopRequest
 from deqpipe.model.interface import FixedPointModel
@@ -34,7 +35,9 @@ from deqpipe.threat_model import LinfBall
 _logger = logging.getLogger(__name__)
 CLEAN = "clean"
 Rows = Mapping[str, np.ndarray]
-"""Columns of one piece, a value per image; `delta` holds the change of each."""
+"""Columns of one piece, a value per image."""
+DELTA = "delta"
+"""The column of a piece's file that holds the change of each image; it is read again where it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ class Evaluation:
     batch_size: int
     standard: bool
     state: Path
-    _known: dict[str, frozenset[int]] = field(default_factory=dict, init=False, repr=False)
+    _known: dict[str, Rows] = field(default_factory=dict, init=False, repr=False)
+    """Finished pieces without the changes of the images, so that a file is read and checked once."""
 
     def run(self, budget_minutes: float = math.inf) -> Progress:
         """Run what is not there yet.
@@ -89,7 +93,7 @@ class Evaluation:
         over = self.state / "over.json"
         before = self._seconds()
         allowed = budget_minutes - before / 60
-        if over.is_file() and document.read_object(over).get("budget_minutes", 0) >= budget_minutes:
+        if _used_up(over) >= budget_minutes:
             allowed = 0.0
         self._do(CLEAN, self._clean)  # whatever the budget: without it there is nothing to say
         if allowed > 0:
@@ -165,12 +169,13 @@ class Evaluation:
         rows["seconds"] = np.array(time.monotonic() - began)
         with records.atomic(self._file(name)) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **rows)
+        self._known[name] = _without_delta(rows)
 
     def _exists(self, name: str) -> bool:
         """Whether a piece is there and whole; a damaged one is set aside."""
         file = self._file(name)
-        if not file.is_file():
-            return False
+        if name in self._known or not file.is_file():
+            return name in self._known
         try:
             self._read(name)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -179,6 +184,12 @@ class Evaluation:
         return True
 
     def _read(self, name: str) -> Rows:
+        if name not in self._known:
+            self._known[name] = _without_delta(self._whole(name))
+        return self._known[name]
+
+    def _whole(self, name: str) -> Rows:
+        """A piece with the changes of the images."""
         with self._file(name).open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
 
@@ -211,11 +222,8 @@ class Evaluation:
 
     def _fallen(self, entry: Entry) -> set[int]:
         fallen: set[int] = set()
-        for name in self._finished_names(entry):
-            if name not in self._known:
-                rows = self._read(name)
-                self._known[name] = frozenset(rows["image"][_errs(rows)].tolist())
-            fallen |= self._known[name]
+        for rows in self._finished(entry):
+            fallen.update(rows["image"][_errs(rows)].tolist())
         return fallen
 
     def _finished(self, entry: Entry) -> Iterator[Rows]:
@@ -225,7 +233,7 @@ class Evaluation:
 
     def _finished_names(self, entry: Entry) -> Iterator[str]:
         number = 0
-        while (name := f"{entry.name}_batch{number}") in self._known or self._exists(name):
+        while self._exists(name := f"{entry.name}_batch{number}"):
             yield name
             number += 1
 
@@ -244,7 +252,7 @@ class Evaluation:
     def _attacked(self, entry: Entry, images: Sequence[int]) -> Rows:
         x, y = self._load(images)
         victim = self._within(entry.times * self.subject.victim.ball.epsilon)
-        warm = self._warm(entry, images, x) if entry.attack.warm else x
+        warm = self._warm(entry, images, x) if entry.attack.warm else None
         crafted = entry.craft(victim, Batch(x, y, images, warm), self.seed)
         away = float(victim.ball.distance(crafted.images, x).max())
         assert away <= victim.ball.epsilon + 1e-6, f"{entry.name} left its ball"
@@ -273,15 +281,15 @@ class Evaluation:
             "lost_gradient": _host(crafted.lost_gradient),
             "perturbation": _host((crafted.images - x).abs().flatten(1).amax(1)),
             "radius": np.full(len(images), radius),
-            "delta": _host(crafted.delta),
+            DELTA: _host(crafted.delta),
         }
 
     def _warm(self, entry: Entry, images: Sequence[int], x: Images) -> Images:
         """The images of lowest margin that the attacks before came to."""
         best = {image: (np.inf, np.zeros(tuple(x.shape[1:]), np.float32)) for image in images}
         for before in self.entries[: self.entries.index(entry)]:
-            for rows in self._finished(before) if before.removes else ():
-                for image, margin, delta in zip(rows["image"].tolist(), rows["margin"], rows["delta"], strict=True):
+            for rows in map(self._whole, self._finished_names(before)) if before.removes else ():
+                for image, margin, delta in zip(rows["image"].tolist(), rows["margin"], rows[DELTA], strict=True):
                     if image in best and margin < best[image][0]:
                         best[image] = (margin, delta)
         return x + torch.as_tensor(np.stack([best[image][1] for image in images])).to(x.device, x.dtype)
@@ -311,6 +319,17 @@ class Evaluation:
         return {entry.name: entry for entry in self.entries}
 
 
+def _used_up(over: Path) -> float:
+    """The budget, in minutes, that a try before has used up; 0 where none has, or what says so is damaged."""
+    if not over.is_file():
+        return 0.0
+    try:
+        return document.number(integrity.unsealed(document.read_object(over), str(over))["budget_minutes"])
+    except (UserError, KeyError, TypeError) as error:
+        integrity.set_aside(over, error)
+        return 0.0
+
+
 def _timed(compute: Callable[[], Any]) -> float:
     """Seconds of a call, once it was made before; of a device with all that it has begun."""
     compute()
@@ -319,6 +338,10 @@ def _timed(compute: Callable[[], Any]) -> float:
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.monotonic() - began
+
+
+def _without_delta(rows: Rows) -> Rows:
+    return {name: column for name, column in rows.items() if name != DELTA}
 
 
 def _errs(rows: Rows) -> np.ndarray:

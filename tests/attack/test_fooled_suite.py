@@ -14,7 +14,7 @@ from deqpipe.analysis.answers import FINAL
 from deqpipe.analysis.decision import Decision
 from deqpipe.analysis.sanity import Finding
 from deqpipe.attack import suite as attacks
-from deqpipe.attack.suite import Victim
+from deqpipe.attack.suite import Batch, Victim
 from deqpipe.evaluation.evaluated_model import EvaluatedModel
 from deqpipe.evaluation.judge import NetworkJudge
 from deqpipe.evaluation.scoring import Columns
@@ -97,9 +97,7 @@ def attacked(
     """As the stage does: the rows of an attack on the images that are right when clean, and its images."""
     x, label, images = X[standing], y[standing], [int(number) for number in standing]
     warm = best[standing] if attack.warm else None
-    crafted = attacks.run(
-        attack, one.victim, x, label, images=images, stream=Stream(0, attack.name), suite=SUITE, warm=warm
-    )
+    crafted = attacks.run(attack, one.victim, Batch(x, label, images, warm), stream=Stream(0, attack.name), suite=SUITE)
     return one.attacked_rows(attack.name, images, x, label, crafted, per_step=1.0), crafted.images
 
 

@@ -64,9 +64,7 @@ def run(attack: SuiteAttack, victim: Victim, rows: slice = slice(None), **change
     x, y = X[rows], labels(victim)[rows]
     warm = x + BALL.epsilon / 2 if attack.warm else None
     asked_for = replace_suite(**changes)
-    return attacks.run(
-        attack, victim, x, y, images=KEYS[rows], stream=Stream(5, attack.name), suite=asked_for, warm=warm
-    )
+    return attacks.run(attack, victim, Batch(x, y, KEYS[rows], warm), stream=Stream(5, attack.name), suite=asked_for)
 
 
 def replace_suite(**changes: Any) -> Any:
@@ -186,8 +184,8 @@ def test_a_warm_attack_starts_where_it_is_told() -> None:
     y = labels(victim)
     warm = (X + 0.015).clamp(0, 1)
     crafted = attacks.run(
-        attack, victim, X, y, images=KEYS, stream=Stream(0, "warm"), suite=SUITE.model_copy(update={"iterations": 1}),
-        warm=warm,
+        attack, victim, Batch(X, y, KEYS, warm), stream=Stream(0, "warm"),
+        suite=SUITE.model_copy(update={"iterations": 1}),
     )  # fmt: skip
     at_warm = -losses.margin(victim.logits(warm), y)
     assert (crafted.margin <= at_warm).all()
@@ -195,10 +193,9 @@ def test_a_warm_attack_starts_where_it_is_told() -> None:
 
 def test_a_warm_attack_without_images_is_refused() -> None:
     attack = suite_attacks(SUITE)["warm"]
+    batch = Batch(X, labels(VICTIMS["network"]), KEYS)
     with pytest.raises(ValueError, match="warm starts from the best images so far, but none were given"):
-        attacks.run(
-            attack, VICTIMS["network"], X, labels(VICTIMS["network"]), images=KEYS, stream=Stream(0, ""), suite=SUITE
-        )
+        attacks.run(attack, VICTIMS["network"], batch, stream=Stream(0, ""), suite=SUITE)
 
 
 def test_an_attack_on_what_it_is_not_made_for_is_refused() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from deqpipe.attack import suite as attacks
-from deqpipe.attack.suite import Victim
+from deqpipe.attack.suite import Batch, Victim
 from deqpipe.attack.surrogate import stacked_surrogate_of, surrogate_of
 from deqpipe.defence.entropy import InputDescent, InputEntropyReduction, Schedule
 from deqpipe.dynamics import Dynamics, PlainDynamics
@@ -87,7 +87,7 @@ def test_attacks_come_to_the_same_at_the_same_cost(dynamics: Dynamics, name: str
         if victim.kind not in attack.against:
             pytest.skip("not against such a decision")
         y, before = victim.logits(x).argmax(1), model.counter.counted
-        crafted.append(attacks.run(attack, victim, x, y, images=[0, 1], stream=Stream(0, name), suite=SUITE))
+        crafted.append(attacks.run(attack, victim, Batch(x, y, [0, 1]), stream=Stream(0, name), suite=SUITE))
         counted.append(model.counter.counted - before)
     assert torch.equal(crafted[0].images, crafted[1].images)
     assert torch.equal(crafted[0].margin, crafted[1].margin)

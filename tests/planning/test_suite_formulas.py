@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deqpipe import build
-from deqpipe.attack.suite import Victim, run
+from deqpipe.attack.suite import Batch, Victim, run
 from deqpipe.config import AttackSuiteConfig
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.model.architecture import load_model
@@ -55,7 +55,7 @@ def test_every_attack_takes_what_its_formula_says_where_nothing_falls(
         if attack.search == "rays":
             continue  # which ends with a search that it has begun
         before = model.counter.counted
-        run(attack, victim, x, y, images=range(IMAGES), stream=Stream(0, "x"), suite=SUITE,
-            warm=x if attack.warm else None)  # fmt: skip
+        batch = Batch(x, y, range(IMAGES), x if attack.warm else None)
+        run(attack, victim, batch, stream=Stream(0, "x"), suite=SUITE)
         expected = suite_formulas.spent(attack, SUITE, one, others=CLASSES - 1) * IMAGES
         assert model.counter.counted - before == expected, attack.name

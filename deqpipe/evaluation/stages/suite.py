@@ -22,6 +22,7 @@ from torch import Tensor
 
 from deqpipe.attack import suite as attacks
 from deqpipe.attack.judged import Crafted
+from deqpipe.attack.suite import Batch
 from deqpipe.config import AttackSuiteConfig
 from deqpipe.evaluation.evaluated_model import EvaluationJob
 from deqpipe.evaluation.images import suite_piece
@@ -154,9 +155,8 @@ class SuiteSequence:
             return _untouched(x)
         warm = None if starts is None else torch.stack([starts[image] for image in images]).to(x.device) + x
         return attacks.run(
-            attack, self.target.victim, x, y, images=images, stream=self.target.stream(attack), suite=self.suite,
-            warm=warm,
-        )  # fmt: skip
+            attack, self.target.victim, Batch(x, y, images, warm), stream=self.target.stream(attack), suite=self.suite
+        )
 
     def _told(self, attack: SuiteAttack, made: Sequence["_Made"], counted: set[int], per_step: float) -> PieceResult:
         """The rows and the images of those that the attack was run on for their own sake."""
