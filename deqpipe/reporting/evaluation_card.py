@@ -16,10 +16,65 @@ KNOWS_OF_NETWORK = {**KNOWS, "states": "the model"}
 def page(card: Mapping[str, Any]) -> str:
     """The card of these numbers (`card.json`, with its provenance)."""
     return pages.template("evaluation.html").render(
-        card=card, kind=KINDS[card["kind"]], knows=KNOWS_OF_NETWORK if card["kind"] == "network" else KNOWS,
+        card=card, summary=summary(card), kind=KINDS[card["kind"]],
+        knows=KNOWS_OF_NETWORK if card["kind"] == "network" else KNOWS,
         sections={one["name"]: one["label"] for one in card["sections"]} | {"controls": "Controls"},
         percent=percent, interval=interval, minutes=minutes,
     ) + "\n"  # fmt: skip
+
+
+def summary(card: Mapping[str, Any]) -> list[str]:
+    """What the model is worth, in plain sentences: clean, under attack, what was not run, what the checks say."""
+    return [_of_clean(card), _under_attack(card), _what_ran(card), *_of_checks(card)]
+
+
+def _of_clean(card: Mapping[str, Any]) -> str:
+    return f"As they are, {_counted(card, 'clean')} are classified right."
+
+
+def _under_attack(card: Mapping[str, Any]) -> str:
+    changed = f"when every pixel may change by up to {card['epsilon_255']:g}/255"
+    if not card["union"]["right"]:
+        return f"Under attack, none of {card['union']['n']} images {_interval(card, 'union')} stays right {changed}."
+    return (
+        f"Under attack, at most {_counted(card, 'union')} stay right {changed}. This is an upper bound: attacks that "
+        "were not tried may turn more."
+    )
+
+
+def _what_ran(card: Mapping[str, Any]) -> str:
+    attacks = [one for one in card["attacks"] if one["section"] != "controls"]
+    lacking = [one for one in card["skipped"] if one["attack"]]
+    if not lacking:
+        return f"All {len(attacks)} attacks ran on every image that they were due to meet."
+    return (
+        f"{len(lacking)} of {len(attacks)} attacks did not run, or not on all images: the time budget was used up. "
+        "The strongest for their cost came first."
+    )
+
+
+def _of_checks(card: Mapping[str, Any]) -> list[str]:
+    verdicts = [one["verdict"] for one in card["findings"]]
+    parts = [
+        f"{verdicts.count(verdict)} {words}"
+        for verdict, words in (("passed", "passed"), ("failed", "failed"), ("too few", "had too few images to tell"))
+        if verdict in verdicts
+    ]
+    if not parts:
+        return ["No check of the attacks could be made."]
+    if verdicts.count("passed") == len(verdicts):
+        return [f"All {len(verdicts)} checks of the attacks passed."]
+    doubt = "; the accuracy under attack is not to be relied on" if "failed" in verdicts else ""
+    return [f"Of {len(verdicts)} checks of the attacks {', '.join(parts)}{doubt}."]
+
+
+def _counted(card: Mapping[str, Any], name: str) -> str:
+    return f"{card[name]['right']} of {card[name]['n']} images {_interval(card, name)}"
+
+
+def _interval(card: Mapping[str, Any], name: str) -> str:
+    confidence = f"{100 * card['options']['confidence']:g}% interval"
+    return f"({percent(card[name])}%, {confidence} {interval(card[name])}%)"
 
 
 def percent(share: Mapping[str, Any] | None) -> str:

@@ -2,8 +2,9 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,18 @@ from deqpipe.foreign import evaluation, plan
 from deqpipe.foreign.description import Description
 from deqpipe.foreign.evaluation import CARD, PAGE, ROWS, STATE, Evaluated, Options
 from deqpipe.foreign.loading import read_description
-from deqpipe.foreign.plan import Effort, Entry
+from deqpipe.foreign.plan import Entry
 from deqpipe.foreign.running import Evaluation
 from deqpipe.foreign.subject import subject_of
 from deqpipe.machine.stopping import Interrupted
 from deqpipe.results import document, records
+from tests.foreign.effort import TINY
 from tests.foreign.test_mistakes import Network, States
 
 FOREIGN = Path(__file__).parent
 COUNT, BATCH, EPSILON_255 = 10, 6, 20.0
 X = torch.rand(COUNT, 1, 4, 4, generator=torch.Generator().manual_seed(1))
-SOLVER = {"name": "broyden", "steps": 3}
-TINY = Effort(plan._suite(2, 2, 2, (2, 3), 4), (3, 2, 5), 2, (1, 3), (0.5,), (0.5, 2.0))
-
-
-@pytest.fixture(autouse=True)
-def _little_effort(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "EFFORTS", {"quick": TINY})
+SOLVER = {"name": "fixed_point", "steps": 2}
 
 
 class Sharp(Network):
@@ -63,10 +59,37 @@ def evaluated(model: nn.Module, **said: Any) -> Evaluated:
     return deqpipe.evaluate(model, X, labels(model, **own), **given)
 
 
+@dataclass(frozen=True)
+class Finished:
+    """An evaluation of `Sharp` that came to its end.
+
+    Attributes:
+        outcome: what it gave back.
+        folder: what it left.
+    """
+
+    outcome: Evaluated
+    folder: Path
+
+    def copy(self, to: Path) -> Path:
+        """Its folder, to be changed."""
+        return Path(shutil.copytree(self.folder, to))
+
+    def is_equal(self, other: Evaluated) -> bool:
+        """Whether another one came to the same, but for times."""
+        return {**self.outcome.card, "provenance": 0} == {**other.card, "provenance": 0}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = tmp_path_factory.mktemp("finished") / "out"
+    return Finished(evaluated(Sharp(), output=folder), folder)
+
+
 DEFENCE = {"solver_steps": 2, "input_steps": 1}
 CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "network": (Sharp, {}),
-    "plain": (States, {"solver": SOLVER}),
+    "plain": (States, {"solver": SOLVER, "batch_size": COUNT}),
     "defended": (States, {"solver": SOLVER, "defence": DEFENCE}),
 }
 
@@ -89,20 +112,20 @@ def test_an_evaluation_counts_every_image_and_attack(name: str, tmp_path: Path) 
     assert card == {**json.loads(json.dumps(card))}
 
 
-def test_an_image_leaves_once_the_decision_errs_and_meets_all_attacks_in_individual_mode() -> None:
-    standard, individual = (evaluated(Sharp(), mode=mode) for mode in ("standard", "individual"))
-    faced = [one["faced"] for one in standard.card["attacks"] if one["section"] != "controls"]
-    turned = [one["turned"] for one in standard.card["attacks"] if one["section"] != "controls"]
+def test_an_image_leaves_once_the_decision_errs_and_meets_all_attacks_in_individual_mode(finished: Finished) -> None:
+    standard, individual = finished.outcome.card, evaluated(Sharp(), mode="individual").card
+    faced = [one["faced"] for one in standard["attacks"] if one["section"] != "controls"]
+    turned = [one["turned"] for one in standard["attacks"] if one["section"] != "controls"]
     left = COUNT - 1
     for met, fell in zip(faced, turned, strict=True):
         assert met == left
         left -= fell
     assert sum(turned) > 0
-    assert {one["faced"] for one in individual.card["attacks"]} == {COUNT - 1}
+    assert {one["faced"] for one in individual["attacks"]} == {COUNT - 1}
 
 
-def test_controls_remove_nothing_and_a_section_that_is_empty_is_none() -> None:
-    outcome = evaluated(Sharp())
+def test_controls_remove_nothing_and_a_section_that_is_empty_is_none(finished: Finished) -> None:
+    outcome = finished.outcome
     assert outcome.section("states") is None
     assert outcome.section("autoattack") is not None
     (noise,) = [one for one in outcome.card["attacks"] if one["section"] == "controls"]
@@ -163,9 +186,8 @@ def librarys(model: nn.Module, x: Tensor, y: Tensor, *, seed: int, epsilon_255: 
 
 
 def test_the_same_arguments_give_the_same_bits_however_often_it_is_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = evaluated(Sharp(), output=tmp_path / "whole")
     done, original = iter(range(10_000)), Evaluation._attacked
 
     def stopping(self: Evaluation, entry: Entry, images: Any) -> Any:
@@ -182,23 +204,40 @@ def test_the_same_arguments_give_the_same_bits_however_often_it_is_stopped(
         except KeyboardInterrupt:
             continue
     assert tries > 3
-    first, second = (tmp_path / name / ROWS for name in ("whole", "parts"))
-    assert first.read_bytes() == second.read_bytes()
-    cards = [document.read(tmp_path / name / CARD)[0] for name in ("whole", "parts")]
+    assert (finished.folder / ROWS).read_bytes() == (tmp_path / "parts" / ROWS).read_bytes()
+    cards = [document.read(folder / CARD)[0] for folder in (finished.folder, tmp_path / "parts")]
     assert cards[0] == cards[1]
-    assert records.read(first)["image"].tolist() == whole.columns["image"].tolist()
+    assert records.read(finished.folder / ROWS)["image"].tolist() == finished.outcome.columns["image"].tolist()
 
 
-def test_a_damaged_piece_is_computed_again(tmp_path: Path) -> None:
-    outcome = evaluated(Sharp(), output=tmp_path / "out")
-    file = tmp_path / "out" / STATE / "exact_margin_batch0.npz"
-    file.write_bytes(file.read_bytes()[:-40])
-    again = evaluated(Sharp(), output=tmp_path / "out")
-    assert {**again.card, "provenance": 0} == {**outcome.card, "provenance": 0}
+@pytest.mark.parametrize("left", [0, 1, 300, -40])
+@pytest.mark.parametrize("piece", ["clean", "exact_margin_batch0"])
+def test_a_damaged_piece_is_computed_again(piece: str, left: int, finished: Finished, tmp_path: Path) -> None:
+    file = finished.copy(tmp_path / "out") / STATE / f"{piece}.npz"
+    file.write_bytes(file.read_bytes()[:left])
+    assert finished.is_equal(evaluated(Sharp(), output=tmp_path / "out"))
     assert file.with_name(f"{file.name}.damaged").exists()
 
 
-def test_a_budget_leaves_attacks_out_and_says_so_loudly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("text", ["", '{"budget_minutes": 60', '{"budget_minutes": 60.0}'])
+def test_a_damaged_note_of_a_used_up_budget_is_not_believed(text: str, finished: Finished, tmp_path: Path) -> None:
+    output = finished.copy(tmp_path / "out")
+    (output / STATE / "over.json").write_text(text)
+    (output / STATE / "rays_batch0.npz").unlink()
+    assert finished.is_equal(evaluated(Sharp(), output=output, budget_minutes=30.0))
+
+
+@pytest.mark.parametrize("left", [0, 20, -20])
+def test_a_folder_whose_evaluation_is_unknown_is_refused(left: int, finished: Finished, tmp_path: Path) -> None:
+    file = finished.copy(tmp_path / "out") / STATE / "spec.json"
+    file.write_bytes(file.read_bytes()[:left])
+    with pytest.raises(UserError, match=r"damaged, so it is unknown which evaluation .* holds: give another folder"):
+        evaluated(Sharp(), output=tmp_path / "out")
+
+
+def test_a_budget_leaves_attacks_out_and_says_so_loudly(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original, done = Evaluation._attacked, iter(range(10_000))
 
     def spent(self: Evaluation, entry: Entry, images: Any) -> Any:
@@ -225,27 +264,26 @@ def test_a_budget_leaves_attacks_out_and_says_so_loudly(tmp_path: Path, monkeypa
     monkeypatch.setattr(Evaluation, "_attacked", original)
     more = evaluated(Sharp(), output=tmp_path / "out", budget_minutes=60.0)
     assert not more.card["skipped"]
-    assert {**more.card, "provenance": 0} == {**evaluated(Sharp()).card, "provenance": 0}
+    assert finished.is_equal(more)
 
 
-def test_another_model_or_other_images_do_not_go_on_in_the_same_folder(tmp_path: Path) -> None:
-    evaluated(Sharp(), output=tmp_path / "out")
+def test_another_model_or_other_images_do_not_go_on_in_the_same_folder(finished: Finished, tmp_path: Path) -> None:
     other = Sharp()
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.add_(1)
     with pytest.raises(UserError, match=r"holds an evaluation of other weights: give another folder"):
-        evaluated(other, output=tmp_path / "out")
+        evaluated(other, output=finished.folder)
     with pytest.raises(UserError, match="holds an evaluation of other options"):
-        evaluated(Sharp(), output=tmp_path / "out", seed=1)
+        evaluated(Sharp(), output=finished.folder, seed=1)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(UserError, match="holds other files"):
         evaluated(Sharp(), output=tmp_path / "mine")
 
 
-def test_a_card_escapes_what_others_say_and_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
-    outcome = evaluated(Sharp(), output=tmp_path / "out", name="<script>alert(1)</script>")
+def test_a_card_escapes_what_others_say_and_needs_nothing_from_elsewhere(finished: Finished, tmp_path: Path) -> None:
+    outcome = evaluated(Sharp(), output=finished.copy(tmp_path / "out"), name="<script>alert(1)</script>")
     page = (tmp_path / "out" / PAGE).read_text()
     assert "<script" not in page
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
@@ -266,6 +304,32 @@ def test_a_blind_attack_fails_a_check_and_the_card_opens_with_it() -> None:
     failed = {one["check"] for one in outcome.card["findings"] if one["verdict"] == "failed"}
     assert "lost gradients" in failed
     assert any("lost gradients" in text for text in outcome.warnings)
+
+
+@pytest.mark.parametrize(("rounded", "verdict"), [(True, "failed"), (False, "passed")])
+def test_starts_that_stand_still_fail_a_check_and_those_that_meet_in_a_corner_do_not(
+    rounded: bool, verdict: str
+) -> None:
+    """Of a linear network the gradient's sign is the same everywhere: all starts end in one corner of the ball."""
+    torch.manual_seed(0)
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+
+    class Rounding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = linear
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.inner(x.round() if rounded else x)
+            return logits
+
+    x = torch.where(torch.rand(24, 1, 4, 4, generator=torch.Generator().manual_seed(3)) < 0.5, 0.2, 0.8)
+    model = Rounding()
+    outcome = deqpipe.evaluate(model, x, model(x).argmax(1), epsilon_255=0.1, effort="quick")
+    (one,) = [one for one in outcome.card["findings"] if one["check"] == "agreeing starts"]
+    assert one["verdict"] == verdict
+    assert ("meet in one minimum" in one["words"]) != rounded
+    assert any("agreeing starts" in text for text in outcome.warnings) == rounded
 
 
 @pytest.mark.parametrize("kind", ["network", "plain", "defended"])

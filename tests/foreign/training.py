@@ -52,6 +52,7 @@ def _unrolled(model: Any, x: Tensor) -> Tensor:
     return state.z
 
 
-def write_weights(name: str, path: Path) -> None:
+def write_weights(name: str, path: Path, *, steps: int = 120) -> None:
     """Train one, and keep its weights."""
-    save_file({key: value.contiguous().clone() for key, value in trained(name).state_dict().items()}, path)
+    weights = trained(name, steps=steps).state_dict()
+    save_file({key: value.contiguous().clone() for key, value in weights.items()}, path)
