@@ -16,8 +16,11 @@ from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
 import deqpipe
+from deqpipe.attack import losses, suite
+from deqpipe.attack.suite import Batch, Victim
 from deqpipe.errors import UserError
 from deqpipe.foreign import evaluation, plan
+from deqpipe.foreign import outcome as outcome_of
 from deqpipe.foreign.description import Description
 from deqpipe.foreign.evaluation import CARD, PAGE, ROWS, STATE, Evaluated, Options
 from deqpipe.foreign.loading import read_description
@@ -25,7 +28,8 @@ from deqpipe.foreign.plan import Entry
 from deqpipe.foreign.running import Evaluation
 from deqpipe.foreign.subject import subject_of
 from deqpipe.machine.stopping import Interrupted
-from deqpipe.results import document, records
+from deqpipe.results import document, lock, records
+from deqpipe.workflow.suite_attacks import SuiteAttack
 from tests.foreign.effort import TINY
 from tests.foreign.test_mistakes import Network, States
 
@@ -108,6 +112,11 @@ def test_an_evaluation_counts_every_image_and_attack(name: str, tmp_path: Path) 
     fallen = set(columns["image"][inside & wrong].tolist())
     assert outcome.robust_accuracy == pytest.approx(1 - len(fallen) / COUNT)
     assert (columns["perturbation"] <= columns["radius"] + 1e-6).all()
+    epsilon = EPSILON_255 / 255
+    np.testing.assert_allclose(np.unique(columns["radius"]), [0, 0.5 * epsilon, epsilon, 2 * epsilon, 1], rtol=1e-6)
+    spent = {one["name"]: (one["evaluations"], one["steps"]) for one in card["attacks"]}
+    assert (spent["exact_margin"][0] is None) == (name == "network")
+    assert name == "network" or spent["exact_margin"][0] > 2 * spent["exact_margin"][1]
     assert not card["skipped"]
     assert card == {**json.loads(json.dumps(card))}
 
@@ -122,6 +131,90 @@ def test_an_image_leaves_once_the_decision_errs_and_meets_all_attacks_in_individ
         left -= fell
     assert sum(turned) > 0
     assert {one["faced"] for one in individual["attacks"]} == {COUNT - 1}
+    lone = {one["name"]: one["left"]["right"] for one in individual["sections"]}
+    assert lone["queries"] > individual["union"]["right"]  # alone they turn fewer than all together
+
+
+def test_controls_over_the_radius_meet_what_attacks_have_turned_as_well(finished: Finished) -> None:
+    for times in ("0.5", "2", f"{255 / EPSILON_255:g}"):
+        for name in ("noise", "exact_margin"):
+            met = [np.load(file)["image"] for file in (finished.folder / STATE).glob(f"{name}_at{times}_batch*.npz")]
+            assert len(np.concatenate(met)) == COUNT - 1
+
+
+def test_warm_attacks_start_where_the_margin_was_lowest(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = finished.copy(tmp_path / "out") / STATE
+    (state / "warm_batch0.npz").unlink()
+    given: list[Batch] = []
+
+    def watched(attack: SuiteAttack, victim: Victim, batch: Batch, **others: Any) -> Any:
+        given.append(batch)
+        return original(attack, victim, batch, **others)
+
+    original = suite.run
+    monkeypatch.setattr(suite, "run", watched)
+    assert finished.is_equal(evaluated(Sharp(), output=tmp_path / "out"))
+    (batch,) = given
+    lowest = {image: np.inf for image in batch.keys}
+    for name in ("autoattack_*", "exact_*"):
+        for file in state.glob(f"{name}_batch*.npz"):
+            if "_at" not in file.name:
+                rows = np.load(file)
+                for image, margin in zip(rows["image"].tolist(), rows["margin"].tolist(), strict=True):
+                    lowest[image] = min(lowest.get(image, np.inf), margin)
+    assert batch.warm is not None
+    margins = -losses.margin(Sharp().eval()(batch.warm), batch.y)
+    expected = [lowest[image] for image in batch.keys]
+    np.testing.assert_allclose(margins.detach().numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_time_of_former_tries_counts(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (finished.copy(tmp_path / "out") / STATE / "rays_batch0.npz").unlink()
+    monkeypatch.setattr(Evaluation, "_seconds", lambda self: 61.0)
+    monkeypatch.setattr(Evaluation, "_attacked", lambda *_: pytest.fail("no time is left"))
+    outcome = evaluated(Sharp(), output=tmp_path / "out", budget_minutes=1.0)
+    assert [one["name"] for one in outcome.card["skipped"]] == ["rays"]
+
+
+def test_a_folder_in_which_another_process_evaluates_is_refused(finished: Finished) -> None:
+    with lock.locked(finished.folder / STATE, waits=False), pytest.raises(UserError, match="is in use"):
+        evaluated(Sharp(), output=finished.folder)
+
+
+def test_the_grid_starts_at_random_and_steps_in_proportion_to_the_ball(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "GRID_STEPS", 1)
+    for epsilon_255 in (8.0, 4.0):
+        described = Description(States(), solver=SOLVER, epsilon_255=epsilon_255)
+        victim = subject_of(described, X, torch.zeros(COUNT, dtype=torch.int64)).victim
+        assert plan._step(victim) == pytest.approx(epsilon_255 / 4 / 255)
+    (entry, *_) = [one for one in plan.plan("plain", 3, 2, effort="quick", epsilon=0.1) if one.section == "states"]
+    batch = Batch(X, victim.logits(X).argmax(1), range(COUNT))
+    made = [entry.craft(victim, batch, seed).images for seed in (0, 0, 1)]
+    assert torch.equal(made[0], made[1])
+    assert not torch.equal(made[0], made[2])
+
+
+FACTS: dict[str, Any] = {"skipped": [], "findings": [], "attacks": [], "clean": {"right": 1}}
+
+
+@pytest.mark.parametrize(
+    ("facts", "residual", "begins"),
+    [
+        ({}, None, []),
+        ({}, 0.05, []),
+        ({}, 0.2, ["The last state is no equilibrium: its relative residual is 0.2"]),
+        ({"clean": {"right": 0}}, None, ["No clean image is classified right"]),
+        ({"findings": [{"check": "noise", "verdict": "failed"}]}, None, ["Sanity checks failed (noise)"]),
+        ({"skipped": [{"label": "a", "attack": False}]}, None, ["Controls did not run within the budget"]),
+        ({"skipped": [{"label": "a", "attack": True}]}, None, ["The time budget was used up: 1 of 0 attacks did not"]),
+    ],
+)
+def test_what_a_reader_must_know_is_said(facts: dict[str, Any], residual: float | None, begins: list[str]) -> None:
+    texts = outcome_of.warnings({**FACTS, **facts}, residual)
+    assert len(texts) == len(begins)
+    assert all(text.startswith(begin) for text, begin in zip(texts, begins, strict=True))
 
 
 def test_controls_remove_nothing_and_a_section_that_is_empty_is_none(finished: Finished) -> None:
@@ -251,6 +344,7 @@ def test_a_budget_leaves_attacks_out_and_says_so_loudly(
     lacking = {one["name"] for one in outcome.card["skipped"]}
     assert "exact_margin" in lacking
     assert "autoattack_apgd_ce" not in lacking
+    assert outcome.card["radius"] == []
     page = (tmp_path / "out" / PAGE).read_text()
     assert "The time budget was used up" in page
     assert "did not run" in page
@@ -276,6 +370,15 @@ def test_another_model_or_other_images_do_not_go_on_in_the_same_folder(finished:
         evaluated(other, output=finished.folder)
     with pytest.raises(UserError, match="holds an evaluation of other options"):
         evaluated(Sharp(), output=finished.folder, seed=1)
+    for changed in ({"mean": [0.1]}, {"std": [0.9]}, {"epsilon_255": 3.0}):
+        with pytest.raises(UserError, match="holds an evaluation of other model"):
+            evaluated(Sharp(), output=finished.folder, **changed)
+    with pytest.raises(UserError, match="holds an evaluation of other data"):
+        deqpipe.evaluate(Sharp(), X.flip(0), labels(Sharp()), output=finished.folder, effort="quick",
+                         batch_size=BATCH, epsilon_255=EPSILON_255)  # fmt: skip
+    with pytest.raises(UserError, match="holds an evaluation of other code"):
+        evaluation.run(Description(Sharp(), epsilon_255=EPSILON_255), X, labels(Sharp()),
+                       Options("quick", batch_size=BATCH), finished.folder)  # fmt: skip
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(UserError, match="holds other files"):
@@ -343,7 +446,11 @@ def test_a_plan_names_every_attack_once_and_the_strongest_come_first(kind: Any, 
     assert attacks[0] == ("autoattack_apgd_ce" if kind == "network" else "exact_margin")
     assert attacks[-1] == "rays"
     assert ("autoattack_apgd_t" in names) == (classes >= 4)
-    assert any(name.startswith("grid_state7") for name in names) == (kind != "network")
+    grid = [name for name in names if name.startswith("grid")]
+    assert grid == ([] if kind == "network" else [
+        "grid_state7_steps3_damping0.5", "grid_state1_steps3_damping0.5",
+        "grid_state7_steps1_damping0.5", "grid_state1_steps1_damping0.5",
+    ])  # fmt: skip
     assert ("straight_through" in names) == (kind == "defended")
     assert max(entry.times for entry in entries) == pytest.approx(255 / 8)
 

@@ -64,7 +64,7 @@ def locuslab(folder: Path) -> Given:
 def resnet18(folder: Path) -> Given:
     """The library's example, on images that it has classes for."""
     model = ResNet18()
-    model.load_state_dict(torch.load(RESNET, weights_only=True))
+    model.load_state_dict(torch.load(RESNET, map_location="cpu", weights_only=True))
     x = torch.rand(COUNT, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         return Given(RESNET, model, x, model.eval()(x).argmax(1))
