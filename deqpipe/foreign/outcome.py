@@ -206,10 +206,11 @@ def warnings(facts: Mapping[str, Any], residual: float | None) -> list[str]:
     """What a reader must know before any number, loudest first."""
     said = []
     lacking = [one["label"] for one in facts["skipped"] if one["attack"]]
+    attacks = [one for one in facts["attacks"] if one["section"] != "controls"]
     if lacking:
         said.append(
-            f"The time budget was used up: {len(lacking)} of {len(facts['attacks'])} attacks did not run, or not "
-            f"on all images ({', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}). "
+            f"The time budget was used up: {len(lacking)} of {len(attacks)} attacks did not run, or not "
+            f"on all images ({'; '.join(lacking[:3])}{'; ...' if len(lacking) > 3 else ''}). "
             "What is left may be far from robust."
         )
     if any(not one["attack"] for one in facts["skipped"]):

@@ -36,10 +36,11 @@ def _under_attack(card: Mapping[str, Any]) -> str:
     changed = f"when every pixel may change by up to {card['epsilon_255']:g}/255"
     if not card["union"]["right"]:
         return f"Under attack, none of {card['union']['n']} images {_interval(card, 'union')} stays right {changed}."
-    return (
-        f"Under attack, at most {_counted(card, 'union')} stay right {changed}. This is an upper bound: attacks that "
-        "were not tried may turn more."
-    )
+    doubtful = any(one["attack"] for one in card["skipped"]) or "failed" in _verdicts(card)
+    bound = "This is an upper bound: attacks that were not tried may turn more."
+    if doubtful:
+        bound = "This is an upper bound, and may be far too high, for the reasons below."
+    return f"Under attack, at most {_counted(card, 'union')} stay right {changed}. {bound}"
 
 
 def _what_ran(card: Mapping[str, Any]) -> str:
@@ -54,7 +55,7 @@ def _what_ran(card: Mapping[str, Any]) -> str:
 
 
 def _of_checks(card: Mapping[str, Any]) -> list[str]:
-    verdicts = [one["verdict"] for one in card["findings"]]
+    verdicts = _verdicts(card)
     parts = [
         f"{verdicts.count(verdict)} {words}"
         for verdict, words in (("passed", "passed"), ("failed", "failed"), ("too few", "had too few images to tell"))
@@ -66,6 +67,10 @@ def _of_checks(card: Mapping[str, Any]) -> list[str]:
         return [f"All {len(verdicts)} checks of the attacks passed."]
     doubt = "; the accuracy under attack is not to be relied on" if "failed" in verdicts else ""
     return [f"Of {len(verdicts)} checks of the attacks {', '.join(parts)}{doubt}."]
+
+
+def _verdicts(card: Mapping[str, Any]) -> list[str]:
+    return [one["verdict"] for one in card["findings"]]
 
 
 def _counted(card: Mapping[str, Any], name: str) -> str:

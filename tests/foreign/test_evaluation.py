@@ -208,7 +208,11 @@ FACTS: dict[str, Any] = {"skipped": [], "findings": [], "attacks": [], "clean": 
         ({"clean": {"right": 0}}, None, ["No clean image is classified right"]),
         ({"findings": [{"check": "noise", "verdict": "failed"}]}, None, ["Sanity checks failed (noise)"]),
         ({"skipped": [{"label": "a", "attack": False}]}, None, ["Controls did not run within the budget"]),
-        ({"skipped": [{"label": "a", "attack": True}]}, None, ["The time budget was used up: 1 of 0 attacks did not"]),
+        (
+            {"skipped": [{"label": "a", "attack": True}], "attacks": [{"section": "knows"}, {"section": "controls"}]},
+            None,
+            ["The time budget was used up: 1 of 1 attacks did not run, or not on all images (a)"],
+        ),
     ],
 )
 def test_what_a_reader_must_know_is_said(facts: dict[str, Any], residual: float | None, begins: list[str]) -> None:
