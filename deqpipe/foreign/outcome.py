@@ -75,17 +75,27 @@ class Outcome:
     def _section(self, name: Section) -> dict[str, Any]:
         """What is left after a section: in standard mode of what the sections before it left, else of all."""
         own = [entry for entry in self.attacks if entry.section == name]
-        ran = [entry for entry in own if entry.name in self.progress.rows]
+        ran = [entry for entry in own if self._came_to_its_turn(entry)]
         counted = own
         if self.evaluation.standard and own:
             counted = list(self.attacks[: self.attacks.index(own[-1]) + 1])
         share = _share(self.left(counted)) if ran else None
         return {"name": name, "label": SECTIONS[name], "attacks": len(own), "ran": len(ran), "left": share}
 
+    def _came_to_its_turn(self, entry: Entry) -> bool:
+        """Whether an attack ran, on some images at least, or would have and none was left for it."""
+        return entry.name in self.progress.rows or entry.name not in self.progress.skipped
+
     def _attack(self, entry: Entry) -> dict[str, Any]:
         rows = self.progress.rows.get(entry.name)
         known = entry.attack
-        facts = {"name": entry.name, "label": known.label, "section": entry.section, "knows": known.knows}
+        facts: dict[str, Any] = {
+            "name": entry.name,
+            "label": known.label,
+            "section": entry.section,
+            "knows": known.knows,
+        }
+        facts["ran"] = self._came_to_its_turn(entry)
         if rows is None:
             return {**facts, "faced": 0, "turned": 0, "evaluations": None, "steps": None}
         spent = float((rows["taken"] * rows["per_step"]).sum()) / max(1, len(rows["image"]))

@@ -196,6 +196,17 @@ def test_the_grid_starts_at_random_and_steps_in_proportion_to_the_ball(monkeypat
     assert not torch.equal(made[0], made[2])
 
 
+def test_attacks_for_which_no_image_is_left_have_had_their_turn(tmp_path: Path) -> None:
+    outcome = evaluated(Sharp(), epsilon_255=255, output=tmp_path / "out")
+    assert outcome.robust_accuracy == 0
+    assert not outcome.card["skipped"]
+    assert {one["left"]["right"] for one in outcome.card["sections"] if one["name"] != "autoattack"} == {0}
+    assert all(one["ran"] == one["attacks"] for one in outcome.card["sections"])
+    page = (tmp_path / "out" / PAGE).read_text()
+    assert "no image left" in page
+    assert "did not run" not in page
+
+
 FACTS: dict[str, Any] = {"skipped": [], "findings": [], "attacks": [], "clean": {"right": 1}}
 
 
