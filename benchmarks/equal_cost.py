@@ -20,7 +20,7 @@ import torch
 import deqpipe
 from deqpipe import build, config
 from deqpipe.api import Model
-from deqpipe.attack.suite import Victim, run
+from deqpipe.attack.suite import Batch, Victim, run
 from deqpipe.config import AttackSuiteConfig, Config
 from deqpipe.planning import suite_formulas
 from deqpipe.reporting.figures.figure8 import point_cost
@@ -92,10 +92,8 @@ class Bench:
         starts = self.starts(name)
         attack = _with_starts(suite_attacks(_suite(1))[name], starts)
         before = self.model.network.counter.counted
-        made = run(
-            attack, victim, self.x[right], self.y[right], images=right.tolist(), stream=Stream(0, f"equal/{name}"),
-            suite=_suite(starts),
-        )  # fmt: skip
+        batch = Batch(self.x[right], self.y[right], right.tolist())
+        made = run(attack, victim, batch, stream=Stream(0, f"equal/{name}"), suite=_suite(starts))
         spent = self.model.network.counter.counted - before
         per_step = spent.total / float(made.taken.sum())
         fallen_after = np.where(made.broken_at.numpy() < 0, np.inf, np.maximum(made.broken_at.numpy(), 1) * per_step)

@@ -8,7 +8,6 @@ import hashlib
 import inspect
 import runpy
 import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from deqpipe import data
 from deqpipe.errors import UserError
+from deqpipe.extending import blame
 from deqpipe.foreign.description import SAID, Description
 from deqpipe.machine import faults
 from deqpipe.model.release import reader
@@ -88,8 +88,7 @@ def _running(path: Path) -> Iterator[None]:
     except Exception as error:  # somebody else's code may raise anything
         if faults.is_out_of_memory(error):
             raise
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        number = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
+        number = error.lineno if isinstance(error, SyntaxError) else blame.line_of(error, str(path))
         where = f"{path}, line {number}" if number else str(path)
         raise UserError(f"{where}: {in_words(error)}") from error
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deqpipe.attack.suite import Victim, run
+from deqpipe.attack.suite import Batch, Victim, run
 from deqpipe.config import AttackSuiteConfig
 from deqpipe.counts import NO_EVALUATIONS, Evaluations, sum_of
 from deqpipe.defence.ensemble import Ensemble, Member, counters
@@ -97,7 +97,8 @@ def test_every_attack_on_it_takes_what_its_members_would_take_one_by_one() -> No
     assert {attack.gradient for attack in faced} == {"decision", "average"}
     for attack in faced:
         before = spent()
-        run(attack, victim, x, y, images=range(2), stream=Stream(0, "x"), suite=suite, warm=x if attack.warm else None)
+        batch = Batch(x, y, range(2), x if attack.warm else None)
+        run(attack, victim, batch, stream=Stream(0, "x"), suite=suite)
         each = sum_of(suite_formulas.spent(attack, suite, one, others=CLASSES - 1) for one in members)
         assert spent() - before == each * 2, attack.name
 

@@ -115,7 +115,7 @@ def test_unroll_of_the_final_state_may_begin_with_a_plain_step(tmp_path: Path) -
 def test_damping_is_the_share_of_the_new_state(tmp_path: Path) -> None:
     """Of one half, which all exports have, its complement is the same."""
     model, network = in_double_precision(tmp_path, hand_in.write_deq(tmp_path), BROYDEN, 3)
-    network.dampings = (0.25, 0.25)
+    network.dampings = (0.25, 0.25)  # type: ignore[assignment]  # modules have tensors and modules, for mypy
     x = hand_in.pictures(3, torch.float64)
     z = Unrolled(2, 0.25).onwards(model.network.bind(x), model.trajectory(x).state(3))
     assert torch.allclose(network(x), model.network.logits(z), rtol=1e-12, atol=1e-12)
