@@ -1,4 +1,4 @@
-"""Convolutions, and the faster way to the same bits that some have on a CPU."""
+"""Convolutions, and the faster way that some have on a CPU."""
 
 import torch
 import torch.nn.functional as F
@@ -8,9 +8,10 @@ from torch import Tensor, nn
 def conv2d(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
     """The convolution of images with a weight, without bias.
 
-    On a CPU a 1x1 convolution is a product of matrices per image: each number is the same sum in the same order, and so
-    is each of the gradient to the images, but no time goes into rearranging memory. The gradient to the weight sums
-    over the images, in another order: whoever wants it gets the convolution.
+    On a CPU a 1x1 convolution is a product of matrices per image: each number is the same sum, and so is each of the
+    gradient to the images, but no time goes into rearranging memory. The order is the same as well, but for images of
+    about 4x4 pixels or fewer, which PyTorch's convolution adds up otherwise: there the two differ by rounding. The
+    gradient to the weight sums over the images, in another order: whoever wants it gets the convolution.
     """
     if stride == 1 and padding == 0 and _is_product(x, weight):
         return _product(x, weight)
