@@ -209,6 +209,17 @@ def test_attacks_for_which_no_image_is_left_have_had_their_turn(tmp_path: Path) 
     assert "did not run" not in page
 
 
+def test_of_several_images_that_an_attack_ends_with_the_one_of_lowest_margin_counts() -> None:
+    victim = subject_of(Description(Sharp()), X, torch.zeros(COUNT, dtype=torch.int64)).victim
+    y = victim.logits(X).argmax(1)
+    several = [(X + 0.02 * number * (X - 0.5).sign()).clamp(0, 1) for number in (-1, 0, 1)]
+    made = plan.judged_at_the_end(victim, Batch(X, y, range(COUNT)), several, taken=3)
+    margins = torch.stack([-losses.margin(victim.logits(images), y) for images in several])
+    assert len(margins.argmin(0).unique()) > 1
+    torch.testing.assert_close(made.margin, margins.amin(0))
+    torch.testing.assert_close(made.images, torch.stack(several)[margins.argmin(0), torch.arange(COUNT)])
+
+
 FACTS: dict[str, Any] = {"skipped": [], "findings": [], "attacks": [], "clean": {"right": 1}}
 
 
