@@ -488,3 +488,10 @@ def test_options_are_part_of_what_results_depend_on_but_the_budget_is_not() -> N
     spec = evaluation._spec(described, X, y, Options())
     assert spec == evaluation._spec(described, X, y, replace(Options(), budget_minutes=1.0))
     assert spec != evaluation._spec(described, X, y, replace(Options(), seed=1))
+
+
+def test_the_grid_begins_with_middling_unrolls() -> None:
+    entries = plan.plan("plain", 10, 7, effort="standard", epsilon=8 / 255)
+    grid = [entry.name for entry in entries if entry.section == "states"]
+    assert grid[0] == "grid_state7_steps5_damping0.5"
+    assert len(grid) == 4 * 3 * 2
