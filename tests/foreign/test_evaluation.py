@@ -488,6 +488,8 @@ def test_options_are_part_of_what_results_depend_on_but_the_budget_is_not() -> N
     spec = evaluation._spec(described, X, y, Options())
     assert spec == evaluation._spec(described, X, y, replace(Options(), budget_minutes=1.0))
     assert spec != evaluation._spec(described, X, y, replace(Options(), seed=1))
+    for said in ({"solver": SOLVER}, {"defence": DEFENCE}, {"state": 2}):
+        assert spec != evaluation._spec(replace(described, **said), X, y, Options())
 
 
 def test_the_grid_begins_with_middling_unrolls() -> None:
