@@ -29,7 +29,15 @@ class Alone(NamedTuple):
     text: str = ""
 
 
-DIGITS = {"source": "digits", "validation": 1300, "augment": "none"}
+DIGITS = {
+    "data": {"source": "digits", "validation": 12, "augment": "none"},
+    "pretrain": {"layers": 3, "steps": 16},
+    "training": {
+        "epochs": 3, "batch_size": 128, "learning_rate": 0.02, "unroll": {"steps": 2},
+        "attack": {"steps": 2, "step_size_255": 10.0},
+    },
+    "resnet": {"layers": [1, 1, 1, 1], "training": {"epochs": 1, "batch_size": 128, "milestones": []}},
+}  # fmt: skip
 BROYDEN = {"name": "broyden", "steps": 4}
 EXAMPLES = {
     "solver": Alone(
@@ -42,7 +50,7 @@ EXAMPLES = {
         rows=frozenset({"PGD-AT + two damped steps", "TRADES + two damped steps"}), text="two damped steps"
     ),
     "attack": Alone(rules=frozenset({"attack_own"}), columns=frozenset({"PGD, margin"}), text="PGD, margin"),
-    "data": Alone({"data": {"source": "shapes", "validation": 12, "augment": "none"}}, text="random shapes"),
+    "data": Alone({name: experiment.sections({})[name] for name in DIGITS}, text="random shapes"),
     "model": Alone(
         rules=frozenset({"train_own"}),
         rows=frozenset({"TRADES dense DEQ", "TRADES dense DEQ + Sec. 3.2"}),
@@ -60,7 +68,7 @@ def added(name: str) -> dict[str, frozenset[str]]:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_works_alone_and_brings_nothing_of_the_others(tmp_path: Path, name: str) -> None:
     example = EXAMPLES[name]
-    changes = {"data": DIGITS, "solver": BROYDEN, **example.changes}
+    changes = {**DIGITS, "solver": BROYDEN, **example.changes}
     finished = experiment.run(tmp_path, {"extensions": [str(experiment.HERE / f"{name}.py")], **changes})
     table, others = finished.cells(1), added(name)
     rows, columns = {row for row, _ in table}, {column for _, column in table}
