@@ -157,14 +157,14 @@ CASES: list[Reduction] = [
 ]
 
 
-@pytest.mark.parametrize("reduction", CASES)
+@pytest.mark.parametrize("reduction", one_in(2, CASES))
 def test_states_and_inputs_are_those_of_the_slow_version(reduction: Reduction) -> None:
     assert_is_slow_version(reduction, MODEL, images(2, size=SIZE))
 
 
 @both
 @pytest.mark.parametrize(("solver", "_"), METHODS[1:], ids=["anderson3", "anderson5", "fixed_point"])
-@pytest.mark.parametrize(("solver_steps", "update_last"), [(1, True), (2, True), (2, False), (4, True)])
+@pytest.mark.parametrize(("solver_steps", "update_last"), one_in(2, [(1, True), (2, True), (2, False), (4, True)]))
 def test_other_solvers_too_are_those_of_the_slow_version(
     reduction: Reduction, solver: Solver[Any], _: object, solver_steps: int, update_last: bool
 ) -> None:

@@ -268,7 +268,7 @@ def test_a_training_step(protocol: str, model: str, jacobian: Mapping[str, Any],
     assert_step(config, model, step=1, regularised=jacobian["frequency"] == 1)
 
 
-@pytest.mark.parametrize("changes", RANDOM_STATES.values(), ids=RANDOM_STATES.keys())
+@pytest.mark.parametrize("changes", one_in(2, RANDOM_STATES.values()), ids=RANDOM_STATES.keys())
 @pytest.mark.parametrize("model", ["deq_pgd_at_random_states", "deq_trades_random_states"])
 def test_a_training_step_with_other_keys_of_sec_3_3(model: str, changes: Mapping[str, Any]) -> None:
     config = experiment(PAPER, random_state=changes, jacobian=JACOBIAN["never"], training={"attack": {"steps": 4}})
@@ -346,7 +346,7 @@ def test_a_pretraining_step_and_its_validation() -> None:
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS, ids=lambda gradient: gradient["name"])
-@pytest.mark.parametrize("model", vocabulary.DEQS)
+@pytest.mark.parametrize("model", one_in(2, vocabulary.DEQS))
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_validation(protocol: str, model: str, gradient: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     training = {"gradient": gradient, "batch_size": 100}  # one batch: its random states are all there are

@@ -370,7 +370,7 @@ def evaluations(choice: StateChoice) -> int:
 
 
 @pytest.mark.parametrize("returned", ["last", "lowest_sample"])
-@pytest.mark.parametrize("which", DRAWING)
+@pytest.mark.parametrize("which", one_in(2, DRAWING))
 def test_a_step_of_trades_evaluates_f_as_often_as_the_formula_says(
     deq: DEQClassifier, batch: Batch, which: str, returned: Returned
 ) -> None:

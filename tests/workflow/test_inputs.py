@@ -29,7 +29,7 @@ def declared_inputs(workspace: Workspace, rule: str) -> set[str]:
     return {name.strip().removeprefix("results/demo/") for name in block[1].split(", ")}
 
 
-@pytest.mark.parametrize(("kind", "number"), one_in(4, PRODUCTS))
+@pytest.mark.parametrize(("kind", "number"), one_in(8, PRODUCTS))
 def test_declared_inputs_are_all_that_is_needed(
     workspace: Workspace, everything: Path, tmp_path: Path, kind: str, number: int
 ) -> None:
