@@ -13,6 +13,7 @@ from deqpipe.analysis.radius import ATTACK, NOISE, RadiusCurve
 from deqpipe.analysis.suite import AttackRun, SuiteOutcome
 from deqpipe.foreign.plan import SECTIONS, Entry, Section
 from deqpipe.foreign.running import CLEAN, Evaluation, Progress, Rows
+from deqpipe.reporting import evaluation_card
 from deqpipe.results import columns as layout
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Correct
@@ -215,8 +216,8 @@ def _share(right: Correct) -> dict[str, Any]:
 def warnings(facts: Mapping[str, Any], residual: float | None) -> list[str]:
     """What a reader must know before any number, loudest first."""
     said = []
-    lacking = [one["label"] for one in facts["skipped"] if one["attack"]]
-    attacks = [one for one in facts["attacks"] if one["section"] != "controls"]
+    lacking = [one["label"] for one in evaluation_card.lacking_of(facts)]
+    attacks = evaluation_card.attacks_of(facts)
     if lacking:
         said.append(
             f"The time budget was used up: {len(lacking)} of {len(attacks)} attacks did not run, or not "

@@ -28,6 +28,16 @@ def summary(card: Mapping[str, Any]) -> list[str]:
     return [_of_clean(card), _under_attack(card), _what_ran(card), *_of_checks(card)]
 
 
+def attacks_of(card: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The attacks of a card, controls left out."""
+    return [one for one in card["attacks"] if one["section"] != "controls"]
+
+
+def lacking_of(card: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Attacks that did not run, or not on all images."""
+    return [one for one in card["skipped"] if one["attack"]]
+
+
 def _of_clean(card: Mapping[str, Any]) -> str:
     return f"As they are, {_counted(card, 'clean')} are classified right."
 
@@ -36,7 +46,7 @@ def _under_attack(card: Mapping[str, Any]) -> str:
     changed = f"when every pixel may change by up to {card['epsilon_255']:g}/255"
     if not card["union"]["right"]:
         return f"Under attack, none of {card['union']['n']} images {_interval(card, 'union')} stays right {changed}."
-    doubtful = any(one["attack"] for one in card["skipped"]) or "failed" in _verdicts(card)
+    doubtful = bool(lacking_of(card)) or "failed" in _verdicts(card)
     bound = "This is an upper bound: attacks that were not tried may turn more."
     if doubtful:
         bound = "This is an upper bound, and may be far too high, for the reasons below."
@@ -44,8 +54,7 @@ def _under_attack(card: Mapping[str, Any]) -> str:
 
 
 def _what_ran(card: Mapping[str, Any]) -> str:
-    attacks = [one for one in card["attacks"] if one["section"] != "controls"]
-    lacking = [one for one in card["skipped"] if one["attack"]]
+    attacks, lacking = attacks_of(card), lacking_of(card)
     if not lacking:
         return f"All {len(attacks)} attacks ran on every image that they were due to meet."
     return (
