@@ -333,7 +333,7 @@ rule attack_transferred:
         data=given(rules.prepare_data.output),
         checkpoint=given(checkpoint),
         select=given(select_of_deqs),
-        saved=given(all_saved_images),
+        saved=given(lent_images),
         own=given(suite_of_model),
         outdated=outdated(file_of("attack_transferred")),
     output:
@@ -401,7 +401,7 @@ rule attack_ensemble:
         data=given(rules.prepare_data.output),
         checkpoint=given(of_all_seeds(CHECKPOINT)),
         select=given(of_all_seeds(file_of("select"))),
-        saved=given(all_saved_images),
+        saved=given(lent_images),
         outdated=outdated([file_of("attack_ensemble"), images_of("attack_ensemble")]),
     output:
         rows=file_of("attack_ensemble"),

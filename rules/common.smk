@@ -346,13 +346,13 @@ def select_of_deqs(wildcards):
     return expand(file_of("select"), **wildcards) if wildcards.model in DEQS else []
 
 
-def all_saved_images(wildcards):
-    """The images that the suite has made of some test images, against every decision of every model and seed."""
+def lent_images(wildcards):
+    """What the suite has made of some test images, against every decision whose images a model's are asked about."""
     return [
         images_of("attack_suite").format(
             model=made.model, seed=made.seed, defence=made.defence, images=wildcards.images
         )
-        for made in stages.suites(CONFIG).values()
+        for made in stages.lent(CONFIG, wildcards.model).values()
     ]
 
 

@@ -62,8 +62,14 @@ class Finding:
 
 def findings(outcomes: Iterable[SuiteOutcome], curves: Iterable[RadiusCurve]) -> tuple[Finding, ...]:
     """All checks on all decisions, in the order of the decisions."""
-    of_suite = [finding for one in outcomes for check in _OF_SUITE for finding in check(one)]
+    curves = tuple(curves)
+    at_radii = {one.decision: one for one in curves}
+    of_suite = [finding for one in outcomes for finding in _of_suite(one, at_radii.get(one.decision))]
     return (*of_suite, *(finding for one in curves for check in _OF_RADIUS for finding in check(one)))
+
+
+def _of_suite(one: SuiteOutcome, at_radii: RadiusCurve | None) -> list[Finding]:
+    return [*(finding for check in _OF_SUITE for finding in check(one)), *never_succeeds(one, at_radii)]
 
 
 def failed(found: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -192,10 +198,15 @@ def _stands_still(one: SuiteOutcome, run: AttackRun) -> Correct:
     return still
 
 
-def never_succeeds(one: SuiteOutcome) -> list[Finding]:
+def never_succeeds(one: SuiteOutcome, at_radii: RadiusCurve | None) -> list[Finding]:
     """Every attack turns something, where all together turn a quarter; in standard mode only all of them can be asked.
 
     A quarter, so that an attack that turns nothing of LEAST images is beyond chance far weaker than the others.
+    Where all turn nothing, the decision may honestly be robust: then an attack turns images in larger balls.
+
+    Args:
+        one: the suite.
+        at_radii: the same decision at other radii, if it was attacked there.
     """
     name, right = "never succeeds", int(one.clean.sum())
     attacks = [run for run in one.runs.values() if run.attack.search != "noise"]
@@ -203,12 +214,22 @@ def never_succeeds(one: SuiteOutcome) -> list[Finding]:
         return [_few(one, name, f"{right} images are right when clean")]
     turned = right - int(one.right_under(attacks).sum())
     if not turned:
-        return [_found(one, name, bad=True, words=f"no attack turns any of {right} images")]
+        larger = None if at_radii is None else _succeeds_at(at_radii)
+        words = f"no attack turns any of {right} images" + (f"; at another radius one does: {larger}" if larger else "")
+        return [_found(one, name, bad=larger is None, words=words)]
     if one.mode == "standard" or turned < right / 4:
         return [_found(one, name, bad=False, words=f"all attacks together turn {turned} of {right} images")]
     idle = [run.attack.label for run in attacks if run.right.all() and _has_budget(run)]
     words = f"{', '.join(idle) or 'no attack'} turns none of {right} images, all together turn {turned}"
     return [_found(one, name, bad=bool(idle), words=words)]
+
+
+def _succeeds_at(curve: RadiusCurve) -> str | None:
+    """The smallest radius at which an attack turns more than noise does, beyond chance; None: there is none."""
+    for radius, left, lucky in zip(curve.radii, curve.right[ATTACK], curve.right[NOISE], strict=True):
+        if _beyond_chance(*_discordant(lucky, left)):
+            return f"{int((curve.clean & ~left).sum())} of {int(curve.clean.sum())} at {255 * radius:.4g}/255"
+    return None
 
 
 def _has_budget(run: AttackRun) -> bool:
@@ -302,6 +323,6 @@ def _few(one: SuiteOutcome, check: str, words: str) -> Finding:
 
 
 _OF_SUITE: Sequence[Callable[[SuiteOutcome], list[Finding]]] = (
-    deterministic, lost_gradients, agreeing_starts, never_succeeds, more_steps, black_box, noise,
+    deterministic, lost_gradients, agreeing_starts, more_steps, black_box, noise,
 )  # fmt: skip
 _OF_RADIUS: Sequence[Callable[[RadiusCurve], list[Finding]]] = (reaches_zero, larger_ball, noise_over_radius)

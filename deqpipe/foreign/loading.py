@@ -90,13 +90,7 @@ def _running(path: Path) -> Iterator[None]:
             raise
         number = error.lineno if isinstance(error, SyntaxError) else blame.line_of(error, str(path))
         where = f"{path}, line {number}" if number else str(path)
-        raise UserError(f"{where}: {in_words(error)}") from error
-
-
-def in_words(error: BaseException) -> str:
-    """An exception of somebody else's code in one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        raise UserError(f"{where}: {blame.words(error)}") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -15,9 +15,9 @@ from deqpipe.attack import suite
 from deqpipe.attack.suite import Victim
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.errors import UserError
+from deqpipe.extending import blame
 from deqpipe.foreign import description
 from deqpipe.foreign.description import Description
-from deqpipe.foreign.loading import in_words
 from deqpipe.machine import faults
 from deqpipe.model.adapter import adapted
 from deqpipe.model.interface import FixedPointModel, UserModel
@@ -183,7 +183,7 @@ def asking(what: str) -> Iterator[None]:
     except Exception as error:  # somebody else's code may raise anything
         if faults.is_out_of_memory(error):
             raise
-        raise UserError(f"the model fails at {what}: {in_words(error)}") from error
+        raise UserError(f"the model fails at {what}: {blame.words(error)}") from error
 
 
 def _check_network(model: nn.Module, x: Images) -> None:

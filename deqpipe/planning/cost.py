@@ -631,7 +631,7 @@ def _shown(config: Config, images: Images, own: str, decides: str, *, leaving: b
     """What a decision is asked about an image that others have changed, all attacks on all decisions together."""
     share = STANDING if leaving and suite_of(config).mode == "standard" else 1.0
     shown = 0.0
-    for model in vocabulary.shares_images(config):
+    for model in vocabulary.lends_images(config, own):
         for defence in vocabulary.suite_decisions(config, model):
             attacks = against(suite_of(config), _kind(config, model, defence))
             times = len(config.seeds) - ((model, defence) == (own, decides))

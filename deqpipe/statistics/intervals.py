@@ -323,8 +323,9 @@ class _Difference:
     most: float = 1.0
 
     def reflect(self, quantile: float, value: float) -> float:
-        """The quantile mirrored at the value."""
-        return 2 * value - quantile
+        """The quantile mirrored at the value; 0 where only a rounding error is left of it."""
+        mirrored = 2 * value - quantile
+        return 0.0 if abs(mirrored) < _ROUNDING else mirrored
 
 
 @dataclass(frozen=True)

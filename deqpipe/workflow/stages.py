@@ -33,10 +33,10 @@ from deqpipe.workflow.vocabulary import (
     TRUNK,
     TrainedModel,
     ensembles,
+    lends_images,
     other_trades,
     own,
     present,
-    shares_images,
     suite_decisions,
     transfers_to,
 )
@@ -436,8 +436,8 @@ def _decided(config: Config, model: str) -> dict[str, Made]:
 
 
 def _transferred_upstream(config: Config, model: str) -> dict[str, Made]:
-    """All images of the suite, of every model and seed; they are read in this order."""
-    return _decided(config, model) | suites(config)
+    """The images of the suite that are judged, of every seed; they are read in this order."""
+    return _decided(config, model) | lent(config, model)
 
 
 def role_of_suite(model: str, seed: int, defence: str) -> str:
@@ -445,11 +445,11 @@ def role_of_suite(model: str, seed: int, defence: str) -> str:
     return f"{model}/seed{seed}/{defence}"
 
 
-def suites(config: Config) -> dict[str, Made]:
-    """The suite against every decision of every model that shares its images, and seed, by the roles of its files."""
+def lent(config: Config, model: str) -> dict[str, Made]:
+    """The suites whose images are judged on a model's decisions, by the roles of their files."""
     return {
         role_of_suite(name, seed, defence): Made("attack_suite", name, defence, seed)
-        for name in shares_images(config)
+        for name in lends_images(config, model)
         for seed in config.seeds
         for defence in suite_decisions(config, name)
     }
@@ -470,7 +470,7 @@ def _ensemble_upstream(config: Config, model: str) -> dict[str, Made]:
         for seed in config.seeds
         for role, made in _decided(config, model).items()
     }
-    return members | suites(config)
+    return members | lent(config, model)
 
 
 def role_of_member(role: str, seed: int) -> str:

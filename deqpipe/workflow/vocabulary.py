@@ -204,12 +204,12 @@ def faces_suite(config: Config) -> tuple[str, ...]:
     return (*deqs(config), *feedforward_networks(config))
 
 
-def shares_images(config: Config) -> tuple[str, ...]:
-    """Those of them whose attacked images are judged on all others' decisions.
+def lends_images(config: Config, model: str) -> tuple[str, ...]:
+    """Those of them whose attacked images are judged on a model's decisions: the package's, and the model itself.
 
-    Models of users' files do not: whoever adds one has nothing of the others computed again.
+    Other models of users' files are not: whoever adds one has nothing of the others computed again.
     """
-    return tuple(name for name in faces_suite(config) if not MODELS[name].origin)
+    return tuple(name for name in faces_suite(config) if not MODELS[name].origin or name == model)
 
 
 def with_weights(config: Config) -> tuple[str, ...]:

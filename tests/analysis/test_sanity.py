@@ -108,6 +108,24 @@ def test_attacks_that_turn_nothing_at_all_fail_in_both_modes(mode: str) -> None:
     assert by_check(made)["never succeeds"][0].words == "no attack turns any of 100 images"
 
 
+@pytest.mark.parametrize(
+    ("attack", "noise", "words"),
+    [
+        ([100, 100, 80, 0], [100, 100, 99, 90], "; at another radius one does: 20 of 100 at 255/255"),
+        ([100, 100, 100, 100], [100, 100, 100, 100], ""),  # turns nothing anywhere
+        ([100, 100, 80, 40], [100, 100, 79, 40], ""),  # only as much as noise
+        ([100, 100, 97, 95], [100, 100, 99, 99], ""),  # no more than chance may do
+    ],
+)
+def test_a_decision_that_falls_in_larger_balls_alone_is_robust_and_not_badly_attacked(
+    attack: list[int], noise: list[int], words: str
+) -> None:
+    found = sanity.findings([Made().outcome()], [curve(attack, noise)])
+    (said,) = [one for one in found if one.check == "never succeeds"]
+    assert said.words == f"no attack turns any of 100 images{words}"
+    assert said.verdict == ("passed" if words else "failed")
+
+
 def test_a_small_budget_is_no_attack_that_never_succeeds() -> None:
     assert failing(Made(did={**SOUND, "rays": Did(taken=30), "adjoint_margin": Did(taken=6)})) == set()
 
@@ -157,5 +175,5 @@ def test_a_curve_that_rises_or_lies_above_noise_is_told() -> None:
 
 
 def test_each_check_can_be_told_apart_by_its_name() -> None:
-    checks: list[Callable[..., object]] = [*sanity._OF_SUITE, *sanity._OF_RADIUS]
+    checks: list[Callable[..., object]] = [*sanity._OF_SUITE, sanity.never_succeeds, *sanity._OF_RADIUS]
     assert len(checks) == len(set(checks)) == 10

@@ -90,9 +90,6 @@ SUITE = {
 }  # fmt: skip
 
 
-@pytest.mark.xfail(
-    strict=True, reason="attack_transferred takes the suite's records of a model of one's own for another spec's"
-)
 def test_the_suite_attacks_decisions_of_ones_own(tmp_path: Path) -> None:
     finished = experiment.run(tmp_path, {"suite": SUITE})
     own = {"TRADES dense DEQ", "TRADES dense DEQ + Sec. 3.2", "TRADES + mean of 3 states", "PGD-AT + mean of 3 states"}

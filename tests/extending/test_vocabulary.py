@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from deqpipe.config import Config
-from deqpipe.workflow import layout, specs, vocabulary
+from deqpipe.workflow import layout, specs, stages, vocabulary
 from deqpipe.workflow.stages import STAGES
 from tests import tiny
 
@@ -57,3 +57,14 @@ def test_it_is_put_on_the_weights_of_the_model_that_it_is_named_after() -> None:
     assert model == specs.build("clean", config, model="deq_trades_base", seed=0)["upstream"]["model"]
     assert vocabulary.MODELS[name].defences == ("average",)
     assert not STAGES["train_deq"].may_concern(name)
+
+
+def test_its_own_attacked_images_are_judged_on_it_beside_those_of_the_package_and_on_no_other() -> None:
+    without, config = both()
+    name = "deq_trades_base_average"
+    shared = set(stages.lent(without, "deq_trades_base"))
+    assert set(stages.lent(config, name)) == shared | {stages.role_of_suite(name, 0, "average")}
+    assert set(stages.lent(config, "deq_trades_base")) == shared
+    upstream = specs.build("attack_transferred", config, model=name, seed=0)["upstream"]
+    suite = specs.build("attack_suite", config, model=name, seed=0, defence="average")
+    assert upstream[stages.role_of_suite(name, 0, "average")] == specs.fingerprint(suite)

@@ -91,6 +91,16 @@ def test_difference_of_minima_equals_its_slow_version() -> None:
     assert (estimate.low, estimate.high) == pytest.approx((2 * value - upper, 2 * value - lower))
 
 
+@pytest.mark.parametrize("seed", [330, 338, 363, 376])
+def test_an_end_at_zero_is_zero_and_no_rounding_error(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    n = int(generator.integers(20, 100))
+    first = generator.random((1, n)) < 0.6
+    second = first ^ (generator.random((1, n)) < 0.1)
+    estimate = intervals.minimum_difference(first, second, BOOTSTRAP)
+    assert 0 in (estimate.low, estimate.high)
+
+
 def test_excess_equals_its_slow_version_and_is_never_negative() -> None:
     correct = table(5, 31, seed=3)
     estimate = intervals.excess(correct, 2, BOOTSTRAP)

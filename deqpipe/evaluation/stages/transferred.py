@@ -67,7 +67,7 @@ def attack_transferred(
         job: the call.
         part: which images.
         select: the states at which decisions are taken; networks without states have none.
-        saved: the images of every decision of every model and seed.
+        saved: the images of every decision that the spec names, of all seeds.
         own: the records of this model's and seed's decisions.
     """
     decisions = tuple(job.spec.get("decisions", MODELS[job.spec["model"]].defences))

@@ -15,7 +15,7 @@ from deqpipe.config import Config
 from deqpipe.planning import arithmetic, cost
 from deqpipe.planning.cost import Images
 from deqpipe.results.records import PER_STATE
-from deqpipe.workflow import gridpoints, vocabulary
+from deqpipe.workflow import gridpoints, stages, vocabulary
 from deqpipe.workflow.suite_attacks import suite_attacks
 
 LIBRARIES = 2300.0
@@ -112,7 +112,7 @@ def _rows_per_image(rule: str, wildcards: Mapping[str, str], config: Config) -> 
         case "attack_transferred":
             return _transferred(wildcards, config)
         case "attack_ensemble":
-            return _faced(config) + _made(config)
+            return _faced(config) + _lent(config, wildcards["model"])
         case "attack_own":
             return 1
         case "attack_radius":
@@ -136,13 +136,13 @@ def _faced(config: Config) -> int:
 
 def _transferred(wildcards: Mapping[str, str], config: Config) -> int:
     """Rows of an image that every decision made something of with every attack."""
-    return _made(config) * len(vocabulary.suite_decisions(config, wildcards["model"]))
+    model = wildcards["model"]
+    return _lent(config, model) * len(vocabulary.suite_decisions(config, model))
 
 
-def _made(config: Config) -> int:
-    """Attacked images that an image becomes, of all decisions of all seeds."""
-    decisions = sum(len(vocabulary.suite_decisions(config, model)) for model in vocabulary.shares_images(config))
-    return len(config.seeds) * decisions * _faced(config)
+def _lent(config: Config, model: str) -> int:
+    """Attacked images that an image becomes, of all decisions of all seeds whose images a model's are asked about."""
+    return len(stages.lent(config, model)) * _faced(config)
 
 
 def _decisions(config: Config, model: str) -> int:

@@ -11,7 +11,7 @@ from deqpipe.config import Config
 from deqpipe.evaluation.images import PIECE, suite_piece
 from deqpipe.planning import cost, formulas
 from deqpipe.planning.cost import Images, Work
-from deqpipe.workflow import gridpoints, shards, vocabulary
+from deqpipe.workflow import gridpoints, shards, stages, vocabulary
 from deqpipe.workflow.defences import ENTROPY
 from deqpipe.workflow.suite_attacks import AT_RADII, SuiteAttack, suite_attacks
 
@@ -225,9 +225,7 @@ def _attack_own(config: Config, images: Images, wildcards: Wildcards) -> Keeping
 
 def _attack_transferred(config: Config, images: Images, wildcards: Wildcards) -> Keeping:
     """What the suite made of the images against one decision."""
-    decisions = len(config.seeds) * sum(
-        len(vocabulary.suite_decisions(config, name)) for name in vocabulary.shares_images(config)
-    )
+    decisions = len(stages.lent(config, wildcards["model"]))
     whole = _started(cost.job("attack_transferred", wildcards, config, images))
     return Keeping((Unit("the images of one decision's suite", whole * (1 / decisions)),))
 
