@@ -618,7 +618,7 @@ STAGES: Mapping[str, Stage] = {
     )
 }  # fmt: skip
 PRODUCTS: Mapping[str, Product] = {
-    "table": Product("table", 6, (*_TOLD, *_PRINTED)),
+    "table": Product("table", 7, (*_TOLD, *_PRINTED)),
     "figure": Product("figure", 5, (*_TOLD, *_DRAWN)),
     "report": Product("report", 6, (*_TOLD, *_PRINTED, *_DRAWN, "reporting.report")),
 }
