@@ -13,6 +13,8 @@ def register(commands: Any) -> None:
     """Add plan."""
     text = "Say per rule what a run would cost on this machine, and what is done already; or what a profile carries."
     parser = add(commands, "plan", _plan, text)
+    text = "rules or files to plan for, such as table1, before --configfile; by default everything"
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=text)
     add_overlays(parser)
     parser.add_argument("--cores", type=positive_int, help="cores to plan for; by default all of this machine")
     add_device(parser)
@@ -28,9 +30,14 @@ def _plan(options: argparse.Namespace) -> int:
     if options.profile is not None:
         from deqpipe.planning.cluster.plan import plan_profile
 
+        if options.targets:
+            raise UserError(f"--profile says what a profile carries of the whole run, not of {options.targets[0]}")
         return plan_profile(options.profile, options.configfile, speed=options.speeds or "rates")
     if options.speeds is not None:
         raise UserError("--speeds is for --profile; without one, speeds are measured here")
     from deqpipe.planning.estimate import plan
 
-    return plan(options.configfile, cores=options.cores, device=options.device, measure_again=options.measure_again)
+    return plan(
+        options.configfile, targets=options.targets, cores=options.cores, device=options.device,
+        measure_again=options.measure_again,
+    )  # fmt: skip

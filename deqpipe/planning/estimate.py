@@ -32,11 +32,19 @@ _REPORT_JOB = (
 )
 
 
-def plan(configfiles: Sequence[Path], *, cores: int | None, device: Device, measure_again: bool = False) -> int:
+def plan(
+    configfiles: Sequence[Path],
+    *,
+    targets: Sequence[str] = (),
+    cores: int | None,
+    device: Device,
+    measure_again: bool = False,
+) -> int:
     """Print the plan of a run in this folder; returns the exit status.
 
     Args:
         configfiles: overlays of config.yaml, later ones over earlier ones.
+        targets: rules or files that it is to make; none: everything that the workflow makes by default.
         cores: of the run; None: all of this machine.
         device: auto, cpu or cuda, where training and evaluation would run.
         measure_again: also where prices are known.
@@ -48,18 +56,19 @@ def plan(configfiles: Sequence[Path], *, cores: int | None, device: Device, meas
     config = configuration.load(files)
     images, rated, cores = images_of(config), rates(), cores or os.cpu_count() or 1
     where: Device = device if device != "auto" else config.device
-    everything = jobs(configfiles, cores=cores, everything=True)
-    left = jobs(configfiles, cores=cores, everything=False)
+    everything = jobs(configfiles, targets=targets, cores=cores, everything=True)
+    left = jobs(configfiles, targets=targets, cores=cores, everything=False)
     before = None if measure_again else known.read(config, device=where, processes=processes_of(where, cores))
     if before is None:
         _logger.info("measuring how fast this machine is, which takes some minutes once")
     started = time.monotonic()
     measured = measure(files, cores=cores, device=where) if before is None else before.measured
     taken = time.monotonic() - started
-    made = CostPlan(config, images, everything, left, measured, cores, entering(config, everything), rated)
+    made = CostPlan(config, images, everything, left, measured, cores, entering(config, everything), rated, targets)
     print(text(made))
     if before is None:
-        known.write(config, measured, everything, made.seconds(everything), device=where)
+        all_jobs = jobs(configfiles, cores=cores, everything=True) if targets else everything
+        known.write(config, measured, all_jobs, made.seconds(all_jobs), device=where)
         print(f"Measured in {taken:.0f} s.")
     else:
         print(f"Measured on {before.when}, and nothing has changed since (--measure-again measures again).")

@@ -53,6 +53,7 @@ class CostPlan:
         cores: of the run.
         entering: how many images leave AutoAttack early.
         rates: what an H100 computes.
+        targets: rules or files that it is to make; none: everything.
     """
 
     config: Config
@@ -63,6 +64,7 @@ class CostPlan:
     cores: int
     entering: Entering
     rates: Rates
+    targets: Sequence[str] = ()
 
     def work_of(self, job: PlannedJob, *, leaving: bool = False) -> cost.Work:
         """What a job computes; `leaving`: images leave AutoAttack early."""
@@ -99,7 +101,8 @@ def text(plan: CostPlan) -> str:
 
 def _measured(plan: CostPlan) -> list[str]:
     together = f", {plan.measured.processes} processes side by side" if plan.measured.processes > 1 else ""
-    return [f"Measured on {plan.measured.device}{together}; {plan.cores} core(s) to plan for."]
+    wanted = [f"Only what it takes to make {', '.join(plan.targets)}."] if plan.targets else []
+    return [f"Measured on {plan.measured.device}{together}; {plan.cores} core(s) to plan for.", *wanted]
 
 
 def _here(plan: CostPlan) -> list[str]:
@@ -184,7 +187,8 @@ def _times(plan: CostPlan) -> list[str]:
         spent = _spent_by_rule(plan.everything, whole)
         lines += [f"On {_room(plan)} jobs wait for room, too, one after the other: {spent}."]
     times = (duration(one.seconds) for one in (whole, left))
-    estimate = "Estimated time of the whole run: {}; of what is left to do: {}.".format(*times)
+    whole_of = "all that this takes" if plan.targets else "the whole run"
+    estimate = "Estimated time of {}: {}; of what is left to do: {}.".format(whole_of, *times)
     return [*(row for line in lines for row in _wrapped(line)), estimate]
 
 

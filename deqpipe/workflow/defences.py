@@ -130,6 +130,11 @@ def own_defence(piece: extending.Defence) -> Defence:
     return Defence(piece.name, piece.label, piece.dynamics, piece.keys, cost=piece.evaluations, decide=piece.decide)
 
 
+def is_own(name: DefenceName) -> bool:
+    """Whether a defence comes from a user's file."""
+    return name not in DEFENCES
+
+
 def defence_of(name: str) -> Defence:
     """The defence of a name.
 

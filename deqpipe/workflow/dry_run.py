@@ -42,7 +42,12 @@ class PlannedJob:
 
 
 def jobs(
-    configfiles: Sequence[Path], *, cores: int | None = None, everything: bool, profile: Path | None = None
+    configfiles: Sequence[Path],
+    *,
+    targets: Sequence[str] = (),
+    cores: int | None = None,
+    everything: bool,
+    profile: Path | None = None,
 ) -> list[PlannedJob]:
     """The jobs of a run in this folder, in Snakemake's order.
 
@@ -50,6 +55,7 @@ def jobs(
 
     Args:
         configfiles: overlays of config.yaml.
+        targets: rules or files that it is to make; none: everything that the workflow makes by default.
         cores: of the run; None: as a profile says.
         everything: all jobs, also those whose results are there and up to date.
         profile: that says what they ask for; None: the default one alone.
@@ -61,7 +67,8 @@ def jobs(
     on_cores = [] if cores is None else ["--cores", str(cores)]
     with_profile = [] if profile is None else ["--profile", str(profile)]
     overlays = ["--configfile", *map(str, configfiles)] if configfiles else []
-    printed = _snakemake(["--dry-run", "--nocolor", *on_cores, *forced, *with_profile, *overlays])
+    wanted = ["--", *targets] if targets else []
+    printed = _snakemake(["--dry-run", "--nocolor", *on_cores, *forced, *with_profile, *overlays, *wanted])
     planned, counted = parse_jobs(printed), parse_counts(printed)
     listed = Counter(job.rule for job in planned)
     if counted != listed:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from deqpipe.reporting.tables import table11
 from tests.extending import experiment
 
 pytestmark = pytest.mark.slow
@@ -83,6 +84,7 @@ def test_an_example_works_alone_and_brings_nothing_of_the_others(tmp_path: Path,
     assert finished.is_finished()
 
 
+OF_32, OF_OWN = (columns.under_union for columns in (table11.OF_DEFENCE, table11.OF_OWN))
 SUITE = {
     "enabled": True, "mode": "standard", "images": 12, "images_per_job": 12, "controls": False, "static": False,
     "iterations": 1, "restarts": 1, "targets": 1, "long": [2], "queries": 2, "decision_queries": 2,
@@ -97,6 +99,9 @@ def test_the_suite_attacks_decisions_of_ones_own(tmp_path: Path) -> None:
     assert own <= finished.rows(11)
     union = {row: cell for (row, column), cell in finished.cells(11).items() if column == "Union"}
     assert all(union[row]["here"] for row in own)
+    gains = {column: {row for row, name in finished.cells(11) if name == column} for column in (OF_32, OF_OWN)}
+    assert "TRADES dense DEQ + Sec. 3.2" in gains[OF_32]
+    assert gains[OF_OWN] >= own - gains[OF_32] - {"TRADES dense DEQ"}
     for number in (7, 8):
         assert (finished.workspace.folder / f"results/figures/figure{number}.csv").stat().st_size
     assert finished.is_finished()

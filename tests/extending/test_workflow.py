@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from deqpipe.reporting.tables.table1 import OF_DEFENCE, OF_OWN
 from deqpipe.results import records
 from tests.extending import experiment
 from tests.extending.experiment import Experiment
@@ -28,6 +29,14 @@ def test_its_rows_and_its_column_stand_in_table_1(finished: Experiment) -> None:
         }, row
     deciding = {name for (name, column), cell in table.items() if column == "AA" and cell["here"]}
     assert {name for name, column in table if column == "PGD, margin"} == deciding
+
+
+def test_a_gain_is_called_after_the_defence_that_has_it(finished: Experiment) -> None:
+    """Sec. 3.2 stays Sec. 3.2 on a model of one's own."""
+    named = {column: {row for row, name in finished.cells(1) if name == column} for column in (OF_DEFENCE, OF_OWN)}
+    assert "TRADES dense DEQ + Sec. 3.2" in named[OF_DEFENCE]
+    assert named[OF_OWN] >= {"TRADES + mean of 3 states", "PGD-AT + mean of 3 states"}
+    assert not named[OF_DEFENCE] & named[OF_OWN]
 
 
 def test_the_notes_say_that_the_grid_knows_of_no_defence(finished: Experiment) -> None:

@@ -1,6 +1,7 @@
 """The printed plan."""
 
 import re
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from PIL import Image
 
 from deqpipe import config
 from deqpipe.errors import UserError
-from deqpipe.planning import arithmetic, cost, estimate, printed, rates, sources
+from deqpipe.planning import arithmetic, cost, estimate, known, printed, rates, sources
 from deqpipe.planning.leavers import Entering
 from deqpipe.planning.printed import CostPlan, Measured
 from deqpipe.workflow import dry_run, vocabulary
@@ -142,6 +143,39 @@ def test_the_plan_says_which_rules_wait_for_room() -> None:
     assert re.search(rf"On 1 core\(s\) jobs wait for room, too, .* 2 train_deq {re.escape(trained)}", text)
     gpu = replace(MEASURED, cuda=True)
     assert "On one GPU jobs wait for room" in " ".join(printed.text(plan(demo(), cores=8, measured=gpu)).split())
+
+
+def test_a_plan_for_some_targets_counts_their_jobs_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the real workflow; what is kept of prices is still that of a job of every rule."""
+    kept: list[set[str]] = []
+    monkeypatch.chdir(tiny.ROOT)
+    monkeypatch.setattr(known, "read", lambda *_, **__: None)
+    monkeypatch.setattr(
+        estimate.known, "write", lambda _, __, jobs, *___, **____: kept.append({one.rule for one in jobs})
+    )
+    prices = defaultdict(lambda: 1e-4, PRICES)
+    monkeypatch.setattr(estimate, "measure", lambda *_, **__: replace(MEASURED, prices=prices))
+    assert tiny.run("plan", "table9", "--configfile", "config/demo.yaml", "--cores", 2) == 0
+    text = capsys.readouterr().out
+    assert text.splitlines()[1] == "Only what it takes to make table9."
+    here = {name.removesuffix("/6") for name in rows_of(text) if name.endswith("/6")}
+    assert here == {
+        "rule", "prepare_data", "pretrain", "time_training (Table 9)", "tables, figures, report", "all",
+    }  # fmt: skip
+    assert "Estimated time of all that this takes: " in text
+    assert kept[0] > {"time_training", "table9", "autoattack", "report"}
+
+
+def test_a_target_that_no_rule_makes_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tiny.ROOT)
+    assert tiny.run("plan", "tabel9") == 2
+    assert "there is no rule tabel9" in capsys.readouterr().err
+    assert tiny.run("plan", "table9", "--profile", "profiles/slurm") == 2
+    assert "not of table9" in capsys.readouterr().err
 
 
 def test_the_plan_fits_a_screen() -> None:

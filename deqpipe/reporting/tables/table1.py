@@ -25,7 +25,7 @@ from deqpipe.reporting.paper import published
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap, Correct
 from deqpipe.workflow import vocabulary
-from deqpipe.workflow.defences import defence_of
+from deqpipe.workflow.defences import defence_of, is_own
 from deqpipe.workflow.library_attacks import APGD_CE, SQUARE
 
 CLEAN, PGD, AA, ALL = "Clean", "PGD", "AA", "ALL"
@@ -266,7 +266,7 @@ def _parts(decision: Decision, gathered: Robustness, tree: Tree) -> list[Cell]:
     """What the gains of Secs. 3.2 and 3.3 of a decision are made of."""
     parts: list[tuple[str, intervals.Estimate, str]] = []
     if defence := gains.of_defence(decision, gathered.evaluations, tree.config, tree.bootstrap):
-        whole, moved, rest = OWN_PARTS if vocabulary.MODELS[decision.model].origin else (OF_DEFENCE, STATE, DESCENT)
+        whole, moved, rest = OWN_PARTS if is_own(decision.defence) else (OF_DEFENCE, STATE, DESCENT)
         state = gathered.evaluations[decision].state
         at = f"state {state} in place of {gathered.evaluations[defence.undefended].state}, undefended"
         parts += [(whole, defence.whole, f"over {defence.undefended.row}"), (moved, defence.state, at)]

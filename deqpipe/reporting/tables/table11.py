@@ -19,7 +19,7 @@ from deqpipe.reporting.cells import EMPTY, Block, Cell, Digits, Line, Shown, per
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Correct, Estimate
 from deqpipe.workflow import equal_cost, vocabulary
-from deqpipe.workflow.defences import ENTROPY, MATCHED, PLAIN, defence_of
+from deqpipe.workflow.defences import ENTROPY, MATCHED, PLAIN, defence_of, is_own
 from deqpipe.workflow.suite_attacks import GROUPS, NOISE
 
 CLEAN, PGD, PER_IMAGE, AA, UNION, SPENT = "Clean", "PGD", "PGD per image", "AA", "Union", "f per image"
@@ -184,7 +184,7 @@ def _gains(one: Faced, faces: Mapping[Decision, Faced], tree: Tree) -> list[Cell
         return found
     for rival, columns in (
         (baseline(one.decision), OVER_BASELINE),
-        (gains.undefended(one.decision), OF_OWN if vocabulary.MODELS[one.decision.model].origin else OF_DEFENCE),
+        (gains.undefended(one.decision), OF_OWN if is_own(one.decision.defence) else OF_DEFENCE),
         (gains.own_control(one.decision), OVER_CONTROL),
         *((rival, OVER_MATCHED[rival.defence]) for rival in gains.equal_cost(one.decision)),
         (gains.without_random_states(one.decision), OF_TRAINING),
