@@ -152,9 +152,7 @@ def test_a_plan_for_some_targets_counts_their_jobs_alone(
     kept: list[set[str]] = []
     monkeypatch.chdir(tiny.ROOT)
     monkeypatch.setattr(known, "read", lambda *_, **__: None)
-    monkeypatch.setattr(
-        estimate.known, "write", lambda _, __, jobs, *___, **____: kept.append({one.rule for one in jobs})
-    )
+    monkeypatch.setattr(known, "write", lambda _, __, jobs, *___, **____: kept.append({one.rule for one in jobs}))
     prices = defaultdict(lambda: 1e-4, PRICES)
     monkeypatch.setattr(estimate, "measure", lambda *_, **__: replace(MEASURED, prices=prices))
     assert tiny.run("plan", "table9", "--configfile", "config/demo.yaml", "--cores", 2) == 0
