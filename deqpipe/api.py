@@ -230,10 +230,17 @@ def settings_of(path: Path, *, configuration: str | Path | None = None) -> Setti
 
 
 def _early_states(path: Path, loaded: Loaded) -> dict[DefenceName, int]:
+    """The states that were chosen for these weights.
+
+    Raises:
+        UserError: they were chosen for other weights of the same name.
+    """
     results, spec = _results_of(path), loaded.provenance["spec"]
     name, file = spec.get("model"), None if results is None else results / "select"
     chosen = None if file is None else file / str(name) / f"seed{spec.get('seed')}.json"
     if chosen is None or name not in vocabulary.MODELS or not chosen.is_file():
         return {}
-    told, _ = early_states.read(chosen, vocabulary.MODELS[name].defences)
+    told, origin = early_states.read(chosen, vocabulary.MODELS[name].defences)
+    if origin["spec"].get("upstream", {}).get("model") != specs.fingerprint(spec):
+        raise UserError(f"early states {chosen} were chosen for other weights than {path}: run their rule again")
     return {defence: one.state for defence, one in told.items()}

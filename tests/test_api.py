@@ -1,5 +1,6 @@
 """deqpipe in Python: the same models, states and attacked images as the workflow's."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def results(trained: tiny.Trained, tmp_path_factory: pytest.TempPathFactory) -> 
     file.write_bytes(trained.file(MODEL).read_bytes())
     (folder / "config.yaml").write_text(yaml.safe_dump(tiny.settings().model_dump(mode="json")))
     chosen = {"plain": EarlyState(2, (0.1, 0.5), 0.3, 9), "entropy": EarlyState(1, (0.5, 0.1), 0.3, 9)}
-    early_states.write(folder / "select" / MODEL / "seed0.json", chosen, {"spec": {}})
+    early_states.write(folder / "select" / MODEL / "seed0.json", chosen, tiny.chosen_on(file))
     return folder
 
 
@@ -68,6 +69,17 @@ def test_settings_are_those_of_the_results_folder_or_the_papers_or_of_a_file(
     assert (elsewhere.ball.epsilon, elsewhere.early_states) == (8 / 255, {})
     named = deqpipe.load(trained.file(MODEL), configuration=results / "config.yaml")
     assert named.ball.epsilon == 20 / 255
+
+
+def test_early_states_of_other_weights_are_refused(trained: tiny.Trained, results: Path, tmp_path: Path) -> None:
+    """As after a training that ran again and before its states are chosen again."""
+    shutil.copytree(results, tmp_path / "results")
+    file = tmp_path / "results/models" / MODEL / "seed0" / "best.safetensors"
+    chosen, _ = early_states.read(tmp_path / "results/select" / MODEL / "seed0.json", ("plain", "entropy"))
+    other = tiny.chosen_on(trained.file("deq_pgd_at_base"))
+    early_states.write(tmp_path / "results/select" / MODEL / "seed0.json", chosen, other)
+    with pytest.raises(UserError, match=r"early states .*seed0\.json were chosen for other weights than .*best"):
+        deqpipe.load(file)
 
 
 def test_logits_of_a_state_are_those_along_the_dynamics(model: Any, trained: tiny.Trained) -> None:

@@ -11,6 +11,7 @@ import torch
 from deqpipe import cli, config
 from deqpipe.config import Config
 from deqpipe.data import Dataset, Split, save
+from deqpipe.results import weights
 from deqpipe.workflow import specs, vocabulary
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +41,11 @@ OVERLAY: dict[str, Any] = {
     "entropy": {"input_steps": 2, "step_size_255": 5.0, "controls": False},
     "evaluation": {"images": TEST, "batch_size": 5, "final_unroll_steps": 2},
 }  # fmt: skip
+
+
+def chosen_on(checkpoint: Path) -> dict[str, Any]:
+    """The provenance of early states that were chosen on some weights."""
+    return {"spec": {"upstream": {"model": specs.fingerprint(weights.read(checkpoint).provenance["spec"])}}}
 
 
 def settings(changes: Mapping[str, Any] | None = None) -> Config:

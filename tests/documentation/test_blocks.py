@@ -55,7 +55,8 @@ def demo(trained: tiny.Trained, tmp_path_factory: pytest.TempPathFactory) -> Pat
         place.symlink_to(target)
     (results / "config.yaml").write_text(yaml.safe_dump(tiny.settings().model_dump(mode="json")))
     chosen = EarlyState(2, (0.1, 0.5, 0.4, 0.3), 0.3, tiny.VALIDATION)
-    early_states.write(results / "select" / MODEL / "seed0.json", {"plain": chosen, "entropy": chosen}, {"spec": {}})
+    both = {"plain": chosen, "entropy": chosen}
+    early_states.write(results / "select" / MODEL / "seed0.json", both, tiny.chosen_on(weights))
     clean = pd.DataFrame({"defence": ["plain"], "predicted": [[1, 2]], "label": [1]})
     (results / "attacks" / "clean" / "deq_trades_base").mkdir(parents=True)
     clean.to_parquet(results / "attacks" / "clean" / "deq_trades_base" / "seed0.parquet")

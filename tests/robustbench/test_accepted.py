@@ -165,7 +165,7 @@ def test_the_state_is_the_one_that_was_chosen_for_the_undefended_decision(
     file.write_bytes(trained.file("deq_pgd_at_base").read_bytes())
     hand_in.configured(results, {})
     chosen = {"plain": EarlyState(3, (0.1,) * 4, 0.1, 9), "entropy": EarlyState(1, (0.1,) * 4, 0.1, 9)}
-    early_states.write(results / "select" / "deq_pgd_at_base" / "seed0.json", chosen, {"spec": {}})
+    early_states.write(results / "select" / "deq_pgd_at_base" / "seed0.json", chosen, tiny.chosen_on(file))
     capsys.readouterr()
     assert tiny.run("export-robustbench", file, tmp_path / "out") == 0
     assert "decides at state 3 of a Broyden solve of 4 steps" in capsys.readouterr().out
