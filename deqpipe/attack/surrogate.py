@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from deqpipe.defence.rule import DecisionRule
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.gradient import StateGradient, Unrolled
 from deqpipe.model.interface import FixedPointModel
@@ -86,16 +87,23 @@ class DefendedState:
         index: i in Eq. (11), counted from 1.
         gradient: the unroll behind it.
         dynamics: what z^[i] belongs to.
+        rule: what decisions go by; None: the logits of a state. It gets those of z^[1] .. z^[i-1], which are constants,
+            and of the unrolled z^[i].
     """
 
     index: int
     gradient: StateGradient
     dynamics: Dynamics
+    rule: DecisionRule | None = None
 
     def __call__(self, model: FixedPointModel, x: Images) -> Logits:
         """h(U(z^[i], x)) with gradient to `x`; z^[i] itself is a constant."""
-        z = self.dynamics.up_to(self.index)(model, x, last_residual=False).state(self.index)
-        return model.logits(self.gradient(model.bind(x), z))
+        along = self.dynamics.up_to(self.index)(model, x, last_residual=False)
+        last = model.logits(self.gradient(model.bind(x), along.state(self.index)))
+        if self.rule is None:
+            return last
+        before = [model.logits(along.state(number)).detach() for number in range(1, self.index)]
+        return self.rule(torch.stack([*before, last]))
 
 
 def stacked_surrogate_of(points: Sequence[GridPoint], *, dynamics: PlainDynamics, lead_step: bool) -> StackedStates:
@@ -110,9 +118,11 @@ def surrogate_of(point: GridPoint, *, dynamics: PlainDynamics, lead_step: bool) 
     return IntermediateState(index=point.state, gradient=_unroll(point, lead_step), dynamics=dynamics)
 
 
-def defended_surrogate_of(point: GridPoint, *, dynamics: Dynamics, lead_step: bool) -> DefendedState:
-    """The surrogate of one (i, K_a, lambda) that is computed through defended dynamics."""
-    return DefendedState(index=point.state, gradient=_unroll(point, lead_step), dynamics=dynamics)
+def defended_surrogate_of(
+    point: GridPoint, *, dynamics: Dynamics, lead_step: bool, rule: DecisionRule | None = None
+) -> DefendedState:
+    """The surrogate of one (i, K_a, lambda) that is computed through a defence."""
+    return DefendedState(index=point.state, gradient=_unroll(point, lead_step), dynamics=dynamics, rule=rule)
 
 
 def _unroll(point: GridPoint, lead_step: bool) -> Unrolled:

@@ -175,8 +175,8 @@ class EvaluatedModel:
             return LogitsOf(
                 model, surrogate_of(point, dynamics=build.plain_dynamics(self.settings), lead_step=lead_step)
             )
-        dynamics = build.dynamics(self.settings, through)
-        return LogitsOf(model, defended_surrogate_of(point, dynamics=dynamics, lead_step=lead_step))
+        dynamics, rule = build.dynamics(self.settings, through), build.rule(self.settings, through)
+        return LogitsOf(model, defended_surrogate_of(point, dynamics=dynamics, lead_step=lead_step, rule=rule))
 
     def logits_of_several(self, points: Sequence[gridpoints.GridPoint]) -> Callable[[Tensor], Logits]:
         """Differentiable logits of several surrogates with one i and one lambda, each on its part of the batch.

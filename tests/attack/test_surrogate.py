@@ -15,6 +15,7 @@ from deqpipe.attack.surrogate import (
     surrogate_of,
 )
 from deqpipe.defence.entropy import InputDescent, InputEntropyReduction, RestartedEntropyReduction, Schedule
+from deqpipe.defence.rule import DecisionRule
 from deqpipe.dynamics import Dynamics, PlainDynamics
 from deqpipe.gradient import Unrolled
 from deqpipe.solver.broyden import Broyden
@@ -172,6 +173,22 @@ def test_surrogate_through_the_defence_starts_there_and_unrolls_at_the_received_
     (gradient,) = torch.autograd.grad((logits * weights).sum(), x)
     (expected_gradient,) = torch.autograd.grad((expected * weights).sum(), x)
     torch.testing.assert_close(gradient, expected_gradient)
+    assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize("state", [1, 2, N])
+def test_a_decision_rule_gets_the_states_before_as_constants_and_the_unrolled_one(state: int) -> None:
+    """The mean of all states: its value is the mean, and its gradient that of the last one, by its share."""
+    x, point = images(2, size=4).requires_grad_(), GridPoint(damping=0.5, state=state, steps=2)
+    mean = DecisionRule("mean", lambda logits: logits.mean(0))
+    ruled, blind = (
+        defended_surrogate_of(point, dynamics=DYNAMICS, lead_step=False, rule=rule)(MODEL, x) for rule in (mean, None)
+    )
+    before = [MODEL.logits(z) for z in DYNAMICS(MODEL, x.detach()).solution.states[: state - 1]]
+    torch.testing.assert_close(ruled, torch.stack([*before, blind]).mean(0))
+    weights = torch.arange(1.0, ruled.numel() + 1, dtype=ruled.dtype).view_as(ruled)
+    (gradient,), (of_last,) = (torch.autograd.grad((one * weights).sum(), x) for one in (ruled, blind))
+    torch.testing.assert_close(gradient, of_last / state)
     assert gradient.abs().sum() > 0
 
 
