@@ -1,5 +1,7 @@
 """The states at which the decisions of a DEQ are taken, of the configuration."""
 
+from deqpipe.analysis.answers import FINAL
+from deqpipe.analysis.decision import Decision
 from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.reading import Source
 from deqpipe.results.early_states import EarlyState, read
@@ -16,6 +18,19 @@ def early_states(tree: Tree, model: str) -> dict[DefenceName, EarlyState]:
     kind = vocabulary.MODELS[model]
     chosen, _ = _selection(tree, model)
     return chosen | {control: chosen[_controlled(control)] for control in kind.controls(tree.config.entropy)}
+
+
+def deciding_state(tree: Tree, decision: Decision) -> int:
+    """The state of a decision, counted from 1, or FINAL; a control decides where what it is a control of does.
+
+    A baseline of at most a defence's cost decides at its last state: nobody selects one.
+    """
+    if not vocabulary.MODELS[decision.model].is_deq or defence_of(decision.defence).of_seeds:
+        return FINAL
+    if defence_of(decision.defence).matched_to:
+        return tree.config.solver.steps
+    whose: DefenceName = defence_of(decision.defence).control_of or decision.defence
+    return early_states(tree, decision.model)[whose].state
 
 
 def _controlled(control: DefenceName) -> DefenceName:

@@ -1,14 +1,15 @@
 """What attacks from users' files leave of decisions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from deqpipe import extending
-from deqpipe.analysis import reading, union
+from deqpipe.analysis import reading
 from deqpipe.analysis.answers import FINAL, refuse_uncomputed
 from deqpipe.analysis.decision import Decision
+from deqpipe.analysis.early_states import deciding_state
 from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.reading import Source
 from deqpipe.config import Config
@@ -41,17 +42,13 @@ def attacks(config: Config) -> Mapping[str, Attack]:
     return {name: piece for name, (piece, _) in extending.pieces(Attack, config.extensions).items()}
 
 
-def outcomes(tree: Tree, decisions: Sequence[Decision]) -> dict[tuple[str, Decision], OwnOutcome]:
-    """Every attack from a user's file on some decisions.
+def outcomes(tree: Tree, decision: Decision) -> tuple[OwnOutcome, ...]:
+    """Every attack from a user's file on a decision.
 
     Raises:
         UserError: records are missing, incomplete, doubled, or of another configuration.
     """
-    return {
-        (name, decision): _outcome(tree, attack, decision)
-        for name, attack in attacks(tree.config).items()
-        for decision in decisions
-    }
+    return tuple(_outcome(tree, attack, decision) for attack in attacks(tree.config).values())
 
 
 def _outcome(tree: Tree, attack: Attack, decision: Decision) -> OwnOutcome:
@@ -61,7 +58,7 @@ def _outcome(tree: Tree, attack: Attack, decision: Decision) -> OwnOutcome:
     where = f"records of {attack.label} on {decision.row}"
     if sorted(rows["image"].tolist()) != list(range(images)):
         raise UserError(f"{where} are not of the first {images:,} test images, each once")
-    state = union.deciding_state(tree, decision)
+    state = deciding_state(tree, decision)
     predicted = rows["predicted"][:, -1 if state == FINAL else state - 1]
     refuse_uncomputed(predicted, state, where)
     right = np.zeros(images, bool)

@@ -11,12 +11,14 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from deqpipe.analysis import autoattack_outcomes, early_states, radius, reading, suite
+from deqpipe.analysis import autoattack_outcomes, early_states, own_attacks, radius, reading, suite
 from deqpipe.analysis.answers import FINAL, refuse_uncomputed
 from deqpipe.analysis.autoattack_outcomes import AutoAttackOutcome
 from deqpipe.analysis.decision import Decision
+from deqpipe.analysis.early_states import deciding_state
 from deqpipe.analysis.evaluation import Evaluation, evaluate_all
 from deqpipe.analysis.layout import Tree
+from deqpipe.analysis.own_attacks import OwnOutcome
 from deqpipe.analysis.radius import RadiusCurve
 from deqpipe.analysis.reading import Source
 from deqpipe.analysis.suite import SuiteOutcome
@@ -27,11 +29,11 @@ from deqpipe.results.records import Records
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Correct
 from deqpipe.workflow import vocabulary
-from deqpipe.workflow.defences import PLAIN, DefenceName, defence_of
+from deqpipe.workflow.defences import PLAIN, defence_of
 from deqpipe.workflow.products import Need
 from deqpipe.workflow.shards import radius_images, suite_ranges
 
-Part: TypeAlias = Literal["suite", "grid", "AutoAttack", "transferred"]
+Part: TypeAlias = Literal["suite", "grid", "AutoAttack", "transferred", "own attacks"]
 
 _TRANSFERRED = (
     "image", "label", "model", "defence", "attack", "crafted_on", "crafted_seed", "crafted_defence", "state", "steps",
@@ -47,11 +49,13 @@ class Faced:
         outcome: the suite, with what was made against other decisions.
         evaluation: under the grid, or a network under ready-made PGD; None: it was not scored there.
         autoattack: on the decision; None: it was not run.
+        own: attacks from users' files; none were run on what only explains a gain.
     """
 
     outcome: SuiteOutcome
     evaluation: Evaluation | None
     autoattack: AutoAttackOutcome | None
+    own: tuple[OwnOutcome, ...] = ()
 
     @property
     def decision(self) -> Decision:
@@ -69,6 +73,8 @@ class Faced:
             found["grid"] = intervals.worst_case(self.evaluation.right)[:count]
         if self.autoattack is not None:
             found["AutoAttack"] = self.autoattack.survived[:count]
+        if self.own:
+            found["own attacks"] = np.logical_and.reduce([one.right[:count] for one in self.own])
         return found
 
     def union(self, *, without: frozenset[Part] = frozenset()) -> Correct:
@@ -90,7 +96,7 @@ class Faced:
     @property
     def sources(self) -> tuple[Source, ...]:
         """The files behind it."""
-        parts = (self.outcome, self.evaluation, self.autoattack)
+        parts = (self.outcome, self.evaluation, self.autoattack, *self.own)
         return tuple(source for part in parts if part is not None for source in part.sources)
 
 
@@ -194,9 +200,10 @@ def members(tree: Tree, decision: Decision) -> tuple[int, ...]:
 
 
 def _faced(tree: Tree, own: SuiteOutcome, evaluation: Evaluation | None) -> Faced:
-    attacked = own.decision.defence in vocabulary.MODELS[own.decision.model].defences
-    library = autoattack_outcomes.outcome(tree, evaluation) if attacked and evaluation is not None else None
-    return Faced(own, evaluation, library)
+    if own.decision.defence not in vocabulary.MODELS[own.decision.model].defences:
+        return Faced(own, evaluation, None)
+    library = None if evaluation is None else autoattack_outcomes.outcome(tree, evaluation)
+    return Faced(own, evaluation, library, own_attacks.outcomes(tree, own.decision))
 
 
 def outcome(tree: Tree, decision: Decision) -> SuiteOutcome:
@@ -227,19 +234,6 @@ def attacked_images(config: Config) -> int:
     return suite_ranges(config)[-1][1] + 1
 
 
-def deciding_state(tree: Tree, decision: Decision) -> int:
-    """The state of a decision, counted from 1, or FINAL; a control decides where what it is a control of does.
-
-    A baseline of at most a defence's cost decides at its last state: nobody selects one.
-    """
-    if not vocabulary.MODELS[decision.model].is_deq or defence_of(decision.defence).of_seeds:
-        return FINAL
-    if defence_of(decision.defence).matched_to:
-        return tree.config.solver.steps
-    whose: DefenceName = defence_of(decision.defence).control_of or decision.defence
-    return early_states.early_states(tree, decision.model)[whose].state
-
-
 def transferred(tree: Tree, model: str) -> tuple[dict[Decision, Correct], tuple[Source, ...]]:
     """Which images each decision of a model is right about, however they were changed against other decisions.
 
@@ -251,7 +245,8 @@ def transferred(tree: Tree, model: str) -> tuple[dict[Decision, Correct], tuple[
     for defence in vocabulary.suite_decisions(tree.config, model):
         decision = Decision(model, defence)
         own = rows.where((rows["model"] == model) & (rows["defence"] == defence))
-        found[decision] = _right_under_all(own, decision, deciding_state(tree, decision), attacked_images(tree.config))
+        state = deciding_state(tree, decision)
+        found[decision] = _right_under_all(own, decision, state, attacked_images(tree.config))
     return found, files.sources
 
 

@@ -104,11 +104,15 @@ def _of_decisions(*models: str) -> Needs:
     return lambda config: _decisions(config, *models)
 
 
+def _own_attacks(config: Config) -> tuple[Need, ...]:
+    """What attacks from users' files leave, if there are any."""
+    return (Need("attack_own", faces_suite(config)),) if extending.pieces(extending.Attack, config.extensions) else ()
+
+
 def _table1(config: Config) -> tuple[Need, ...]:
     networks = feedforward_networks(config)
-    own = (Need("attack_own", faces_suite(config)),) if extending.pieces(extending.Attack, config.extensions) else ()
     return (
-        *own,
+        *_own_attacks(config),
         Need("clean", evaluated(config)),
         Need("attack_pgd", (TRUNK, *networks)),
         Need("autoattack", (*deqs(config), *networks)),
@@ -162,6 +166,7 @@ def _table11(config: Config) -> tuple[Need, ...]:
         Need("attack_transferred", models),
         Need("attack_radius", models),
         Need("attack_ensemble", DEQS),
+        *_own_attacks(config),
     )
 
 

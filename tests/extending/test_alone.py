@@ -99,6 +99,7 @@ def test_the_suite_attacks_decisions_of_ones_own(tmp_path: Path) -> None:
     assert own <= finished.rows(11)
     union = {row: cell for (row, column), cell in finished.cells(11).items() if column == "Union"}
     assert all(union[row]["here"] for row in own)
+    assert all("own attacks" in union[row]["note"] for row in own)
     gains = {column: {row for row, name in finished.cells(11) if name == column} for column in (OF_32, OF_OWN)}
     assert "TRADES dense DEQ + Sec. 3.2" in gains[OF_32]
     assert gains[OF_OWN] >= own - gains[OF_32] - {"TRADES dense DEQ"}

@@ -1,7 +1,7 @@
 """Table 1: robustness of all methods, clean, under the strongest attack of the grid, and under AutoAttack."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from deqpipe.analysis import autoattack_outcomes, gains, own_attacks
 from deqpipe.analysis.autoattack_outcomes import AutoAttackOutcome
@@ -107,20 +107,20 @@ class Robustness:
         evaluations: of every decision, controls and trunk included.
         outcomes: AutoAttack on every decision but controls and trunk.
         bootstrap: how intervals are made.
-        own: attacks from users' files, by name and decision.
+        own: attacks from users' files.
     """
 
     evaluations: Mapping[Decision, Evaluation]
     outcomes: Mapping[Decision, AutoAttackOutcome]
     bootstrap: Bootstrap
-    own: Mapping[tuple[str, Decision], OwnOutcome] = field(default_factory=dict)
+    own: tuple[OwnOutcome, ...] = ()
 
     @property
     def sources(self) -> tuple[Source, ...]:
         """The files behind it."""
         graded = tuple(source for one in self.evaluations.values() for source in one.sources)
         attacked = tuple(source for one in self.outcomes.values() for source in one.sources)
-        return (*graded, *attacked, *(source for one in self.own.values() for source in one.sources))
+        return (*graded, *attacked, *(source for one in self.own for source in one.sources))
 
 
 def gather(tree: Tree) -> Robustness:
@@ -134,7 +134,8 @@ def gather(tree: Tree) -> Robustness:
     evaluations = evaluate_all(tree, evaluated, elsewhere=gains.states_needed(tree))
     attacked = _attacked(tree.config)
     outcomes = {decision: autoattack_outcomes.outcome(tree, evaluations[decision]) for decision in attacked}
-    return Robustness(evaluations, outcomes, tree.bootstrap, own_attacks.outcomes(tree, attacked))
+    own = tuple(one for decision in attacked for one in own_attacks.outcomes(tree, decision))
+    return Robustness(evaluations, outcomes, tree.bootstrap, own)
 
 
 def _attacked(config: Config) -> tuple[Decision, ...]:
@@ -170,11 +171,11 @@ def cells(gathered: Robustness, tree: Tree) -> tuple[Cell, ...]:
         rows += [*_deq(gathered.evaluations[control], tree), _over(method, gathered.evaluations[control], tree)]
     rows += [cell for one in _with_parts(tree.config) for cell in _parts(one, gathered, tree)]
     rows += [_percent(one.decision.row, one.attack.label, _accuracy_of(one.right, tree), note=_OWN_ATTACK)
-             for one in gathered.own.values()]  # fmt: skip
+             for one in gathered.own]  # fmt: skip
     return (*rows, *_single(gathered.evaluations[TRUNK], tree, final_column(tree.config)))
 
 
-_OWN_ATTACK = "an attack of a user's file, on the decision itself"
+_OWN_ATTACK = "an attack of a user's file, on the decision itself; not in ALL, which is the paper's"
 
 
 def _accuracy_of(right: Correct, tree: Tree) -> intervals.Estimate:

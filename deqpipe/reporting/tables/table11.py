@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from deqpipe.analysis import gains, sanity, suite, union
+from deqpipe.analysis import gains, own_attacks, sanity, suite, union
 from deqpipe.analysis.answers import FINAL
 from deqpipe.analysis.decision import Decision
 from deqpipe.analysis.layout import Tree
@@ -100,12 +100,13 @@ def caption(config: Config) -> str:
     """What the columns are."""
     images = union.attacked_images(config)
     together = ", an ensemble of the networks of all seeds" if len(config.seeds) > 1 and _static(config) else ""
+    own = "".join(f", {one.label}" for one in own_attacks.attacks(config).values())
     alone = "alone" if _individual(config) else "in the order of the columns, what is left after each"
     return (
         f"Accuracy (%) of {conditions.data(config)}, the first {images:,} test images in every column. PGD: the "
         "paper's figure, the lowest mean accuracy over the grid. Per image: right under every attack of the grid. AA: "
         "AutoAttack. Union: right when clean and under everything that was run: grid, AutoAttack, suite, "
-        f"images made against other decisions. Below, each group of attacks {alone}. Gains, paired by "
+        f"images made against other decisions{own}. Below, each group of attacks {alone}. Gains, paired by "
         "image: Union gain over the baseline of the same framework; of Sec. 3.2 over the same weights undefended at "
         f"their own early state, its own control R = 0{together} and a longer solve of at most its cost; "
         "of Sec. 3.3 over the weights without it, same defence. By PGD: the same gain by the paper's figure; fall: it "
