@@ -52,15 +52,15 @@ class Target:
 
 
 def crafted(attack: Attack, target: Target, x: Images, y: Labels) -> Crafted:
-    """What an attack makes of some images.
+    """What an attack makes of some images. It gets copies, which it may write into: it is judged by what `x` and `y` hold.
 
     Raises:
         UserError: it gives something else than images within the ball and [0, 1].
     """
     assert attack.craft is not None
-    made = attack.craft(target, x, y)
+    made = attack.craft(target, x.detach().clone(), y.clone())
+    made = made.detach() if isinstance(made, Tensor) else made
     _check(attack, made, x, target.ball)
-    made = made.detach()
     count, device = len(x), x.device
     unknown, taken = torch.full((count,), torch.nan, device=device), torch.full((count,), attack.gradients)
     return Crafted(made - x, made, unknown, torch.full_like(taken, -1), taken, unknown, unknown)

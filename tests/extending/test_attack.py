@@ -62,3 +62,41 @@ def test_what_is_made_of_an_image_depends_on_no_other() -> None:
 def test_what_is_no_attack_is_refused(craft: Callable[[Any, Any, Any], Any], told: str) -> None:
     with pytest.raises(UserError, match=f"attack mine: craft {told}"):
         crafted(Attack("mine", "mine", craft=craft, gradients=1), target(0, 1, 2, 3), X, Y)
+
+
+def climbing(target: Any, x: Any, y: Any) -> Any:
+    """Images that leave the ball step by step, as each is measured from the one before."""
+    for _ in range(5):
+        x += 0.1
+        x = target.ball.project(x, x)
+    return x
+
+
+def falsifying(target: Any, x: Any, y: Any) -> Any:
+    """Labels that make every decision wrong."""
+    y += 1
+    return x
+
+
+def requiring(target: Any, x: Any, y: Any) -> Any:
+    """A step as most write it: the images given are the leaf of the gradient, and come back."""
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(target.logits(x).sum(), x)
+    return target.ball.project(x + 0.1 * gradient.sign(), x)
+
+
+def test_images_that_are_written_into_are_measured_from_what_they_were() -> None:
+    x, y = X.clone(), Y.clone()
+    with pytest.raises(UserError, match=r"changes a pixel by 0\.\d+, but must change it by at most 0\.1"):
+        crafted(Attack("mine", "mine", craft=climbing, gradients=1), target(0, 1, 2, 3), x, y)
+    crafted(Attack("mine", "mine", craft=falsifying, gradients=1), target(0, 1, 2, 3), x, y)
+    assert torch.equal(x, X)
+    assert torch.equal(y, Y)
+
+
+def test_images_that_gradients_were_asked_of_are_judged_without_any() -> None:
+    x = X.clone()
+    made = crafted(Attack("mine", "mine", craft=requiring, gradients=1), target(0, 1, 2, 3), x, Y)
+    assert not made.images.requires_grad
+    assert not made.delta.requires_grad
+    assert not x.requires_grad
