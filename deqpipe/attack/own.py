@@ -6,13 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deqpipe import extending
 from deqpipe.attack.judged import Crafted
 from deqpipe.attack.pgd import uniform_start
 from deqpipe.attack.suite import Victim, decision_of
 from deqpipe.errors import UserError
 from deqpipe.extending import Attack
+from deqpipe.machine import faults
 from deqpipe.seeding import Stream
-from deqpipe.settings import Settings
+from deqpipe.settings import MissingSettingError, Settings
 from deqpipe.shapes import Images, Labels, Logits
 from deqpipe.threat_model import LinfBall
 
@@ -55,15 +57,48 @@ def crafted(attack: Attack, target: Target, x: Images, y: Labels) -> Crafted:
     """What an attack makes of some images. It gets copies, which it may write into: it is judged by what `x` and `y` hold.
 
     Raises:
-        UserError: it gives something else than images within the ball and [0, 1].
+        UserError: it ends with an exception, or gives something else than images within the ball and [0, 1].
     """
-    assert attack.craft is not None
-    made = attack.craft(target, x.detach().clone(), y.clone())
+    made = _made(attack, target, x, y)
     made = made.detach() if isinstance(made, Tensor) else made
     _check(attack, made, x, target.ball)
     count, device = len(x), x.device
     unknown, taken = torch.full((count,), torch.nan, device=device), torch.full((count,), attack.gradients)
     return Crafted(made - x, made, unknown, torch.full_like(taken, -1), taken, unknown, unknown)
+
+
+def _made(attack: Attack, target: Target, x: Images, y: Labels) -> object:
+    assert attack.craft is not None
+    try:
+        return attack.craft(target, x.detach().clone(), y.clone())
+    except MissingSettingError as missing:
+        reads = f"craft reads {missing.key}, which its keys do not name: they are {', '.join(attack.keys) or 'none'}"
+        raise _error(attack, reads) from None
+    except UserError:
+        raise
+    except Exception as error:
+        mistake = None if faults.is_out_of_memory(error) else _mistake(error, target, x)
+        if mistake is None:
+            raise
+        raise UserError(f"{mistake} (craft of attack {attack.name}, images of shape {tuple(x.shape)})") from error
+
+
+def _mistake(error: Exception, target: Target, x: Images) -> UserError | None:
+    """An exception in one line; None: it may be ours.
+
+    What arises within the package is taken for a wrong call of it where the decision itself answers the images.
+    """
+    return extending.explained(error) or (
+        extending.explained(error, called_wrongly=True) if _answers(target, x) else None
+    )
+
+
+def _answers(target: Target, x: Images) -> bool:
+    try:
+        target.logits(x)
+    except Exception:  # whatever it is, it is none of the attack's
+        return False
+    return True
 
 
 _ROUNDING = 1e-6
@@ -72,16 +107,20 @@ _ROUNDING = 1e-6
 def _check(attack: Attack, made: object, x: Images, ball: LinfBall) -> None:
     if not isinstance(made, Tensor) or made.shape != x.shape:
         gave = f"shape {tuple(made.shape)}" if isinstance(made, Tensor) else f"a {type(made).__name__}"
-        raise UserError(f"attack {attack.name}: craft gives {gave}, but must give images of shape {tuple(x.shape)}")
-    if not made.isfinite().all():
-        raise UserError(
-            f"attack {attack.name}: craft gives pixels that are no numbers, but must give numbers in [0, 1]"
+        raise _error(attack, f"craft gives {gave}, but must give images of shape {tuple(x.shape)}")
+    if (made.dtype, made.device) != (x.dtype, x.device):
+        raise _error(
+            attack, f"craft gives {made.dtype} on {made.device}, but must give images as it got: {x.dtype} on {x.device}"
         )
+    if not made.isfinite().all():
+        raise _error(attack, "craft gives pixels that are no numbers, but must give numbers in [0, 1]")
     if made.min() < 0 or made.max() > 1:
         where = f"{float(made.min()):g} to {float(made.max()):g}"
-        raise UserError(f"attack {attack.name}: craft gives pixels from {where}, but must give pixels in [0, 1]")
+        raise _error(attack, f"craft gives pixels from {where}, but must give pixels in [0, 1]")
     change = float(ball.distance(made, x).max())
     if change > ball.epsilon + _ROUNDING:
-        raise UserError(
-            f"attack {attack.name}: craft changes a pixel by {change:g}, but must change it by at most {ball.epsilon:g}"
-        )
+        raise _error(attack, f"craft changes a pixel by {change:g}, but must change it by at most {ball.epsilon:g}")
+
+
+def _error(attack: Attack, what: str) -> UserError:
+    return UserError(f"{extending.where(attack)}attack {attack.name}: {what}")

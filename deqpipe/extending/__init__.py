@@ -6,7 +6,7 @@ their jobs are planned and priced, and their rows stand in the tables. Nothing h
 
 from deqpipe.extending.loading import Extension
 from deqpipe.extending.pieces import KINDS, Attack, DataSource, Defence, Model, Piece, Solver, Table
-from deqpipe.extending.registry import activate, digests, expect, explained, find, forget, loaded, pieces
+from deqpipe.extending.registry import activate, digests, expect, explained, find, forget, loaded, pieces, where
 
 __all__ = [
     "KINDS",
@@ -26,4 +26,5 @@ __all__ = [
     "forget",
     "loaded",
     "pieces",
+    "where",
 ]

@@ -76,10 +76,21 @@ def find(kind: type[P], name: str) -> P | None:
     return None if known is None else known[0]
 
 
-def explained(error: Exception) -> UserError | None:
-    """An exception that comes from a line of a user's file, in one line; None: it comes from elsewhere."""
-    where = blame.place(error, _LOADED)
-    return None if where is None else UserError(f"{where}: {blame.words(error)}")
+def where(piece: Piece) -> str:
+    """File and line of a piece, to begin a message with; "": no file that is loaded defines it."""
+    file = next((file for file in _LOADED.values() if any(one is piece for one in file.pieces)), None)
+    return "" if file is None else f"extension {file.where(piece)}: "
+
+
+def explained(error: Exception, *, called_wrongly: bool = False) -> UserError | None:
+    """An exception that comes from a line of a user's file, in one line; None: it comes from elsewhere.
+
+    Args:
+        error: the exception.
+        called_wrongly: as in `blame.place`.
+    """
+    place = blame.place(error, _LOADED, called_wrongly=called_wrongly)
+    return None if place is None else UserError(f"{place}: {blame.words(error)}")
 
 
 def _refuse_doubles(active: Sequence[Extension]) -> None:

@@ -130,16 +130,16 @@ def _own(piece: extending.Model, image_shape: tuple[int, int, int], classes: int
     """A model of a user's file, its parameters drawn from the seed.
 
     Raises:
-        ValueError: what the file builds is no such model.
+        UserError: what the file builds is no such model.
     """
     assert piece.build is not None
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(Stream(seed, "initialisation").generator().get_state())
         model = piece.build(image_shape, classes)
     if not isinstance(model, nn.Module) or not isinstance(model, UserModel):
-        raise ValueError(
-            f"model {piece.name}: build gave a {type(model).__name__}, but must give a torch.nn.Module with bind, "
-            "initial_state and logits"
+        raise UserError(
+            f"{extending.where(piece)}model {piece.name}: build gave a {type(model).__name__}, but must give a "
+            "torch.nn.Module with bind, initial_state and logits"
         )
     return AdaptedModel(model, torch.zeros(1, *image_shape), trainable=True)
 

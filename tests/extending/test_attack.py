@@ -1,11 +1,14 @@
 """An attack of one's own: what it is given, and what is refused of what it gives."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from deqpipe import extending
 from deqpipe.attack import losses
 from deqpipe.attack.own import Target, crafted
 from deqpipe.attack.suite import Victim
@@ -54,6 +57,8 @@ def test_what_is_made_of_an_image_depends_on_no_other() -> None:
     [
         (lambda target, x, y: x[:1], r"gives shape \(1, 1, 4, 4\), but must give images of shape \(4, 1, 4, 4\)"),
         (lambda target, x, y: None, "gives a NoneType"),
+        (lambda target, x, y: x.float(), r"gives torch\.float32 on cpu, but must give images as it got: torch\.float64"),
+        (lambda target, x, y: x.to("meta"), r"gives torch\.float64 on meta, but must give images as it got"),
         (lambda target, x, y: x * torch.nan, "gives pixels that are no numbers"),
         (lambda target, x, y: (x - 0.1 - 2e-6).clamp(-1, 1), r"gives pixels from -0\.\d+ to"),
         (lambda target, x, y: (x + 0.11).clamp(0, 1), r"changes a pixel by 0\.11, but must change it by at most 0\.1"),
@@ -100,3 +105,60 @@ def test_images_that_gradients_were_asked_of_are_judged_without_any() -> None:
     assert not made.images.requires_grad
     assert not made.delta.requires_grad
     assert not x.requires_grad
+
+
+def from_file(tmp_path: Path, body: str, keys: str = "") -> Attack:
+    """An attack from a user's file, its `craft` of some lines."""
+    path = tmp_path / "mine.py"
+    lines = "".join(f"    {line}\n" for line in body.splitlines())
+    end = f"A = Attack('mine', 'mine', craft=craft, gradients=1{keys})\n"
+    path.write_text(f"from deqpipe.extending import Attack\ndef craft(target, x, y):\n{lines}{end}")
+    extending.activate([str(path)])
+    found = extending.find(Attack, "mine")
+    assert found is not None
+    return found
+
+
+def test_what_is_refused_is_named_with_file_and_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refused:
+        crafted(from_file(tmp_path, "return x.float()"), target(0, 1, 2, 3), X, Y)
+    assert str(refused.value) == (
+        f"extension {tmp_path / 'mine.py'}, line 4: attack mine: craft gives torch.float32 on cpu, but must give images "
+        "as it got: torch.float64 on cpu"
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "told"),
+    [
+        ("return x.nonsense", 3, "AttributeError: 'Tensor' object has no attribute 'nonsense'"),
+        ("x = x[:, :, :2]\nreturn target.logits(x)", 4, "Error: "),
+        ("return target.ball.project(x)", 3, "TypeError: "),
+    ],
+)
+def test_an_exception_in_it_and_a_wrong_call_of_the_package_are_one_line(
+    tmp_path: Path, body: str, line: int, told: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        crafted(from_file(tmp_path, body), target(0, 1, 2, 3), X, Y)
+    message = str(refused.value)
+    assert message.startswith(f"extension {tmp_path / 'mine.py'}, line {line}: ")
+    assert told in message
+    assert message.endswith("(craft of attack mine, images of shape (4, 1, 4, 4))")
+
+
+def test_a_key_that_it_reads_and_does_not_name_is_refused(tmp_path: Path) -> None:
+    attack = from_file(tmp_path, "return x * target.settings['attack.pgd']", ", keys=('solver',)")
+    with pytest.raises(UserError, match=r"craft reads attack\.pgd, which its keys do not name: they are solver"):
+        crafted(attack, target(0, 1, 2, 3), X, Y)
+
+
+def test_an_exception_of_the_package_keeps_its_traceback_where_it_may_be_ours(tmp_path: Path) -> None:
+    attacked, asking = target(0, 1, 2, 3), from_file(tmp_path, "return target.logits(x)")
+    broken = replace(attacked, victim=replace(attacked.victim, state=9))  # fails whatever the images are
+    with pytest.raises(IndexError, match="state 9 was asked for"):
+        crafted(asking, broken, X, Y)
+    asserting = from_file(tmp_path, "return target.victim.blind")
+    without = replace(attacked, victim=replace(attacked.victim, undefended=None))
+    with pytest.raises(AssertionError):
+        crafted(asserting, without, X, Y)
