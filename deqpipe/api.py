@@ -18,7 +18,7 @@ from deqpipe.attack.pgd import PGD, cross_entropy_objective, uniform_start
 from deqpipe.attack.surrogate import IntermediateState
 from deqpipe.compute.precision import Precision
 from deqpipe.config import PgdConfig
-from deqpipe.defence.rule import decided_along, decision_at
+from deqpipe.defence.rule import DecisionRule, decided_along, decision_at
 from deqpipe.dynamics import Trajectory
 from deqpipe.errors import UserError
 from deqpipe.evaluation.images import STARTS
@@ -91,19 +91,22 @@ class Model:
         Raises:
             IndexError: there is no such state.
         """
-        along, rule = self.trajectory(images, defence=defence), build.rule(self.settings, defence)
+        along, rule = self.trajectory(images, defence=defence), self._rule(defence)
         if state != FINAL:
             return decision_at(self.network, along, state, rule)
         final = self.network.logits(along.final_state(build.final_unroll(self.settings)))
         read = [] if rule is None else [*self.network.trajectory_logits(along.solution.states)]
-        return final if rule is None else rule(torch.stack([*read, final]))
+        return final if rule is None else rule.at_final(torch.stack([*read, final]))
 
     @torch.no_grad()
     def logits_along(self, images: Images, *, defence: DefenceName = "plain") -> Float[Tensor, "step batch classes"]:
         """What the head reads off z^[1], z^[2], .. z^[N]."""
         states = self.trajectory(images, defence=defence).solution.states
         read = torch.stack([self.network.logits(z) for z in states])
-        return decided_along(read, build.rule(self.settings, defence))
+        return decided_along(read, self._rule(defence))
+
+    def _rule(self, defence: DefenceName) -> DecisionRule | None:
+        return build.rule(self.settings, defence, classes=len(self.classes))
 
     def accuracy(
         self, images: Images, labels: Labels, *, state: WhichState = FINAL, defence: DefenceName = "plain"

@@ -17,6 +17,7 @@ from deqpipe.config import (
     EntropyConfig,
     FixedPointConfig,
     Section,
+    known_images,
     parse_solver,
 )
 from deqpipe.defence.entropy import defended
@@ -108,16 +109,25 @@ def _own_dynamics(value: Defence, plain: PlainDynamics, settings: Settings) -> D
 def try_rules(config: Config) -> None:
     """Try what a configuration's own defences decide by on logits that are made up.
 
+    Of an image folder, whose classes nobody has counted yet, none is tried: jobs do it.
+
     Raises:
         UserError: one of them fails, or gives what attacks that know it can make nothing of.
     """
+    if (images := known_images(config.data.source)) is None:
+        return
     settings = Settings(specs.pick(config.model_dump(mode="json"), "solver"))
     for name in extending.pieces(extending.Defence, config.extensions):
-        rule(settings, name)
+        rule(settings, name, classes=images.classes)
 
 
-def rule(settings: Settings, defence: str) -> DecisionRule | None:
+def rule(settings: Settings, defence: str, *, classes: int) -> DecisionRule | None:
     """What decisions with a defence go by; None: the logits of a state.
+
+    Args:
+        settings: of the job.
+        defence: its name.
+        classes: of the images: the rule is tried with so many.
 
     Raises:
         UserError: nobody declared the defence, or its rule is none.
@@ -126,7 +136,7 @@ def rule(settings: Settings, defence: str) -> DecisionRule | None:
     if value.decide is None:
         return None
     own = DecisionRule(value.name, value.decide)
-    own.check(settings.variant("solver", parse_solver).steps)
+    own.check(settings.variant("solver", parse_solver).steps, classes)
     return own
 
 

@@ -54,7 +54,7 @@ class Target:
 
 
 def crafted(attack: Attack, target: Target, x: Images, y: Labels) -> Crafted:
-    """What an attack makes of some images. It gets copies, which it may write into: it is judged by what `x` and `y` hold.
+    """What an attack makes of some images. It gets copies, which it may write into.
 
     Raises:
         UserError: it ends with an exception, or gives something else than images within the ball and [0, 1].
@@ -110,7 +110,8 @@ def _check(attack: Attack, made: object, x: Images, ball: LinfBall) -> None:
         raise _error(attack, f"craft gives {gave}, but must give images of shape {tuple(x.shape)}")
     if (made.dtype, made.device) != (x.dtype, x.device):
         raise _error(
-            attack, f"craft gives {made.dtype} on {made.device}, but must give images as it got: {x.dtype} on {x.device}"
+            attack,
+            f"craft gives {made.dtype} on {made.device}, but must give images as it got: {x.dtype} on {x.device}",
         )
     if not made.isfinite().all():
         raise _error(attack, "craft gives pixels that are no numbers, but must give numbers in [0, 1]")

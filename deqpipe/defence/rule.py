@@ -16,7 +16,7 @@ from deqpipe.shapes import Logits
 
 Along = Float[Tensor, "step batch classes"]
 """What the head reads off z^[1], z^[2], ..."""
-_IMAGES, _CLASSES = 4, 10
+_IMAGES = 4
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,27 @@ class DecisionRule:
         """What the decision would go by at each of the states."""
         return torch.stack([self(along[:n]) for n in range(1, len(along) + 1)])
 
-    def check(self, states: int) -> None:
-        """Try it on logits that are made up.
+    def at_final(self, along: Along) -> Logits:
+        """What the decision at the final state goes by; `along` holds z^[1] .. z^[N] and that one.
+
+        It takes the place of z^[N], which it goes on from: no rule is asked about more than N states.
+        """
+        return self(torch.cat([along[:-2], along[-1:]]))
+
+    def check(self, states: int, classes: int) -> None:
+        """Try it on logits that are made up, at every state.
 
         Args:
             states: N.
+            classes: of the images.
 
         Raises:
             UserError: it fails, gives something else than logits or what is no number, draws at random, has no
                 gradient, or lets images influence each other.
         """
         generator = torch.Generator().manual_seed(0)
-        along = torch.randn(states, _IMAGES, _CLASSES, generator=generator)
-        for n in (1, states):
+        along = torch.randn(states, _IMAGES, classes, generator=generator)
+        for n in range(1, states + 1):
             together = self(along[:n].clone().requires_grad_())
             if not together.isfinite().all():
                 raise self._error("gives what is no number for finite logits", "finite ones")
@@ -93,6 +101,16 @@ def decision_at(model: FixedPointModel, along: Trajectory, state: int, rule: Dec
     return model.logits(z) if rule is None else rule(model.trajectory_logits(along.solution.states[:state]))
 
 
-def decided_along(along: Along, rule: DecisionRule | None) -> Along:
-    """What decisions go by at each state: without a rule, the logits of that state."""
-    return along if rule is None else rule.at_every_state(along)
+def decided_along(along: Along, rule: DecisionRule | None, *, with_final: bool = False) -> Along:
+    """What decisions go by at each state: without a rule, the logits of that state.
+
+    Args:
+        along: what the head reads off each.
+        rule: of the decisions.
+        with_final: whether the last is the final state.
+    """
+    if rule is None:
+        return along
+    if not with_final:
+        return rule.at_every_state(along)
+    return torch.cat([rule.at_every_state(along[:-1]), rule.at_final(along)[None]])

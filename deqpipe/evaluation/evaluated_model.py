@@ -311,7 +311,8 @@ def _judge(loaded: Loaded, settings: Settings, name: str, defence: defences.Defe
     model = loaded.model
     if not isinstance(model, FixedPointModel):
         return NetworkJudge(model, name)
-    dynamics, rule = build.dynamics(settings, defence), build.rule(settings, defence)
+    classes = len(loaded.architecture["classes"])
+    dynamics, rule = build.dynamics(settings, defence), build.rule(settings, defence, classes=classes)
     return DEQJudge(model, dynamics, defence, build.final_unroll(settings), name, rule=rule)
 
 

@@ -157,7 +157,7 @@ class DEQJudge:
         unroll: from z^[N] to the final state.
         decides_for: name of the model; "" where no records are made.
         wanted: what is looked at.
-        rule: what the decision goes by; None: the logits of its state. The final state follows z^[N].
+        rule: what the decision goes by; None: the logits of its state. The final state stands in the place of z^[N].
     """
 
     model: FixedPointModel
@@ -194,7 +194,8 @@ class DEQJudge:
         trajectory = self.dynamics(self.model, x, last_residual=self.wanted.residuals)
         solution = trajectory.solution
         states = self._with_final(trajectory) if self.wanted.final else solution.states
-        columns = readings(decided_along(self.model.trajectory_logits(states), self.rule), y)
+        decided = decided_along(self.model.trajectory_logits(states), self.rule, with_final=self.wanted.final)
+        columns = readings(decided, y)
         columns |= {"residual": solution.residuals} if self.wanted.residuals else {}
         count = len(solution.states) + 1
         return Seen(columns, first=1, count=count, status=solution.status, states=states if self.wanted.final else None)

@@ -202,7 +202,8 @@ def _target(evaluated: EvaluatedModel, judge: Judge, state: int) -> SuiteTarget:
     dynamics, undefended = build.dynamics(settings, judge.defence), build.plain_dynamics(settings)
     if isinstance(dynamics, PlainDynamics):
         dynamics = undefended
-    victim = Victim(model, evaluated.ball, dynamics, state, undefended, build.rule(settings, judge.defence))
+    rule = build.rule(settings, judge.defence, classes=len(evaluated.loaded.architecture["classes"]))
+    victim = Victim(model, evaluated.ball, dynamics, state, undefended, rule)
     return SuiteTarget(evaluated, judge.restricted(at(state)), victim)
 
 

@@ -16,10 +16,10 @@ from typing import Any, cast
 from deqpipe import extending
 from deqpipe.config import Config, DeqName, known_images
 from deqpipe.errors import UserError
-from deqpipe.workflow.defences import DefenceName
+from deqpipe.workflow.defences import DefenceName, defence_of
 from deqpipe.workflow.layout import Job
 from deqpipe.workflow.products import Definition
-from deqpipe.workflow.stages import PRODUCTS, STAGES, Made, ProductName, Stage, StageName
+from deqpipe.workflow.stages import PRODUCTS, RULES, STAGES, Made, ProductName, Stage, StageName
 from deqpipe.workflow.vocabulary import MODELS
 
 
@@ -56,6 +56,8 @@ def build(
     }
     if judged := value.decisions(config, model or ""):
         spec["decisions"] = list(judged)
+    if any(defence_of(name).decide for name in judged):
+        spec["rules"] = RULES
     own = _own_attack(stage, config, attack)
     spec["config"] |= _dump(config, *(own.keys if own else ()))
     if files := extending.digests(

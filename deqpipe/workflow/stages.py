@@ -218,6 +218,9 @@ class Product:
     code: tuple[str, ...]
 
 
+RULES = 2
+"""Raised when decisions by rules from users' files would be others: what they judge runs again, and nothing else."""
+
 _COMPUTATION = (
     "compute", "model", "data", "gradient", "solver", "dynamics", "defence", "attack", "seeding", "threat_model",
     "lazy", "machine.stopwatch", "build", "workflow.defences", "workflow.equal_cost", "workflow.gridpoints",

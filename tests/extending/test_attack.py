@@ -57,7 +57,10 @@ def test_what_is_made_of_an_image_depends_on_no_other() -> None:
     [
         (lambda target, x, y: x[:1], r"gives shape \(1, 1, 4, 4\), but must give images of shape \(4, 1, 4, 4\)"),
         (lambda target, x, y: None, "gives a NoneType"),
-        (lambda target, x, y: x.float(), r"gives torch\.float32 on cpu, but must give images as it got: torch\.float64"),
+        (
+            lambda target, x, y: x.float(),
+            r"gives torch\.float32 on cpu, but must give images as it got: torch\.float64",
+        ),
         (lambda target, x, y: x.to("meta"), r"gives torch\.float64 on meta, but must give images as it got"),
         (lambda target, x, y: x * torch.nan, "gives pixels that are no numbers"),
         (lambda target, x, y: (x - 0.1 - 2e-6).clamp(-1, 1), r"gives pixels from -0\.\d+ to"),
@@ -123,8 +126,8 @@ def test_what_is_refused_is_named_with_file_and_line(tmp_path: Path) -> None:
     with pytest.raises(UserError) as refused:
         crafted(from_file(tmp_path, "return x.float()"), target(0, 1, 2, 3), X, Y)
     assert str(refused.value) == (
-        f"extension {tmp_path / 'mine.py'}, line 4: attack mine: craft gives torch.float32 on cpu, but must give images "
-        "as it got: torch.float64 on cpu"
+        f"extension {tmp_path / 'mine.py'}, line 4: attack mine: craft gives torch.float32 on cpu, but must give "
+        "images as it got: torch.float64 on cpu"
     )
 
 

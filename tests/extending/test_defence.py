@@ -15,6 +15,7 @@ from deqpipe.data import load
 from deqpipe.defence.rule import DecisionRule
 from deqpipe.dynamics import PlainDynamics
 from deqpipe.errors import UserError
+from deqpipe.gradient import Unrolled
 from deqpipe.model.adapter import AdaptedModel
 from deqpipe.model.architecture import load_model
 from deqpipe.model.classifier import DEQClassifier
@@ -24,6 +25,7 @@ from deqpipe.solver.anderson import Anderson
 from deqpipe.solver.solve import Termination
 from deqpipe.threat_model import LinfBall
 from deqpipe.workflow import specs
+from deqpipe.workflow.gridpoints import FINAL_DAMPING
 from tests import tiny
 from tests.extending.defence import average
 from tests.extending.model import Dense
@@ -50,12 +52,14 @@ def test_it_decides_by_the_mean_of_the_logits_so_far(trained: tiny.Trained, tmp_
     assert isinstance(model, DEQClassifier)
     settings = Settings(specs.pick(tiny.settings().model_dump(mode="json"), "solver"))
     images = load(trained.data).test.float_images(slice(0, tiny.TEST))
-    along = build.plain_dynamics(settings)(model, images).solution.states
-    logits = [model.logits(z) for z in along]
-    for n in range(1, len(logits) + 1):
-        kept = logits[max(0, n - 3) : n]
+    trajectory = build.plain_dynamics(settings)(model, images)
+    logits = [model.logits(z) for z in trajectory.solution.states]
+    unroll = Unrolled(steps=tiny.settings().evaluation.final_unroll_steps, damping=FINAL_DAMPING, lead_step=True)
+    final = [*logits[:-1], model.logits(trajectory.final_state(unroll))]  # in the place of z^[N]
+    for n, read in enumerate([*(logits[:n] for n in range(1, len(logits) + 1)), final]):
+        kept = read[-3:]
         expected = (sum(kept[1:], start=kept[0]) / len(kept)).argmax(1)
-        assert decided[:, n - 1].tolist() == expected.tolist(), n
+        assert decided[:, n].tolist() == expected.tolist(), n
 
 
 def test_a_rule_that_reads_the_last_state_alone_is_the_undefended_decision(
@@ -68,6 +72,50 @@ def test_a_rule_that_reads_the_last_state_alone_is_the_undefended_decision(
     own = clean(trained, tmp_path, f"{BASE}_last", str(path))
     plain = clean(trained, tmp_path, BASE, str(path))
     assert np.array_equal(own, plain)
+
+
+WEIGHING = """import torch
+from deqpipe.extending import Defence
+WEIGHTS = torch.tensor([0.1, 0.2, 0.3, 0.4])
+
+def weigh(along):
+    return (WEIGHTS[: len(along), None, None] * along).sum(0)
+
+W = Defence('weighing', 'weighing', decide=weigh)
+"""
+
+
+def test_a_rule_with_a_weight_for_each_of_the_n_states_is_never_asked_about_more(
+    trained: tiny.Trained, tmp_path: Path
+) -> None:
+    path = tmp_path / "weighing.py"
+    path.write_text(WEIGHING)
+    assert clean(trained, tmp_path, f"{BASE}_weighing", str(path)).shape == (tiny.TEST, 4 + 1)
+
+
+def test_a_rule_is_tried_with_the_classes_of_the_images() -> None:
+    prior = DecisionRule("prior", lambda along: along[-1] + torch.tensor([0.5, 0.3, 0.2]))
+    prior.check(4, 3)
+    with pytest.raises(RuntimeError, match="size"):  # of no file: nobody's line
+        prior.check(4, 10)
+
+
+def test_the_configuration_says_how_many_classes_there_are(tmp_path: Path) -> None:
+    content = (
+        "import torch\nx = Defence('prior', 'prior', decide=lambda along: along[-1] + torch.tensor([0.5, 0.3, 0.2]))\n"
+    )
+    with pytest.raises(UserError, match=r"line 3: RuntimeError: .* \(decide of defence prior, logits of shape"):
+        build.try_rules(defined(tmp_path, content))  # ten digits
+    data = {"source": "shapes", "validation": 9}
+    shapes = str(Path(__file__).parent / "data.py")
+    build.try_rules(tiny.settings({"extensions": [str(tmp_path / "mine.py"), shapes], "data": data}))
+    folder = {"source": "folder", "root": str(tmp_path), "validation": 9}
+    build.try_rules(tiny.settings({"extensions": [str(tmp_path / "mine.py")], "data": folder}))
+
+
+def test_a_rule_that_fails_at_one_state_between_is_refused() -> None:
+    with pytest.raises(UserError, match="gives what is no number"):
+        DecisionRule("mine", lambda along: along[-1] / (len(along) - 3)).check(4, 10)
 
 
 def victim(rule: DecisionRule | None) -> Victim:
@@ -105,7 +153,7 @@ def test_the_gradient_of_the_decision_goes_through_the_rule_and_the_solvers_step
 )
 def test_a_rule_that_is_none_is_refused_before_anything_is_computed(decide: Any, told: str) -> None:
     with pytest.raises(UserError, match=told):
-        DecisionRule("mine", decide).check(4)
+        DecisionRule("mine", decide).check(4, 10)
 
 
 def defined(tmp_path: Path, content: str) -> Config:
@@ -122,7 +170,7 @@ def settings_of(config: Config) -> Settings:
 def test_a_rule_that_fails_at_the_first_state_is_named_with_its_line_and_the_shape(tmp_path: Path) -> None:
     config = defined(tmp_path, "x = Defence('back', 'back', decide=lambda logits: logits[-3])\n")
     with pytest.raises(UserError) as refused:
-        build.rule(settings_of(config), "back")
+        build.rule(settings_of(config), "back", classes=10)
     assert str(refused.value) == (
         f"extension {tmp_path / 'mine.py'}, line 2: IndexError: index -3 is out of bounds for dimension 0 with size 1 "
         "(decide of defence back, logits of shape (1, 4, 10))"

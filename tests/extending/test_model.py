@@ -11,7 +11,9 @@ from deqpipe.model import architecture
 
 def test_what_is_no_model_is_refused_with_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
-    path.write_text("from deqpipe.extending import Model\n\nM = Model('mine', 'M', build=lambda shape, classes: shape)\n")
+    path.write_text(
+        "from deqpipe.extending import Model\n\nM = Model('mine', 'M', build=lambda shape, classes: shape)\n"
+    )
     extending.activate([str(path)])
     described = {"type": "mine", "image_shape": [1, 4, 4], "classes": ["a", "b"]}
     with pytest.raises(UserError) as refused:

@@ -50,6 +50,13 @@ def test_the_digest_of_the_file_stands_in_the_specs_of_what_it_decides_and_in_no
         assert again == (job.model is not None and job.model.endswith("_average")), job
 
 
+def test_what_rules_judge_runs_again_by_a_number_of_its_own() -> None:
+    without, config = both()
+    assert "rules" not in specs.build("clean", config, model="deq_trades_base", seed=0)
+    assert specs.build("clean", config, model="deq_trades_base_average", seed=0)["rules"] == stages.RULES
+    assert "rules" not in specs.build("train_deq", without, model="deq_trades_base", seed=0)
+
+
 def test_it_is_put_on_the_weights_of_the_model_that_it_is_named_after() -> None:
     _, config = both()
     name = "deq_trades_base_average"
