@@ -4,13 +4,13 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from deqpipe import extending
-from deqpipe.config import Config, all_variants
+from deqpipe.config import KNOWN_IMAGES, Config, all_variants
 from deqpipe.errors import UserError
 from deqpipe.extending import Attack, DataSource, Defence, Extension, Model, Piece, Solver, Table
 from deqpipe.workflow import specs
 from deqpipe.workflow.defences import DEFENCES
 from deqpipe.workflow.stages import STAGES
-from deqpipe.workflow.vocabulary import EVERY_DEQ, RESNET
+from deqpipe.workflow.vocabulary import EVERY_DEQ, RESNET, added, is_built_in
 
 P = TypeVar("P", bound=Piece)
 COLUMNS = (
@@ -41,6 +41,32 @@ def refuse_taken(paths: Sequence[str]) -> None:
         _refuse_unknown(defence, file, "models", defence.models, EVERY_DEQ)
     for table, file in _pieces(Table, paths):
         _refuse_unknown(table, file, "needs", table.needs, STAGES)
+    _refuse_images(paths)
+    _refuse_models(paths)
+
+
+def _refuse_images(paths: Iterable[str]) -> None:
+    """Refuse labels by which other images would be measured where a trained model goes with its data's name alone."""
+    known = {_letters(text) for key, one in KNOWN_IMAGES.items() for text in (key, one.name, one.described)}
+    for source, file in _pieces(DataSource, paths):
+        if _letters(source.label) in known or source.label.lower().startswith("folder "):
+            taken = f"label {source.label!r} stands for images of the package's own"
+            raise _error(source, file, f"{source.kind} {source.name}: {taken}")
+
+
+def _letters(label: str) -> str:
+    """A label by which `CIFAR-10` and `cifar10` are one."""
+    return "".join(character for character in label.lower() if character.isalnum())
+
+
+def _refuse_models(paths: Iterable[str]) -> None:
+    """Refuse pieces by which two models would have one name: those are made of what a piece is called and trained by."""
+    makers = dict[str, str]()
+    for entry, piece, file in added(paths):
+        rival = "the package" if is_built_in(entry.name) else makers.get(entry.name)
+        if rival is not None:
+            raise _error(piece, file, f"{piece.kind} {piece.name!r} makes model {entry.name!r}, which {rival} has")
+        makers[entry.name] = f"{piece.kind} {piece.name!r}, {file.where(piece)},"
 
 
 def _refuse_built_in(kind: type[P], paths: Iterable[str], names: Iterable[str]) -> None:

@@ -121,19 +121,21 @@ class _Models(Mapping[str, TrainedModel]):
         return len(_BUILT_IN) + len(_own(None))
 
 
+def is_built_in(name: str) -> bool:
+    """Whether the package itself has a model of this name."""
+    return name in _BUILT_IN
+
+
+def added(paths: Iterable[str] | None) -> Iterator[tuple[TrainedModel, extending.Piece, extending.Extension]]:
+    """The entries of users' files, each with its piece and its file; None: of all that are loaded."""
+    for model, file in extending.pieces(extending.Model, paths).values():
+        yield from ((entry, model, file) for entry in _trained(model, file.path))
+    for defence, file in extending.pieces(extending.Defence, paths).values():
+        yield from ((entry, defence, file) for entry in _defended(defence, file.path))
+
+
 def _own(paths: Iterable[str] | None) -> dict[str, TrainedModel]:
-    """The entries of users' files; None: of all that are loaded."""
-    defended = (
-        entry
-        for piece, file in extending.pieces(extending.Defence, paths).values()
-        for entry in _defended(piece, file.path)
-    )
-    models = (
-        entry
-        for piece, file in extending.pieces(extending.Model, paths).values()
-        for entry in _trained(piece, file.path)
-    )
-    return {entry.name: entry for entry in (*models, *defended)}
+    return {entry.name: entry for entry, _, _ in added(paths)}
 
 
 def _trained(piece: extending.Model, path: str) -> Iterator[TrainedModel]:

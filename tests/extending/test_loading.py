@@ -17,6 +17,10 @@ from tests import tiny
 
 AVERAGE = Path(__file__).parent / "defence.py"
 HEAD = "from deqpipe.extending import Defence\n"
+SOURCE = (
+    "from deqpipe.extending import DataSource\n"
+    "x = DataSource('a', '{}', prepare=lambda: 0, train=9, test=9, size=8, classes=('b', 'c'))\n"
+)
 
 MISTAKES = (
     ("x = (\n", "line 1: '(' was never closed"),
@@ -65,6 +69,22 @@ MISTAKES = (
         "from deqpipe.extending import Model\nx = Model('a', 'ResNet', build=lambda s, c: None)\n",
         "line 2: model a: label 'ResNet' stands for the package's own",
     ),
+    (
+        "from deqpipe.extending import Model\nx = Model('resnet18', 'A', build=lambda s, c: None)\n",
+        "line 2: model 'resnet18' makes model 'resnet18_trades', which the package has",
+    ),
+    (
+        HEAD + "x = Defence('random_states', 'A', decide=max, models=('deq_pgd_at_awp',))\n",
+        "line 2: defence 'random_states' makes model 'deq_pgd_at_awp_random_states', which the package has",
+    ),
+    (
+        "from deqpipe.extending import Defence, Model\nx = Model('deq_trades_base', 'A', build=lambda s, c: None)\n"
+        "y = Defence('trades', 'A', decide=max)\n",
+        "line 3: defence 'trades' makes model 'deq_trades_base_trades', which model 'deq_trades_base', ",
+    ),
+    (SOURCE.format("Digits"), "line 2: data source a: label 'Digits' stands for images of the package's own"),
+    (SOURCE.format("CIFAR 10"), "line 2: data source a: label 'CIFAR 10' stands for images of the package's own"),
+    (SOURCE.format("folder mine"), "line 2: data source a: label 'folder mine' stands for images of the package's own"),
 )
 
 
