@@ -6,9 +6,12 @@ moved, so that devices agree too.
 """
 
 import hashlib
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,3 +32,25 @@ class Stream:
     def uniform(self, images: Sequence[int], shape: Sequence[int]) -> Tensor:
         """Uniform numbers in [0, 1), float32, of shape (len(images), *shape): one stream per image."""
         return torch.stack([torch.rand(*shape, generator=self.generator(image)) for image in images])
+
+    @contextmanager
+    def globally(self, *key: int, device: torch.device) -> Iterator[None]:
+        """Somebody else's code, which draws from the global generators of torch, NumPy and Python: as the key says.
+
+        Behind it they go on as if nothing had been drawn.
+
+        Args:
+            key: such as the first image of a batch.
+            device: where torch draws, beside the CPU.
+        """
+        seed = Stream(self.seed, f"{self.purpose}/global").generator(*key).initial_seed()
+        of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002
+            try:
+                yield
+            finally:
+                random.setstate(of_python)
+                np.random.set_state(of_numpy)  # noqa: NPY002

@@ -27,7 +27,8 @@ class Target:
         victim: the decision with its model, dynamics and state, for attacks that want more than its logits.
         settings: the keys that the attack asked for.
         stream: random numbers of this attack and seed.
-        keys: index of each image, the key of its random numbers: what is made of one depends on no other.
+        keys: index of each image, the key of its random numbers: what is made of one depends on no other. Global
+            generators depend on the first one alone, so on how many images go together.
     """
 
     victim: Victim
@@ -70,7 +71,8 @@ def crafted(attack: Attack, target: Target, x: Images, y: Labels) -> Crafted:
 def _made(attack: Attack, target: Target, x: Images, y: Labels) -> object:
     assert attack.craft is not None
     try:
-        return attack.craft(target, x.detach().clone(), y.clone())
+        with target.stream.globally(*target.keys[:1], device=x.device):
+            return attack.craft(target, x.detach().clone(), y.clone())
     except MissingSettingError as missing:
         reads = f"craft reads {missing.key}, which its keys do not name: they are {', '.join(attack.keys) or 'none'}"
         raise _error(attack, reads) from None

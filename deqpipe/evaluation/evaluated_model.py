@@ -26,10 +26,12 @@ from deqpipe.counts import Evaluations, sum_of
 from deqpipe.data import Dataset, load
 from deqpipe.defence.ensemble import counters
 from deqpipe.errors import UserError
+from deqpipe.evaluation import own_pieces
 from deqpipe.evaluation.batching import SHARE, SHARE_WITH_GRAPHS, Batching, automatic
 from deqpipe.evaluation.judge import DEQJudge, Judge, NetworkJudge
 from deqpipe.gradient import Unrolled
 from deqpipe.machine.device import set_up
+from deqpipe.model.alone import TRIED
 from deqpipe.model.architecture import Loaded, fitting, load_model
 from deqpipe.model.classifier import DEQClassifier
 from deqpipe.model.interface import FixedPointModel
@@ -199,7 +201,7 @@ def load_evaluated_model(job: EvaluationJob, *, beside: Sequence[defences.Defenc
         beside: the control decisions that are asked for; None: those that attacked images are scored on.
 
     Raises:
-        UserError: checkpoint or data are missing, damaged, or do not fit each other.
+        UserError: checkpoint or data are missing, damaged, or do not fit each other; or as `own_pieces.check`.
     """
     settings, name = Settings(job.spec["config"]), job.spec["model"]
     set_up(precision=settings["precision"], threads=job.threads)
@@ -207,6 +209,8 @@ def load_evaluated_model(job: EvaluationJob, *, beside: Sequence[defences.Defenc
     loaded = fitting(load_model(job.checkpoint, job.device), dataset, path=job.checkpoint)
     _check_origin(loaded, job.checkpoint, job.spec, name)
     _check_batch_size(settings, job)
+    if isinstance(loaded.model, FixedPointModel):
+        own_pieces.check(loaded, settings, name, dataset.test.float_images(slice(0, TRIED), job.device))
     computation = _computation(loaded.model, settings, job)
     declared = vocabulary.MODELS[name].defences
     compared = _controls(settings, name) if beside is None else tuple(beside)

@@ -19,16 +19,11 @@ from deqpipe.extending import blame
 from deqpipe.foreign import description
 from deqpipe.foreign.description import Description
 from deqpipe.machine import faults
+from deqpipe.model import alone
 from deqpipe.model.adapter import adapted
 from deqpipe.model.interface import FixedPointModel, UserModel
 from deqpipe.shapes import Images, Labels, Logits
 from deqpipe.solver.solve import GROWTH, Status
-
-TRIED = 8
-"""Images that checks look at."""
-INFLUENCE = 0.01
-"""Share of the logits' range that an image's may change by with the images beside it: a solver makes more of rounding
-errors than a network, and a batch norm in training mode far more than this."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +96,7 @@ def subject_of(described: Description, x: Tensor, y: Tensor) -> Subject:
         UserError: one line on the first mistake: of images, labels, model, solver, or of what decides.
     """
     check_images(x, y)
-    some = x[:TRIED]
+    some = x[: alone.TRIED]
     model = _normalising(described, some).to(x.device).eval().requires_grad_(False)
     _refuse_training(model)
     _refuse_parts(described.model)
@@ -257,13 +252,7 @@ def _check_logits(victim: Victim, x: Images) -> Logits:
     if not bool(logits.isfinite().all()):
         row = int((~logits.isfinite().all(1)).nonzero()[0])
         raise UserError(f"the logits of image {row} are not finite: {logits[row].tolist()}")
-    most = float((logits - again).abs().max())
-    allowed = 0.0 if x.device.type == "cpu" else INFLUENCE * float(logits.max() - logits.min())
-    if most > allowed:  # a device may choose another way to the same sums
-        raise UserError(
-            f"the same images have other logits when asked again (by up to {most:.3g}), in evaluation mode: dropout or "
-            "noise that eval() does not turn off; a random decision needs other attacks than these"
-        )
+    alone.refuse_other_answers(logits, again)
     if bool((logits == logits[:, :1]).all()):
         raise UserError(f"the logits of an image are all equal ({float(logits[0, 0]):g}): the model decides nothing")
     if len(x) > 1 and bool((logits == logits[:1]).all()) and not bool((x == x[:1]).all()):
@@ -272,22 +261,11 @@ def _check_logits(victim: Victim, x: Images) -> Logits:
 
 
 def _check_alone(victim: Victim, x: Images, logits: Logits) -> None:
-    """Refuse images that influence each other: alone, and in another order, their logits must be the same."""
-    if len(x) < 2:
-        return
-    with asking("a single image"):
-        alone = torch.cat([victim.logits(x[row : row + 1]) for row in range(len(x))])
-    order = torch.arange(len(x), device=x.device).roll(1)
-    permuted = torch.empty_like(logits)
-    permuted[order] = victim.logits(x[order])
-    most = INFLUENCE * float(logits.max() - logits.min())
-    for what, other in (("alone", alone), ("in another order", permuted)):
-        change = float((other - logits).abs().max())
-        if not change <= most:
-            raise UserError(
-                f"images influence each other: {what} an image's logits change by up to {change:.3g} of a range of "
-                f"{most / INFLUENCE:.3g}: a batch norm in training mode, or a solver that looks at the whole batch"
-            )
+    def ask(images: Images) -> Logits:
+        with asking("some of the images"):
+            return victim.logits(images)
+
+    alone.refuse_influence(ask, x, logits)
 
 
 def _check_gradient(victim: Victim, x: Images) -> None:

@@ -60,7 +60,7 @@ def _letters(label: str) -> str:
 
 
 def _refuse_models(paths: Iterable[str]) -> None:
-    """Refuse pieces by which two models would have one name: those are made of what a piece is called and trained by."""
+    """Refuse pieces by which two models would have one name, which is made of a piece's and another one."""
     makers = dict[str, str]()
     for entry, piece, file in added(paths):
         rival = "the package" if is_built_in(entry.name) else makers.get(entry.name)

@@ -605,7 +605,7 @@ STAGES: Mapping[str, Stage] = {
             beside="attacks/ensemble/{model}/images{images}.safetensors",
         ),
         Stage(
-            "attack_own", 1, _EVALUATION, "attacks/own/{attack}/{model}/seed{seed}/{defence}.parquet",
+            "attack_own", 2, _EVALUATION, "attacks/own/{attack}/{model}/seed{seed}/{defence}.parquet",
             _and("threat_model", "evaluation.images"), _decided, (*EVERY_DEQ, *EVERY_FEEDFORWARD), _without_controls,
             parts=_by_own_attack, attacked=_defences, own=_deq,
         ),

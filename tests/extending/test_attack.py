@@ -1,10 +1,12 @@
 """An attack of one's own: what it is given, and what is refused of what it gives."""
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -108,6 +110,23 @@ def test_images_that_gradients_were_asked_of_are_judged_without_any() -> None:
     assert not made.images.requires_grad
     assert not made.delta.requires_grad
     assert not x.requires_grad
+
+
+def test_what_it_draws_itself_is_the_same_whenever_it_is_asked_and_in_nobody_elses_way() -> None:
+    def drawing(target: Any, x: Any, y: Any) -> Any:
+        noise = torch.rand_like(x) * float(np.random.rand()) * random.random()  # noqa: NPY002
+        return target.ball.project(x + noise - 0.1, x)
+
+    attack, attacked = Attack("mine", "mine", craft=drawing, gradients=1), target(0, 1, 2, 3)
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    first = crafted(attack, attacked, X, Y).images
+    assert torch.equal(torch.rand(3), expected)
+    np.random.seed(5)  # noqa: NPY002
+    random.seed(5)
+    assert torch.equal(crafted(attack, target(0, 1, 2, 3), X, Y).images, first)
+    assert not torch.equal(crafted(attack, target(4, 1, 2, 3), X, Y).images, first)
 
 
 def from_file(tmp_path: Path, body: str, keys: str = "") -> Attack:
