@@ -94,15 +94,17 @@ def _own_dynamics(value: Defence, plain: PlainDynamics, settings: Settings) -> D
         UserError: what it made is none, or it reads a key that it does not name.
     """
     assert callable(value.build)
+    piece = extending.find(extending.Defence, value.name)
+    place = "" if piece is None else extending.where(piece)
     try:
         made = value.build(plain, settings)
     except MissingSettingError as missing:
         raise UserError(
-            f"defence {value.name}: dynamics reads {missing.key}, which its keys do not name: they are "
+            f"{place}defence {value.name}: dynamics reads {missing.key}, which its keys do not name: they are "
             f"{', '.join(value.keys) or 'none'}"
         ) from None
     if not isinstance(made, Dynamics):
-        raise UserError(f"defence {value.name}: dynamics made a {type(made).__name__}, but must make a Dynamics")
+        raise UserError(f"{place}defence {value.name}: dynamics made a {type(made).__name__}, but must make a Dynamics")
     return made
 
 

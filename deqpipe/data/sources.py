@@ -102,7 +102,7 @@ def own(piece: extending.DataSource, *, validation: int) -> Dataset:
     assert piece.prepare is not None
     made = piece.prepare()
     if not isinstance(made, tuple) or len(made) != 4:
-        raise UserError(f"data source {piece.name}: prepare must give training images, classes, test images, classes")
+        raise _error(piece, "prepare must give training images, classes, test images, classes")
     images, labels, test_images, test_labels = map(torch.as_tensor, made)
     train = _checked(piece, images, labels, "training", piece.train)
     test = _checked(piece, test_images, test_labels, "test", piece.test)
@@ -112,14 +112,16 @@ def own(piece: extending.DataSource, *, validation: int) -> Dataset:
 def _checked(piece: extending.DataSource, images: torch.Tensor, labels: torch.Tensor, split: str, count: int) -> Split:
     wanted, most = (count, piece.channels, piece.size, piece.size), len(piece.classes) - 1
     if tuple(images.shape) != wanted or images.dtype != torch.uint8:
-        raise UserError(
-            f"data source {piece.name}: {split} images are {images.dtype} of shape {tuple(images.shape)}, but must be "
-            f"torch.uint8 of shape {wanted}"
-        )
+        seen = f"{images.dtype} of shape {tuple(images.shape)}"
+        raise _error(piece, f"{split} images are {seen}, but must be torch.uint8 of shape {wanted}")
     labels = labels.to(torch.int64)
     if tuple(labels.shape) != (count,) or labels.min() < 0 or labels.max() > most:
-        raise UserError(f"data source {piece.name}: {split} classes must be {count} numbers from 0 to {most}")
+        raise _error(piece, f"{split} classes must be {count} numbers from 0 to {most}")
     return Split(images, labels)
+
+
+def _error(piece: extending.DataSource, what: str) -> UserError:
+    return UserError(f"{extending.where(piece)}data source {piece.name}: {what}")
 
 
 READERS: Mapping[str, Callable[..., Dataset]] = {"cifar10": cifar10, "folder": folder}

@@ -88,7 +88,9 @@ class DecisionRule:
                 raise self._error("has no gradient", "one: attacks that know the defence need it")
 
     def _error(self, what: str, allowed: object) -> UserError:
-        return UserError(f"defence {self.defence}: decide {what}, but must give {allowed}")
+        piece = extending.find(extending.Defence, self.defence)
+        place = "" if piece is None else extending.where(piece)
+        return UserError(f"{place}defence {self.defence}: decide {what}, but must give {allowed}")
 
 
 def decision_at(model: FixedPointModel, along: Trajectory, state: int, rule: DecisionRule | None) -> Logits:

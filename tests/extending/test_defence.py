@@ -210,5 +210,7 @@ def test_a_defence_whose_dynamics_are_none_is_refused(tmp_path: Path) -> None:
     )
     extending.activate([str(path)])
     settings = Settings(specs.pick(tiny.settings().model_dump(mode="json"), "solver"))
-    with pytest.raises(UserError, match="defence wrong: dynamics made a Broyden, but must make a Dynamics"):
+    with pytest.raises(
+        UserError, match=r"wrong\.py, line 2: defence wrong: dynamics made a Broyden, but must make a Dynamics"
+    ):
         build.dynamics(settings, "wrong")

@@ -90,7 +90,10 @@ def test_images_that_are_not_as_the_file_says_are_refused(tmp_path: Path) -> Non
     wrong = tmp_path / "wrong.py"
     wrong.write_text((HERE / "data.py").read_text().replace("test=TEST", "test=TEST + 1"))
     extending.activate([str(wrong)])
-    with pytest.raises(UserError, match=r"shapes: test images are torch.uint8 of shape \(24, 1, 8, 8\), but"):
+    with pytest.raises(
+        UserError,
+        match=r"^extension .*wrong\.py, line 27: data source shapes: test images are torch.uint8 of",
+    ):
         prepare("shapes", None, validation=9)
 
 

@@ -10,7 +10,7 @@ from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.reading import Source
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.extending import Table
+from deqpipe.extending import Table, where
 from deqpipe.reporting.cells import EMPTY, Block, Cell, Line, percent, show
 from deqpipe.reporting.quantities import Quantity
 from deqpipe.results import document, records
@@ -51,9 +51,7 @@ class OwnMaker:
         assert self.piece.make is not None
         rows = self.piece.make(tree)
         if not isinstance(rows, Mapping) or not rows or not all(isinstance(row, Mapping) for row in rows.values()):
-            raise UserError(
-                f"table {self.piece.name}: make gave a {type(rows).__name__}, but must give row -> column -> number"
-            )
+            raise self._error(f"make gave a {type(rows).__name__}, but must give row -> column -> number")
         return OwnNumbers(rows, _sources(tree, self.piece))
 
     def caption(self, config: Config) -> str:
@@ -73,7 +71,10 @@ class OwnMaker:
             return percent(row, column, value)
         if isinstance(value, Real) and not isinstance(value, bool):
             return Cell(row, column, float(value), quantity=Quantity(self.piece.unit))
-        raise UserError(f"table {self.piece.name}: {column} of {row} is {value!r}, but must be an estimate or a number")
+        raise self._error(f"{column} of {row} is {value!r}, but must be an estimate or a number")
+
+    def _error(self, what: str) -> UserError:
+        return UserError(f"{where(self.piece)}table {self.piece.name}: {what}")
 
     def blocks(self, cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
         """Rows and columns in the order in which they came."""
