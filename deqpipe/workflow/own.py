@@ -7,18 +7,12 @@ from deqpipe import extending
 from deqpipe.config import KNOWN_IMAGES, Config, all_variants
 from deqpipe.errors import UserError
 from deqpipe.extending import Attack, DataSource, Defence, Extension, Model, Piece, Solver, Table
-from deqpipe.workflow import specs
+from deqpipe.workflow import specs, table1_columns
 from deqpipe.workflow.defences import DEFENCES
 from deqpipe.workflow.stages import STAGES
 from deqpipe.workflow.vocabulary import EVERY_DEQ, RESNET, added, is_built_in
 
 P = TypeVar("P", bound=Piece)
-COLUMNS = (
-    "Clean", "PGD", "AA", "ALL", "PGD per image", "ALL per image", "PGD gain", "method's gain",
-    "gain of Sec. 3.2", "3.2: state", "3.2: restarts", "3.2: descent", "gain of Sec. 3.3", "3.3: state", "3.3: weights",
-    "gain of own defence", "own: state", "own: the rest",
-)  # fmt: skip
-"""Of Table 1, beside which attacks have theirs."""
 PAPER = "Sec. "
 """Labels of the paper's methods begin so, and are drawn together: Secs. 3.2 & 3.3."""
 
@@ -36,7 +30,7 @@ def refuse_taken(paths: Sequence[str]) -> None:
     _refuse_built_in(Model, paths, ("deq", "resnet"))
     _refuse_labels(Defence, paths, {defence.label for defence in DEFENCES.values()})
     _refuse_labels(Model, paths, {"baseline", str(RESNET.method)})
-    _refuse_labels(Attack, paths, set(COLUMNS))
+    _refuse_labels(Attack, paths, set(table1_columns.EVERY))
     for defence, file in _pieces(Defence, paths):
         _refuse_unknown(defence, file, "models", defence.models, EVERY_DEQ)
     for table, file in _pieces(Table, paths):

@@ -235,7 +235,7 @@ _ANALYSIS = (*_FORMATS, "analysis", "statistics")
 _TOLD = (
     *_ANALYSIS, "reporting.absent", "reporting.cells", "reporting.conditions", "reporting.paper", "reporting.phrases",
     "reporting.quantities", "reporting.sidecar", "lazy", "workflow.library_attacks",
-    "workflow.suite_attacks",
+    "workflow.suite_attacks", "workflow.table1_columns",
 )  # fmt: skip
 _DRAWN = ("reporting.figures", "results.history", "results.weights")
 _PRINTED = ("reporting.tables", "reporting.pages")

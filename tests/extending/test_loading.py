@@ -11,8 +11,7 @@ import pytest
 from deqpipe import extending
 from deqpipe.errors import UserError
 from deqpipe.extending import blame, loading
-from deqpipe.reporting.tables import table1
-from deqpipe.workflow import own
+from deqpipe.workflow import own, table1_columns
 from tests import tiny
 
 AVERAGE = Path(__file__).parent / "defence.py"
@@ -126,9 +125,14 @@ def test_a_mistake_in_a_file_is_one_line_with_file_and_line(refusals: list[str])
         assert expected in told, content
 
 
-def test_labels_that_stand_for_columns_of_table_1_are_all_refused() -> None:
-    columns = {*table1.COLUMNS, table1.OVER_CONTROL, *table1.DEFENCE_PARTS, *table1.OWN_PARTS, *table1.TRAINING_PARTS}
-    assert columns == set(own.COLUMNS)
+@pytest.mark.parametrize("column", table1_columns.EVERY)
+def test_labels_that_stand_for_columns_of_table_1_are_refused(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "mine.py"
+    attack = f"Attack('a', {column!r}, craft=lambda t, x, y: x, gradients=1)"
+    path.write_text(f"from deqpipe.extending import Attack\nx = {attack}\n")
+    extending.activate([str(path)])
+    with pytest.raises(UserError, match=r"line 2: attack a: label .* stands for the package's own"):
+        own.refuse_taken([str(path)])
 
 
 def test_a_missing_file_is_named() -> None:

@@ -24,23 +24,18 @@ from deqpipe.reporting.cells import EMPTY, Block, Cell, Line, Shown, percent, sh
 from deqpipe.reporting.paper import published
 from deqpipe.statistics import intervals
 from deqpipe.statistics.intervals import Bootstrap, Correct
-from deqpipe.workflow import vocabulary
+from deqpipe.workflow import table1_columns, vocabulary
 from deqpipe.workflow.defences import defence_of, is_own
 from deqpipe.workflow.library_attacks import APGD_CE, SQUARE
 
-CLEAN, PGD, AA, ALL = "Clean", "PGD", "AA", "ALL"
-PER_IMAGE, ALL_PER_IMAGE, GAIN = "PGD per image", "ALL per image", "PGD gain"
-OVER_CONTROL = "method's gain"
-OF_DEFENCE, OF_TRAINING = "gain of Sec. 3.2", "gain of Sec. 3.3"
-STATE, RESTARTS, DESCENT = "3.2: state", "3.2: restarts", "3.2: descent"
-TRAINING_STATE, WEIGHTS = "3.3: state", "3.3: weights"
-OF_OWN, OWN_STATE, OWN_REST = "gain of own defence", "own: state", "own: the rest"
-"""Of a defence from a user's file."""
-DEFENCE_PARTS = (OF_DEFENCE, STATE, RESTARTS, DESCENT)
-OWN_PARTS = (OF_OWN, OWN_STATE, OWN_REST)
-TRAINING_PARTS = (OF_TRAINING, TRAINING_STATE, WEIGHTS)
+COLUMNS, OVER_CONTROL = table1_columns.MAIN, table1_columns.OVER_CONTROL
+CLEAN, PGD, AA, ALL, PER_IMAGE, ALL_PER_IMAGE, GAIN = COLUMNS
+DEFENCE_PARTS, OWN_PARTS = table1_columns.DEFENCE_PARTS, table1_columns.OWN_PARTS
+OF_DEFENCE, STATE, RESTARTS, DESCENT = DEFENCE_PARTS
+OF_OWN, OWN_STATE, OWN_REST = OWN_PARTS
+TRAINING_PARTS = table1_columns.TRAINING_PARTS
+OF_TRAINING, TRAINING_STATE, WEIGHTS = TRAINING_PARTS
 _SIGNED = (GAIN, OVER_CONTROL, *DEFENCE_PARTS, *OWN_PARTS, *TRAINING_PARTS)
-COLUMNS = (CLEAN, PGD, AA, ALL, PER_IMAGE, ALL_PER_IMAGE, GAIN)
 TRUNK = Decision(vocabulary.TRUNK, "plain")
 
 
