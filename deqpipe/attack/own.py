@@ -60,9 +60,7 @@ def crafted(attack: Attack, target: Target, x: Images, y: Labels) -> Crafted:
     Raises:
         UserError: it ends with an exception, or gives something else than images within the ball and [0, 1].
     """
-    made = _made(attack, target, x, y)
-    made = made.detach() if isinstance(made, Tensor) else made
-    _check(attack, made, x, target.ball)
+    made = _checked(attack, _made(attack, target, x, y), x, target.ball)
     count, device = len(x), x.device
     unknown, taken = torch.full((count,), torch.nan, device=device), torch.full((count,), attack.gradients)
     return Crafted(made - x, made, unknown, torch.full_like(taken, -1), taken, unknown, unknown)
@@ -106,10 +104,11 @@ def _answers(target: Target, x: Images) -> bool:
 _ROUNDING = 1e-6
 
 
-def _check(attack: Attack, made: object, x: Images, ball: LinfBall) -> None:
+def _checked(attack: Attack, made: object, x: Images, ball: LinfBall) -> Images:
     if not isinstance(made, Tensor) or made.shape != x.shape:
         gave = f"shape {tuple(made.shape)}" if isinstance(made, Tensor) else f"a {type(made).__name__}"
         raise _error(attack, f"craft gives {gave}, but must give images of shape {tuple(x.shape)}")
+    made = made.detach()
     if (made.dtype, made.device) != (x.dtype, x.device):
         raise _error(
             attack,
@@ -123,6 +122,7 @@ def _check(attack: Attack, made: object, x: Images, ball: LinfBall) -> None:
     change = float(ball.distance(made, x).max())
     if change > ball.epsilon + _ROUNDING:
         raise _error(attack, f"craft changes a pixel by {change:g}, but must change it by at most {ball.epsilon:g}")
+    return made
 
 
 def _error(attack: Attack, what: str) -> UserError:

@@ -10,6 +10,7 @@ import torch
 from deqpipe import extending
 from deqpipe.data.dataset import Dataset, Split, hold_out
 from deqpipe.errors import UserError
+from deqpipe.extending import blame
 
 DIGITS_TEST = 360
 
@@ -103,7 +104,10 @@ def own(piece: extending.DataSource, *, validation: int) -> Dataset:
     made = piece.prepare()
     if not isinstance(made, tuple) or len(made) != 4:
         raise _error(piece, "prepare must give training images, classes, test images, classes")
-    images, labels, test_images, test_labels = map(torch.as_tensor, made)
+    try:
+        images, labels, test_images, test_labels = map(torch.as_tensor, made)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _error(piece, f"prepare gives what is no array of numbers: {blame.words(error)}") from error
     train = _checked(piece, images, labels, "training", piece.train)
     test = _checked(piece, test_images, test_labels, "test", piece.test)
     return hold_out(train, test, validation=validation, classes=piece.classes, name=piece.label)

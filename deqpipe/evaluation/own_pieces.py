@@ -48,7 +48,7 @@ def _of_users(loaded: Loaded, settings: Settings, name: str) -> Iterator[tuple[D
     """The dynamics of a model that users' files have a say in, each with the pieces that have."""
     solver = extending.find(Solver, settings.variant("solver", parse_solver).name)
     model = extending.find(Model, loaded.architecture["type"])
-    beneath = [piece for piece in (solver, model) if piece is not None]
+    beneath: list[Piece] = [piece for piece in (solver, model) if piece is not None]
     if beneath:
         yield build.plain_dynamics(settings), beneath
     for defence in vocabulary.MODELS[name].defences:

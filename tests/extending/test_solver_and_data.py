@@ -97,6 +97,16 @@ def test_images_that_are_not_as_the_file_says_are_refused(tmp_path: Path) -> Non
         prepare("shapes", None, validation=9)
 
 
+def test_what_are_no_images_at_all_is_refused(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text((HERE / "data.py").read_text().replace("return images[:TRAIN]", "return list(map(str, images))"))
+    extending.activate([str(wrong)])
+    with pytest.raises(
+        UserError, match=r"^extension .*wrong\.py, line 27: data source shapes: prepare gives what is no"
+    ):
+        prepare("shapes", None, validation=9)
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
