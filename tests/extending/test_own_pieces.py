@@ -35,6 +35,7 @@ def with_solver(path: Path, further: str) -> Config:
         (COUPLING, "images influence each other: alone an image's logits change by up to"),
         (DRAWING, "the same images have other logits when asked again"),
     ],
+    ids=["coupling", "drawing"],
 )
 def test_a_solver_that_couples_images_or_draws_is_refused_by_its_line(
     trained: tiny.Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], further: str, told: str
