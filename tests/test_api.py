@@ -9,7 +9,7 @@ import torch
 import yaml
 
 import deqpipe
-from deqpipe import api
+from deqpipe import api, extending
 from deqpipe.errors import UserError
 from deqpipe.results import early_states, records
 from deqpipe.results.early_states import EarlyState
@@ -99,6 +99,19 @@ def test_logits_that_are_not_finite_are_wrong(
     x, _ = deqpipe.images(trained.data, count=5)
     monkeypatch.setattr(type(model), "logits", lambda *_, **__: torch.full((5, 3), torch.nan))
     assert model.accuracy(x, torch.zeros(5, dtype=torch.int64)) == 0
+
+
+def test_a_rule_of_ones_own_sees_the_final_state_in_the_place_of_the_last(
+    model: Any, trained: tiny.Trained, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from deqpipe.extending import Defence\nS = Defence('summing', 'summing', decide=lambda along: along.sum(0))\n"
+    )
+    extending.activate([str(path)])
+    x, _ = deqpipe.images(trained.data, count=4)
+    expected = model.logits_along(x)[:-1].sum(0) + model.logits(x)
+    torch.testing.assert_close(model.logits(x, defence="summing"), expected)
 
 
 def test_what_is_no_deq_or_not_there_is_refused_in_a_line(trained: tiny.Trained) -> None:
