@@ -62,6 +62,7 @@ class DecisionRule:
         """
         return self(torch.cat([along[:-2], along[-1:]]))
 
+    @torch.enable_grad()
     def check(self, states: int, classes: int) -> None:
         """Try it on logits that are made up, at every state.
 
