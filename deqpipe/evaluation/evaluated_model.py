@@ -177,7 +177,8 @@ class EvaluatedModel:
             return LogitsOf(
                 model, surrogate_of(point, dynamics=build.plain_dynamics(self.settings), lead_step=lead_step)
             )
-        dynamics, rule = build.dynamics(self.settings, through), build.rule(self.settings, through)
+        dynamics = build.dynamics(self.settings, through)
+        rule = build.rule(self.settings, through, classes=len(self.dataset.classes))
         return LogitsOf(model, defended_surrogate_of(point, dynamics=dynamics, lead_step=lead_step, rule=rule))
 
     def logits_of_several(self, points: Sequence[gridpoints.GridPoint]) -> Callable[[Tensor], Logits]:
