@@ -10,7 +10,7 @@ import math
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -259,8 +259,7 @@ class Evaluation:
         return self._rows(images, x, y, crafted, radius=victim.ball.epsilon)
 
     def _within(self, epsilon: float) -> Victim:
-        whole = self.subject.victim
-        return Victim(whole.model, LinfBall(epsilon), whole.dynamics, whole.state, whole.undefended)
+        return replace(self.subject.victim, ball=LinfBall(epsilon))
 
     def _load(self, images: Sequence[int]) -> tuple[Images, Labels]:
         rows = torch.as_tensor(list(images), device=self.x.device)

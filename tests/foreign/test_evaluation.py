@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import deqpipe
 from deqpipe.attack import losses, suite
 from deqpipe.attack.suite import Batch, Victim
+from deqpipe.defence.rule import DecisionRule
 from deqpipe.errors import UserError
 from deqpipe.foreign import evaluation, plan
 from deqpipe.foreign import outcome as outcome_of
@@ -29,6 +30,7 @@ from deqpipe.foreign.running import Evaluation
 from deqpipe.foreign.subject import subject_of
 from deqpipe.machine.stopping import Interrupted
 from deqpipe.results import document, lock, records
+from deqpipe.threat_model import LinfBall
 from deqpipe.workflow.suite_attacks import SuiteAttack
 from tests.foreign.effort import TINY
 from tests.foreign.test_mistakes import Network, States
@@ -481,6 +483,15 @@ def test_a_plan_names_every_attack_once_and_the_strongest_come_first(kind: Any, 
     ])  # fmt: skip
     assert ("straight_through" in names) == (kind == "defended")
     assert max(entry.times for entry in entries) == pytest.approx(255 / 8)
+
+
+def test_a_decision_within_another_ball_is_the_same_decision(tmp_path: Path) -> None:
+    """Every field of it but the ball, whatever fields a decision has."""
+    y = torch.zeros(COUNT, dtype=torch.int64)
+    one = subject_of(Description(States(), solver=SOLVER), X, y)
+    victim = replace(one.victim, rule=DecisionRule("mean", lambda along: along.mean(0)))
+    within = Evaluation(replace(one, victim=victim), (), X, y, 0, BATCH, True, tmp_path)._within(0.25)
+    assert within == replace(victim, ball=LinfBall(0.25))
 
 
 def test_options_are_part_of_what_results_depend_on_but_the_budget_is_not() -> None:
