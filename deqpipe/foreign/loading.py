@@ -85,12 +85,18 @@ def _running(path: Path) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except Exception as error:  # somebody else's code may raise anything
+    except (Exception, SystemExit) as error:  # somebody else's code may raise anything, and sys.exit(0) is no success
         if faults.is_out_of_memory(error):
             raise
-        number = error.lineno if isinstance(error, SyntaxError) else blame.line_of(error, str(path))
-        where = f"{path}, line {number}" if number else str(path)
-        raise UserError(f"{where}: {blame.words(error)}") from error
+        raise UserError(f"{_place(error, path)}: {blame.words(error)}") from error
+
+
+def _place(error: BaseException, path: Path) -> str:
+    """Where somebody's code went wrong: of a syntax error the file that has it, which may be one that is imported."""
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_file():
+        return f"{error.filename}, line {error.lineno}"
+    number = blame.line_of(error, str(path))
+    return f"{path}, line {number}" if number else str(path)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

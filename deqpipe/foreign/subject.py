@@ -175,7 +175,7 @@ def asking(what: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:  # somebody else's code may raise anything
+    except (Exception, SystemExit) as error:  # somebody else's code may raise anything, and sys.exit(0) is no success
         if faults.is_out_of_memory(error):
             raise
         raise UserError(f"the model fails at {what}: {blame.words(error)}") from error

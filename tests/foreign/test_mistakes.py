@@ -99,6 +99,7 @@ NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], str]] = {
     "equal": (lambda: Network(lambda logits: 0 * logits + 1), "all equal (1): the model decides nothing"),
     "constant": (lambda: Network(lambda logits: 0 * logits + torch.arange(3.0)), "the model does not look at them"),
     "other images": (lambda: nn.Linear(7, 3), "the model fails at model(x) with images of shape (6, 1, 4, 4)"),
+    "leaves": (lambda: Network(lambda logits: sys.exit(0)), "SystemExit: 0"),
     "infinite gradient": (lambda: Network(lambda logits: (logits - logits.detach()).sqrt() + logits), "not finite"),
 }
 STATES: Mapping[str, tuple[Callable[[], nn.Module], str]] = {
@@ -240,7 +241,7 @@ def test_modules_beside_a_file_can_be_imported_and_its_code_is_known(
 
 
 def test_a_mistake_in_a_file_is_one_line_with_its_number_and_nothing_is_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.savez(tmp_path / "images.npz", x=X.numpy(), y=Y.numpy())
     files = {
@@ -248,7 +249,12 @@ def test_a_mistake_in_a_file_is_one_line_with_its_number_and_nothing_is_written(
         "def load(tensors:\n": ", line 1: SyntaxError",
         "x = 1\n": "gives `model` no value and defines no load(tensors)",
         "model = 3\n": "model is a int, but must be a torch.nn.Module",
+        "import sys\nsys.exit(0)\n": "model.py, line 2: SystemExit: 0\n",
+        "import broken_beside\n": "broken_beside.py, line 3: SyntaxError",
+        "import ast\nast.literal_eval('1 +')\n": "model.py, line 2: SyntaxError",
     }
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "broken_beside.py").write_text("a = 1\nb = 2\nc = =\n")
     for text, line in files.items():
         (tmp_path / "model.py").write_text(text)
         arguments = ("evaluate", tmp_path / "model.py", "--data", tmp_path / "images.npz", "--output", tmp_path / "out")
