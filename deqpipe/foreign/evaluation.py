@@ -228,12 +228,18 @@ def _refuse_other(output: Path, spec: Mapping[str, Any]) -> None:
     if not file.is_file():
         if output.is_dir() and any(entry.name != STATE for entry in output.iterdir()):
             raise UserError(f"{output} holds other files, and no evaluation to go on with: give another folder")
+        if any((output / STATE).glob("*.npz")):
+            raise UserError(
+                f"{output} holds pieces of an evaluation, but no {STATE}/{file.name} that says of which: give another "
+                f"folder, or delete the folder {output}"
+            )
         return
     before = _spec_before(file)
     differing = [name for name in spec if before.get(name) != spec[name]]
     if differing:
         raise UserError(
-            f"{output} holds an evaluation of other {' and '.join(differing)}: give another folder, or delete it"
+            f"{output} holds an evaluation of other {' and '.join(differing)}: give another folder, or delete the "
+            f"folder {output}"
         )
 
 
@@ -244,7 +250,8 @@ def _spec_before(file: Path) -> dict[str, Any]:
     except DamagedFileError:
         folder = file.parents[1]
         raise UserError(
-            f"{file} is damaged, so it is unknown which evaluation {folder} holds: give another folder, or delete it"
+            f"{file} is damaged, so it is unknown which evaluation {folder} holds: give another folder, or delete the "
+            f"folder {folder}"
         ) from None
 
 

@@ -354,8 +354,12 @@ def test_a_damaged_note_of_a_used_up_budget_is_not_believed(text: str, finished:
 def test_a_folder_whose_evaluation_is_unknown_is_refused(left: int, finished: Finished, tmp_path: Path) -> None:
     file = finished.copy(tmp_path / "out") / STATE / "spec.json"
     file.write_bytes(file.read_bytes()[:left])
-    with pytest.raises(UserError, match=r"damaged, so it is unknown which evaluation .* holds: give another folder"):
+    with pytest.raises(UserError, match=r"damaged, so it is unknown which evaluation .* or delete the folder /"):
         evaluated(Sharp(), output=tmp_path / "out")
+    for left_over in (file, *(file.parents[1] / name for name in (CARD, PAGE, ROWS))):
+        left_over.unlink()  # its pieces must not be taken for those of whatever is asked for next
+    with pytest.raises(UserError, match=r"holds pieces of an evaluation, but no state/spec.json"):
+        evaluated(Sharp(), output=tmp_path / "out", seed=1)
 
 
 def test_a_budget_leaves_attacks_out_and_says_so_loudly(
