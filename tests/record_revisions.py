@@ -1,7 +1,7 @@
-"""The code of every stage, as one number each, in tests/golden/revisions.json.
+"""The code of every stage, and of `deqpipe evaluate`, as one number each, in tests/golden/revisions.json.
 
 Snakemake compares specs, not code: without a raised revision (deqpipe/workflow/stages.py) a change of code runs nothing
-again.
+again, and a half-done evaluation would go on from pieces of the older code.
 tests/test_revisions.py therefore fails when a stage's code is not the recorded one. Then either
 
     raise the stage's revision, if results can change, and record with `make revisions`; or
@@ -14,14 +14,38 @@ import ast
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from deqpipe.foreign import evaluation
 from deqpipe.results import records
 from deqpipe.workflow.stages import PRODUCTS, STAGES, Product, Stage
 
 ROOT = Path(__file__).parents[1]
-VALUES: Mapping[str, Stage | Product] = {**STAGES, **PRODUCTS}
+
+
+@dataclass(frozen=True)
+class Coded:
+    """What has a revision and is no stage; attributes as of one."""
+
+    name: str
+    revision: int
+    code: tuple[str, ...]
+
+
+EVALUATE = Coded(
+    "evaluate", evaluation.REVISION,
+    (
+        "attack", "build", "compute", "data", "defence", "dynamics", "evaluation.judge", "foreign", "gradient", "lazy",
+        "model", "seeding", "solver", "threat_model", "workflow.defences", "workflow.gridpoints",
+        "workflow.library_attacks", "workflow.suite_attacks",
+    ),
+)  # fmt: skip
+"""The pieces of an evaluation, which are kept and gone on from; its card is made anew of them every time."""
+REVISED_IN: Mapping[str, str] = {EVALUATE.name: "deqpipe/foreign/evaluation.py"}
+"""Where the revision stands of what is no stage."""
+VALUES: Mapping[str, Stage | Product | Coded] = {**STAGES, **PRODUCTS, EVALUATE.name: EVALUATE}
 REVISIONS: Mapping[str, int] = {name: value.revision for name, value in VALUES.items()}
 RECORDED = ROOT / "tests" / "golden" / "revisions.json"
 
@@ -96,7 +120,7 @@ def complaints(recorded: Recorded, now: Recorded) -> list[str]:
         else:
             found.append(
                 f"{stage}: the code changed and the revision is still {after['revision']}: raise it in "
-                "deqpipe/workflow/stages.py if results can change, then record with `make revisions`; "
+                f"{REVISED_IN.get(stage, 'deqpipe/workflow/stages.py')} if results can change, then record with `make revisions`; "
                 "only record if they cannot"
             )
     return found

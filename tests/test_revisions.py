@@ -51,6 +51,7 @@ ENTRIES = {
     "table": "deqpipe.reporting.tables.tables",
     "figure": "deqpipe.reporting.figures.figures",
     "report": "deqpipe.reporting.report.report",
+    "evaluate": "deqpipe.foreign.running",
 }
 CARRIERS = {
     "config", "counts", "errors", "extending", "lazy", "machine.device", "machine.faults", "machine.stopping",
@@ -133,6 +134,12 @@ def test_a_change_of_code_is_noticed_in_every_stage_that_uses_it(package: Path) 
     assert "make revisions" in found[0]
 
 
+def test_a_change_of_the_code_of_evaluations_says_where_their_revision_stands(package: Path) -> None:
+    (line,) = after(package, old="\ndef ", new="\nSURPRISE = 1\n\n\ndef ", file="foreign/running.py")
+    assert line.startswith("evaluate: the code changed")
+    assert "raise it in deqpipe/foreign/evaluation.py" in line
+
+
 def test_a_raised_revision_asks_for_nothing_but_recording(package: Path) -> None:
     found = after(package, old="\ndef ", new="\nSURPRISE = 1\n\n\ndef ", revisions=dict.fromkeys(STATISTICAL, 99))
     assert found == [f"{stage}: the revision is new: record it with `make revisions`" for stage in STATISTICAL]
@@ -148,6 +155,7 @@ STATISTICAL = ["figure", "race", "race_sweep", "report", "strongest", "table"]
         ("reporting/figures/figure5.py", "attacked state $i$", "state $i$", {"figure", "report"}),
         ("reporting/report/claims.py", "def ", "def surprise() -> None: ...\n\n\ndef ", {"report"}),
         ("reporting/phrases.py", "Attack checks: ", "Checks: ", {"table", "figure", "report"}),
+        ("foreign/plan.py", "= 10, 2.0", "= 11, 2.0", {"evaluate"}),
         ("analysis/ranking.py", "def ", "def surprise() -> None: ...\n\n\ndef ", set(STATISTICAL)),
     ],
 )
