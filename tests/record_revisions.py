@@ -120,7 +120,8 @@ def complaints(recorded: Recorded, now: Recorded) -> list[str]:
         else:
             found.append(
                 f"{stage}: the code changed and the revision is still {after['revision']}: raise it in "
-                f"{REVISED_IN.get(stage, 'deqpipe/workflow/stages.py')} if results can change, then record with `make revisions`; "
+                f"{REVISED_IN.get(stage, 'deqpipe/workflow/stages.py')} if results can change, then record with "
+                "`make revisions`; "
                 "only record if they cannot"
             )
     return found

@@ -130,9 +130,18 @@ def test_attacks_that_cannot_be_run_are_refused_before_the_first_one(
     np.savez(tmp_path / "images.npz", x=test.images.numpy(), y=test.labels.numpy())
     options = ("--configuration", hand_in.configured(tmp_path, {}), "--state", 3, "--data", tmp_path / "images.npz")
     source, target = trained.file("deq_pgd_at_base"), tmp_path / "not there yet" / "out"
-    capsys.readouterr()
-    assert tiny.run("export-robustbench", source, target, *options, "--measure", 3) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err == "deqpipe: attack apgd-t needs 4 classes, but there are 3: reproduce.py --attacks takes others\n"
-    assert not target.parent.exists()
+
+    def refusal() -> str:
+        capsys.readouterr()
+        assert tiny.run("export-robustbench", source, target, *options, "--measure", 3) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert not target.parent.exists()
+        return err
+
+    line = "deqpipe: attack apgd-t needs 4 classes, but there are 3: reproduce.py --attacks takes others\n"
+    assert refusal() == line
+    np.savez(tmp_path / "images.npz", x=test.images.numpy(), y=test.labels.numpy() + 9)
+    assert "is in y, but the network has classes 0 to 2\n" in refusal()
+    (tmp_path / "images.npz").write_bytes(b"PK")
+    assert f"{tmp_path / 'images.npz'} cannot be read: " in refusal()

@@ -236,6 +236,14 @@ def test_images_that_are_none_are_refused(folder: Path) -> None:
         r"must be in \[0, 1\]": {"x": 255 * x, "y": y},
         "holds no x": {"x": x},
         "the network takes": {"x": x[:, :1], "y": y},
+        r"y has shape \(2,\) for 3 images": {"x": x, "y": y[:2]},
+        r"y has shape \(3, 1\) for 3 images": {"x": x, "y": y[:, None]},
+        r"y has shape \(0,\) for 0 images": {"x": x[:0], "y": y[:0]},
+        "x is float32 and y float64": {"x": x, "y": y + 0.5},
+        "x is <U1 and y int64": {"x": np.array(["a"] * 3), "y": y},
+        "class 9 is in y, but the network has classes 0 to 4": {"x": x, "y": y + 9},
+        "class -1 is in y": {"x": x, "y": y - 1},
+        "cannot be read: ValueError": {"x": np.array([None] * 3), "y": y},
     }
     for reason, arrays in wrong.items():
         np.savez(folder / "images.npz", **arrays)
@@ -246,6 +254,35 @@ def test_images_that_are_none_are_refused(folder: Path) -> None:
         asked(folder, "--images", "7")
     with pytest.raises(reproduce.Missing, match="attack 'pgd' is none of apgd-ce, apgd-t"):
         asked(folder, "--attacks", "apgd-ce,pgd")
+
+
+def test_files_that_are_damaged_are_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(reproduce, "__file__", str(folder / "reproduce.py"))
+    images = folder / "images.npz"
+    np.savez(images, x=hand_in.pictures(3).numpy(), y=np.zeros(3, dtype=np.int64))
+    capsys.readouterr()
+    for file in (images, reproduce.model_info_of(folder), folder / f"{NAME}.pt"):
+        whole = file.read_bytes()
+        for left in (0, 100, -60):
+            file.write_bytes(whole[:left])
+            assert reproduce.main(["--data", str(images), "--device", "cpu"]) == 2
+            line = capsys.readouterr().err
+            assert line.startswith(f"reproduce.py: {file} cannot be read: ")
+            assert line.count("\n") == 1
+        file.write_bytes(whole)
+
+
+def test_an_image_of_a_folder_that_is_none_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "test" / "a").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "test" / "a" / "0.png")
+    Image.new("RGB", (4, 5)).save(tmp_path / "test" / "a" / "1.png")
+    with pytest.raises(reproduce.Missing, match=r"1\.png and .*0\.png have 5x4 and 4x4 pixels"):
+        reproduce.images_of("folder_of_images", tmp_path, ("a",))
+    (tmp_path / "test" / "a" / "1.png").write_bytes(b"none")
+    with pytest.raises(reproduce.Missing, match=r"1\.png cannot be read: UnidentifiedImageError"):
+        reproduce.images_of("folder_of_images", tmp_path, ("a",))
 
 
 def test_a_run_measures_writes_and_then_finds_the_same(

@@ -14,7 +14,8 @@ import importlib.util
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ MEASUREMENT = "measurement.json"
 
 
 class Missing(Exception):
-    """Something that is needed is not there; the message says what."""
+    """Something that is needed is not there, or not what it must be; the message says what."""
 
 
 @dataclass
@@ -100,8 +101,8 @@ def load(folder: Path, name: str) -> tuple[Any, nn.Module]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     network: nn.Module = getattr(module, name.replace("-", "_"))()
-    weights = torch.load(folder / f"{name}.pt", map_location="cpu", weights_only=True)
-    network.load_state_dict(weights, strict=True)
+    with _reading(folder / f"{name}.pt"):
+        network.load_state_dict(torch.load(folder / f"{name}.pt", map_location="cpu", weights_only=True), strict=True)
     return module, network.eval().requires_grad_(False)
 
 
@@ -124,13 +125,34 @@ def images_of(dataset: str, data: Path, classes: Sequence[str]) -> tuple[Tensor,
 def _of_npz(file: Path) -> tuple[Tensor, Tensor]:
     import numpy as np
 
+    with _reading(file), file.open("rb") as handle, np.load(handle) as arrays:
+        if not {"x", "y"} <= set(arrays):
+            raise Missing(f"{file} holds no x (images) and y (classes)")
+        x, y = arrays["x"], arrays["y"]
+    if x.dtype.kind not in "fui" or y.dtype.kind not in "ui":
+        raise Missing(f"{file}: x is {x.dtype} and y {y.dtype}, but must be numbers and whole numbers")
+    scaled = x / np.float32(255) if x.dtype == np.uint8 else x.astype(np.float32)
+    return torch.from_numpy(scaled), torch.from_numpy(y.astype(np.int64))
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Answer by one line that a file is missing or damaged: each format fails in ways of its own."""
     if not file.is_file():
         raise Missing(f"{file} is missing")
-    arrays = np.load(file)
-    if not {"x", "y"} <= set(arrays):
-        raise Missing(f"{file} holds no x (images) and y (classes)")
-    x = torch.from_numpy(arrays["x"])
-    return (x / 255.0 if x.dtype == torch.uint8 else x.float()), torch.from_numpy(arrays["y"]).long()
+    try:
+        yield
+    except (Missing, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+        raise Missing(f"{file} cannot be read: {reason}") from None
+
+
+def _json(file: Path) -> dict[str, Any]:
+    with _reading(file):
+        values = dict[str, Any](json.loads(file.read_text(encoding="utf-8")))
+    return values
 
 
 def _of_cifar10(root: Path) -> tuple[Tensor, Tensor]:
@@ -158,8 +180,14 @@ def _of_folder(folder: Path, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
     if not files:
         raise Missing(f"{folder} holds no images CLASS/*: say with --data where the test images are")
     ordered = sorted(files, key=lambda one: one[:2])
-    pixels = np.stack([np.asarray(image.open(path).convert("RGB")) for *_, path in ordered])
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255.0, torch.tensor([label for _, label, _ in ordered])
+    pixels = []
+    for *_, path in ordered:
+        with _reading(path):
+            pixels.append(np.asarray(image.open(path).convert("RGB")))
+        if pixels[-1].shape != pixels[0].shape:
+            sizes = " and ".join("x".join(map(str, one.shape[:2])) for one in (pixels[-1], pixels[0]))
+            raise Missing(f"{path} and {ordered[0][-1]} have {sizes} pixels, but all images must have as many")
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255.0, torch.tensor([label for _, label, _ in ordered])
 
 
 def _imported(module: str, package: str) -> Any:
@@ -275,7 +303,7 @@ def write(folder: Path, measured: Measured, *, device: str) -> None:
     `unreliable` is set where AutoAttack warned that its number may not be what it seems.
     """
     file = model_info_of(folder)
-    info = json.loads(file.read_text(encoding="utf-8"))
+    info = _json(file)
     info["clean_acc"], info["autoattack_acc"] = f"{measured.clean_acc:.2f}", f"{measured.autoattack_acc:.2f}"
     info["unreliable"] = bool(measured.warnings)
     note = f" Accuracies are of the first {measured.images} test images."
@@ -313,9 +341,9 @@ def differences(folder: Path, measured: Measured, *, tolerance: float) -> list[s
         measured: what was counted now.
         tolerance: in percentage points; one image is always allowed.
     """
-    info = json.loads(model_info_of(folder).read_text(encoding="utf-8"))
+    info = _json(model_info_of(folder))
     file = folder / MEASUREMENT
-    known = json.loads(file.read_text(encoding="utf-8")).get("images") if file.is_file() else None
+    known = _json(file).get("images") if file.is_file() else None
     if known != measured.images or info["clean_acc"] is None or info["autoattack_acc"] is None:
         return None
     allowed = max(tolerance, 100 / measured.images) + 0.005  # model_info has two digits
@@ -368,9 +396,11 @@ def run(folder: Path, options: argparse.Namespace) -> int:
 def counted(folder: Path, options: argparse.Namespace) -> Measured:
     """Measure, and print what is counted."""
     file = model_info_of(folder)
-    info = json.loads(file.read_text(encoding="utf-8"))
+    info = _json(file)
     module, network = load(folder, file.stem)
-    x, y = _chosen(folder, options.images, images_of(info["dataset"], options.data, module.CLASSES))
+    x, y = images_of(info["dataset"], options.data, module.CLASSES)
+    _refuse_labels(y, len(x), classes=len(module.CLASSES))
+    x, y = _chosen(folder, options.images, (x, y))
     if x.shape[1:] != module.IMAGE_SHAPE:
         raise Missing(f"images are {tuple(x.shape[1:])}, but the network takes {module.IMAGE_SHAPE}")
     if not (x.min() >= 0 and x.max() <= 1):
@@ -385,10 +415,19 @@ def counted(folder: Path, options: argparse.Namespace) -> Measured:
     return measured
 
 
+def _refuse_labels(y: Tensor, images: int, *, classes: int) -> None:
+    """Refuse classes that would make an accuracy say nothing."""
+    if y.shape != (images,) or not images:
+        raise Missing(f"y has shape {tuple(y.shape)} for {images} images, but must hold one class for each")
+    wrong = y[(y < 0) | (y >= classes)]
+    if len(wrong):
+        raise Missing(f"class {int(wrong[0])} is in y, but the network has classes 0 to {classes - 1}")
+
+
 def _chosen(folder: Path, count: int | None, images: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     file, (x, y) = folder / MEASUREMENT, images
     if count is None and file.is_file():
-        count = json.loads(file.read_text(encoding="utf-8"))["images"]
+        count = _json(file).get("images")
     if count is not None and not 1 <= count <= len(x):
         raise Missing(f"{count} images were asked for, but there are 1 to {len(x)}")
     return x[:count], y[:count]
