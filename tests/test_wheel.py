@@ -60,7 +60,8 @@ def run(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedP
 @pytest.mark.slow  # builds one
 def test_a_wheel_holds_every_module_and_template_and_the_license(installed: Path) -> None:
     names = {str(path.relative_to(ROOT)) for path in ROOT.glob("deqpipe/**/*.py")}
-    names |= {str(path.relative_to(ROOT)) for path in ROOT.glob("deqpipe/reporting/templates/*")}
+    for templates in ("reporting/templates/*", "robustbench/standalone/*.md"):
+        names |= {str(path.relative_to(ROOT)) for path in ROOT.glob(f"deqpipe/{templates}")}
     assert sorted(name for name in names if not (installed / name).is_file()) == []
     assert (installed / "snakemake_logger_plugin_deqpipe" / "__init__.py").is_file()
     assert list(installed.glob("deqpipe-*.dist-info/**/LICENSE"))

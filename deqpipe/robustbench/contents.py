@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from string import Template
 from typing import Any
 
 import torch
@@ -250,33 +251,7 @@ def _percent(value: float | None) -> str | None:
 def issue(info: Mapping[str, Any], name: str) -> str:
     """The fields of RobustBench's issue "New Model(s)"; accuracies stand in model_info once they are measured."""
     measured = info["clean_acc"] is not None
-    clean, robust = (info["clean_acc"], info["autoattack_acc"]) if measured else ("not measured yet",) * 2
-    evaluation = "AutoAttack, standard version, on the exported network itself (reproduce.py)"
-    return f"""\
-[New Model] {name}
-
-# Paper Information
-
-- **Paper Title**: {info["name"]}
-- **Paper URL**: {info["link"]}
-- **Paper authors**: {info["authors"]}
-
-# Leaderboard Claim(s)
-
-## Model 1
-
-- **Architecture**: {info["architecture"]}
-- **Threat Model**: Linf
-- **eps**: {info["eps"]}
-- **Clean accuracy**: {clean}
-- **Robust accuracy**: {robust}
-- **Additional data**: {str(info["additional_data"]).lower()}
-- **Evaluation method**: {evaluation}. {info["footnote"]}
-- **Checkpoint and code**: {name}.pt (to be uploaded), {name}.py, reproduce.py
-
-# Model Zoo:
-
-- [ ] I want to add my models to the Model Zoo (check if true)
-- [ ] The architecture is new there: its implementation is {name}.py, one file that needs torch alone
-- [ ] I agree to release my model(s) under MIT license (check if true)
-"""
+    accuracies = {} if measured else dict.fromkeys(("clean_acc", "autoattack_acc"), "not measured yet")
+    additional = str(info["additional_data"]).lower()
+    words = {**info, "title": info["name"], "model": name, "additional_data": additional, **accuracies}
+    return Template(_whole("new-model.md")).substitute(words)

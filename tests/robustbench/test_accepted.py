@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from deqpipe.errors import UserError
 from deqpipe.results import early_states
 from deqpipe.results.early_states import EarlyState
+from deqpipe.robustbench import contents
 from deqpipe.robustbench.decision import refuse_without_gradient
 from tests import tiny
 from tests.limits import limited
@@ -116,7 +117,21 @@ def test_model_info_has_the_fields_of_robustbench(tmp_path: Path) -> None:
     }  # fmt: skip
     assert info["eps"] == "20/255"
     assert "Reads state 3 of a Broyden solve of 4 steps: one forward pass evaluates f 3 times" in info["footnote"]
-    assert "not measured yet" in (tmp_path / "out" / "new-model.md").read_text()
+    issue = (tmp_path / "out" / "new-model.md").read_text()
+    assert issue.startswith(f"[New Model] {NAME}\n")
+    assert issue.count("not measured yet") == 2
+    for field in ("name", "link", "authors", "architecture", "eps", "footnote"):
+        assert info[field] in issue
+    assert "**Additional data**: false" in issue
+    assert f": {NAME}.pt (to be uploaded), {NAME}.py, reproduce.py" in issue
+    assert "$" not in issue
+
+
+def test_what_a_person_says_is_in_the_issue_as_it_is() -> None:
+    said = dict.fromkeys(("name", "link", "authors", "architecture", "eps", "footnote"), "$model costs $5")
+    text = contents.issue(said | {"clean_acc": "80.00", "autoattack_acc": "40.00", "additional_data": True}, "a")
+    assert text.count("$model costs $5") == len(said)
+    assert "**Clean accuracy**: 80.00" in text
 
 
 def test_a_best_known_accuracy_is_there_only_with_a_number(tmp_path: Path) -> None:
