@@ -1,5 +1,6 @@
 """What somebody says of a model: itself, its solver and defence, the state that decides, epsilon, normalisation."""
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -57,20 +58,49 @@ class Description:
     source: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what is no model, and a ball without a point.
+        """Refuse values of another kind, and a ball without a point; what depends on images and states comes later.
 
         Raises:
-            UserError: it is.
+            UserError: one of them is.
         """
         if not isinstance(self.model, nn.Module):
             raise UserError(f"model is a {type(self.model).__name__}, but must be a torch.nn.Module")
-        if not (isinstance(self.epsilon_255, int | float) and 0 < self.epsilon_255 <= 255):
-            raise UserError(f"epsilon_255 is {self.epsilon_255!r}, but must be above 0 and at most 255")
+        if not (_is_number(self.epsilon_255) and 0 < self.epsilon_255 <= 255):
+            raise UserError(f"epsilon_255 is {self.epsilon_255!r}, but must be a number above 0 and at most 255")
+        if self.solver is not None and not isinstance(self.solver, Mapping):
+            raise UserError(f'solver is {self.solver!r}, but must be keys and values such as {{"name": "broyden"}}')
+        _refuse_no_defence(self.defence)
+        if self.state is not None and not (type(self.state) is int and self.state >= 1):
+            raise UserError(f"state is {self.state!r}, but must be a whole number from 1 on, or None for the last")
+        _refuse_no_channels("mean", self.mean)
+        _refuse_no_channels("std", self.std)
+        if not isinstance(self.name, str):
+            raise UserError(f"name is {self.name!r}, but must be text")
 
     @property
     def ball(self) -> LinfBall:
         """The threat model."""
         return LinfBall(self.epsilon_255 / 255)
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a finite number; True and False are none."""
+    return type(value) is not bool and isinstance(value, int | float) and math.isfinite(value)
+
+
+def _refuse_no_channels(name: str, value: object) -> None:
+    if value is None or (isinstance(value, list | tuple) and value and all(map(_is_number, value))):
+        return
+    raise UserError(f"{name} is {value!r}, but must be a list of numbers, one per channel")
+
+
+def _refuse_no_defence(value: object) -> None:
+    if value is None or isinstance(value, Mapping | Dynamics) or callable(value):
+        return
+    raise UserError(
+        f"defence is {value!r}, but must be a deqpipe.dynamics.Dynamics, a function (plain, ball) -> Dynamics, or keys "
+        'of Sec. 3.2 such as {"solver_steps": 2}'
+    )
 
 
 SAID = tuple(one.name for one in fields(Description) if one.name != "source")
@@ -91,7 +121,7 @@ def plain_dynamics(solver: Mapping[str, Any] | None) -> PlainDynamics:
     Raises:
         UserError: there is no such solver, or it couples the images of a batch.
     """
-    keys = dict(solver or SOLVER)
+    keys = dict(SOLVER if solver is None else solver)
     memory = {"memory": _MEMORY} if keys.get("name") == "anderson" else {}
     try:
         config = parse_solver({**_REST, **memory, **keys})

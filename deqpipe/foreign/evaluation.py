@@ -62,10 +62,13 @@ class Options:
             raise UserError(f"effort is {self.effort!r}, but must be one of {', '.join(EFFORTS)}")
         if self.mode not in MODES:
             raise UserError(f"mode is {self.mode!r}, but must be one of {', '.join(MODES)}")
+        for name in ("seed", "batch_size"):
+            if type(getattr(self, name)) is not int:
+                raise UserError(f"{name} is {getattr(self, name)!r}, but must be a whole number")
         if self.seed < 0 or self.batch_size < 1:
             raise UserError(f"seed is {self.seed} and batch_size {self.batch_size}, but must be at least 0 and 1")
-        if not self.budget_minutes > 0:
-            raise UserError(f"budget_minutes is {self.budget_minutes}, but must be above 0")
+        if not (isinstance(self.budget_minutes, int | float) and self.budget_minutes > 0):
+            raise UserError(f"budget_minutes is {self.budget_minutes!r}, but must be a number above 0")
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,7 +219,9 @@ def _spec(described: Description, x: Tensor, y: Tensor, options: Options) -> dic
         "data": digest(x, y),
         "revision": REVISION,
     }
-    spec: dict[str, Any] = json.loads(json.dumps({"stage": "evaluate", **made_of, "model": said, "options": asked}))
+    spec: dict[str, Any] = json.loads(
+        json.dumps({"stage": "evaluate", **made_of, "model": said, "options": asked}, default=repr)
+    )
     return spec
 
 

@@ -202,9 +202,10 @@ def _with_states(described: Description, model: nn.Module, x: Images) -> Victim:
     plain = description.plain_dynamics(described.solver)
     with asking("making the defence"):
         deciding = description.dynamics(described.defence, plain, described.ball)
-    state, last = described.state or deciding.termination.max_steps, deciding.termination.max_steps
+    last = deciding.termination.max_steps
+    state = last if described.state is None else described.state
     if not 1 <= state <= last:
-        raise UserError(f"state is {described.state}, but the dynamics have states 1 to {last}")
+        raise UserError(f"state is {state}, but the dynamics have states 1 to {last}")
     return Victim(own, described.ball, deciding, state, plain)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -152,6 +153,12 @@ def test_images_and_labels_that_are_none_are_refused(x: Tensor, y: Tensor, line:
     assert line in str(refused.value)
 
 
+@pytest.fixture
+def _types_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Functions do not look at the types of their arguments, as in a user's process."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
 @pytest.mark.parametrize(
     ("said", "line"),
     [
@@ -159,17 +166,34 @@ def test_images_and_labels_that_are_none_are_refused(x: Tensor, y: Tensor, line:
         ({"solver": {"name": "broyden", "steps": 0}}, "steps is 0"),
         ({"solver": {"name": "broyden", "steps": 3, "scope": "batch"}}, "couples the images of a batch"),
         ({"state": 21}, "state is 21, but the dynamics have states 1 to 20"),
+        ({"state": 0}, "state is 0, but must be a whole number from 1 on"),
+        ({"state": True}, "state is True, but must be a whole number"),
+        ({"state": "3"}, "state is '3', but must be a whole number"),
+        ({"state": 2.0}, "state is 2.0, but must be a whole number"),
+        ({"solver": "broyden"}, "solver is 'broyden', but must be keys and values"),
+        ({"solver": {}}, "solver is {}: "),
         ({"epsilon_255": 0}, "epsilon_255 is 0"),
+        ({"epsilon_255": True}, "epsilon_255 is True"),
+        ({"epsilon_255": math.nan}, "epsilon_255 is nan"),
+        ({"mean": 0.5}, "mean is 0.5, but must be a list of numbers, one per channel"),
+        ({"mean": ["a"]}, "mean is ['a'], but must be a list of numbers"),
+        ({"mean": "5"}, "mean is '5', but must be a list of numbers"),
+        ({"mean": [math.nan]}, "mean is [nan], but must be a list of numbers"),
+        ({"std": 0.2}, "std is 0.2, but must be a list of numbers"),
+        ({"name": 3}, "name is 3, but must be text"),
+        ({"defence": "entropy"}, "defence is 'entropy', but must be a deqpipe.dynamics.Dynamics, a function"),
         ({"mean": [0.5, 0.5]}, "mean is [0.5, 0.5], but must be 1 numbers"),
         ({"std": [0.0]}, "std is [0.0], but must be 1 numbers above 0"),
         ({"defence": {"input_steps": -1}}, "input_steps is -1"),
         ({"defence": lambda plain, ball: None}, "defence is a NoneType, but must be a deqpipe.dynamics.Dynamics"),
     ],
 )
+@pytest.mark.usefixtures("_types_unchecked")
 def test_what_is_said_of_a_model_and_is_senseless_is_refused(said: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError) as refused:
         subject(States(), **said)
     assert line in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_sound_models_pass() -> None:
@@ -205,9 +229,12 @@ def test_a_model_with_an_f_alone_is_told_what_it_lacks() -> None:
         ({"mode": "x"}, "mode is 'x', but must be one of standard, individual"),
         ({"batch_size": 0}, "batch_size 0"),
         ({"seed": -1}, "seed is -1"),
+        ({"seed": "1"}, "seed is '1', but must be a whole number"),
+        ({"batch_size": True}, "batch_size is True, but must be a whole number"),
         ({"budget_minutes": 0.0}, "budget_minutes is 0.0"),
     ],
 )
+@pytest.mark.usefixtures("_types_unchecked")
 def test_senseless_options_are_refused(options: dict[str, Any], line: str) -> None:
     with pytest.raises(ValueError, match=line):
         Options(**options)
