@@ -187,7 +187,9 @@ def _of_folder(folder: Path, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
         if pixels[-1].shape != pixels[0].shape:
             sizes = " and ".join("x".join(map(str, one.shape[:2])) for one in (pixels[-1], pixels[0]))
             raise Missing(f"{path} and {ordered[0][-1]} have {sizes} pixels, but all images must have as many")
-    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255.0, torch.tensor([label for _, label, _ in ordered])
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255.0, torch.tensor(
+        [label for _, label, _ in ordered]
+    )
 
 
 def _imported(module: str, package: str) -> Any:
