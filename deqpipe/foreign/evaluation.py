@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from deqpipe.counts import NO_EVALUATIONS
 from deqpipe.errors import DamagedFileError, UserError
+from deqpipe.foreign import fingerprint
 from deqpipe.foreign import outcome as outcomes
 from deqpipe.foreign.description import Defence, Description, named_defence
+from deqpipe.foreign.fingerprint import Fingerprint
 from deqpipe.foreign.loading import digest, source_of, weights_of
 from deqpipe.foreign.outcome import Outcome
 from deqpipe.foreign.plan import EFFORTS, plan
@@ -27,9 +29,11 @@ from deqpipe.reporting import evaluation_card
 from deqpipe.results import document, integrity, lock, records
 from deqpipe.results.provenance import provenance
 
-REVISION = 1
+REVISION = 2
 CARD, PAGE, ROWS, STATE = "card.json", "card.html", "images.parquet", "state"
 """Files of an output folder."""
+SPEC = "spec.json"
+"""In the state folder: what the pieces there depend on."""
 MODES = ("standard", "individual")
 
 
@@ -183,16 +187,20 @@ def _left_as_it_was(model: nn.Module) -> Iterator[None]:
 
 
 def _run(described: Description, x: Tensor, y: Tensor, options: Options, output: Path) -> Evaluated:
+    settings = fingerprint.settings_of(described)
     subject = subject_of(described, x, y)
+    marks = fingerprint.taken(settings, fingerprint.settings_of(described), subject.logits)
     y = y.to(torch.int64)
     spec = _spec(described, x, y, options)
     victim = subject.victim
     states = victim.dynamics.termination.max_steps if victim.dynamics else 0
     undefended = victim.undefended.termination.max_steps if victim.undefended else 0
     entries = plan(victim.kind, subject.classes, undefended, effort=options.effort, epsilon=described.ball.epsilon)
-    _refuse_other(output, spec)
+    _refuse_other(output, spec, marks)
     with lock.locked(output / STATE, waits=False):
-        records.write_text(output / STATE / "spec.json", document.sealed_text(spec))
+        _refuse_other(output, spec, marks)  # again: another process may have been quicker
+        if not (output / STATE / SPEC).is_file():
+            records.write_text(output / STATE / SPEC, document.sealed_text({**spec, "fingerprint": marks}))
         evaluation = Evaluation(
             subject, entries, x, y, options.seed, options.batch_size, options.mode == "standard", output / STATE
         )
@@ -225,9 +233,9 @@ def _spec(described: Description, x: Tensor, y: Tensor, options: Options) -> dic
     return spec
 
 
-def _refuse_other(output: Path, spec: Mapping[str, Any]) -> None:
+def _refuse_other(output: Path, spec: Mapping[str, Any], marks: Fingerprint) -> None:
     """Refuse a folder in which another evaluation lies, or something else."""
-    file = output / STATE / "spec.json"
+    file = output / STATE / SPEC
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file, but must be a folder")
     if not file.is_file():
@@ -241,6 +249,7 @@ def _refuse_other(output: Path, spec: Mapping[str, Any]) -> None:
         return
     before = _spec_before(file)
     differing = [name for name in spec if before.get(name) != spec[name]]
+    differing = differing or fingerprint.differing(before["fingerprint"], marks)
     if differing:
         raise UserError(
             f"{output} holds an evaluation of other {' and '.join(differing)}: give another folder, or delete the "

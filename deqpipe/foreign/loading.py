@@ -8,6 +8,7 @@ import hashlib
 import inspect
 import runpy
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,8 @@ from deqpipe.shapes import Images, Labels
 LOAD = "load"
 """The function of a file that makes the model of a checkpoint's tensors."""
 _SEED = 0
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
+_NOT_ITS = (Path(__file__).resolve().parents[1], Path(sysconfig.get_paths()["stdlib"]))
 
 
 def read_description(path: Path, checkpoint: Path | None = None) -> Description:
@@ -61,7 +64,22 @@ def read_description(path: Path, checkpoint: Path | None = None) -> Description:
         _refuse_no_module(said["model"], path)
         checkpoints.load_module(said["model"], _fitting(said["model"], tensors), source=str(checkpoint))
     _refuse_no_module(said["model"], path)
-    return Description(**{"name": path.stem, **said, "source": digest(path.read_text(encoding="utf-8"))})
+    return Description(**{"name": path.stem, **said, "source": _source(path)})
+
+
+def _source(path: Path) -> str:
+    """What stands for a file and for the modules beside it that it has imported."""
+    folder = path.resolve().parent
+    files = {Path(getattr(module, "__dict__", {}).get("__file__") or "") for module in list(sys.modules.values())}
+    beside = sorted(file for file in files if _is_beside(file, folder))
+    texts = [part for file in beside for part in (str(file.relative_to(folder)), file.read_text("utf-8", "replace"))]
+    return digest(path.read_text(encoding="utf-8"), *texts)
+
+
+def _is_beside(file: Path, folder: Path) -> bool:
+    """Whether a module lies in a folder or below, and is neither installed there nor of this package."""
+    installed = _INSTALLED.intersection(file.parts) or any(map(file.is_relative_to, _NOT_ITS))
+    return file.suffix == ".py" and file.is_relative_to(folder) and not installed and file.is_file()
 
 
 def _refuse_no_module(model: object, path: Path) -> None:
@@ -169,9 +187,24 @@ def digest(*parts: Tensor | str) -> str:
 
 
 def source_of(model: nn.Module) -> str:
-    """What stands for the code of a model's class; "" where nobody knows it, as of one that was typed in a notebook."""
+    """What stands for the code of a model's own classes, its parts' as well, and not torch's.
+
+    It is "" where nobody knows any of it, as of classes that were typed in a notebook.
+    """
+    kinds = dict.fromkeys(type(module) for module in model.modules() if not is_torchs(module))
+    texts = [code_of(kind) for kind in kinds]
+    return digest(*texts) if any(texts) else ""
+
+
+def is_torchs(module: nn.Module) -> bool:
+    """Whether torch brings its class."""
+    return type(module).__module__.startswith("torch.")
+
+
+def code_of(what: Any) -> str:
+    """The text of a function or a class; "" where nobody knows it."""
     try:
-        return digest(inspect.getsource(type(model)))
+        return inspect.getsource(what)
     except (OSError, TypeError):
         return ""
 

@@ -33,11 +33,13 @@ class Subject:
     Attributes:
         victim: as attacks see it.
         classes: how many logits it gives.
+        logits: of the first images, the `TRIED` that checks looked at.
         residual: median over the images tried of norm(f(z) - z) / norm(f(z)) at the undefended z^[N]; None: no states.
     """
 
     victim: Victim
     classes: int
+    logits: Logits
     residual: float | None
 
 
@@ -110,7 +112,7 @@ def subject_of(described: Description, x: Tensor, y: Tensor) -> Subject:
     _check_labels(y, classes)
     _check_alone(victim, some, logits)
     _check_gradient(victim, some)
-    return Subject(victim, classes, None if victim.dynamics is None else _check_solve(victim, some))
+    return Subject(victim, classes, logits, None if victim.dynamics is None else _check_solve(victim, some))
 
 
 def check_images(x: Tensor, y: Tensor) -> None:

@@ -73,10 +73,12 @@ class Finished:
     Attributes:
         outcome: what it gave back.
         folder: what it left.
+        labels: of its images.
     """
 
     outcome: Evaluated
     folder: Path
+    labels: Tensor
 
     def copy(self, to: Path) -> Path:
         """Its folder, to be changed."""
@@ -90,7 +92,7 @@ class Finished:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("finished") / "out"
-    return Finished(evaluated(Sharp(), output=folder), folder)
+    return Finished(evaluated(Sharp(), output=folder), folder, labels(Sharp()))
 
 
 DEFENCE = {"solver_steps": 2, "input_steps": 1}
@@ -417,6 +419,19 @@ def test_another_model_or_other_images_do_not_go_on_in_the_same_folder(finished:
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(UserError, match="holds other files"):
         evaluated(Sharp(), output=tmp_path / "mine")
+
+
+def test_another_decision_of_the_same_weights_and_text_does_not_go_on_in_the_same_folder(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Sharp()
+    other.after = lambda logits: 1.0001 * logits
+    with pytest.raises(UserError, match=r"holds an evaluation of other settings \(after\): give another folder"):
+        evaluated(other, output=finished.folder)
+    monkeypatch.setattr(nn.Tanh, "forward", lambda self, x: torch.tanh(1.5 * x))  # what no setting shows
+    with pytest.raises(UserError, match=r"holds an evaluation of other logits \(by up to .* on the first 8 images\)"):
+        deqpipe.evaluate(Sharp(), X, finished.labels, output=finished.folder, effort="quick", batch_size=BATCH,
+                         epsilon_255=EPSILON_255)  # fmt: skip
 
 
 def test_a_card_escapes_what_others_say_and_needs_nothing_from_elsewhere(finished: Finished, tmp_path: Path) -> None:

@@ -264,7 +264,12 @@ def test_modules_beside_a_file_can_be_imported_and_its_code_is_known(
     first = loading.read_description(tmp_path / "a.py")
     assert named_defence(first.defence) == "defence"
     (tmp_path / "a.py").write_text("from beside_evaluated import model\nstate = 3\n")
-    assert first.source != loading.read_description(tmp_path / "a.py").source != ""
+    second = loading.read_description(tmp_path / "a.py")
+    assert first.source != second.source != ""
+    monkeypatch.delitem(sys.modules, "beside_evaluated")
+    (tmp_path / "beside_evaluated.py").write_text("import torch\nmodel = torch.nn.Sequential(torch.nn.Linear(3, 2))\n")
+    third = loading.read_description(tmp_path / "a.py")
+    assert second.source != third.source == loading.read_description(tmp_path / "a.py").source
 
 
 def test_a_mistake_in_a_file_is_one_line_with_its_number_and_nothing_is_written(
