@@ -79,7 +79,7 @@ def _spelled(value: Any, objects: int, depth: int = 0) -> str:
         objects: how many objects within each other may be looked into.
         depth: how deep it lies in others.
     """
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes | Enum | torch.dtype):
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes | np.generic | Enum | torch.dtype):
         return repr(value)
     if isinstance(value, Tensor):
         return digest(value)

@@ -53,6 +53,7 @@ def settings(model: Any = None, defence: Defence = None) -> dict[str, str]:
         lambda strength: Strong(strength).__call__,
         lambda strength: closed({"a": [np.array([strength])], "b": {1, 2}}),
         lambda strength: closed(torch.tensor([strength])),
+        lambda strength: closed(np.float32(strength)),
         lambda strength: closed(closed(strength)),
     ],
 )
