@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from deqpipe.foreign.description import Description
 from deqpipe.foreign.loading import code_of, digest, is_torchs, weights_of
-from deqpipe.foreign.subject import INFLUENCE
+from deqpipe.model.alone import INFLUENCE
 from deqpipe.shapes import Logits
 
 Fingerprint = dict[str, Any]
