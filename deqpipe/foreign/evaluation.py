@@ -199,6 +199,7 @@ def _run(described: Description, x: Tensor, y: Tensor, options: Options, output:
     _refuse_other(output, spec, marks)
     with lock.locked(output / STATE, waits=False):
         _refuse_other(output, spec, marks)  # again: another process may have been quicker
+        records.remove_leftovers(output / STATE)  # of a piece that was in place when its writer was killed
         if not (output / STATE / SPEC).is_file():
             records.write_text(output / STATE / SPEC, document.sealed_text({**spec, "fingerprint": marks}))
         evaluation = Evaluation(

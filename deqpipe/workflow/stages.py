@@ -558,7 +558,7 @@ STAGES: Mapping[str, Stage] = {
             "strongest", 1, _ANALYSIS, "strongest/{model}/seed{seed}.json", _images_key, _graded, EVERY_DEQ, own=_deq,
         ),
         Stage(
-            "autoattack", 3, _EVALUATION, "attacks/autoattack/{model}/seed{seed}/{defence}_images{images}.parquet",
+            "autoattack", 2, _EVALUATION, "attacks/autoattack/{model}/seed{seed}/{defence}_images{images}.parquet",
             _and(*_AUTOATTACK, "autoattack.mode", "autoattack.attacks", "autoattack.targets",
                  "autoattack.defence_in_loop"),
             _autoattack_upstream, (*EVERY_DEQ, *EVERY_FEEDFORWARD), _without_controls, parts=_by_decision,

@@ -344,6 +344,13 @@ def test_a_damaged_piece_is_computed_again(piece: str, left: int, finished: Fini
     assert file.with_name(f"{file.name}.damaged").exists()
 
 
+def test_what_a_killed_writer_has_left_beside_a_whole_piece_is_removed(finished: Finished, tmp_path: Path) -> None:
+    leftover = finished.copy(tmp_path / "out") / STATE / ".clean.npz.0123abcd.tmp"
+    leftover.mkdir()
+    evaluated(Sharp(), output=tmp_path / "out")
+    assert not leftover.exists()
+
+
 @pytest.mark.parametrize("text", ["", '{"budget_minutes": 60', '{"budget_minutes": 60.0}'])
 def test_a_damaged_note_of_a_used_up_budget_is_not_believed(text: str, finished: Finished, tmp_path: Path) -> None:
     output = finished.copy(tmp_path / "out")
