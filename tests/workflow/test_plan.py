@@ -173,7 +173,7 @@ def test_two_seeds_share_the_data_and_nothing_else(workspace: Workspace) -> None
     assert plan == {"prepare_data": 1, "pretrain": 2, "train_deq": 8, "train_feedforward": 4}
 
 
-TOGETHER = "results/demo/attacks/ensemble/deq_trades_base/images0-23.parquet"
+TOGETHER = "results/demo/attacks/ensemble/deq_trades_base/images0-19.parquet"
 
 
 @pytest.mark.slow
@@ -185,7 +185,7 @@ def test_what_all_seeds_decide_together_is_attacked_once_with_the_networks_of_al
     weights, states = (f"results/demo/{folder}/deq_trades_base/seed{{}}" for folder in ("models", "select"))
     for option, path in (("checkpoint", f"{weights}/best.safetensors"), ("select", f"{states}.json")):
         assert f"--{option} {path.format(0)} {path.format(3)} --" in called
-    assert called.count("_images0-23.safetensors") == 2 * (4 * 4 + 2)
+    assert called.count("_images0-19.safetensors") == 2 * (4 * 4 + 2)
 
 
 def test_with_one_seed_nothing_is_attacked_that_several_decide_together(workspace: Workspace) -> None:
