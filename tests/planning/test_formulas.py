@@ -96,7 +96,7 @@ def test_a_decision(protocol: str, defence: defences.DefenceName, returned: str,
     assert counted(model, lambda: judge(x, y)) == formulas.decision(config, defence, wanted)
 
 
-@pytest.mark.parametrize("entropy", ENTROPY)
+@pytest.mark.parametrize("entropy", one_in(3, ENTROPY))
 def test_the_dynamics_of_sec_3_2(entropy: Mapping[str, Any]) -> None:
     config = experiment(PAPER, entropy=entropy)
     model, dynamics = frozen(), build.dynamics(settings(config), "entropy")
