@@ -23,7 +23,6 @@ from deqpipe.config import (
 from deqpipe.defence.entropy import defended
 from deqpipe.defence.rule import DecisionRule
 from deqpipe.dynamics import Dynamics, PlainDynamics
-from deqpipe.errors import UserError
 from deqpipe.gradient import Unrolled
 from deqpipe.lazy import named
 from deqpipe.settings import MissingSettingError, Settings
@@ -94,17 +93,15 @@ def _own_dynamics(value: Defence, plain: PlainDynamics, settings: Settings) -> D
         UserError: what it made is none, or it reads a key that it does not name.
     """
     assert callable(value.build)
-    piece = extending.find(extending.Defence, value.name)
-    place = "" if piece is None else extending.where(piece)
     try:
         made = value.build(plain, settings)
     except MissingSettingError as missing:
-        raise UserError(
-            f"{place}defence {value.name}: dynamics reads {missing.key}, which its keys do not name: they are "
-            f"{', '.join(value.keys) or 'none'}"
-        ) from None
+        keys = ", ".join(value.keys) or "none"
+        what = f"dynamics reads {missing.key}, which its keys do not name: they are {keys}"
+        raise extending.mistake(extending.Defence, value.name, what) from None
     if not isinstance(made, Dynamics):
-        raise UserError(f"{place}defence {value.name}: dynamics made a {type(made).__name__}, but must make a Dynamics")
+        what = f"dynamics made a {type(made).__name__}, but must make a Dynamics"
+        raise extending.mistake(extending.Defence, value.name, what)
     return made
 
 

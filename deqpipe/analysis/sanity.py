@@ -214,9 +214,9 @@ def never_succeeds(one: SuiteOutcome, at_radii: RadiusCurve | None) -> list[Find
         return [_few(one, name, f"{right} images are right when clean")]
     turned = right - int(one.right_under(attacks).sum())
     if not turned:
-        larger = None if at_radii is None else _succeeds_at(at_radii)
-        words = f"no attack turns any of {right} images" + (f"; at another radius one does: {larger}" if larger else "")
-        return [_found(one, name, bad=larger is None, words=words)]
+        there = None if at_radii is None else _succeeds_at(at_radii)
+        words = f"no attack turns any of {right} images" + (f"; at another radius one does: {there}" if there else "")
+        return [_found(one, name, bad=there is None, words=words)]
     if one.mode == "standard" or turned < right / 4:
         return [_found(one, name, bad=False, words=f"all attacks together turn {turned} of {right} images")]
     idle = [run.attack.label for run in attacks if run.right.all() and _has_budget(run)]

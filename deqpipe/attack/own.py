@@ -126,4 +126,4 @@ def _checked(attack: Attack, made: object, x: Images, ball: LinfBall) -> Images:
 
 
 def _error(attack: Attack, what: str) -> UserError:
-    return UserError(f"{extending.where(attack)}attack {attack.name}: {what}")
+    return extending.mistake(Attack, attack.name, what)

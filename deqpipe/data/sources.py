@@ -125,7 +125,7 @@ def _checked(piece: extending.DataSource, images: torch.Tensor, labels: torch.Te
 
 
 def _error(piece: extending.DataSource, what: str) -> UserError:
-    return UserError(f"{extending.where(piece)}data source {piece.name}: {what}")
+    return extending.mistake(extending.DataSource, piece.name, what)
 
 
 READERS: Mapping[str, Callable[..., Dataset]] = {"cifar10": cifar10, "folder": folder}

@@ -89,9 +89,7 @@ class DecisionRule:
                 raise self._error("has no gradient", "one: attacks that know the defence need it")
 
     def _error(self, what: str, allowed: object) -> UserError:
-        piece = extending.find(extending.Defence, self.defence)
-        place = "" if piece is None else extending.where(piece)
-        return UserError(f"{place}defence {self.defence}: decide {what}, but must give {allowed}")
+        return extending.mistake(extending.Defence, self.defence, f"decide {what}, but must give {allowed}")
 
 
 def decision_at(model: FixedPointModel, along: Trajectory, state: int, rule: DecisionRule | None) -> Logits:

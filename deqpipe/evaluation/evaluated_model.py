@@ -25,6 +25,7 @@ from deqpipe.config import DEFAULT_BATCH, EntropyConfig, parse_solver
 from deqpipe.counts import Evaluations, sum_of
 from deqpipe.data import Dataset, load
 from deqpipe.defence.ensemble import counters
+from deqpipe.defence.rule import DecisionRule
 from deqpipe.errors import UserError
 from deqpipe.evaluation import own_pieces
 from deqpipe.evaluation.batching import SHARE, SHARE_WITH_GRAPHS, Batching, automatic
@@ -159,6 +160,10 @@ class EvaluatedModel:
         solver, steps = self.settings.variant("solver", parse_solver), self.settings["evaluation.final_unroll_steps"]
         return gridpoints.GridPoint(damping=gridpoints.FINAL_DAMPING, state=solver.steps, steps=steps)
 
+    def rule(self, defence: DefenceName) -> DecisionRule | None:
+        """What decisions with a defence go by; None: the logits of a state."""
+        return build.rule(self.settings, defence, classes=len(self.dataset.classes))
+
     def logits_of(
         self, point: gridpoints.GridPoint | None, *, through: DefenceName = "plain"
     ) -> Callable[[Tensor], Logits]:
@@ -177,8 +182,7 @@ class EvaluatedModel:
             return LogitsOf(
                 model, surrogate_of(point, dynamics=build.plain_dynamics(self.settings), lead_step=lead_step)
             )
-        dynamics = build.dynamics(self.settings, through)
-        rule = build.rule(self.settings, through, classes=len(self.dataset.classes))
+        dynamics, rule = build.dynamics(self.settings, through), self.rule(through)
         return LogitsOf(model, defended_surrogate_of(point, dynamics=dynamics, lead_step=lead_step, rule=rule))
 
     def logits_of_several(self, points: Sequence[gridpoints.GridPoint]) -> Callable[[Tensor], Logits]:

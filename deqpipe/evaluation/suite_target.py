@@ -202,8 +202,7 @@ def _target(evaluated: EvaluatedModel, judge: Judge, state: int) -> SuiteTarget:
     dynamics, undefended = build.dynamics(settings, judge.defence), build.plain_dynamics(settings)
     if isinstance(dynamics, PlainDynamics):
         dynamics = undefended
-    rule = build.rule(settings, judge.defence, classes=len(evaluated.loaded.architecture["classes"]))
-    victim = Victim(model, evaluated.ball, dynamics, state, undefended, rule)
+    victim = Victim(model, evaluated.ball, dynamics, state, undefended, evaluated.rule(judge.defence))
     return SuiteTarget(evaluated, judge.restricted(at(state)), victim)
 
 

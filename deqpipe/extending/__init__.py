@@ -6,7 +6,18 @@ their jobs are planned and priced, and their rows stand in the tables. Nothing h
 
 from deqpipe.extending.loading import Extension
 from deqpipe.extending.pieces import KINDS, Attack, DataSource, Defence, Model, Piece, Solver, Table
-from deqpipe.extending.registry import activate, digests, expect, explained, find, forget, loaded, pieces, where
+from deqpipe.extending.registry import (
+    activate,
+    digests,
+    expect,
+    explained,
+    find,
+    forget,
+    loaded,
+    mistake,
+    pieces,
+    where,
+)
 
 __all__ = [
     "KINDS",
@@ -25,6 +36,7 @@ __all__ = [
     "find",
     "forget",
     "loaded",
+    "mistake",
     "pieces",
     "where",
 ]

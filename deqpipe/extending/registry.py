@@ -82,6 +82,12 @@ def where(piece: Piece) -> str:
     return "" if file is None else f"extension {file.where(piece)}: "
 
 
+def mistake(kind: type[Piece], name: str, what: str) -> UserError:
+    """What is wrong with a piece, in one line; with file and line, where a file that is loaded defines it."""
+    piece = find(kind, name)
+    return UserError(f"{'' if piece is None else where(piece)}{kind.kind} {name}: {what}")
+
+
 def explained(error: Exception, *, called_wrongly: bool = False) -> UserError | None:
     """An exception that comes from a line of a user's file, in one line; None: it comes from elsewhere.
 

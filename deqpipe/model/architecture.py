@@ -137,10 +137,9 @@ def _own(piece: extending.Model, image_shape: tuple[int, int, int], classes: int
         torch.set_rng_state(Stream(seed, "initialisation").generator().get_state())
         model = piece.build(image_shape, classes)
     if not isinstance(model, nn.Module) or not isinstance(model, UserModel):
-        raise UserError(
-            f"{extending.where(piece)}model {piece.name}: build gave a {type(model).__name__}, but must give a "
-            "torch.nn.Module with bind, initial_state and logits"
-        )
+        wanted = "a torch.nn.Module with bind, initial_state and logits"
+        what = f"build gave a {type(model).__name__}, but must give {wanted}"
+        raise extending.mistake(extending.Model, piece.name, what)
     return AdaptedModel(model, torch.zeros(1, *image_shape), trainable=True)
 
 

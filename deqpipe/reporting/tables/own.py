@@ -10,7 +10,7 @@ from deqpipe.analysis.layout import Tree
 from deqpipe.analysis.reading import Source
 from deqpipe.config import Config
 from deqpipe.errors import UserError
-from deqpipe.extending import Table, where
+from deqpipe.extending import Table, mistake
 from deqpipe.reporting.cells import EMPTY, Block, Cell, Line, percent, show
 from deqpipe.reporting.quantities import Quantity
 from deqpipe.results import document, records
@@ -74,7 +74,7 @@ class OwnMaker:
         raise self._error(f"{column} of {row} is {value!r}, but must be an estimate or a number")
 
     def _error(self, what: str) -> UserError:
-        return UserError(f"{where(self.piece)}table {self.piece.name}: {what}")
+        return mistake(Table, self.piece.name, what)
 
     def blocks(self, cells: Mapping[tuple[str, str], Cell], config: Config) -> tuple[Block, ...]:
         """Rows and columns in the order in which they came."""
